@@ -1,0 +1,27 @@
+# Each target makes its environment when it is missing: Python 3.11, make and git are enough.
+PYTHON := $(or $(PYTHON),$(shell command -v python3.11 || echo python3))
+VENV ?= .venv
+# Versions to hold fast, e.g. PINS='onnxruntime==1.23.0'
+PINS ?=
+# Model files and expected numbers too large to commit; without them the tests that need them are skipped.
+ifneq ($(wildcard ../shared),)
+export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
+endif
+export PATH := $(abspath $(VENV)/bin):$(PATH)
+
+.PHONY: demo test check bench proto
+demo: $(VENV)/stamp
+	python -m onnx_attribution.client.demo
+test: $(VENV)/stamp
+	python -m pytest -q
+check: $(VENV)/stamp
+	.ci/check
+bench: $(VENV)/stamp
+	python -m benchmarks.run
+proto: $(VENV)/stamp
+	.ci/proto src
+
+$(VENV)/stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[dev]' $(PINS)
+	@touch $@

@@ -1,0 +1,209 @@
+"""What goes into an attribution and what comes out: the words that engine and client share. Needs numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+Index = int | slice
+Selector = Index | tuple[Index, ...] | None
+BatchMode = Literal["dynamic", "freed", "single"]
+Method = Literal["gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale"]
+METHODS: tuple[Method, ...] = (
+    "gradient",
+    "gradient_x_activation",
+    "integrated_gradients",
+    "neuron_ig",
+    "deeplift_rescale",
+)
+PATH_METHODS: frozenset[Method] = frozenset({"integrated_gradients", "neuron_ig"})
+Quadrature = Literal[
+    "trapezoid",
+    "left",
+    "right",
+    "riemann_left",
+    "riemann_right",
+    "riemann_middle",
+    "riemann_trapezoid",
+    "gausslegendre",
+]
+QUADRATURES: tuple[Quadrature, ...] = (
+    "trapezoid",
+    "left",
+    "right",
+    "riemann_left",
+    "riemann_right",
+    "riemann_middle",
+    "riemann_trapezoid",
+    "gausslegendre",
+)
+ModelState = Literal["READY", "FAILED", "UNLOADED"]
+StopReason = Literal["max_steps", "converged", "exact", "deadline_near", "draining"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The scalar per sample that is explained.
+
+    `tensor` names an output, or any other float tensor (a hidden neuron is a target too); None takes the only
+    float output. `index` selects within one sample, without the batch axis: an int, a tuple of ints and slices
+    (the selected elements are summed), one of these per sample in a list, or None: the only element, or for a
+    `[batch, classes]` output the largest class at the input. `minus`, of the same forms, is subtracted.
+    """
+
+    tensor: str | None = None
+    index: Selector | Sequence[Selector] = None
+    minus: Selector | Sequence[Selector] = None
+
+
+@dataclass(frozen=True)
+class AttributionRequest:
+    """One question: which units of `layers` (default: the source itself) contribute how much to `target`.
+
+    `inputs` maps every model input to an array with its batch axis. `source` names the tensors on which the path
+    or the reference lives (default: the float inputs). `baselines` maps a source (or a model input, whose
+    activation at a hidden source is then taken) to a scalar or an array that broadcasts to it; default zeros.
+    `steps` is the number of path segments (trapezoid, left, right) or Captum's `n_steps` (its five quadratures).
+    With `tolerance`, the grid is doubled from `steps` up to `max_steps` until the estimated L1 error is at most
+    `tolerance` times the L1 norm of the attributions.
+    """
+
+    model: str
+    inputs: Mapping[str, Array]
+    method: Method = "neuron_ig"
+    layers: Sequence[str] = ()
+    source: Sequence[str] = ()
+    target: Target = field(default_factory=Target)
+    baselines: Mapping[str, Array | float] = field(default_factory=dict)
+    steps: int = 64
+    max_steps: int = 1024
+    tolerance: float | None = None
+    quadrature: Quadrature = "trapezoid"
+    multiply_by_inputs: bool = True
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class LayerAttribution:
+    """The attributions of one layer: `values` is `[samples, *unit shape]`, the other fields are per sample.
+
+    `sum` is the float64 sum of the values; `residual` is `sum - (value - baseline_value)`; `error_estimate` is an
+    estimate of the L1 error of the values (path methods; NaN where there is none). `cut`: whether every way from
+    source to target crosses the layer, without which `residual` measures what bypasses it.
+    """
+
+    name: str
+    values: Array
+    sum: NDArray[np.float64]
+    residual: NDArray[np.float64]
+    error_estimate: NDArray[np.float64]
+    cut: bool
+
+
+@dataclass(frozen=True)
+class ResolvedTarget:
+    """The target as it was taken: the tensor, per sample the index in words, its value at x and at the baseline."""
+
+    tensor: str
+    index: tuple[str, ...]
+    value: NDArray[np.float64]
+    baseline_value: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """An answer. `evaluations` counts rows run through the network, forward or with its gradient."""
+
+    method: Method
+    batch: BatchMode
+    target: ResolvedTarget
+    layers: Mapping[str, LayerAttribution]
+    evaluations: int
+    steps: int
+    seconds: float
+    digest: str
+    provider: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The request is understood: what will be computed, before anything expensive is."""
+
+    request_id: str
+    digest: str
+    batch: BatchMode
+    target_tensor: str
+    layers: tuple[str, ...]
+    planned_evaluations: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `planned` evaluations; also the heartbeat of a stream."""
+
+    done: int
+    planned: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One estimate; a later one has more steps. The attribution is complete in itself."""
+
+    number: int
+    attribution: Attribution
+
+
+@dataclass(frozen=True)
+class Completed:
+    """The end of a stream: why it stopped and which revision is best."""
+
+    stop_reason: StopReason
+    best_revision: int
+
+
+Event = Accepted | Progress | Revision | Completed
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A model input or output. `shape` holds ints, names of symbolic dimensions, or None where unknown."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+    batch_axis: int | None
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """A tensor that can be attributed to: the node that makes it, and whether it is a cut from source to target."""
+
+    name: str
+    node: str
+    operator: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+    cut: bool
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a served model. `state` is READY, or FAILED with its `reason`, or UNLOADED before first use."""
+
+    name: str
+    version: int
+    state: ModelState
+    reason: str = ""
+    digest: str = ""
+    opset: int = 0
+    batch: BatchMode | None = None
+    sources: tuple[str, ...] = ()
+    inputs: tuple[TensorInfo, ...] = ()
+    outputs: tuple[TensorInfo, ...] = ()
