@@ -1,0 +1,183 @@
+"""The reverse walk: what each tensor of a graph contributes to a cotangent, under a table of rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx_graphsurgeon as gs
+
+from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.graph_tools.broadcast import unbroadcast
+from onnx_attribution.graph_tools.emit import Emitter, Value, is_float, shape_of
+from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE, NodeView, Rule, RuleTable
+
+Choose = Callable[[NodeView, Rule], Callable[..., Sequence[Value | None]]]
+
+
+def gradient_of(node: NodeView, rule: Rule) -> Callable[..., Sequence[Value | None]]:
+    """The choice of the plain gradient: the rule itself."""
+    return rule.vjp
+
+
+def differentiate(
+    op: Emitter,
+    seeds: Mapping[str, Value],
+    wrt: Sequence[str],
+    *,
+    rules: RuleTable = VJP,
+    choose: Choose = gradient_of,
+) -> dict[str, Value]:
+    """Appends the backward pass and returns, for each tensor in `wrt`, its cotangent.
+
+    `seeds` maps tensors to the cotangents that arrive there from outside, of the same shapes. `choose` picks what a
+    node does with what arrives: the gradient, or a secant multiplier.
+
+    Raises:
+        NotDifferentiable: an operator on the way has no rule, or no way leads from a tensor to a seed, or every way
+            goes through operators whose derivative is zero.
+    """
+    graph = op.graph
+    nodes = list(graph.nodes)
+    tensors = graph.tensors()
+    active = reachable(nodes, wrt)
+    arrived: dict[str, list[Value]] = {name: [value] for name, value in seeds.items()}
+    for node in reversed(nodes):
+        gradients = [_total(op, arrived, out) for out in node.outputs]
+        if all(g is None for g in gradients):
+            continue
+        view = view_of(graph, node, active)
+        if not any(view.active):
+            continue
+        key = (view.domain, view.operator)
+        if key in ZERO_DERIVATIVE:
+            continue
+        rule = rules.get(key)
+        if rule is None:
+            raise no_rule(node, rules)
+        results = choose(view, rule)(op, view, *gradients)
+        for index, (x, is_active) in enumerate(zip(view.inputs, view.active, strict=True)):
+            if not is_active or x is None:
+                continue
+            result = results[index] if index < len(results) else None
+            if result is None:
+                raise NotDifferentiable(
+                    f"no gradient rule for input {index} ({x.name!r}) of {node.op} (node {node.name!r})",
+                    node=node.name, operator=node.op, tensor=x.name,
+                )  # fmt: skip
+            if rule.elementwise and len(view.inputs) > 1:
+                result = unbroadcast(op, result, x, view.z)
+            arrived.setdefault(x.name, []).append(result)
+    found: dict[str, Value] = {}
+    for name in wrt:
+        total = _total(op, arrived, tensors[name])
+        if total is None:
+            raise _no_way(nodes, name, seeds)
+        found[name] = total
+    return found
+
+
+def reachable(nodes: Sequence[gs.Node], sources: Sequence[str]) -> set[str]:
+    """Names of the float tensors that depend on `sources` through float tensors, the sources included."""
+    found = set(sources)
+    for node in nodes:
+        if any(x.name in found for x in node.inputs):
+            found.update(out.name for out in node.outputs if is_float(out))
+    return found
+
+
+def view_of(graph: gs.Graph, node: gs.Node, active: set[str]) -> NodeView:
+    """The node as rules see it."""
+    inputs = tuple(None if x.is_empty() else x for x in node.inputs)
+    outputs = tuple(None if z.is_empty() else z for z in node.outputs)
+    domain = "" if node.domain in (None, "ai.onnx") else node.domain
+    for value in (*inputs, *outputs):
+        if value is not None and shape_of(value) is None:
+            raise NotDifferentiable(
+                f"the rank of {value.name!r} at {node.op} (node {node.name!r}) is unknown",
+                node=node.name, operator=node.op, tensor=value.name,
+            )  # fmt: skip
+    return NodeView(
+        node.op,
+        node.name,
+        inputs,
+        outputs,
+        node.attrs,
+        tuple(x is not None and x.name in active and is_float(x) for x in inputs),
+        graph.opset,
+        domain,
+    )
+
+
+def no_rule(node: gs.Node, rules: RuleTable) -> NotDifferentiable:
+    """The refusal of a node whose operator has no rule."""
+    domain = "" if node.domain in (None, "", "ai.onnx") else f"{node.domain}."
+    near = ", ".join(sorted(name for space, name in rules if space == ""))
+    return NotDifferentiable(
+        f"no gradient rule for {domain}{node.op} (node {node.name!r}, output {node.outputs[0].name!r}); "
+        f"rules exist for: {near}",
+        node=node.name, operator=f"{domain}{node.op}", tensor=node.outputs[0].name,
+    )  # fmt: skip
+
+
+def _total(op: Emitter, arrived: dict[str, list[Value]], tensor: Value) -> Value | None:
+    """The sum of what arrived at a tensor; one n-ary Sum, made once."""
+    parts = arrived.get(tensor.name)
+    if not parts or tensor.is_empty():
+        return None
+    if len(parts) > 1:
+        arrived[tensor.name] = parts = [op("Sum", *parts)]
+    total = parts[0]
+    if isinstance(total, gs.Variable) and total.shape is None:
+        total.shape = tensor.shape
+    return total
+
+
+def _no_way(nodes: Sequence[gs.Node], name: str, seeds: Mapping[str, Value]) -> NotDifferentiable:
+    """The refusal of a tensor at which nothing arrived: no way at all, or one that derivatives do not pass."""
+    target = ", ".join(repr(s) for s in seeds)
+    ahead = {name}
+    for node in nodes:
+        if any(x.name in ahead for x in node.inputs):
+            ahead.update(z.name for z in node.outputs)
+    behind = set(seeds)
+    for node in reversed(nodes):
+        if any(z.name in behind for z in node.outputs):
+            behind.update(x.name for x in node.inputs)
+    active = reachable(nodes, [name])
+    blocks = [
+        f"{node.op} (node {node.name!r})"
+        for node in nodes
+        if any(x.name in active for x in node.inputs)
+        and any(z.name in ahead & behind for z in node.outputs)
+        and (_is_zero(node) or not any(is_float(z) for z in node.outputs))
+    ]
+    if not blocks:
+        return NotDifferentiable(f"no way leads from {name!r} to {target}", reason="NO_PATH", tensor=name)
+    return NotDifferentiable(
+        f"the derivative of {target} with respect to {name!r} is zero: every way goes through " + ", ".join(blocks),
+        tensor=name, operators=", ".join(blocks),
+    )  # fmt: skip
+
+
+def _is_zero(node: gs.Node) -> bool:
+    return ("" if node.domain in (None, "ai.onnx") else node.domain, node.op) in ZERO_DERIVATIVE
+
+
+def missing_rules(
+    nodes: Sequence[gs.Node], sources: Sequence[str], target: str, rules: RuleTable = VJP
+) -> list[gs.Node]:
+    """The nodes without a rule between the sources and the target; all of them, where the walk stops at the first."""
+    active = reachable(nodes, sources)
+    behind = {target}
+    found: list[gs.Node] = []
+    for node in reversed(nodes):
+        if not any(z.name in behind for z in node.outputs):
+            continue
+        moved = [x.name for x in node.inputs if x.name in active and is_float(x)]
+        if not moved:
+            continue
+        key = ("" if node.domain in (None, "ai.onnx") else node.domain, node.op)
+        if key not in rules and key not in ZERO_DERIVATIVE:
+            found.append(node)
+        behind.update(moved)
+    return found[::-1]

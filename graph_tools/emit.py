@@ -1,0 +1,221 @@
+"""Emits ONNX nodes into a graph as expressions: `op("Mul", g, y)` is the node's output.
+
+Values are graphsurgeon tensors; arrays and numbers become constants. A node that was emitted before with the same
+operator, inputs and attributes is reused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import ArrayLike, NDArray
+
+Value: TypeAlias = gs.Tensor
+Shape = tuple[int | str, ...]
+
+_BOOLEAN = frozenset(
+    {"Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Not", "And", "Or", "IsNaN"}
+)
+_INTEGER = frozenset({"Shape", "Size", "NonZero", "ArgMax", "ArgMin"})
+_ELEMENTWISE = frozenset(
+    {"Abs", "Add", "Cos", "Div", "Exp", "Log", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "Relu"}
+    | {"Sigmoid", "Sign", "Sin", "Softplus", "Sqrt", "Sub", "Tanh", "Where", "Erf", "Cast"}
+    | _BOOLEAN - {"NonZero"}
+)
+
+
+def shape_of(value: Value) -> Shape | None:
+    """The shape as a tuple of ints and names of symbolic dimensions, or None where the rank is unknown."""
+    if isinstance(value, gs.Constant):
+        return tuple(int(d) for d in value.shape)
+    if value.shape is None:
+        return None
+    return tuple(d if isinstance(d, (int, str)) else "?" for d in value.shape)
+
+
+def is_static(shape: Shape | None) -> bool:
+    """Whether every dimension is a number."""
+    return shape is not None and all(isinstance(d, int) for d in shape)
+
+
+def same_shape(left: Shape | None, right: Shape | None) -> bool:
+    """Whether two shapes are certain to be equal: the same numbers and the same known symbols."""
+    return left is not None and left == right and "?" not in left
+
+
+def is_float(value: Value) -> bool:
+    """Whether a tensor holds floating-point numbers, bfloat16 included."""
+    if value.dtype is None:
+        return False
+    try:
+        return bool(np.issubdtype(value.dtype, np.floating)) or np.dtype(value.dtype).name == "bfloat16"
+    except TypeError:  # graphsurgeon keeps types that numpy lacks as ONNX's numbers: bfloat16 is 16
+        return bool(value.dtype == 16)
+
+
+class Emitter:
+    """Appends nodes to `graph`, naming them `<prefix>/<operator>_<k>`."""
+
+    def __init__(self, graph: gs.Graph, prefix: str = "grad") -> None:
+        self.graph = graph
+        self.prefix = prefix
+        self._taken = set(graph.tensors())
+        self._known: dict[tuple[Any, ...], tuple[gs.Variable, ...]] = {}
+        self._constants: dict[tuple[Any, ...], gs.Constant] = {}
+        self._count = 0
+
+    def __call__(self, operator: str, *inputs: Value | ArrayLike | None, **attributes: Any) -> gs.Variable:
+        """The first output of a new node; attributes that are None are left out."""
+        return self.multi(operator, 1, *inputs, **attributes)[0]
+
+    def multi(
+        self, operator: str, outputs: int, *inputs: Value | ArrayLike | None, **attributes: Any
+    ) -> tuple[gs.Variable, ...]:
+        """All `outputs` outputs of a new node."""
+        domain = attributes.pop("domain", None)
+        values = self._values(inputs)
+        attributes = {name: value for name, value in attributes.items() if value is not None}
+        key = (operator, domain, outputs, tuple(id(v) for v in values), repr(sorted(attributes.items())))
+        if key not in self._known:
+            name = self._name(operator)
+            dtype, shape = self._infer(operator, values, attributes)
+            made = tuple(
+                gs.Variable(name if k == 0 else f"{name}.{k}", dtype=dtype, shape=shape)
+                for k in range(outputs)
+            )
+            node = gs.Node(
+                operator, name=name, attrs=attributes, inputs=values, outputs=list(made), domain=domain
+            )
+            self.graph.nodes.append(node)
+            self._known[key] = made
+        return self._known[key]
+
+    def constant(self, value: ArrayLike, dtype: Any = None) -> gs.Constant:
+        """A constant; equal small ones are shared."""
+        array: NDArray[Any] = np.asarray(value, dtype=dtype)
+        key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= 64 else (id(array),)
+        if key not in self._constants:
+            self._constants[key] = gs.Constant(self._name("constant"), array)
+        return self._constants[key]
+
+    def ints(self, values: Sequence[int]) -> gs.Constant:
+        """An int64 vector: axes, sizes, shapes."""
+        return self.constant(np.asarray(values, dtype=np.int64).reshape(-1))
+
+    def like(self, value: Value, number: float) -> gs.Constant:
+        """`number` as a scalar of the type of `value`."""
+        return self.constant(np.asarray(number, dtype=value.dtype))
+
+    def shape(self, value: Value) -> Value:
+        """The shape of `value` as an int64 vector: a constant where every dimension is known."""
+        known = shape_of(value)
+        if known is not None and is_static(known):
+            return self.ints([int(d) for d in known])
+        return self("Shape", value)
+
+    def size(self, value: Value) -> Value:
+        """The number of elements of `value` as an int64 scalar."""
+        known = shape_of(value)
+        if known is not None and is_static(known):
+            return self.constant(np.asarray(int(np.prod([int(d) for d in known])), dtype=np.int64))
+        return self("Size", value)
+
+    def dims(self, value: Value, start: int, stop: int | None = None) -> Value:
+        """The dimensions `start:stop` of `value` as an int64 vector."""
+        known = shape_of(value)
+        if known is not None and is_static(known[start:stop]):
+            return self.ints([int(d) for d in known[start:stop]])
+        if self.graph.opset < 15:
+            return self(
+                "Slice",
+                self("Shape", value),
+                self.ints([start]),
+                self.ints([2**62 if stop is None else stop]),
+            )
+        return self("Shape", value, start=start, end=stop)
+
+    def cast(self, value: Value, dtype: Any) -> Value:
+        """`value` as another type; itself where it has that type."""
+        if value.dtype is not None and np.dtype(value.dtype) == np.dtype(dtype):
+            return value
+        from onnx import helper
+
+        return self("Cast", value, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+    def reshape_like(self, value: Value, like: Value) -> Value:
+        """`value` with the shape of `like`; itself where the two are certain to be equal."""
+        if same_shape(shape_of(value), shape_of(like)):
+            return value
+        made = self("Reshape", value, self.shape(like), allowzero=1 if self.graph.opset >= 14 else None)
+        made.shape = like.shape
+        return made
+
+    def zeros_like(self, value: Value) -> Value:
+        """Zeros of the shape and type of `value`."""
+        made = self(
+            "ConstantOfShape", self.shape(value), value=gs.Constant("zero", np.zeros(1, dtype=value.dtype))
+        )
+        made.dtype, made.shape = value.dtype, value.shape
+        return made
+
+    def _values(self, inputs: Sequence[Value | ArrayLike | None]) -> list[Value]:
+        """Inputs as tensors: numbers take the type of the first tensor beside them, None is an absent input."""
+        dtype = next((v.dtype for v in inputs if isinstance(v, gs.Tensor) and not v.is_empty()), None)
+        values: list[Value] = []
+        for value in inputs:
+            if value is None:
+                values.append(gs.Variable.empty())
+            elif isinstance(value, gs.Tensor):
+                values.append(value)
+            elif isinstance(value, np.ndarray):
+                values.append(self.constant(value))
+            else:
+                values.append(self.constant(value, dtype=dtype))
+        while values and values[-1].is_empty():
+            values.pop()
+        return values
+
+    def _infer(self, operator: str, values: list[Value], attributes: dict[str, Any]) -> tuple[Any, Any]:
+        """Type, and for elementwise operators the shape, of the first output."""
+        dtype = next((v.dtype for v in values), None)
+        if operator in _BOOLEAN:
+            dtype = np.dtype(bool)
+        elif operator in _INTEGER:
+            dtype = np.dtype(np.int64)
+        elif operator == "Where":
+            dtype = values[1].dtype
+        elif operator == "Cast":
+            from onnx import helper
+
+            dtype = helper.tensor_dtype_to_np_dtype(attributes["to"])
+        elif operator == "ConstantOfShape":
+            dtype = attributes["value"].values.dtype
+        if operator not in _ELEMENTWISE:
+            return dtype, None
+        shapes = [shape_of(v) for v in values]
+        return dtype, broadcast_shapes(shapes)
+
+    def _name(self, operator: str) -> str:
+        while True:
+            self._count += 1
+            name = f"{self.prefix}/{operator}_{self._count}"
+            if name not in self._taken:
+                return name
+
+
+def broadcast_shapes(shapes: Sequence[Shape | None]) -> list[int | str] | None:
+    """The shape that shapes broadcast to, or None where that is not certain."""
+    if any(s is None for s in shapes):
+        return None
+    known = [s for s in shapes if s is not None]
+    rank = max((len(s) for s in known), default=0)
+    result: list[int | str] = []
+    for position in range(rank):
+        found = {s[position - rank + len(s)] for s in known if position - rank + len(s) >= 0} - {1}
+        if len(found) > 1 or "?" in found:
+            return None
+        result.append(found.pop() if found else 1)
+    return result

@@ -1,0 +1,100 @@
+"""Random inputs that a model accepts: what proofs and checks are run on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnx_attribution.errors import ModelError
+from onnx_attribution.graph_tools.load import Runner
+from onnx_attribution.values import Array
+
+SIZES = (8, 1, 2, 4, 16, 32, 64, 128, 224, 256, 512, 1024, 4096, 16000)
+"""What unknown sizes are tried with, after each other."""
+
+
+def example_inputs(
+    model: onnx.ModelProto,
+    run: Runner,
+    *,
+    seed: int = 0,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    given: Mapping[str, Array] | None = None,
+) -> dict[str, Array]:
+    """Random inputs, with a batch of 1, on which the model runs: sizes that the file leaves open are searched.
+
+    Raises:
+        ModelError: the model runs on none of them; the last error is told.
+    """
+    failure: ModelError | None = None
+    has_integers = any(x.type.tensor_type.elem_type not in _FLOATS for x in model.graph.input)
+    for candidate, high in itertools.product(
+        _candidates(model, shapes or {}), (90, 2) if has_integers else (2,)
+    ):
+        inputs = {**random_inputs(model, candidate, np.random.default_rng(seed), high), **(given or {})}
+        try:
+            run(model, dict(inputs), [o.name for o in model.graph.output])
+        except ModelError as error:
+            failure = error
+            continue
+        return inputs
+    raise failure or ModelError("the model has an input that is not a tensor", reason="MODEL_INVALID")
+
+
+def random_inputs(
+    model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator, high: int
+) -> dict[str, Array]:
+    """Normal floats; integers below `high` (tokens; 0 and 1 are valid almost everywhere), ones where the name says
+    mask; strings of one letter."""
+    inputs: dict[str, Array] = {}
+    for value in model.graph.input:
+        shape, kind = shapes[value.name], value.type.tensor_type.elem_type
+        if kind == TensorProto.STRING:
+            inputs[value.name] = np.full(shape, "a", dtype=object)
+        elif kind in _FLOATS:
+            inputs[value.name] = rng.normal(size=shape).astype(helper.tensor_dtype_to_np_dtype(kind))
+        elif "mask" in value.name.lower():
+            inputs[value.name] = np.ones(shape, dtype=helper.tensor_dtype_to_np_dtype(kind))
+        else:
+            inputs[value.name] = rng.integers(0, high, size=shape).astype(
+                helper.tensor_dtype_to_np_dtype(kind)
+            )
+    return inputs
+
+
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
+
+
+def _candidates(
+    model: onnx.ModelProto, fixed: Mapping[str, tuple[int, ...]]
+) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Shapes for all inputs; symbolic dimensions of one name have one size, the first axis is 1."""
+    dims: dict[str, list[int | str]] = {}
+    for value in model.graph.input:
+        if not value.type.HasField("tensor_type"):
+            return
+        if value.name in fixed:
+            dims[value.name] = list(fixed[value.name])
+            continue
+        found = value.type.tensor_type.shape.dim
+        dims[value.name] = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in found]
+    batch = {shape[0] for shape in dims.values() if shape and isinstance(shape[0], str)}
+    free = sorted({d for shape in dims.values() for d in shape if isinstance(d, str)} - batch)
+    grids = [dict.fromkeys(free, size) for size in SIZES] if free else [{}]
+    if 1 < len(free) <= 3:
+        grids += [
+            dict(zip(free, sizes, strict=True))
+            for sizes in itertools.product((1, 4, 32, 64), repeat=len(free))
+        ]
+    starts = [1, *SIZES] if not free else [1, 8]
+    for start in dict.fromkeys(starts if batch else [1]):
+        for grid in grids:
+            sizes = {**grid, **dict.fromkeys(batch, start)}
+            yield {
+                name: tuple(sizes[d] if isinstance(d, str) else max(d, 0) for d in shape)
+                for name, shape in dims.items()
+            }

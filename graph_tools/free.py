@@ -1,0 +1,316 @@
+"""Frees a fixed batch axis: rewrites the shapes that an exporter baked in, so that a file with batch 1 takes any batch.
+
+The axis is followed through the graph. Where an operator mixes it with others the model cannot be freed; whether what
+comes out is right is not decided here but by the proof in `batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+ROWS = "rows"
+Dims = tuple[int | None, ...]
+
+
+class CannotFree(Exception):
+    """The batch axis is mixed with others; the message names the node."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Rows lie along `position`, `factor` elements each."""
+
+    position: int
+    factor: int
+
+
+def free(model: onnx.ModelProto, axes: Mapping[str, int | None]) -> onnx.ModelProto:
+    """The model with `axes` of its inputs symbolic; needs shapes as inferred for the fixed batch.
+
+    Raises:
+        CannotFree: the axis does not stay an axis of its own.
+    """
+    return _Freeing(model, axes).result()
+
+
+class _Freeing:
+    def __init__(self, model: onnx.ModelProto, axes: Mapping[str, int | None]) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        graph = self.model.graph
+        self.constants = {i.name: i for i in graph.initializer}
+        self.shapes: dict[str, Dims] = {i.name: tuple(i.dims) for i in graph.initializer}
+        for value in [*graph.input, *graph.value_info, *graph.output]:
+            if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+                self.shapes[value.name] = tuple(
+                    d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim
+                )
+        self.tracked = {name: Axis(axis, 1) for name, axis in axes.items() if axis is not None}
+        self.nodes: list[onnx.NodeProto] = []
+        self.count = 0
+
+    def result(self) -> onnx.ModelProto:
+        graph = self.model.graph
+        for node in graph.node:
+            found = [self.tracked[x] for x in node.input if x in self.tracked]
+            if found:
+                self._visit(node, found[0])
+            self.nodes.append(node)
+        del graph.value_info[:]
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
+        del graph.node[:]
+        graph.node.extend(nodes)
+        for value in [*graph.input, *graph.output]:
+            axis = self.tracked.get(value.name)
+            dims = value.type.tensor_type.shape.dim
+            if axis is not None and axis.position < len(dims):
+                dims[axis.position].Clear()
+                if axis.factor == 1:
+                    dims[axis.position].dim_param = ROWS
+        return self.model
+
+    def _visit(self, node: onnx.NodeProto, axis: Axis) -> None:
+        if node.domain == "ai.onnx.ml":  # rows first, in and out
+            self.tracked.update({name: Axis(0, 1) for name in node.output if axis.position == 0})
+            return
+        handler = _HANDLERS.get(node.op_type, _Freeing._aligned)
+        out = handler(self, node, axis)
+        for name in node.output:
+            if name and out is not None:
+                self.tracked[name] = out
+
+    # --- helpers
+
+    def attribute(self, node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+        return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+    def constant(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:
+        if index < len(node.input) and node.input[index] in self.constants:
+            return numpy_helper.to_array(self.constants[node.input[index]])
+        return None
+
+    def rank(self, name: str) -> int:
+        if name not in self.shapes:
+            raise CannotFree(f"the rank of {name!r} is unknown")
+        return len(self.shapes[name])
+
+    def new_constant(self, values: list[int]) -> str:
+        self.count += 1
+        name = f"{ROWS}/constant_{self.count}"
+        tensor = numpy_helper.from_array(np.asarray(values, dtype=np.int64), name)
+        self.model.graph.initializer.append(tensor)
+        return name
+
+    def emit(self, operator: str, inputs: list[str], **attributes: Any) -> str:
+        self.count += 1
+        name = f"{ROWS}/{operator}_{self.count}"
+        self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
+        return name
+
+    def fail(self, node: onnx.NodeProto) -> CannotFree:
+        return CannotFree(f"{node.op_type} (node {node.name!r}) mixes the batch axis with others")
+
+    def sizes_with_rows(self, source: str, axis: Axis, target: list[int], position: int) -> str:
+        """A shape vector: `target` with the rows of `source` at `position`."""
+        rows = self.emit("Shape", [source], start=axis.position, end=axis.position + 1)
+        before, after = target[:position], target[position + 1 :]
+        parts = [self.new_constant(before)] if before else []
+        parts += [rows] + ([self.new_constant(after)] if after else [])
+        return self.emit("Concat", parts, axis=0)
+
+    # --- operators; each returns where the rows are in its outputs, None where they are in none
+
+    def _reshape(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        before, after = self.shapes.get(node.input[0]), self.shapes.get(node.output[0])
+        if before is None or after is None or None in before or None in after:
+            if self.constant(node, 1) is None:  # the shape is computed at run time; the proof will tell
+                return Axis(axis.position, axis.factor)
+            raise self.fail(node)
+        left = int(np.prod([d or 0 for d in before[: axis.position]]))
+        places = [j for j in range(len(after)) if int(np.prod([d or 0 for d in after[:j]])) == left]
+        if not places:
+            raise self.fail(node)
+        place = next(
+            (j for j in places if after[j] == 1), places[0]
+        )  # an axis of their own, where there is one
+        target = [int(d or 0) for d in after]
+        target[place] = -1
+        if 0 in target:
+            raise self.fail(node)
+        node.input[1] = self.new_constant(target)
+        kept = [a for a in node.attribute if a.name != "allowzero"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        return Axis(place, int(after[place] or 0))
+
+    def _transpose(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        rank = self.rank(node.input[0])
+        perm = self.attribute(node, "perm", list(range(rank))[::-1])
+        return Axis(list(perm).index(axis.position), axis.factor)
+
+    def _flatten(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        split = self.attribute(node, "axis", 1)
+        before = self.shapes[node.input[0]]
+        split %= len(before) + 1
+        if axis.position == 0 and split >= 1:
+            return Axis(0, int(np.prod([d or 1 for d in before[:split]])))
+        if axis.position == split:
+            return Axis(1, int(np.prod([d or 1 for d in before[split:]])))
+        raise self.fail(node)
+
+    def _squeeze(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        before = self.shapes[node.input[0]]
+        axes = self.constant(node, 1)
+        if axes is None:
+            chosen = [k for k, d in enumerate(before) if d == 1 and k != axis.position]
+            del node.input[1:]
+            node.input.append(self.new_constant(chosen))
+        else:
+            chosen = [int(k) % len(before) for k in axes.reshape(-1)]
+        if axis.position in chosen:
+            raise self.fail(node)
+        return Axis(axis.position - sum(k < axis.position for k in chosen), axis.factor)
+
+    def _unsqueeze(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        axes = self.constant(node, 1)
+        if axes is None:
+            raise self.fail(node)
+        rank = self.rank(node.input[0]) + axes.size
+        added = {int(k) % rank for k in axes.reshape(-1)}
+        kept = [k for k in range(rank) if k not in added]
+        return Axis(kept[axis.position], axis.factor)
+
+    def _concat(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        rank = self.rank(node.input[0])
+        if self.attribute(node, "axis") % rank == axis.position:
+            raise self.fail(node)
+        lead = next(x for x in node.input if x in self.tracked)
+        for index, name in enumerate(node.input):
+            if name in self.tracked:
+                continue
+            target = [1] * rank
+            node.input[index] = self.emit(
+                "Expand", [name, self.sizes_with_rows(lead, axis, target, axis.position)]
+            )
+        return axis
+
+    def _expand(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        target = self.constant(node, 1)
+        if node.input[0] not in self.tracked:
+            return None
+        if target is None:
+            return self._aligned(node, axis)
+        position = axis.position + max(target.size - self.rank(node.input[0]), 0)
+        offset = position - (max(target.size, self.rank(node.input[0])) - target.size)
+        if offset >= 0:
+            changed = [int(d) for d in target]
+            changed[offset] = 1
+            node.input[1] = self.new_constant(changed)
+        return Axis(position, axis.factor)
+
+    def _resize(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        sizes = self.constant(node, 3)
+        if sizes is not None and not self.attribute(node, "axes"):
+            target = [int(d) for d in sizes]
+            node.input[3] = self.sizes_with_rows(node.input[0], axis, target, axis.position)
+        return axis
+
+    def _matmul(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        rank = self.rank(node.output[0])
+        for index, name in enumerate(node.input):
+            if name in self.tracked:
+                own = self.tracked[name]
+                from_right = self.rank(name) - own.position
+                if (from_right == 1 and index == 0) or (from_right == 2 and index == 1):
+                    raise self.fail(node)
+                return Axis(rank - from_right, own.factor)
+        return None
+
+    def _gemm(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        if node.input[0] not in self.tracked or self.attribute(node, "transA", 0) != axis.position:
+            raise self.fail(node)
+        return Axis(0, axis.factor)
+
+    def _reduce(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        rank = self.rank(node.input[0])
+        axes = self.constant(node, 1)
+        given = axes.reshape(-1).tolist() if axes is not None else self.attribute(node, "axes", [])
+        if not given and not self.attribute(node, "noop_with_empty_axes", 0):
+            given = list(range(rank))
+        chosen = {int(k) % rank for k in given}
+        if axis.position in chosen:
+            raise self.fail(node)
+        if self.attribute(node, "keepdims", 1):
+            return axis
+        return Axis(axis.position - sum(k < axis.position for k in chosen), axis.factor)
+
+    def _arg(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        rank = self.rank(node.input[0])
+        chosen = self.attribute(node, "axis", 0) % rank
+        if chosen == axis.position:
+            raise self.fail(node)
+        drop = 0 if self.attribute(node, "keepdims", 1) else int(chosen < axis.position)
+        return Axis(axis.position - drop, axis.factor)
+
+    def _gather(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        rank, along = self.rank(node.input[0]), self.attribute(node, "axis", 0)
+        along %= rank
+        indices = self.rank(node.input[1])
+        if node.input[0] not in self.tracked:
+            return Axis(along + self.tracked[node.input[1]].position, axis.factor)
+        if along == axis.position:
+            raise self.fail(node)
+        return Axis(axis.position + (indices - 1 if along < axis.position else 0), axis.factor)
+
+    def _shape(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        return None
+
+    def _aligned(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        """The rows keep their place as counted from the right, where operands of different rank broadcast."""
+        out = node.output[0]
+        if out not in self.shapes:
+            return axis
+        rank = self.rank(out)
+        places = {
+            Axis(rank - self.rank(x) + self.tracked[x].position, self.tracked[x].factor)
+            for x in node.input
+            if x in self.tracked
+        }
+        if len({p.position for p in places}) != 1:
+            raise self.fail(node)
+        found = places.pop()
+        if not 0 <= found.position < rank:
+            raise self.fail(node)
+        return found
+
+
+_HANDLERS: dict[str, Callable[[_Freeing, onnx.NodeProto, Axis], Axis | None]] = {
+    "Reshape": _Freeing._reshape,
+    "Transpose": _Freeing._transpose,
+    "Flatten": _Freeing._flatten,
+    "Squeeze": _Freeing._squeeze,
+    "Unsqueeze": _Freeing._unsqueeze,
+    "Concat": _Freeing._concat,
+    "Expand": _Freeing._expand,
+    "Resize": _Freeing._resize,
+    "MatMul": _Freeing._matmul,
+    "Gemm": _Freeing._gemm,
+    "Gather": _Freeing._gather,
+    "Shape": _Freeing._shape,
+    "Size": _Freeing._shape,
+    "ArgMax": _Freeing._arg,
+    "ArgMin": _Freeing._arg,
+    **dict.fromkeys(
+        [
+            f"Reduce{kind}"
+            for kind in ("Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
+        ],
+        _Freeing._reduce,
+    ),
+}

@@ -1,0 +1,370 @@
+"""Brings a model to one form: sorted, functions inlined, opset 21 where possible, constants folded, types known.
+
+Every step keeps the names of the tensors that stay. The result is run against the original before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir
+from onnx import helper, inliner, numpy_helper, version_converter
+from onnxscript import optimizer
+
+from onnx_attribution.errors import ModelError
+from onnx_attribution.graph_tools import legacy
+from onnx_attribution.graph_tools.load import Runner
+from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE
+from onnx_attribution.values import Array
+
+OPSET = 21
+IR_VERSION = 10
+FOLD_LIMIT = 1 << 16  # elements; larger constants stay computed, so that files do not grow
+TOLERANCE = 1e-4  # relative to the largest magnitude; kernels chosen differently differ by 1e-6 or so
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """The model in one form, and what could not be done to it, in words."""
+
+    model: onnx.ModelProto
+    notes: tuple[str, ...] = ()
+
+
+def normalise(model: onnx.ModelProto, run: Runner, samples: Sequence[Mapping[str, Array]]) -> Normalised:
+    """The model in one form, with the same outputs on every sample.
+
+    A step after which the outputs differ is undone, with a note.
+
+    Raises:
+        ModelError: the runner cannot run the model at all.
+    """
+    outputs = [o.name for o in model.graph.output]
+    expected = [run(model, dict(sample), outputs) for sample in samples]
+    notes: list[str] = []
+    current = _flattened(declared(model))
+    for name, step in (
+        ("conversion to opset 21", _converted),
+        ("folding", _folded),
+        ("expansion", _expanded),
+    ):
+        try:
+            changed = step(current)
+        except Exception as error:  # converters and optimisers raise whatever they like; the step is optional
+            notes.append(f"{name} is not possible: {_first_line(error)}")
+            continue
+        if changed is not current and not _agrees(changed, run, samples, expected):
+            notes.append(f"{name} changes the outputs and was undone")
+            continue
+        current = changed
+    if not _agrees(current, run, samples, expected):
+        raise ModelError("the inlined model differs from the file", reason="MODEL_INVALID")
+    return Normalised(typed(_lifted(current), run, samples[0]), tuple(notes))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _agrees(
+    model: onnx.ModelProto,
+    run: Runner,
+    samples: Sequence[Mapping[str, Array]],
+    expected: Sequence[dict[str, Array]],
+) -> bool:
+    """Whether the model gives the expected outputs on every sample."""
+    for sample, wanted in zip(samples, expected, strict=True):
+        try:
+            found = run(model, dict(sample), list(wanted))
+        except ModelError:
+            return False
+        if not all(same_values(found[name], wanted[name]) for name in wanted):
+            return False
+    return True
+
+
+def same_values(found: Array, wanted: Array, tolerance: float = TOLERANCE) -> bool:
+    """Whether two outputs agree: shape, NaNs, and numbers relative to the largest magnitude."""
+    if not isinstance(found, np.ndarray) or not isinstance(wanted, np.ndarray):
+        return str(found) == str(wanted)
+    if found.shape != wanted.shape or found.dtype != wanted.dtype:
+        return False
+    if wanted.dtype.kind not in "fV" or wanted.size == 0:
+        return bool(np.array_equal(found, wanted))
+    left, right = found.astype(np.float64), wanted.astype(np.float64)
+    finite = np.isfinite(right)
+    if not np.array_equal(finite, np.isfinite(left)) or not np.array_equal(
+        left[~finite], right[~finite], equal_nan=True
+    ):
+        return False
+    if wanted.dtype.itemsize < 4:
+        tolerance = max(tolerance, 2e-2)  # half precision: eleven bits, summed in any order
+    scale = max(float(np.abs(right[finite]).max(initial=0)), 1e-6)
+    return bool(np.abs(left - right)[finite].max(initial=0) <= tolerance * scale)
+
+
+def declared(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with every operator set declared once, nodes named and sorted, and unnamed input dimensions named."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    versions: dict[str, int] = {}
+    for entry in copy.opset_import:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        versions[domain] = max(versions.get(domain, 0), entry.version)
+    versions.setdefault("", 8)
+    for domain in {node.domain for node in copy.graph.node} - {"", "ai.onnx"}:
+        versions.setdefault(domain, 1)
+    del copy.opset_import[:]
+    copy.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())
+    copy.ir_version = max(copy.ir_version, 8) if copy.ir_version <= IR_VERSION else copy.ir_version
+    given = {x.name for x in copy.graph.input}
+    for index, initializer in enumerate(copy.graph.initializer):
+        if not initializer.name:
+            initializer.name = f"initializer_{index}"
+    overridable = given & {i.name for i in copy.graph.initializer}
+    if overridable:  # initializers listed as inputs, as before IR 4: constants, not inputs
+        kept = [x for x in copy.graph.input if x.name not in overridable]
+        del copy.graph.input[:]
+        copy.graph.input.extend(kept)
+    for value in copy.graph.input:
+        if value.type.HasField("tensor_type"):
+            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+                if not dim.dim_param and not dim.HasField("dim_value"):
+                    dim.dim_param = f"{value.name}.{axis}"
+    for node in copy.graph.node:
+        node.domain = "" if node.domain == "ai.onnx" else node.domain
+    _drop_repeated(copy.graph)
+    _name_nodes(copy)
+    _sort(copy.graph)
+    return copy
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Orders nodes, in place, so that values are made before they are used."""
+    made_by = {out: index for index, node in enumerate(graph.node) for out in node.output if out}
+    if all(made_by.get(x, -1) < index for index, node in enumerate(graph.node) for x in _reads(node)):
+        return
+    nodes, order, state = list(graph.node), [], [0] * len(graph.node)
+    for start in range(len(nodes)):
+        stack = [start]
+        while stack:
+            top = stack[-1]
+            if state[top] == 0:
+                state[top] = 1
+                stack += [made_by[x] for x in _reads(nodes[top]) if x in made_by and state[made_by[x]] == 0]
+            else:
+                stack.pop()
+                if state[top] == 1:
+                    state[top] = 2
+                    order.append(nodes[top])
+    del graph.node[:]
+    graph.node.extend(order)
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """Names that a node uses, those of its subgraphs included."""
+    names = [x for x in node.input if x]
+    for attribute in node.attribute:
+        for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+            for inner in graph.node:
+                names += _reads(inner)
+    return names
+
+
+def _flattened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without local functions and without operators that the standard has dropped."""
+    flat = inliner.inline_local_functions(model) if model.functions else model
+    if flat is model:
+        flat = onnx.ModelProto()
+        flat.CopyFrom(model)
+    legacy.rewrite_dropped(flat)
+    return flat
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard operators."""
+    return next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
+
+
+def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model at opset 21; one that is newer keeps its own."""
+    opset = opset_of(model)
+    if opset >= OPSET:
+        return model
+    staged = onnx.ModelProto()
+    staged.CopyFrom(model)
+    foreign = _hide_unknown(staged.graph, opset)
+    if foreign:
+        staged.opset_import.append(helper.make_opsetid(_HIDDEN, 1))
+    resizes = legacy.resizes_of(staged, opset)
+    converted = version_converter.convert_version(staged, OPSET)
+    for node in converted.graph.node:
+        if node.domain == _HIDDEN:
+            node.domain = foreign[node.op_type]
+    legacy.restore_resizes(converted, resizes)
+    kept = [e for e in converted.opset_import if e.domain != _HIDDEN]
+    del converted.opset_import[:]
+    converted.opset_import.extend(kept)
+    converted.ir_version = max(converted.ir_version, IR_VERSION)
+    _name_nodes(converted)
+    return converted
+
+
+_HIDDEN = "onnx_attribution.hidden"
+
+
+def _hide_unknown(graph: onnx.GraphProto, opset: int) -> dict[str, str]:
+    """Moves operators that are onnxruntime's own at this opset out of the converter's sight."""
+    hidden: dict[str, str] = {}
+    for node in graph.node:
+        known = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, "")
+        if known:
+            try:
+                onnx.defs.get_schema(node.op_type, opset, "")
+            except onnx.defs.SchemaError:
+                known = False
+        if not known and node.domain in ("", "ai.onnx"):
+            hidden[node.op_type] = node.domain
+            node.domain = _HIDDEN
+    return hidden
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Names, in place, the nodes that have no name or that of an earlier node."""
+    taken = {node.name for node in model.graph.node}
+    seen: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            name = f"{node.name or node.op_type}_{index}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
+        seen.add(node.name)
+
+
+def _drop_repeated(graph: onnx.GraphProto) -> None:
+    """Drops, in place, constants that a later one of the same name replaces, as onnxruntime reads such files."""
+    constants = [node for node in graph.node if node.op_type == "Constant"]
+    last = {node.output[0]: node for node in constants}
+    if len(last) == len(constants):
+        return
+    others = [node for node in graph.node if node.op_type != "Constant"]
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in [*last.values(), *others]]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with constants and shape arithmetic folded, and decided branches taken."""
+    graph = onnx_ir.from_proto(model)
+    for _ in range(2):
+        optimizer.fold_constants(graph, onnx_shape_inference=True, output_size_limit=FOLD_LIMIT)
+        optimizer.remove_unused_nodes(graph)
+    folded = onnx_ir.to_proto(graph)
+    _name_nodes(folded)
+    return folded
+
+
+def _expanded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with operators that have no rule, but a function body, replaced by the body."""
+    bodies = [
+        (node.domain, node.op_type)
+        for node in model.graph.node
+        if (node.domain, node.op_type) not in VJP
+        and (node.domain, node.op_type) not in ZERO_DERIVATIVE
+        and _has_body(node, opset_of(model))
+    ]
+    if not bodies:
+        return model
+    expanded = inliner.inline_selected_functions(model, sorted(set(bodies)), inline_schema_functions=True)
+    _name_nodes(expanded)
+    return expanded
+
+
+def _has_body(node: onnx.NodeProto, opset: int) -> bool:
+    if node.domain not in ("", "ai.onnx") or node.op_type in KEPT_WHOLE:
+        return False
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)  # type: ignore[attr-defined]
+
+
+def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its Constant nodes as initializers."""
+    lifted = onnx.ModelProto()
+    lifted.CopyFrom(model)
+    outputs = {o.name for o in lifted.graph.output}
+    kept = []
+    for node in lifted.graph.node:
+        tensor = (
+            _constant_value(node) if node.op_type == "Constant" and node.output[0] not in outputs else None
+        )
+        if tensor is None:
+            kept.append(node)
+        else:
+            tensor.name = node.output[0]
+            lifted.graph.initializer.append(tensor)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del lifted.graph.node[:]
+    lifted.graph.node.extend(nodes)
+    return lifted
+
+
+def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    value = node.attribute[0]
+    if value.name == "value":
+        copy = onnx.TensorProto()
+        copy.CopyFrom(value.t)
+        return copy
+    types = {
+        "value_float": np.float32,
+        "value_floats": np.float32,
+        "value_int": np.int64,
+        "value_ints": np.int64,
+    }
+    if value.name not in types:
+        return None
+    return numpy_helper.from_array(np.asarray(helper.get_attribute_value(value), dtype=types[value.name]))
+
+
+KEPT_WHOLE = frozenset(
+    {"Range", "Bernoulli", "SequenceMap", "DynamicQuantizeLinear", "GreaterOrEqual", "LessOrEqual"}
+)
+
+
+def typed(model: onnx.ModelProto, run: Runner, sample: Mapping[str, Array]) -> onnx.ModelProto:
+    """The model with the type and rank of every tensor declared: inferred, and where that fails, seen in a run."""
+    inferred = model
+    with contextlib.suppress(onnx.shape_inference.InferenceError):
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    known = {v.name: v for v in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]}
+    missing = [
+        out for node in inferred.graph.node for out in node.output if out and not _has_rank(known.get(out))
+    ]
+    if not missing:
+        return inferred
+    with contextlib.suppress(ModelError):
+        seen = run(model, dict(sample), missing)
+        for name, array in seen.items():
+            if not isinstance(array, np.ndarray):
+                continue
+            dims = [f"{name}.{axis}" for axis in range(array.ndim)]
+            value = helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), dims)
+            if name in known and any(o.name == name for o in inferred.graph.output):
+                next(o for o in inferred.graph.output if o.name == name).CopyFrom(value)
+            else:
+                inferred.graph.value_info.append(value)
+    return inferred
+
+
+def _has_rank(value: onnx.ValueInfoProto | None) -> bool:
+    return (
+        value is not None and value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape")
+    )

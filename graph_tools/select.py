@@ -1,0 +1,255 @@
+"""Chooses tensors by name and says how they lie: layers, sources, targets and cuts."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_attribution.errors import InvalidArgument, NotDifferentiable, NotFound
+from onnx_attribution.graph_tools.differentiate import reachable
+from onnx_attribution.graph_tools.emit import is_float, shape_of
+from onnx_attribution.graph_tools.rules import ZERO_DERIVATIVE
+from onnx_attribution.values import LayerInfo
+
+SHAPE_ONLY = frozenset({"Shape", "Size"})
+"""Operators through which a value does not pass: their output depends on the shape alone."""
+
+
+def resolve(graph: gs.Graph, name: str, *, reason: str = "NODE_NOT_FOUND") -> str:
+    """The tensor that `name` means: a tensor or node name, or a unique suffix or glob of either.
+
+    A node name means the node's first output.
+
+    Raises:
+        NotFound: nothing matches. InvalidArgument: more than one tensor does. Both list the close names.
+    """
+    tensors = graph.tensors()
+    nodes = {node.name: node.outputs[0].name for node in graph.nodes if node.outputs and node.name}
+    for exact in (tensors, nodes):
+        if name in exact:
+            return name if exact is tensors else str(nodes[name])
+    names = {**nodes, **{t: t for t, value in tensors.items() if isinstance(value, gs.Variable)}}
+    if any(c in name for c in "*?["):
+        found = [key for key in names if fnmatch.fnmatchcase(key, name)]
+    else:
+        found = [key for key in names if key.endswith(name)]
+    matches = sorted({names[key] for key in found})
+    if len(matches) == 1:
+        return str(matches[0])
+    if matches:
+        raise InvalidArgument(
+            f"the name {name!r} is ambiguous; it matches: {_listed(matches)}",
+            reason="LAYER_AMBIGUOUS", name=name, close=_listed(matches),
+        )  # fmt: skip
+    close = difflib.get_close_matches(name, list(names), n=5, cutoff=0.4) or sorted(names)[:5]
+    raise NotFound(
+        f"no tensor or node {name!r}; close names: {_listed(close)}",
+        reason=reason,
+        name=name,
+        close=_listed(close),
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > 5 else shown
+
+
+def float_outputs(graph: gs.Graph) -> list[str]:
+    """Graph outputs that hold floats."""
+    return [out.name for out in graph.outputs if is_float(out)]
+
+
+def target_tensor(graph: gs.Graph, name: str | None) -> str:
+    """The tensor of the target: the named one, or the only float output.
+
+    Raises:
+        InvalidArgument: no name and several float outputs, or the tensor is no float tensor.
+        NotDifferentiable: no name and no float output; the message proposes the float tensor before it.
+    """
+    if name is not None:
+        found = resolve(graph, name)
+        require_float(graph, found, "target", "TARGET_INVALID")
+        return found
+    outputs = float_outputs(graph)
+    if len(outputs) == 1:
+        return outputs[0]
+    listed = ", ".join(repr(out.name) for out in graph.outputs)
+    if outputs:
+        raise InvalidArgument(
+            f"the model has {len(outputs)} float outputs; name the target: {', '.join(map(repr, outputs))}",
+            reason="TARGET_INVALID", outputs=listed,
+        )  # fmt: skip
+    proposed = float_before_outputs(graph)
+    hint = f"; name the float tensor before it: {proposed!r}" if proposed else ""
+    raise InvalidArgument(
+        f"no output of the model holds floats ({listed}){hint}", reason="TARGET_INVALID", outputs=listed,
+    )  # fmt: skip
+
+
+def float_before_outputs(graph: gs.Graph) -> str | None:
+    """The float tensor nearest before outputs that hold none: what an ArgMax reads, else the last one made."""
+    behind = {out.name for out in graph.outputs}
+    found: list[tuple[bool, str]] = []
+    for node in reversed(graph.nodes):
+        if not any(z.name in behind for z in node.outputs):
+            continue
+        for x in node.inputs:
+            if not isinstance(x, gs.Variable) or x.is_empty():
+                continue
+            if is_float(x) and x.inputs and ("", x.inputs[0].op) not in ZERO_DERIVATIVE:
+                found.append((node.op == "ArgMax", str(x.name)))
+            else:
+                behind.add(x.name)
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def require_float(graph: gs.Graph, name: str, role: str, reason: str) -> None:
+    """Refuses a tensor that is no float tensor."""
+    value = graph.tensors()[name]
+    if isinstance(value, gs.Constant):
+        raise InvalidArgument(f"{role} {name!r} is a constant", reason=reason, tensor=name)
+    if not is_float(value):
+        kind = "unknown" if value.dtype is None else np.dtype(value.dtype).name
+        raise NotDifferentiable(
+            f"{role} {name!r} has type {kind}; only floats have a derivative", tensor=name, type=kind
+        )
+
+
+def default_sources(graph: gs.Graph, target: str) -> list[str]:
+    """The float inputs that lead to the target; for token models the embedding's output.
+
+    The embedding's output is the first tensor that everything looked up in a constant table by an input crosses.
+    """
+    nodes = list(graph.nodes)
+    behind = ancestors(nodes, [target])
+    floats = [x.name for x in graph.inputs if is_float(x) and x.name in behind]
+    if live := [name for name in floats if target in reachable(nodes, [name])]:
+        return live
+    moved = dependents(nodes, [x.name for x in graph.inputs])
+    tables = [
+        node.outputs[0].name
+        for node in nodes
+        if node.op == "Gather"
+        and is_float(node.outputs[0])
+        and isinstance(node.inputs[0], gs.Constant)
+        and len(node.inputs[0].shape) >= 2
+        and node.inputs[1].name in moved
+        and node.outputs[0].name in behind
+    ]
+    tables = [name for name in tables if target in reachable(nodes, [name])]
+    if not tables and floats:
+        return floats  # every way from them is blocked; the walk will name by what
+    if not tables:
+        first = next(
+            (z.name for node in nodes for z in node.outputs if is_float(z) and z.name in behind & moved
+             and target in reachable(nodes, [z.name])), None,
+        )  # fmt: skip
+        return [first] if first else []
+    cuts = cut_tensors(nodes, tables, target)
+    return [next(z.name for node in nodes for z in node.outputs if z.name in cuts)]
+
+
+def dependents(nodes: Iterable[gs.Node], sources: Sequence[str]) -> set[str]:
+    """Names of the tensors whose values depend on the sources, the sources included."""
+    found = set(sources)
+    for node in nodes:
+        if node.op not in SHAPE_ONLY and any(x.name in found for x in _read_by(node)):
+            found.update(z.name for z in node.outputs)
+    return found
+
+
+def ancestors(nodes: Sequence[gs.Node], targets: Sequence[str]) -> set[str]:
+    """Names of the tensors on whose values the targets depend, the targets included."""
+    found = set(targets)
+    for node in reversed(nodes):
+        if node.op not in SHAPE_ONLY and any(z.name in found for z in node.outputs):
+            found.update(x.name for x in _read_by(node))
+    return found
+
+
+def _read_by(node: gs.Node) -> list[gs.Tensor]:
+    """Inputs of a node, values captured by its subgraphs included."""
+    found = list(node.inputs)
+    for attribute in node.attrs.values():
+        if isinstance(attribute, gs.Graph):
+            for inner in attribute.nodes:
+                found += _read_by(inner)
+    return found
+
+
+def cut_tensors(nodes: Sequence[gs.Node], sources: Sequence[str], target: str) -> set[str]:
+    """The tensors that every way from the sources to the target crosses.
+
+    In an order in which every edge leads forward, a tensor is crossed by every way exactly if no edge between tensors
+    and nodes on such ways leaps over it.
+    """
+    between = dependents(nodes, sources) & ancestors(nodes, [target])
+    if target not in between:
+        return set()
+    place: dict[str, int] = dict.fromkeys(sources, 0)
+    clock, furthest, cuts = 0, 0, set[str]()
+    last_use: dict[str, int] = {}
+    order: list[tuple[int, gs.Node]] = []
+    for node in nodes:
+        if node.op in SHAPE_ONLY or not any(x.name in between for x in _read_by(node)):
+            continue
+        if not any(z.name in between for z in node.outputs):
+            continue
+        clock += 1
+        order.append((clock, node))
+        for x in _read_by(node):
+            if x.name in between:
+                last_use[x.name] = clock
+        for z in node.outputs:
+            if z.name in between:
+                place.setdefault(z.name, clock)
+    live = [name for name in place if name in between]
+    if len([s for s in sources if s in between]) == 1:
+        cuts.update(s for s in sources if s in between)
+    furthest = max((last_use.get(s, 0) for s in sources if s in between), default=0)
+    for moment, node in order:
+        made = [z.name for z in node.outputs if z.name in between]
+        # every way passes this node if no tensor made earlier is used later
+        if furthest <= moment and len(made) == 1:
+            cuts.add(made[0])
+        furthest = max([furthest, *[last_use.get(name, 0) for name in made]])
+    return {name for name in cuts if name in live}
+
+
+def is_cut(nodes: Sequence[gs.Node], sources: Sequence[str], target: str, layers: Sequence[str]) -> bool:
+    """Whether every way from the sources to the target crosses one of the layers."""
+    crossed = set(layers)
+    found = {name for name in sources if name not in crossed}
+    if target in crossed:
+        return True
+    for node in nodes:
+        if node.op not in SHAPE_ONLY and any(x.name in found for x in _read_by(node)):
+            found.update(z.name for z in node.outputs if z.name not in crossed)
+    return target not in found
+
+
+def layers(graph: gs.Graph, sources: Sequence[str], target: str) -> list[LayerInfo]:
+    """The float tensors between the sources and the target, in order, both ends included."""
+    nodes = list(graph.nodes)
+    between = reachable(nodes, sources) & ancestors(nodes, [target])
+    cuts = cut_tensors(nodes, sources, target)
+    tensors = graph.tensors()
+    made_by = {z.name: node for node in nodes for z in node.outputs}
+    ordered = [name for name in sources if name in between]
+    ordered += [z.name for node in nodes for z in node.outputs if z.name in between and z.name not in sources]
+    return [
+        LayerInfo(
+            name=name,
+            node=made_by[name].name if name in made_by else "",
+            operator=made_by[name].op if name in made_by else "input",
+            dtype=np.dtype(tensors[name].dtype).name,
+            shape=shape_of(tensors[name]),
+            cut=name in cuts,
+        )
+        for name in ordered
+    ]
