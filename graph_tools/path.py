@@ -1,0 +1,199 @@
+"""Quadrature along a path as data: where the rows lie and what is summed over them.
+
+A plan speaks of one sample: `alphas` are its nodes, and `fine` and `coarse` the terms over node numbers, the latter
+from the same nodes where they nest, for an error estimate out of the same run. `batches` lays the plans of many
+samples out as rows, as many as fit in a run.
+
+The default is the trapezoid in hidden space with both ends. Captum's five names give Captum's numbers: for Neuron
+Integrated Gradients the differences of activations between `steps + 1` nodes with the gradient of the left one
+(`LayerConductance`), for Integrated Gradients its weights, whose trapezoid sums to (n - 1)/n.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.values import QUADRATURES, Quadrature
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand: weight * g[gradient] * (h[right] - h[left]), over node numbers."""
+
+    gradient: int
+    left: int
+    right: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The nodes of one sample and the sums over them; `coarse` is empty where no estimate can be made."""
+
+    alphas: Floats
+    fine: tuple[Term, ...]
+    coarse: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows and terms of one run, named as the inputs of a path program; slot 2 s is sample s, slot 2 s + 1 its coarse
+    sum."""
+
+    row_sample: NDArray[np.int64]
+    row_alpha: NDArray[np.float64]
+    gradient_row: NDArray[np.int64]
+    left_row: NDArray[np.int64]
+    right_row: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    slot: NDArray[np.int64]
+    nodes: NDArray[np.int64]
+
+
+def check_steps(steps: int, quadrature: str, limit: int = 16384) -> None:
+    """Refuses a step count or quadrature that does not exist."""
+    if quadrature not in QUADRATURES:
+        raise InvalidArgument(
+            f"no quadrature {quadrature!r}; there are: {', '.join(QUADRATURES)}", quadrature=quadrature
+        )
+    if not 1 <= steps <= limit:
+        raise InvalidArgument(f"steps is {steps}; it must lie between 1 and {limit}", steps=steps)
+
+
+def captum_alphas(quadrature: Quadrature, count: int) -> Floats:
+    """Captum's nodes (captum/attr/_utils/approximation_methods.py)."""
+    if quadrature == "riemann_left":
+        return np.linspace(0, 1 - 1 / count, count)
+    if quadrature == "riemann_right":
+        return np.linspace(1 / count, 1, count)
+    if quadrature == "riemann_middle":
+        return np.linspace(1 / (2 * count), 1 - 1 / (2 * count), count)
+    if quadrature == "riemann_trapezoid":
+        return np.linspace(0, 1, count)
+    return np.asarray((1 + np.polynomial.legendre.leggauss(count)[0]) / 2)
+
+
+def captum_weights(quadrature: Quadrature, count: int) -> Floats:
+    """Captum's step sizes; those of riemann_trapezoid sum to (count - 1)/count."""
+    if quadrature == "gausslegendre":
+        return np.asarray(np.polynomial.legendre.leggauss(count)[1] / 2)
+    weights = np.full(count, 1 / count)
+    if quadrature == "riemann_trapezoid":
+        weights[[0, -1]] /= 2
+    return weights
+
+
+def conductance_plan(quadrature: Quadrature, steps: int) -> Plan:
+    """The plan of Neuron Integrated Gradients: gradients times differences of activations."""
+    check_steps(steps, quadrature)
+    rule = quadrature if quadrature in ("trapezoid", "left", "right") else "left"
+    alphas = np.arange(steps + 1) / steps if rule == quadrature else captum_alphas(quadrature, steps + 1)
+    everything = list(range(len(alphas)))
+    halves = everything[::2] + ([everything[-1]] if steps % 2 else [])
+    coarse = _differences(rule, halves) if steps > 1 else ()
+    return Plan(alphas, _differences(rule, everything), coarse)
+
+
+def _differences(rule: str, nodes: Sequence[int]) -> tuple[Term, ...]:
+    """Terms over the segments between nodes; the two halves of the trapezoid that share a gradient are one term."""
+    pairs = list(itertools.pairwise(nodes))
+    if rule == "left":
+        return tuple(Term(a, a, b, 1.0) for a, b in pairs)
+    if rule == "right":
+        return tuple(Term(b, a, b, 1.0) for a, b in pairs)
+    before, after = [nodes[0], *nodes[:-1]], [*nodes[1:], nodes[-1]]
+    return tuple(Term(n, a, b, 0.5) for n, a, b in zip(nodes, before, after, strict=True))
+
+
+def mean_plan(quadrature: Quadrature, steps: int) -> Plan:
+    """The plan of Integrated Gradients: a weighted mean of gradients."""
+    check_steps(steps, quadrature)
+    if quadrature in ("trapezoid", "left", "right"):
+        alphas = np.arange(steps + 1) / steps
+        chosen = {"trapezoid": slice(None), "left": slice(None, -1), "right": slice(1, None)}[quadrature]
+        alphas = alphas[chosen]
+        weights = np.full(len(alphas), 1 / steps)
+        if quadrature == "trapezoid":
+            weights[[0, -1]] /= 2
+    else:
+        alphas, weights = captum_alphas(quadrature, steps), captum_weights(quadrature, steps)
+    fine = _means(range(len(alphas)), weights)
+    if steps == 1:
+        return Plan(alphas, fine, ())
+    if quadrature == "gausslegendre":
+        half = max(steps // 2, 1)
+        extra = captum_alphas(quadrature, half)
+        numbers = range(len(alphas), len(alphas) + half)
+        return Plan(np.concatenate([alphas, extra]), fine, _means(numbers, captum_weights(quadrature, half)))
+    nodes = list(range(0, len(alphas), 2))
+    if "trapezoid" in quadrature:
+        nodes += [len(alphas) - 1] if len(alphas) % 2 == 0 else []
+        gaps = np.diff(alphas[nodes])
+        spread = np.concatenate([gaps, [0]]) / 2 + np.concatenate([[0], gaps]) / 2
+    else:
+        spread = np.ones(len(nodes))
+    return Plan(alphas, fine, _means(nodes, spread * weights.sum() / spread.sum()))
+
+
+def _means(nodes: Sequence[int], weights: Floats) -> tuple[Term, ...]:
+    return tuple(Term(n, n, n, float(w)) for n, w in zip(nodes, weights, strict=True))
+
+
+def batches(plan: Plan, samples: int, max_rows: int) -> Iterator[Batch]:
+    """The rows and terms of all samples, at most `max_rows` (and at least 3) rows a run.
+
+    A row that terms of two runs need is evaluated in both.
+    """
+    limit = max(max_rows, 3)
+    ordered = sorted(
+        [(t, 0) for t in plan.fine] + [(t, 1) for t in plan.coarse], key=lambda pair: pair[0].gradient
+    )
+    rows: dict[tuple[int, int], int] = {}
+    taken: list[tuple[int, int, int, float, int]] = []
+    for sample in range(samples):
+        for term, level in ordered:
+            needed = [(sample, n) for n in dict.fromkeys((term.gradient, term.left, term.right))]
+            fresh = [key for key in needed if key not in rows]
+            if len(rows) + len(fresh) > limit:
+                yield _batch(plan, rows, taken)
+                rows, taken = {}, []
+                fresh = needed
+            for key in fresh:
+                rows[key] = len(rows)
+            place = {n: rows[sample, n] for _, n in needed}
+            taken.append(
+                (place[term.gradient], place[term.left], place[term.right], term.weight, 2 * sample + level)
+            )
+    if taken:
+        yield _batch(plan, rows, taken)
+
+
+def count_rows(plan: Plan, samples: int, max_rows: int) -> int:
+    """How many rows `batches` evaluates in all."""
+    return sum(len(b.row_sample) for b in batches(plan, samples, max_rows))
+
+
+def _batch(
+    plan: Plan, rows: dict[tuple[int, int], int], terms: list[tuple[int, int, int, float, int]]
+) -> Batch:
+    samples = np.asarray([s for s, _ in rows], dtype=np.int64)
+    nodes = np.asarray([n for _, n in rows], dtype=np.int64)
+    gradient, left, right, weight, slot = (np.asarray(column) for column in zip(*terms, strict=True))
+    return Batch(
+        samples,
+        plan.alphas[nodes].astype(np.float64),
+        gradient.astype(np.int64),
+        left.astype(np.int64),
+        right.astype(np.int64),
+        weight.astype(np.float64),
+        slot.astype(np.int64),
+        nodes,
+    )

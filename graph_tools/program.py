@@ -1,0 +1,326 @@
+"""Programs: ONNX models that compute attributions, each with a typed signature.
+
+Every builder takes a proven network and names of sources, layers and a target, and returns a model whose inputs and
+outputs are named by role: `sample/<input>`, `baseline/<source>`, `target_weight`, `sum/<layer>` and so on. The target
+is a linear functional of one tensor: `target_weight` has that tensor's shape and holds 1 at the explained element, -1
+at one that is subtracted, 0 elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.graph_tools.batch import Network, RowAxis
+from onnx_attribution.graph_tools.differentiate import differentiate
+from onnx_attribution.graph_tools.emit import Emitter, Value, shape_of
+from onnx_attribution.graph_tools.graph import detach, graph_of, input_like, model_of
+from onnx_attribution.graph_tools.rules import VJP, RuleTable
+from onnx_attribution.graph_tools.rules.secant import secant_of
+from onnx_attribution.graph_tools.select import dependents
+
+PATH_INPUTS = ("row_sample", "row_alpha", "gradient_row", "left_row", "right_row", "weight", "slot", "slots")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a program explains: tensors by name."""
+
+    sources: tuple[str, ...]
+    layers: tuple[str, ...]
+    target: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model with the names of what goes in and comes out."""
+
+    model: onnx.ModelProto
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def forward_program(network: Network, tensors: Sequence[str], sources: Sequence[str] = ()) -> Program:
+    """The network as it is with `tensors` exposed; hidden `sources` become inputs."""
+    graph = graph_of(network.model)
+    given = {x.name for x in graph.inputs}
+    for name in sources:
+        if name not in given:
+            value = detach(graph, name)  # first: it replaces the list of inputs
+            graph.inputs.append(value)
+    outputs = [_exposed(graph, name) for name in tensors]
+    return _finish(graph, outputs)
+
+
+def rows_program(network: Network, choice: Choice, *, rules: RuleTable = VJP) -> Program:
+    """Gradient rows: one run of the network at the rows that are given.
+
+    Inputs are the network's own, hidden sources by name, and `target_weight`. Outputs are `activation/<layer>` and
+    `gradient/<layer>` in the layer's own shape, and `target`: `[rows]`, or `[1]` where rows are not separable.
+    """
+    graph = graph_of(network.model)
+    op = Emitter(graph)
+    given = {x.name for x in graph.inputs}
+    for name in choice.sources:
+        if name not in given:
+            value = detach(graph, name)  # first: it replaces the list of inputs
+            graph.inputs.append(value)
+    graph.toposort()
+    weight = _target_weight(graph, choice.target)
+    gradients = _gradients(op, choice, weight, rules)
+    outputs = [_target_value(op, network, choice.target, weight, "target")]
+    for layer in choice.layers:
+        outputs.append(_named(op, graph.tensors()[layer], f"activation/{layer}"))
+        outputs.append(_named(op, gradients[layer], f"gradient/{layer}"))
+    return _finish(graph, outputs)
+
+
+def path_program(network: Network, choice: Choice, *, delta: bool = True, rules: RuleTable = VJP) -> Program:
+    """Path sums over many rows in one run: rows and terms are data.
+
+    Inputs: `sample/<input>` for every model input, `sample/<source>` for hidden sources, and `baseline/<source>`, each
+    `[samples, ...]` along its batch axis; `row_sample` `[rows]` and `row_alpha` `[rows]` say where each row lies;
+    `gradient_row`, `left_row`, `right_row`, `weight`, `slot` `[terms]` are the summands
+    `sum[slot] += weight * g[gradient_row] * (h[right_row] - h[left_row])`, without the difference if `delta` is False
+    (`row_alpha` and `weight` are float64 and cast to the model's type);
+    `slots` is a vector `[slots]` of any numbers; `target_weight` is `[samples, ...]`.
+    Outputs: `sum/<layer>` `[slots, *unit shape]`, in float32 at least, and `target` `[rows]`.
+    """
+    graph = graph_of(network.model)
+    op = Emitter(graph)
+    row_sample = gs.Variable("row_sample", dtype=np.dtype(np.int64), shape=["rows"])
+    row_alpha = gs.Variable("row_alpha", dtype=np.dtype(np.float64), shape=["rows"])
+    graph.inputs += [row_sample, row_alpha]
+    _interpolate(op, network, choice.sources, row_sample, row_alpha)
+    graph.toposort()
+    sample_weight = input_like(graph.tensors()[choice.target], "target_weight")
+    graph.inputs.append(sample_weight)
+    weight = op("Gather", sample_weight, row_sample, axis=_rows_of(network, choice.target).axis)
+    weight.shape = graph.tensors()[choice.target].shape
+    gradients = _gradients(op, choice, weight, rules)
+    outputs = [_target_value(op, network, choice.target, weight, "target")]
+    sums = _PathSums(op, delta, op("Shape", row_sample))
+    for layer in choice.layers:
+        h = graph.tensors()[layer]
+        outputs.append(sums(h, gradients[layer], _rows_of(network, layer), f"sum/{layer}"))
+    graph.inputs += sums.inputs
+    return _finish(graph, outputs)
+
+
+def deeplift_program(
+    network: Network, choice: Choice, *, multiply: bool = True, rules: RuleTable = VJP
+) -> Program:
+    """DeepLIFT with the Rescale rule at x and x' (arXiv 1704.02685).
+
+    Inputs are the network's own at x, hidden sources by name, `baseline/<source>` and `target_weight`. Outputs:
+    `contribution/<layer>` in the layer's own shape (multipliers if not `multiply`), `target`, `target_baseline`.
+    """
+    graph = graph_of(network.model)
+    op = Emitter(graph)
+    tensors = graph.tensors()
+    references: dict[str, Value] = {}
+    given = {x.name for x in graph.inputs}
+    for name in choice.sources:
+        value = tensors[name] if name in given else detach(graph, name)
+        if name not in given:
+            graph.inputs.append(value)
+        references[name] = input_like(value, f"baseline/{name}", value.shape)
+        graph.inputs.append(references[name])
+    graph.toposort()
+    moving = dependents(list(graph.nodes), choice.sources)
+    _clone(graph, references)
+    weight = _target_weight(graph, choice.target)
+    multipliers = _gradients(op, choice, weight, rules, secant_of(references, moving, op))
+    reference = references.get(choice.target, graph.tensors()[choice.target])
+    outputs = [
+        _target_value(op, network, choice.target, weight, "target"),
+        _target_value(op, network, choice.target, weight, "target_baseline", reference),
+    ]
+    for layer in choice.layers:
+        h = graph.tensors()[layer]
+        m = multipliers[layer]
+        result = op("Mul", m, op("Sub", h, references[layer])) if multiply else m
+        outputs.append(_named(op, result, f"contribution/{layer}"))
+    return _finish(graph, outputs)
+
+
+def _clone(graph: gs.Graph, references: dict[str, Value]) -> None:
+    """Adds the network at the reference: a copy of every node that depends on a source, shapes included."""
+    copies: list[gs.Node] = []
+    for node in list(graph.nodes):
+        if not any(x.name in references for x in node.inputs):
+            continue
+        outputs = []
+        for z in node.outputs:
+            twin = gs.Variable.empty()
+            if not z.is_empty():
+                twin = gs.Variable(f"reference/{z.name}", dtype=z.dtype, shape=z.shape)
+                references.setdefault(z.name, twin)
+            outputs.append(twin)
+        inputs = [references.get(x.name, x) if not x.is_empty() else x for x in node.inputs]
+        copies.append(
+            gs.Node(node.op, f"reference/{node.name}", dict(node.attrs), inputs, outputs, domain=node.domain)
+        )
+    graph.nodes.extend(copies)
+
+
+def _gradients(
+    op: Emitter, choice: Choice, weight: Value, rules: RuleTable, choose: object = None
+) -> dict[str, Value]:
+    moving = dependents(list(op.graph.nodes), choice.sources)
+    for layer in choice.layers:
+        if layer not in moving:
+            raise NotDifferentiable(
+                f"layer {layer!r} does not depend on the source {', '.join(map(repr, choice.sources))}",
+                reason="NO_PATH", layer=layer,
+            )  # fmt: skip
+    extra = {} if choose is None else {"choose": choose}
+    return differentiate(op, {choice.target: weight}, choice.layers, rules=rules, **extra)  # type: ignore[arg-type]
+
+
+def _rows_of(network: Network, tensor: str) -> RowAxis:
+    rows = network.rows.get(tensor)
+    if rows is None:
+        raise NotSeparable(f"the rows of {tensor!r} are not separable")
+    return rows
+
+
+class NotSeparable(Exception):
+    """The rows of a tensor cannot share a run; use rows one by one."""
+
+
+def _interpolate(
+    op: Emitter, network: Network, sources: Sequence[str], row_sample: Value, row_alpha: Value
+) -> None:
+    """Replaces the inputs by rows: sources on the line from baseline to sample, the others at the sample."""
+    graph = op.graph
+    tensors = graph.tensors()
+    for name in [*dict.fromkeys([*(x.name for x in graph.inputs), *sources])]:
+        if name in ("row_sample", "row_alpha"):
+            continue
+        axis = network.input_axes[name] if name in network.input_axes else _rows_of(network, name).axis
+        if name in network.input_axes and name not in sources and axis is None:
+            continue  # shared by all rows
+        if axis is None:
+            raise NotSeparable(f"the rows of {name!r} are not separable")
+        value = detach(graph, name) if name in tensors else tensors[name]
+        sample = input_like(value, f"sample/{name}")
+        graph.inputs.append(sample)
+        rows = op("Gather", sample, row_sample, axis=axis)
+        if name in sources:
+            baseline = input_like(value, f"baseline/{name}")
+            graph.inputs.append(baseline)
+            rank = len(shape_of(value) or ())
+            place = op.ints([-1] + [1] * (rank - axis - 1))
+            alpha = op("Reshape", op.cast(row_alpha, value.dtype), place)
+            rest = op("Sub", op.like(value, 1), alpha)
+            low = op("Gather", baseline, row_sample, axis=axis)
+            rows = op("Add", op("Mul", alpha, rows), op("Mul", rest, low))
+        rows.dtype, rows.shape = value.dtype, value.shape
+        graph.nodes.append(gs.Node("Identity", f"rows/{name}", inputs=[rows], outputs=[value]))
+
+
+class _PathSums:
+    """The sums over terms, with the small matrices that all layers share."""
+
+    def __init__(self, op: Emitter, delta: bool, rows: Value) -> None:
+        self.op, self.delta, self.rows = op, delta, rows
+        names = ["gradient_row", "weight", "slot", "slots"] + (["left_row", "right_row"] if delta else [])
+        kinds = {"weight": np.float64, "slots": np.float32}
+        self.inputs = [
+            gs.Variable(
+                n, dtype=np.dtype(kinds.get(n, np.int64)), shape=["slots" if n == "slots" else "terms"]
+            )
+            for n in names
+        ]
+        by_name = {x.name: x for x in self.inputs}
+        self.gradient_row = by_name["gradient_row"]
+        bits = op.constant(np.asarray([0, 1], dtype=np.float32))
+        hot = op("OneHot", by_name["slot"], op("Shape", by_name["slots"]), bits, axis=0)
+        hot.dtype = np.dtype(np.float32)
+        self.hot, self.weight = hot, by_name["weight"]
+        self.slots = op("Shape", by_name["slots"])
+        if delta:
+            right = op("OneHot", by_name["right_row"], rows, bits, axis=-1)
+            left = op("OneHot", by_name["left_row"], rows, bits, axis=-1)
+            right.dtype = left.dtype = np.dtype(np.float32)
+            self.difference = op("Sub", right, left)
+
+    def __call__(self, h: Value, g: Value, rows: RowAxis, name: str) -> gs.Variable:
+        op = self.op
+        wide = np.float64 if np.dtype(h.dtype) == np.float64 else np.float32
+        front = self._front(g, rows)
+        unit = op("Shape", front, start=1)
+        if rows.factor != 1:
+            unit = op("Concat", op.ints([rows.factor]), unit, axis=0)
+        flat_g = op("Gather", op.cast(self._flat(front), wide), self.gradient_row, axis=0)
+        if self.delta:
+            flat_h = op.cast(self._flat(self._front(h, rows)), wide)
+            flat_g = op("Mul", flat_g, op("MatMul", op.cast(self.difference, wide), flat_h))
+        by_slot = op("Mul", op.cast(self.hot, wide), op.cast(self.weight, wide))
+        summed = op("MatMul", by_slot, flat_g)
+        return _named(op, op("Reshape", summed, op("Concat", self.slots, unit, axis=0), allowzero=1), name)
+
+    def _front(self, value: Value, rows: RowAxis) -> Value:
+        """The value with its rows in front."""
+        rank = len(shape_of(value) or ())
+        if rows.axis == 0:
+            return value
+        return self.op("Transpose", value, perm=[rows.axis, *(k for k in range(rank) if k != rows.axis)])
+
+    def _flat(self, front: Value) -> Value:
+        return self.op("Reshape", front, self.op("Concat", self.rows, self.op.ints([-1]), axis=0))
+
+
+def _target_weight(graph: gs.Graph, target: str) -> gs.Variable:
+    value = graph.tensors()[target]
+    weight = input_like(value, "target_weight", value.shape)
+    graph.inputs.append(weight)
+    return weight
+
+
+def _target_value(
+    op: Emitter, network: Network, target: str, weight: Value, name: str, value: Value | None = None
+) -> gs.Variable:
+    """The weighted sum of the target tensor per row; elements of weight 0 may hold anything, infinities too."""
+    tensor = op.graph.tensors()[target] if value is None else value
+    rank = len(shape_of(tensor) or ())
+    zero = op.like(tensor, 0)
+    chosen = op("Where", op("Equal", weight, zero), zero, op("Mul", tensor, weight))
+    rows = network.rows.get(target)
+    if network.batch == "single" or rows is None:
+        total = op("ReduceSum", chosen, op.ints(range(rank)), keepdims=0) if rank else chosen
+        return _named(op, op("Reshape", total, op.ints([1])), name)
+    others = [k for k in range(rank) if k != rows.axis]
+    summed = op("ReduceSum", chosen, op.ints(others), keepdims=0) if others else chosen
+    if rows.factor != 1:
+        summed = op("ReduceSum", op("Reshape", summed, op.ints([-1, rows.factor])), op.ints([1]), keepdims=0)
+    return _named(op, summed, name)
+
+
+def _named(op: Emitter, value: Value, name: str) -> gs.Variable:
+    out = gs.Variable(name, dtype=value.dtype)
+    op.graph.nodes.append(gs.Node("Identity", f"output/{name}", inputs=[value], outputs=[out]))
+    return out
+
+
+def _exposed(graph: gs.Graph, name: str) -> gs.Variable:
+    value: gs.Variable = graph.tensors()[name]
+    if any(x is value for x in graph.inputs):
+        out = gs.Variable(f"output/{name}", dtype=value.dtype)
+        graph.nodes.append(gs.Node("Identity", f"output/{name}", inputs=[value], outputs=[out]))
+        return out
+    return value
+
+
+def _finish(graph: gs.Graph, outputs: Sequence[gs.Variable]) -> Program:
+    """The program with these outputs, without the inputs that nothing reads any more."""
+    graph.outputs = list(outputs)
+    graph.cleanup(remove_unused_graph_inputs=True)
+    model = model_of(graph)
+    return Program(model, tuple(x.name for x in model.graph.input), tuple(o.name for o in model.graph.output))
