@@ -1,0 +1,391 @@
+"""The engine: models by name, questions about them, answers. Embedded it is all there is; the server wraps it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.errors import AttributionError, Cancelled, ModelError, NotFound, NotReady
+from onnx_attribution.graph_tools import select
+from onnx_attribution.graph_tools.load import ModelSource
+from onnx_attribution.graph_tools.path import Plan, conductance_plan, count_rows, mean_plan
+from onnx_attribution.server import evaluate
+from onnx_attribution.server.backend import Backend, Provider
+from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.question import (
+    Question,
+    ask,
+    check_request,
+    checked_inputs,
+    forward,
+    join_samples,
+    split_samples,
+)
+from onnx_attribution.values import (
+    PATH_METHODS,
+    Accepted,
+    Array,
+    Attribution,
+    AttributionRequest,
+    Completed,
+    Event,
+    LayerAttribution,
+    LayerInfo,
+    ModelInfo,
+    Progress,
+    ResolvedTarget,
+    Revision,
+    StopReason,
+)
+
+Stop = Callable[[], StopReason | Literal["cancelled"] | None]
+MEMORY = 2 << 30
+
+
+@dataclass
+class _Entry:
+    source: ModelSource
+    version: int
+    axes: Mapping[str, int | None]
+    shapes: Mapping[str, tuple[int, ...]]
+    given: Mapping[str, Array]
+    lock: Lock
+    model: LoadedModel | None = None
+    failure: AttributionError | None = None
+
+
+class Engine:
+    """Attributions in this process. Thread-safe; `close` it, or use it in a `with` block.
+
+    `provider` is "cpu", "cuda" or "auto" (CUDA where a device is there); `threads` are those of one run (default: the
+    cores this process may use); `memory_budget` bounds the bytes of the rows of one run.
+    """
+
+    def __init__(
+        self, *, provider: Provider = "auto", threads: int | None = None, memory_budget: int = MEMORY
+    ) -> None:
+        self._backend = Backend(provider, threads)
+        self._memory = memory_budget
+        self._entries: dict[str, dict[int, _Entry]] = {}
+        self._lock = Lock()
+        self._closed = False
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def provider(self) -> str:
+        """The provider that runs the models: "cpu" or "cuda"."""
+        return self._backend.provider
+
+    def add(
+        self,
+        name: str,
+        model: ModelSource,
+        *,
+        version: int = 1,
+        batch_axes: Mapping[str, int | None] | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        example: Mapping[str, Array] | None = None,
+    ) -> None:
+        """Makes a model known under a name; it is read at first use.
+
+        `batch_axes` states the batch axis of inputs (None: shared by all samples) where the file leaves it in doubt;
+        `shapes` and `example` give inputs on which the model runs, where random ones do not suffice.
+        """
+        entry = _Entry(
+            model, version, dict(batch_axes or {}), dict(shapes or {}), dict(example or {}), Lock()
+        )
+        with self._lock:
+            self._entries.setdefault(name, {})[version] = entry
+
+    def models(self) -> list[ModelInfo]:
+        """What is known of every model, without loading any."""
+        with self._lock:
+            entries = [(name, e) for name, versions in self._entries.items() for e in versions.values()]
+        return [
+            self._info(name, entry)
+            for name, entry in sorted(entries, key=lambda pair: (pair[0], pair[1].version))
+        ]
+
+    def info(self, model: str) -> ModelInfo:
+        """What is known of a model, which is loaded for it.
+
+        Raises:
+            NotFound: no such model. ModelError: it cannot be loaded.
+        """
+        name, entry = self._entry(model)
+        self._loaded(name, entry)
+        return self._info(name, entry)
+
+    def layers(self, model: str, pattern: str = "") -> list[LayerInfo]:
+        """The layers between the default sources and the default target whose name, node or operator fits."""
+        return self._model(model).layers(pattern)
+
+    def predict(
+        self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str] = ()
+    ) -> dict[str, Array]:
+        """The outputs, or any tensors by name, at the inputs."""
+        loaded = self._model(model)
+        names = [select.resolve(loaded.graph, name) for name in outputs] or [x.name for x in loaded.outputs]
+        samples = split_samples(loaded, checked_inputs(loaded, inputs))
+        if loaded.network.batch != "single":
+            return forward(loaded, join_samples(loaded, samples), names)
+        found = [forward(loaded, sample, names) for sample in samples]
+        return found[0] if len(found) == 1 else {n: np.stack([f[n] for f in found]) for n in names}
+
+    def attribute(self, request: AttributionRequest) -> Attribution:
+        """The answer to a request: the best revision where it asks for a tolerance.
+
+        Raises:
+            InvalidArgument, NotFound, ModelError, NotDifferentiable: the message names what stands in the way.
+        """
+        revisions: dict[int, Attribution] = {}
+        best = 0
+        for event in self.stream(request):
+            if isinstance(event, Revision):
+                revisions[event.number] = event.attribution
+            elif isinstance(event, Completed):
+                best = event.best_revision
+        return revisions[best]
+
+    def stream(self, request: AttributionRequest, *, stop: Stop | None = None) -> Iterator[Event]:
+        """The answer as it comes: Accepted, Progress between runs, at least one Revision, Completed.
+
+        `stop` is asked between runs: a reason ends the stream with the best revision, once there is one; "cancelled"
+        raises Cancelled at once.
+        """
+        started = time.monotonic()
+        check_request(request)
+        loaded = self._model(request.model)
+        question = ask(loaded, request)
+        asked = stop or (lambda: None)
+        best, best_error, spent = 0, np.inf, question.evaluations
+        reason: StopReason = "max_steps" if request.method in PATH_METHODS else "exact"
+        for number, (steps, plan) in enumerate(_plans(request)):
+            planned = spent + self._planned(loaded, question, plan)
+            if number == 0:
+                yield Accepted(
+                    request.request_id,
+                    loaded.digest,
+                    loaded.network.batch,
+                    question.choice.target,
+                    question.choice.layers,
+                    planned,
+                )
+            runs = self._runs(loaded, question, plan)
+            done, wish = spent, None
+            while wish is None or number == 0:
+                try:
+                    done += next(runs)
+                except StopIteration as end:
+                    sums: evaluate.Sums = end.value
+                    break
+                yield Progress(done, max(planned, done), time.monotonic() - started)
+                wish = asked()
+                if wish == "cancelled":
+                    raise Cancelled("the request was cancelled")
+            else:  # asked to stop with a revision in hand
+                reason = wish  # type: ignore[assignment]
+                break
+            spent += sums.evaluations
+            answer = self._answer(loaded, question, sums, spent, steps, started)
+            error = _worst(answer)
+            if number == 0 or error < best_error:
+                best, best_error = number, error
+            yield Revision(number, answer)
+            if request.tolerance is not None and plan is not None and error <= request.tolerance:
+                reason = "converged"
+                break
+            wish = asked()
+            if wish == "cancelled":
+                raise Cancelled("the request was cancelled")
+            if wish is not None:
+                reason = wish
+                break
+        yield Completed(reason, best)
+
+    def close(self) -> None:
+        """Drops every session; later calls are refused."""
+        with self._lock:
+            self._closed = True
+            loaded = [e.model for versions in self._entries.values() for e in versions.values()]
+        for model in loaded:
+            if model is not None:
+                model.close()
+
+    # --- inside
+
+    def _runs(self, loaded: LoadedModel, question: Question, plan: Plan | None) -> evaluate.Evaluation:
+        """The runs of one revision."""
+        method = question.request.method
+        if plan is None:
+            compute = evaluate.deeplift if method == "deeplift_rescale" else evaluate.gradient
+            return (yield from compute(loaded, question, self._memory))
+        sums = yield from evaluate.along_path(loaded, question, plan, method == "neuron_ig", self._memory)
+        if method == "neuron_ig" or not question.request.multiply_by_inputs:
+            return sums
+        ends = {layer: evaluate.unit_of(question, layer) for layer in question.choice.layers}
+        scaled = [
+            {layer: total * (ends[layer][0] - ends[layer][1]) for layer, total in part.items()}
+            for part in (sums.fine, sums.coarse)
+        ]
+        return replace(sums, fine=scaled[0], coarse=scaled[1])
+
+    def _planned(self, loaded: LoadedModel, question: Question, plan: Plan | None) -> int:
+        if plan is None:
+            return question.count * (2 if question.request.method == "deeplift_rescale" else 1)
+        if not question.together:
+            return len(plan.alphas) * question.count
+        return count_rows(plan, question.count, evaluate.row_limit(loaded, question, self._memory))
+
+    def _answer(
+        self,
+        loaded: LoadedModel,
+        question: Question,
+        sums: evaluate.Sums,
+        spent: int,
+        steps: int,
+        started: float,
+    ) -> Attribution:
+        nodes = list(loaded.graph.nodes)
+        change = question.value - question.baseline_value
+        sums_to_change = question.request.multiply_by_inputs and question.request.method not in (
+            "gradient",
+            "gradient_x_activation",
+        )
+        layers: dict[str, LayerAttribution] = {}
+        for name, values in sums.fine.items():
+            total = _per_sample(values)
+            error = (
+                _per_sample(np.abs(values - sums.coarse[name]))
+                if name in sums.coarse
+                else np.full_like(total, np.nan)
+            )
+            dtype = np.dtype(loaded.graph.tensors()[name].dtype)
+            layers[name] = LayerAttribution(
+                name,
+                values.astype(dtype if dtype.kind == "f" and dtype.itemsize >= 4 else np.float32),
+                total,
+                total - change if sums_to_change else np.full_like(total, np.nan),
+                error,
+                select.is_cut(nodes, question.choice.sources, question.choice.target, [name]),
+            )
+        bad = [name for name, values in sums.fine.items() if not np.isfinite(values).all()]
+        warnings = question.warnings + tuple(
+            f"the attributions of {name!r} hold NaN or infinite numbers" for name in bad
+        )
+        return Attribution(
+            question.request.method,
+            loaded.network.batch,
+            ResolvedTarget(question.choice.target, question.index, question.value, question.baseline_value),
+            layers,
+            spent,
+            steps,
+            time.monotonic() - started,
+            loaded.digest,
+            self.provider,
+            warnings,
+        )
+
+    def _entry(self, model: str) -> tuple[str, _Entry]:
+        """The entry of `name` or `name/versions/n`; the newest version where none is named."""
+        name, _, version = model.removeprefix("models/").partition("/versions/")
+        with self._lock:
+            if self._closed:
+                raise NotReady("the engine is closed", reason="ENGINE_CLOSED")
+            versions = self._entries.get(name)
+            if not versions:
+                known = ", ".join(sorted(self._entries)) or "none"
+                raise NotFound(
+                    f"no model {name!r}; the models are: {known}", reason="MODEL_NOT_FOUND", model=name
+                )
+            if not version:
+                return name, versions[max(versions)]
+            if not version.isdigit() or int(version) not in versions:
+                listed = ", ".join(map(str, sorted(versions)))
+                raise NotFound(
+                    f"model {name!r} has no version {version!r}; it has: {listed}",
+                    reason="VERSION_NOT_FOUND",
+                    model=name,
+                )
+            return name, versions[int(version)]
+
+    def _model(self, model: str) -> LoadedModel:
+        return self._loaded(*self._entry(model))
+
+    def _loaded(self, name: str, entry: _Entry) -> LoadedModel:
+        with entry.lock:
+            if entry.failure is not None:
+                raise entry.failure
+            if entry.model is None:
+                try:
+                    entry.model = LoadedModel(
+                        entry.source, self._backend, entry.axes, entry.shapes, entry.given
+                    )
+                except AttributionError as error:
+                    reason = error.reason if error.reason != "RUNTIME_FAILURE" else "MODEL_LOAD_FAILED"
+                    entry.failure = ModelError(
+                        f"model {name!r} cannot be loaded: {error}", reason=reason, model=name
+                    )
+                    raise entry.failure from error
+            return entry.model
+
+    def _info(self, name: str, entry: _Entry) -> ModelInfo:
+        if entry.failure is not None:
+            return ModelInfo(name, entry.version, "FAILED", str(entry.failure))
+        if entry.model is None:
+            return ModelInfo(name, entry.version, "UNLOADED")
+        model = entry.model
+        try:
+            sources = model.sources((), select.target_tensor(model.graph, model.default_target()))
+        except AttributionError:
+            sources = ()
+        return ModelInfo(
+            name,
+            entry.version,
+            "READY",
+            "",
+            model.digest,
+            model.opset,
+            model.network.batch,
+            sources,
+            model.inputs,
+            model.outputs,
+        )
+
+
+def _plans(request: AttributionRequest) -> Iterator[tuple[int, Plan | None]]:
+    """Steps and plan of each revision: one, or with a tolerance as many as doublings fit."""
+    if request.method not in PATH_METHODS:
+        yield 0, None
+        return
+    make = conductance_plan if request.method == "neuron_ig" else mean_plan
+    steps = request.steps
+    yield steps, make(request.quadrature, steps)
+    while request.tolerance is not None and steps < request.max_steps:
+        steps = min(2 * steps, request.max_steps)
+        yield steps, make(request.quadrature, steps)
+
+
+def _per_sample(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(values.reshape(len(values), -1).sum(axis=1))
+
+
+def _worst(answer: Attribution) -> float:
+    """The largest estimated error of any layer and sample, relative to the L1 norm of its attributions."""
+    worst = 0.0
+    for layer in answer.layers.values():
+        norm = np.abs(layer.values.astype(np.float64)).reshape(len(layer.values), -1).sum(axis=1)
+        ratio = layer.error_estimate / np.maximum(norm, 1e-30)
+        worst = max(worst, float(np.nan_to_num(ratio, nan=np.inf).max(initial=0)))
+    return worst

@@ -1,0 +1,217 @@
+"""Runs the programs of a question and adds up what they give, in float64 on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.errors import Overloaded
+from onnx_attribution.graph_tools import path
+from onnx_attribution.graph_tools.batch import RowAxis
+from onnx_attribution.graph_tools.path import Batch, Plan, Term
+from onnx_attribution.graph_tools.program import deeplift_program, path_program, rows_program
+from onnx_attribution.server.backend import Session
+from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.question import Question
+from onnx_attribution.values import Array
+
+Floats = NDArray[np.float64]
+Evaluation = Generator[int, None, "Sums"]
+"""Yields the rows evaluated by each run; returns the sums."""
+MAX_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Per layer the attributions `[samples, *unit]` and, for path methods, those of the coarse grid."""
+
+    fine: dict[str, Floats]
+    coarse: dict[str, Floats]
+    evaluations: int
+
+
+def row_limit(model: LoadedModel, question: Question, memory: int) -> int:
+    """How many rows a run may have within `memory` bytes."""
+    return int(np.clip(memory // model.bytes_per_row(question.samples[0]), 1, MAX_ROWS))
+
+
+def gradient(model: LoadedModel, question: Question, memory: int) -> Evaluation:
+    """Gradients at x, times the activation for gradient_x_activation."""
+    session = _rows_session(model, question)
+    times = question.request.method == "gradient_x_activation" and question.request.multiply_by_inputs
+    parts: dict[str, list[Floats]] = {layer: [] for layer in question.choice.layers}
+    for inputs, weight in _slices(model, question, row_limit(model, question, memory)):
+        found = session.run({**inputs, "target_weight": weight})
+        for layer, (h, g) in _pairs(question, found).items():
+            parts[layer].append(g * h if times else g)
+        yield _count(model, inputs) if question.together else 1
+    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, question.count)
+
+
+def deeplift(model: LoadedModel, question: Question, memory: int) -> Evaluation:
+    """DeepLIFT contributions with the Rescale rule, or multipliers."""
+    multiply = question.request.multiply_by_inputs
+    key = ("deeplift", question.choice, multiply)
+    session = model.session(key, lambda: deeplift_program(model.network, question.choice, multiply=multiply))
+    parts: dict[str, list[Floats]] = {layer: [] for layer in question.choice.layers}
+    limit = max(row_limit(model, question, memory) // 2, 1)
+    for inputs, weight in _slices(model, question, limit, references=True):
+        found = session.run({**inputs, "target_weight": weight})
+        for layer in question.choice.layers:
+            parts[layer].append(
+                _unit(found[f"contribution/{layer}"], question.rows[layer], question.together)
+            )
+        yield 2 * (_count(model, inputs) if question.together else 1)
+    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, 2 * question.count)
+
+
+def along_path(model: LoadedModel, question: Question, plan: Plan, delta: bool, memory: int) -> Evaluation:
+    """Sums over the plan's terms: of gradients times differences of activations, or (not `delta`) of gradients."""
+    if not question.together:
+        return (yield from _one_by_one(model, question, plan, delta))
+    limit = row_limit(model, question, memory)
+    while True:
+        try:
+            return (yield from _together(model, question, plan, delta, limit))
+        except Overloaded:
+            if limit <= 3:
+                raise
+            limit = max(limit // 2, 3)
+
+
+def _together(model: LoadedModel, question: Question, plan: Plan, delta: bool, limit: int) -> Evaluation:
+    key = ("path", question.choice, delta)
+    session = model.session(key, lambda: path_program(model.network, question.choice, delta=delta))
+    slots = 2 * question.count
+    common: dict[str, Array] = {
+        **{f"sample/{name}": array for name, array in question.samples[0].items()},
+        **question.samples[0],  # those that all rows share keep their names
+        **{f"baseline/{name}": array for name, array in question.baselines[0].items()},
+        "target_weight": question.weights[0],
+        "slots": np.zeros(slots, dtype=np.float32),
+    }
+    totals: dict[str, Floats] = {}
+    evaluations = 0
+    for batch in path.batches(plan, question.count, limit):
+        found = session.run({**common, **_fields(batch)})
+        for layer in question.choice.layers:
+            part = found[f"sum/{layer}"].astype(np.float64)
+            totals[layer] = totals[layer] + part if layer in totals else part
+        evaluations += len(batch.row_sample)
+        yield len(batch.row_sample)
+    fine = {layer: total[0::2] for layer, total in totals.items()}
+    coarse = {layer: total[1::2] for layer, total in totals.items()} if plan.coarse else {}
+    return Sums(fine, coarse, evaluations)
+
+
+def _fields(batch: Batch) -> dict[str, Array]:
+    names = ("row_sample", "row_alpha", "gradient_row", "left_row", "right_row", "weight", "slot")
+    return {name: getattr(batch, name) for name in names}
+
+
+def _one_by_one(model: LoadedModel, question: Question, plan: Plan, delta: bool) -> Evaluation:
+    """The same sums with one row a run, for networks whose rows cannot share one."""
+    session = _rows_session(model, question)
+    fine: dict[str, list[Floats]] = {layer: [] for layer in question.choice.layers}
+    coarse: dict[str, list[Floats]] = {layer: [] for layer in question.choice.layers}
+    for sample, baseline, weight in zip(question.samples, question.baselines, question.weights, strict=True):
+        rows: list[dict[str, tuple[Floats, Floats]]] = []
+        for alpha in plan.alphas:
+            moved = {n: _between(baseline[n], sample[n], float(alpha)) for n in question.choice.sources}
+            rows.append(_pairs(question, session.run({**sample, **moved, "target_weight": weight})))
+            yield 1
+        for layer in question.choice.layers:
+            fine[layer].append(_summed(plan.fine, rows, layer, delta))
+            if plan.coarse:
+                coarse[layer].append(_summed(plan.coarse, rows, layer, delta))
+    return Sums(
+        {layer: np.concatenate(p) for layer, p in fine.items()},
+        {layer: np.concatenate(p) for layer, p in coarse.items()} if plan.coarse else {},
+        len(plan.alphas) * question.count,
+    )
+
+
+def _between(low: Array, high: Array, alpha: float) -> Array:
+    wide = alpha * high.astype(np.float64) + (1 - alpha) * low.astype(np.float64)
+    return wide.astype(high.dtype)
+
+
+def _summed(
+    terms: Sequence[Term], rows: Sequence[Mapping[str, tuple[Floats, Floats]]], layer: str, delta: bool
+) -> Floats:
+    total: Floats = np.zeros_like(rows[0][layer][1])
+    for term in terms:
+        g = rows[term.gradient][layer][1]
+        total += term.weight * (g * (rows[term.right][layer][0] - rows[term.left][layer][0]) if delta else g)
+    return total
+
+
+def _rows_session(model: LoadedModel, question: Question) -> Session:
+    return model.session(("rows", question.choice), lambda: rows_program(model.network, question.choice))
+
+
+def _pairs(question: Question, found: Mapping[str, Array]) -> dict[str, tuple[Floats, Floats]]:
+    """Per layer activation and gradient as `[samples, *unit]`."""
+    return {
+        layer: (
+            _unit(found[f"activation/{layer}"], question.rows[layer], question.together),
+            _unit(found[f"gradient/{layer}"], question.rows[layer], question.together),
+        )
+        for layer in question.choice.layers
+    }
+
+
+def _unit(array: Array, rows: RowAxis | None, together: bool) -> Floats:
+    wide = array.astype(np.float64)
+    if not together or rows is None:
+        return wide[None]
+    front = np.moveaxis(wide, rows.axis, 0)
+    return front if rows.factor == 1 else front.reshape(-1, rows.factor, *front.shape[1:])
+
+
+def unit_of(question: Question, name: str) -> tuple[Floats, Floats]:
+    """A source at x and at x' as `[samples, *unit]`."""
+    pairs = [(s[name], b[name]) for s, b in zip(question.samples, question.baselines, strict=True)]
+    high = np.concatenate([_unit(x, question.rows[name], question.together) for x, _ in pairs])
+    low = np.concatenate([_unit(y, question.rows[name], question.together) for _, y in pairs])
+    return high, low
+
+
+def _slices(
+    model: LoadedModel, question: Question, limit: int, references: bool = False
+) -> Iterator[tuple[dict[str, Array], Array]]:
+    """Inputs and target weights of at most `limit` samples at a time."""
+    for sample, baseline, weight in zip(question.samples, question.baselines, question.weights, strict=True):
+        fed = {**sample, **({f"baseline/{n}": a for n, a in baseline.items()} if references else {})}
+        if not question.together or question.count <= limit:
+            yield fed, weight
+            continue
+        rows = question.rows[question.choice.target]
+        assert rows is not None
+        for start in range(0, question.count, limit):
+            stop = min(start + limit, question.count)
+            part = {n: _cut(a, _axis_of(model, question, n), start, stop) for n, a in fed.items()}
+            yield part, _cut(weight, rows, start, stop)
+
+
+def _axis_of(model: LoadedModel, question: Question, name: str) -> RowAxis | None:
+    plain = name.removeprefix("baseline/")
+    if plain in model.network.input_axes:
+        axis = model.network.input_axes[plain]
+        return None if axis is None else RowAxis(axis)
+    return question.rows[plain]
+
+
+def _cut(array: Array, rows: RowAxis | None, start: int, stop: int) -> Array:
+    if rows is None:
+        return array
+    return np.take(array, range(start * rows.factor, stop * rows.factor), axis=rows.axis)
+
+
+def _count(model: LoadedModel, inputs: Mapping[str, Array]) -> int:
+    """How many samples the inputs hold."""
+    axes = model.network.input_axes
+    return next((a.shape[axes[n]] for n, a in inputs.items() if axes.get(n) is not None), 1)  # type: ignore[index]

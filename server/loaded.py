@@ -1,0 +1,159 @@
+"""A model that is ready to be asked: its network, its names, and the sessions built for it so far."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from threading import RLock
+from typing import cast
+
+import numpy as np
+import onnx
+
+from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.graph_tools import select
+from onnx_attribution.graph_tools.batch import Network, NotSeparable, RowAxis, prepare, prove
+from onnx_attribution.graph_tools.example import example_inputs
+from onnx_attribution.graph_tools.graph import graph_of
+from onnx_attribution.graph_tools.load import ModelSource, digest, load
+from onnx_attribution.graph_tools.normalise import declared, normalise, opset_of
+from onnx_attribution.graph_tools.program import Program
+from onnx_attribution.server.backend import Backend, Session
+from onnx_attribution.server.cache import Cache
+from onnx_attribution.values import Array, LayerInfo, TensorInfo
+
+PROOF_SAMPLES = 2
+CAPACITY = 32  # sessions kept for one model; each holds the weights
+
+
+class LoadedModel:
+    """A network with its sessions; safe for several threads."""
+
+    def __init__(
+        self,
+        source: ModelSource,
+        backend: Backend,
+        axes: Mapping[str, int | None] | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        given: Mapping[str, Array] | None = None,
+    ) -> None:
+        model = load(source)
+        self.backend = backend
+        self.digest = digest(source)
+        self.opset = opset_of(model)
+        plain = declared(model)
+        found = [
+            example_inputs(plain, backend.run, seed=seed, shapes=shapes, given=given)
+            for seed in range(PROOF_SAMPLES)
+        ]
+        normalised = normalise(model, backend.run, found)
+        self.network: Network = prepare(normalised.model, backend.run, found[0], axes, normalised.notes)
+        self.graph = graph_of(self.network.model)
+        self.declared = [_dims(value) for value in plain.graph.input]
+        self.inputs = tuple(
+            TensorInfo(v.name, _type(v), tuple(_dims(v)), self.network.input_axes[v.name])
+            for v in plain.graph.input
+        )
+        self.outputs = tuple(TensorInfo(v.name, _type(v), tuple(_dims(v)), None) for v in plain.graph.output)
+        self._cache = Cache(CAPACITY)
+        self._proving = RLock()
+        self._row_bytes: dict[tuple[object, ...], int] = {}
+
+    def session(self, key: tuple[object, ...], build: Callable[[], Program]) -> Session:
+        """The session of the program with this key, built at the first call."""
+        return self._cache.get(key, lambda: self.backend.session(build().model))
+
+    def rows_of(self, tensors: Sequence[str]) -> dict[str, RowAxis | None]:
+        """Where the rows of these tensors lie, proven at the first call; None: not separable."""
+        if self.network.batch == "single":
+            return dict.fromkeys(tensors)
+        with self._proving:
+            try:
+                prove(self.network, self.backend.run, tensors)
+            except NotSeparable:  # outputs are proven at load; hidden tensors do not raise
+                return dict.fromkeys(tensors)
+            return {name: self.network.rows.get(name) for name in tensors}
+
+    def sources(self, names: Sequence[str], target: str) -> tuple[str, ...]:
+        """The sources by name, or the default ones of the target.
+
+        Raises:
+            NotDifferentiable: an integer source, or no float tensor leads to the target.
+        """
+        if names:
+            found = tuple(dict.fromkeys(select.resolve(self.graph, name) for name in names))
+            for name in found:
+                try:
+                    select.require_float(self.graph, name, "source", "NOT_DIFFERENTIABLE")
+                except NotDifferentiable as error:
+                    hidden = [s for s in select.default_sources(self.graph, target) if s not in names]
+                    hint = f"; a float source is {', '.join(map(repr, hidden))}" if hidden else ""
+                    raise NotDifferentiable(f"{error}{hint}", tensor=name) from error
+            return found
+        found = tuple(select.default_sources(self.graph, target))
+        if not found:
+            raise NotDifferentiable(
+                f"no float tensor that depends on the inputs leads to {target!r}",
+                reason="NO_PATH",
+                tensor=target,
+            )
+        return found
+
+    def layers(self, pattern: str = "") -> list[LayerInfo]:
+        """The layers between the default sources and the default target (the first float output where there are
+        several); `pattern` is a part of the name, node or operator."""
+        outputs = select.float_outputs(self.graph)
+        target = outputs[0] if len(outputs) > 1 else select.target_tensor(self.graph, self.default_target())
+        found = select.layers(self.graph, self.sources((), target), target)
+        return [x for x in found if pattern in x.name or pattern in x.node or pattern == x.operator]
+
+    def default_target(self) -> str | None:
+        """The float tensor before the outputs of a model whose outputs hold no floats."""
+        return None if select.float_outputs(self.graph) else select.float_before_outputs(self.graph)
+
+    def bytes_per_row(self, inputs: Mapping[str, Array]) -> int:
+        """About the memory that one row takes, forward and backward: twice the sizes of all tensors."""
+        shapes = []
+        for name, array in inputs.items():
+            axis = self.network.input_axes.get(name)
+            shapes.append((name, tuple(1 if k == axis else d for k, d in enumerate(array.shape))))
+        key = tuple(shapes)
+        if key not in self._row_bytes:
+            self._row_bytes[key] = 2 * _total_bytes(self.network.model, dict(shapes))
+        return self._row_bytes[key]
+
+    def close(self) -> None:
+        """Drops the sessions."""
+        self._cache.clear()
+
+
+def _total_bytes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The sizes of all tensors that shape inference knows when the inputs have these shapes."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    for value in bare.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
+            dim.dim_value = size
+    with contextlib.suppress(onnx.shape_inference.InferenceError):
+        bare = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    total = 0
+    for value in [*bare.graph.value_info, *bare.graph.output, *bare.graph.input]:
+        dims = value.type.tensor_type.shape.dim
+        if value.type.HasField("tensor_type") and all(d.HasField("dim_value") for d in dims):
+            total += 4 * int(np.prod([d.dim_value for d in dims], dtype=np.int64))
+    return max(total, 1)
+
+
+def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    found = value.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in found)
+
+
+def _type(value: onnx.ValueInfoProto) -> str:
+    if not value.type.HasField("tensor_type"):
+        return cast(str, value.type.WhichOneof("value"))
+    kind = value.type.tensor_type.elem_type
+    if kind == onnx.TensorProto.STRING:
+        return "string"
+    return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name)

@@ -1,0 +1,441 @@
+"""Turns a request into arrays: checked inputs, sources, layers, the target's weights and the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.errors import InvalidArgument, NotDifferentiable
+from onnx_attribution.graph_tools import select
+from onnx_attribution.graph_tools.batch import RowAxis
+from onnx_attribution.graph_tools.path import check_steps
+from onnx_attribution.graph_tools.program import Choice, forward_program
+from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.values import METHODS, PATH_METHODS, Array, AttributionRequest, Index, Selector
+
+MAX_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request in arrays. `samples` holds the inputs (and hidden sources) at x and `baselines` the sources at x'.
+
+    With `together`, arrays hold all samples along their batch axes; without, `samples` and `baselines` have one entry
+    a sample, each as the model takes it.
+    """
+
+    request: AttributionRequest
+    choice: Choice
+    together: bool
+    rows: Mapping[str, RowAxis | None]
+    samples: tuple[dict[str, Array], ...]
+    baselines: tuple[dict[str, Array], ...]
+    weights: tuple[Array, ...]
+    index: tuple[str, ...]
+    value: NDArray[np.float64]
+    baseline_value: NDArray[np.float64]
+    count: int
+    evaluations: int
+    warnings: tuple[str, ...]
+
+
+def check_request(request: AttributionRequest) -> None:
+    """Refuses methods and parameters that do not exist, before any model is touched."""
+    if request.method not in METHODS:
+        raise InvalidArgument(
+            f"no method {request.method!r}; there are: {', '.join(METHODS)}", method=request.method
+        )
+    if request.method in PATH_METHODS:
+        check_steps(request.steps, request.quadrature)
+        if request.tolerance is not None and not request.tolerance > 0:
+            raise InvalidArgument(
+                f"tolerance is {request.tolerance}; it must be above 0", tolerance=request.tolerance
+            )
+        if request.tolerance is not None and request.max_steps < request.steps:
+            raise InvalidArgument(
+                f"max_steps is {request.max_steps}, below steps, {request.steps}", max_steps=request.max_steps
+            )
+
+
+def ask(model: LoadedModel, request: AttributionRequest) -> Question:
+    """The question of a request.
+
+    Raises:
+        InvalidArgument, NotFound, NotDifferentiable: the message names what cannot be used.
+    """
+    check_request(request)
+    target = select.target_tensor(model.graph, request.target.tensor)
+    sources, layers = _source_and_layers(model, request, target)
+    choice = Choice(sources, layers, target)
+    _check_between(model, choice)
+    given = split_samples(model, checked_inputs(model, request.inputs))
+    tensors = [target, *sources, *layers]
+    rows = model.rows_of(tensors)
+    together = model.network.batch != "single" and all(rows[name] is not None for name in tensors)
+    warnings = list(model.network.notes)
+    if model.network.batch != "single" and not together:
+        names = ", ".join(repr(n) for n in tensors if rows[n] is None)
+        warnings.append(f"rows are evaluated one by one: those of {names} are not separable")
+    samples = [join_samples(model, given)] if together else given
+    hidden = [s for s in sources if s not in model.network.input_axes]
+    at_x = [forward(model, sample, [target, *hidden]) for sample in samples]
+    full = [{**sample, **{s: found[s] for s in hidden}} for sample, found in zip(samples, at_x, strict=True)]
+    baselines = _baselines(model, request, sources, full, warnings)
+    at_reference = [
+        forward(model, {**sample, **baseline}, [target], hidden) if target not in baseline else dict(baseline)
+        for sample, baseline in zip(full, baselines, strict=True)
+    ]
+    lead = rows[target] if together else None
+    units = [_units(found[target], lead, together) for found in at_x]
+    stacked = np.concatenate(units)
+    plus, words = _weights(stacked, request.target.index, "index")
+    if request.target.minus is not None:
+        minus, less = _weights(stacked, request.target.minus, "minus")
+        plus, words = plus - minus, tuple(f"{a} - {b}" for a, b in zip(words, less, strict=True))
+    weights = [_restored(plus, at_x[0][target], lead)] if together else [
+        plus[k].reshape(found[target].shape) for k, found in enumerate(at_x)
+    ]  # fmt: skip
+    count = len(stacked)
+    return Question(
+        request,
+        choice,
+        together,
+        rows,
+        tuple(full),
+        tuple(baselines),
+        tuple(w.astype(found[target].dtype) for w, found in zip(weights, at_x, strict=True)),
+        words,
+        _dot(stacked, plus),
+        _dot(np.concatenate([_units(found[target], lead, together) for found in at_reference]), plus),
+        count,
+        2 * count,
+        tuple(warnings),
+    )
+
+
+def _source_and_layers(
+    model: LoadedModel, request: AttributionRequest, target: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sources and layers; Integrated Gradients has its layer as the source (Captum's LayerIntegratedGradients)."""
+    layers = tuple(dict.fromkeys(select.resolve(model.graph, name) for name in request.layers))
+    for name in layers:
+        select.require_float(model.graph, name, "layer", "NOT_DIFFERENTIABLE")
+    if request.method == "integrated_gradients" and layers and not request.source:
+        return layers, layers
+    sources = model.sources(request.source, target)
+    if request.method == "integrated_gradients" and layers and set(layers) != set(sources):
+        raise InvalidArgument(
+            "integrated_gradients attributes to its source; name the layer as the source, or use neuron_ig",
+            layers=", ".join(layers),
+        )
+    return sources, layers or sources
+
+
+def _check_between(model: LoadedModel, choice: Choice) -> None:
+    """Refuses a layer that does not lie between source and target."""
+    nodes = list(model.graph.nodes)
+    after = select.dependents(nodes, choice.sources)
+    before = select.ancestors(nodes, [choice.target])
+    for layer in choice.layers:
+        if layer not in after or layer not in before:
+            raise NotDifferentiable(
+                f"layer {layer!r} does not lie between the source {', '.join(map(repr, choice.sources))} "
+                f"and the target {choice.target!r}",
+                reason="NO_PATH", layer=layer,
+            )  # fmt: skip
+
+
+# --- inputs
+
+
+def checked_inputs(model: LoadedModel, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The inputs as arrays of the model's types; every violation is told, not the first only."""
+    wanted = {info.name: info for info in model.inputs}
+    problems: list[tuple[str, str, str]] = []
+    for name in wanted:
+        if name not in inputs:
+            problems.append(("INPUT_MISSING", name, f"input {name!r} is missing"))
+    checked: dict[str, Array] = {}
+    for name, value in inputs.items():
+        if name not in wanted:
+            known = ", ".join(map(repr, wanted))
+            problems.append(("INPUT_UNKNOWN", name, f"there is no input {name!r}; the inputs are {known}"))
+            continue
+        try:
+            checked[name] = _checked(model, wanted[name].dtype, name, np.asarray(value))
+        except InvalidArgument as error:
+            problems.append((error.reason, name, error.message))
+    if problems:
+        reasons = {reason for reason, _, _ in problems}
+        raise InvalidArgument(
+            "; ".join(text for _, _, text in problems),
+            reason=problems[0][0] if len(reasons) == 1 else "INPUT_INVALID",
+            violations={f"inputs.{name}": text for _, name, text in problems},
+        )
+    return checked
+
+
+def _checked(model: LoadedModel, kind: str, name: str, array: Array) -> Array:
+    if kind != "string":
+        wanted = np.dtype(kind)
+        floats = array.dtype.kind == "f" and wanted.kind in "fV"
+        integers = array.dtype.kind in "iu" and wanted.kind in "iu"
+        if array.dtype != wanted and not floats and not integers:
+            raise InvalidArgument(
+                f"input {name!r} has type {array.dtype.name}; the model takes {kind}", reason="DTYPE_MISMATCH"
+            )
+        cast = array.astype(wanted)
+        if integers and not np.array_equal(cast, array):
+            raise InvalidArgument(f"input {name!r} holds numbers outside {kind}", reason="DTYPE_MISMATCH")
+        array = cast
+    _check_shape(model, name, array)
+    if array.dtype.kind in "fV" and array.size:
+        bad = ~np.isfinite(array.astype(np.float64))
+        if bad.any():
+            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise InvalidArgument(
+                f"input {name!r} holds {int(bad.sum())} numbers that are NaN or infinite, the first at {first}",
+                reason="NON_FINITE_INPUT",
+            )
+    return array
+
+
+def _check_shape(model: LoadedModel, name: str, array: Array) -> None:
+    dims = next(info.shape for info in model.inputs if info.name == name) or ()
+    axis = model.network.input_axes[name]
+    shape: tuple[int, ...] = array.shape
+    if model.network.batch == "single" and len(shape) == len(dims) + 1:
+        shape = shape[1:]
+    fits = len(shape) == len(dims) and all(
+        k == axis or not isinstance(d, int) or d == n
+        for k, (d, n) in enumerate(zip(dims, shape, strict=False))
+    )
+    if not fits or (axis is not None and axis < len(shape) and shape[axis] == 0):
+        shown = [("batch" if k == axis else d) for k, d in enumerate(dims)]
+        raise InvalidArgument(
+            f"input {name!r} has shape {list(array.shape)}; the model takes {shown}", reason="SHAPE_MISMATCH"
+        )
+
+
+def split_samples(model: LoadedModel, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """One entry a sample, each as the model takes it."""
+    axes = model.network.input_axes
+    counts: dict[str, int] = {}
+    if model.network.batch == "single":
+        ranks = {info.name: len(info.shape or ()) for info in model.inputs}
+        counts = {n: len(a) for n, a in inputs.items() if a.ndim == ranks[n] + 1}
+    else:
+        counts = {n: a.shape[axis] for n, a in inputs.items() if (axis := axes[n]) is not None}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name!r}: {count}" for name, count in counts.items())
+        raise InvalidArgument(
+            f"the inputs hold different numbers of samples: {listed}", reason="SHAPE_MISMATCH"
+        )
+    count = next(iter(counts.values()), 1)
+    if not 1 <= count <= MAX_SAMPLES:
+        raise InvalidArgument(
+            f"the request holds {count} samples; it may hold 1 to {MAX_SAMPLES}",
+            reason="REQUEST_TOO_LARGE", limit=MAX_SAMPLES, actual=count,
+        )  # fmt: skip
+    single = model.network.batch == "single"
+    return [
+        {
+            n: a if n not in counts else (a[k] if single else np.take(a, [k], axis=axes[n]))
+            for n, a in inputs.items()
+        }
+        for k in range(count)
+    ]
+
+
+def join_samples(model: LoadedModel, samples: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """The samples in one dict of arrays, along the batch axes."""
+    axes = model.network.input_axes
+    return {
+        n: a if axes[n] is None else np.concatenate([sample[n] for sample in samples], axis=axes[n])
+        for n, a in samples[0].items()
+    }
+
+
+def forward(
+    model: LoadedModel, inputs: Mapping[str, Array], tensors: Sequence[str], hidden: Sequence[str] = ()
+) -> dict[str, Array]:
+    """The named tensors at the inputs; `hidden` tensors are given like inputs."""
+    key = ("forward", tuple(tensors), tuple(hidden))
+    session = model.session(key, lambda: forward_program(model.network, tensors, hidden))
+    found = session.run(dict(inputs))
+    return {name: found.get(name, found.get(f"output/{name}", np.empty(0))) for name in tensors}
+
+
+# --- baselines
+
+
+def _baselines(
+    model: LoadedModel,
+    request: AttributionRequest,
+    sources: Sequence[str],
+    samples: Sequence[Mapping[str, Array]],
+    warnings: list[str],
+) -> list[dict[str, Array]]:
+    """The sources at x', like the samples."""
+    given = dict(request.baselines)
+    inputs = model.network.input_axes
+    hidden = [s for s in sources if s not in inputs]
+    for name in given:
+        if name not in sources and not (name in inputs and hidden):
+            raise InvalidArgument(
+                f"{name!r} has a baseline but is no source; the sources are {', '.join(map(repr, sources))}",
+                reason="BASELINE_INVALID", name=name,
+            )  # fmt: skip
+    result: list[dict[str, Array]] = [{} for _ in samples]
+    floats = [
+        info.name for info in model.inputs if info.dtype in ("float32", "float64", "float16", "bfloat16")
+    ]
+    for name in sources:
+        if name in given or name in inputs:
+            for k, sample in enumerate(samples):
+                result[k][name] = _broadcast(name, given.get(name, 0.0), sample[name], k, len(samples))
+            continue
+        moved = [n for n in inputs if n in given or (n in floats and not given)]
+        if not moved:
+            warnings.append(f"the baseline of {name!r} is zeros at {name!r}")
+            for k, sample in enumerate(samples):
+                result[k][name] = np.zeros_like(sample[name])
+            continue
+        warnings.append(
+            f"the baseline of {name!r} is its activation at the baseline of {', '.join(map(repr, moved))}"
+        )
+        for k, sample in enumerate(samples):
+            at = {n: sample[n] for n in inputs}
+            at.update({n: _broadcast(n, given.get(n, 0.0), sample[n], k, len(samples)) for n in moved})
+            result[k][name] = forward(model, at, [name])[name]
+    return result
+
+
+def _broadcast(name: str, value: Array | float, like: Array, index: int, count: int) -> Array:
+    """A baseline in the shape and type of the sample."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise InvalidArgument(
+            f"the baseline of {name!r} has type {array.dtype.name}", reason="BASELINE_INVALID"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InvalidArgument(
+            f"the baseline of {name!r} holds NaN or infinite numbers", reason="BASELINE_INVALID"
+        )
+    if count > 1 and array.ndim == like.ndim + 1:
+        array = array[index if len(array) > 1 else 0]
+    elif count > 1 and array.ndim == like.ndim and array.shape[0] == count and like.shape[0] == 1:
+        array = array[index : index + 1]
+    try:
+        return np.ascontiguousarray(np.broadcast_to(array, like.shape)).astype(like.dtype)
+    except ValueError:
+        raise InvalidArgument(
+            f"the baseline of {name!r} has shape {list(array.shape)}; it must broadcast to {list(like.shape)}",
+            reason="BASELINE_INVALID", name=name,
+        ) from None  # fmt: skip
+
+
+# --- targets
+
+
+def _units(array: Array, rows: RowAxis | None, together: bool) -> NDArray[np.float64]:
+    """The target tensor as `[samples, *unit]`."""
+    wide = array.astype(np.float64)
+    if not together or rows is None:
+        return wide if wide.ndim > 1 and wide.shape[0] == 1 else wide[None]
+    front = np.moveaxis(wide, rows.axis, 0)
+    return front if rows.factor == 1 else front.reshape(-1, rows.factor, *front.shape[1:])
+
+
+def _restored(units: NDArray[np.float64], like: Array, rows: RowAxis | None) -> NDArray[np.float64]:
+    """`[samples, *unit]` in the layout of the target tensor."""
+    assert rows is not None
+    moved = np.moveaxis(like, rows.axis, 0).shape
+    return np.moveaxis(units.reshape(moved), 0, rows.axis)
+
+
+def _dot(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    chosen = (
+        np.where(weights == 0, 0, values * weights) if np.isfinite(values).all() else _masked(values, weights)
+    )
+    return np.asarray(chosen.reshape(len(values), -1).sum(axis=1))
+
+
+def _masked(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.multiply(values, weights, out=np.zeros_like(values), where=weights != 0)
+
+
+def _weights(
+    values: NDArray[np.float64], index: Selector | Sequence[Selector], role: str
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """1 at the selected elements of each sample, 0 elsewhere, and the selection in words."""
+    count, unit = len(values), values.shape[1:]
+    selectors = _per_sample(index, count, role)
+    weights = np.zeros_like(values)
+    words: list[str] = []
+    for k, selector in enumerate(selectors):
+        place = _place(selector, values[k], unit)
+        weights[(k, *place)] = 1
+        words.append(",".join(_word(i) for i in place) if place else "()")
+    return weights, tuple(words)
+
+
+def _per_sample(index: Selector | Sequence[Selector], count: int, role: str) -> list[Selector]:
+    if isinstance(index, np.ndarray):
+        index = index.tolist()
+    if not isinstance(index, list):
+        return [index] * count  # type: ignore[list-item]
+    if len(index) not in (1, count):
+        raise InvalidArgument(
+            f"the target has {len(index)} entries in {role}; there are {count} samples",
+            reason="TARGET_INVALID",
+        )
+    chosen = [tuple(e) if isinstance(e, list) else e for e in index]
+    return chosen * count if len(chosen) == 1 else chosen
+
+
+def _place(selector: Selector, value: NDArray[np.float64], unit: tuple[int, ...]) -> tuple[Index, ...]:
+    """The selection as one index per axis of the unit."""
+    if selector is None:
+        if value.size == 1:
+            return (0,) * len(unit)
+        if len(unit) == 1:
+            return (int(np.argmax(value)),)
+        raise InvalidArgument(
+            f"the target has shape {list(unit)} for each sample; name an element or a region",
+            reason="TARGET_INVALID",
+        )
+    parts = selector if isinstance(selector, tuple) else (selector,)
+    if len(parts) != len(unit):
+        raise InvalidArgument(
+            f"the target index has {len(parts)} parts; the target has shape {list(unit)} for each sample",
+            reason="TARGET_INVALID",
+        )
+    place: list[Index] = []
+    for axis, (part, size) in enumerate(zip(parts, unit, strict=True)):
+        if isinstance(part, slice):
+            if len(range(*part.indices(size))) == 0:
+                raise InvalidArgument(
+                    f"the target region is empty along axis {axis}", reason="TARGET_INVALID"
+                )
+            place.append(part)
+            continue
+        if not isinstance(part, (int, np.integer)) or isinstance(part, bool):
+            raise InvalidArgument(f"the target index {part!r} is no integer", reason="TARGET_INVALID")
+        if not -size <= part < size:
+            raise InvalidArgument(
+                f"the target index {part} is out of range along axis {axis}; legal are 0 to {size - 1}",
+                reason="TARGET_INVALID", legal=f"0..{size - 1}",
+            )  # fmt: skip
+        place.append(int(part) % size)
+    return tuple(place)
+
+
+def _word(index: Index) -> str:
+    if not isinstance(index, slice):
+        return str(index)
+    parts = ["" if index.start is None else str(index.start), "" if index.stop is None else str(index.stop)]
+    return ":".join(parts + ([str(index.step)] if index.step not in (None, 1) else []))
