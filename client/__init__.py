@@ -1,0 +1,7 @@
+"""Clients of the attribution server, for threads and for asyncio. They need numpy and grpcio, no ONNX runtime."""
+
+from onnx_attribution.client.aio import AsyncClient, AsyncStream
+from onnx_attribution.client.client import Client, Stream
+from onnx_attribution.values import Target
+
+__all__ = ["AsyncClient", "AsyncStream", "Client", "Stream", "Target"]

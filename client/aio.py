@@ -1,0 +1,192 @@
+"""The client for asyncio: the calls of `client.py`, awaited."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+from numpy.typing import ArrayLike
+
+from onnx_attribution.client import messages
+from onnx_attribution.client.errors import translated
+from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Options, Report
+from onnx_attribution.proto import attribution_pb2 as pb
+from onnx_attribution.proto import attribution_pb2_grpc as rpc
+from onnx_attribution.proto import catalog, requests
+from onnx_attribution.values import (
+    Array,
+    Attribution,
+    Completed,
+    Event,
+    LayerInfo,
+    ModelInfo,
+    Progress,
+    Revision,
+)
+
+__all__ = ["AsyncClient", "AsyncStream"]
+
+
+class AsyncClient:
+    """Attributions from a server. Make it where an event loop runs; otherwise all is as in `Client`.
+
+    async with AsyncClient("127.0.0.1:8081") as client:
+        result = await client.attribute("digits", image, layers=["conv2"], target=7)
+    """
+
+    def __init__(
+        self, address: str = "127.0.0.1:8081", *, credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
+        options = messages.CHANNEL_OPTIONS
+        self._channel = (
+            grpc.aio.insecure_channel(address, options)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options)
+        )
+        self._attributions = rpc.AttributionServiceStub(self._channel)
+        self._models = rpc.ModelServiceStub(self._channel)
+        self._only_inputs: dict[str, str] = {}
+
+    async def attribute(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        timeout: float | None = None,
+        progress: Report | bool | None = None,
+        **options: Unpack[Options],
+    ) -> Attribution:
+        """The best attribution, of any size. `progress` is called with what arrives; True shows a bar."""
+        revisions: dict[int, Attribution] = {}
+        completed = None
+        with messages.reporting(progress) as report:
+            async with self.stream(model, inputs, timeout=timeout, **options) as stream:
+                async for event in stream:
+                    match event:
+                        case Progress():
+                            report(event)
+                        case Revision():
+                            revisions[event.number] = event.attribution
+                            report(event)
+                        case Completed():
+                            completed = event
+        return messages.best(revisions, completed)
+
+    def stream(
+        self, model: str, inputs: Inputs, *, timeout: float | None = None, **options: Unpack[Options]
+    ) -> AsyncStream:
+        """The events of an attribution as they arrive; leaving the `async with` block cancels the call."""
+
+        async def begin() -> Any:
+            request = messages.to_request(model, await self._named(model, inputs), **options)
+            return self._attributions.StreamAttribute(request, timeout=timeout or STREAM_SECONDS)
+
+        return AsyncStream(begin)
+
+    async def predict(
+        self, model: str, inputs: Inputs, outputs: Sequence[str] = (), *, timeout: float | None = None
+    ) -> dict[str, Array]:
+        """The model's outputs by name."""
+        request = messages.to_predict(model, await self._named(model, inputs), outputs)
+        with translated():
+            response = await self._attributions.Predict(request, timeout=timeout or UNARY_SECONDS)
+        return requests.from_tensors(response.outputs, "outputs")
+
+    async def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
+        """What is served."""
+        found: list[ModelInfo] = []
+        token = ""
+        with translated():
+            while True:
+                request = pb.ListModelsRequest(page_token=token)
+                response = await self._models.ListModels(request, timeout=timeout or UNARY_SECONDS)
+                found += map(catalog.from_model, response.models)
+                if not (token := response.next_page_token):
+                    return found
+
+    async def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
+        """All that is known of a model; loads it on the server if need be."""
+        with translated():
+            response = await self._models.GetModel(
+                pb.GetModelRequest(model=name), timeout=timeout or UNARY_SECONDS
+            )
+        return catalog.from_model(response.model)
+
+    async def layers(self, model: str, pattern: str = "", *, timeout: float | None = None) -> list[LayerInfo]:
+        """The layers that match a name, suffix or glob; all by default."""
+        found: list[LayerInfo] = []
+        token = ""
+        with translated():
+            while True:
+                request = pb.ListLayersRequest(model=model, filter=pattern, page_token=token)
+                response = await self._models.ListLayers(request, timeout=timeout or UNARY_SECONDS)
+                found += map(catalog.from_layer, response.layers)
+                if not (token := response.next_page_token):
+                    return found
+
+    async def health(self, service: str = "", *, timeout: float | None = None) -> bool:
+        """Whether the server, or one model as `models/NAME`, takes calls."""
+        call = self._channel.unary_unary(messages.HEALTH_METHOD)
+        with translated():
+            return messages.is_serving(
+                await call(messages.to_health(service), timeout=timeout or UNARY_SECONDS)
+            )
+
+    async def aclose(self) -> None:
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _named(self, model: str, inputs: Inputs) -> Mapping[str, ArrayLike]:
+        if isinstance(inputs, Mapping):
+            return inputs
+        if model not in self._only_inputs:
+            self._only_inputs[model] = messages.only_input(await self.model(model))
+        return {self._only_inputs[model]: inputs}
+
+
+class AsyncStream(AsyncIterator[Event]):
+    """The events of one call, which begins with the first of them. Closed, left or forgotten, it cancels the call."""
+
+    def __init__(self, begin: Callable[[], Awaitable[Any]]) -> None:
+        self._begin = begin
+        self._call: Any = None
+        self._assembler = messages.Assembler()
+
+    async def __anext__(self) -> Event:
+        if self._call is None:
+            self._call = await self._begin()
+        while True:
+            with translated():
+                message = await self._call.read()
+            if message is grpc.aio.EOF:
+                raise StopAsyncIteration
+            event = self._assembler.feed(message)
+            if event is not None:
+                return event
+
+    async def aclose(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # grpcio never collects an abandoned call by itself, so the server would compute on.
+        with suppress(Exception):
+            self._call.cancel()

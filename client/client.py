@@ -1,0 +1,182 @@
+"""The client for threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+from numpy.typing import ArrayLike
+
+from onnx_attribution.client import messages
+from onnx_attribution.client.errors import translated
+from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Options, Report
+from onnx_attribution.proto import attribution_pb2 as pb
+from onnx_attribution.proto import attribution_pb2_grpc as rpc
+from onnx_attribution.proto import catalog, requests
+from onnx_attribution.values import (
+    Array,
+    Attribution,
+    Completed,
+    Event,
+    LayerInfo,
+    ModelInfo,
+    Progress,
+    Revision,
+)
+
+__all__ = ["Client", "Stream"]
+
+
+class Client:
+    """Attributions from a server.
+
+        with Client("127.0.0.1:8081") as client:
+            result = client.attribute("digits", image, layers=["conv2"], target=7)
+
+    Arrays may be anything that numpy takes; where the model has one input, its name may be left out. Every call
+    takes a `timeout` in seconds and raises the classes of `onnx_attribution.errors`.
+    """
+
+    def __init__(
+        self, address: str = "127.0.0.1:8081", *, credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
+        options = messages.CHANNEL_OPTIONS
+        self._channel = (
+            grpc.insecure_channel(address, options)
+            if credentials is None
+            else grpc.secure_channel(address, credentials, options)
+        )
+        self._attributions = rpc.AttributionServiceStub(self._channel)
+        self._models = rpc.ModelServiceStub(self._channel)
+        self._only_inputs: dict[str, str] = {}
+
+    def attribute(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        timeout: float | None = None,
+        progress: Report | bool | None = None,
+        **options: Unpack[Options],
+    ) -> Attribution:
+        """The best attribution, of any size. `progress` is called with what arrives; True shows a bar."""
+        revisions: dict[int, Attribution] = {}
+        completed = None
+        with (
+            messages.reporting(progress) as report,
+            self.stream(model, inputs, timeout=timeout, **options) as stream,
+        ):
+            for event in stream:
+                match event:
+                    case Progress():
+                        report(event)
+                    case Revision():
+                        revisions[event.number] = event.attribution
+                        report(event)
+                    case Completed():
+                        completed = event
+        return messages.best(revisions, completed)
+
+    def stream(
+        self, model: str, inputs: Inputs, *, timeout: float | None = None, **options: Unpack[Options]
+    ) -> Stream:
+        """The events of an attribution as they arrive; leaving the `with` block or closing it cancels the call."""
+        request = messages.to_request(model, self._named(model, inputs), **options)
+        return Stream(self._attributions.StreamAttribute(request, timeout=timeout or STREAM_SECONDS))
+
+    def predict(
+        self, model: str, inputs: Inputs, outputs: Sequence[str] = (), *, timeout: float | None = None
+    ) -> dict[str, Array]:
+        """The model's outputs by name."""
+        request = messages.to_predict(model, self._named(model, inputs), outputs)
+        with translated():
+            response = self._attributions.Predict(request, timeout=timeout or UNARY_SECONDS)
+        return requests.from_tensors(response.outputs, "outputs")
+
+    def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
+        """What is served."""
+        found: list[ModelInfo] = []
+        token = ""
+        with translated():
+            while True:
+                request = pb.ListModelsRequest(page_token=token)
+                response = self._models.ListModels(request, timeout=timeout or UNARY_SECONDS)
+                found += map(catalog.from_model, response.models)
+                if not (token := response.next_page_token):
+                    return found
+
+    def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
+        """All that is known of a model; loads it on the server if need be."""
+        with translated():
+            response = self._models.GetModel(pb.GetModelRequest(model=name), timeout=timeout or UNARY_SECONDS)
+        return catalog.from_model(response.model)
+
+    def layers(self, model: str, pattern: str = "", *, timeout: float | None = None) -> list[LayerInfo]:
+        """The layers that match a name, suffix or glob; all by default."""
+        found: list[LayerInfo] = []
+        token = ""
+        with translated():
+            while True:
+                request = pb.ListLayersRequest(model=model, filter=pattern, page_token=token)
+                response = self._models.ListLayers(request, timeout=timeout or UNARY_SECONDS)
+                found += map(catalog.from_layer, response.layers)
+                if not (token := response.next_page_token):
+                    return found
+
+    def health(self, service: str = "", *, timeout: float | None = None) -> bool:
+        """Whether the server, or one model as `models/NAME`, takes calls."""
+        call = self._channel.unary_unary(messages.HEALTH_METHOD)
+        with translated():
+            return messages.is_serving(call(messages.to_health(service), timeout=timeout or UNARY_SECONDS))
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _named(self, model: str, inputs: Inputs) -> Mapping[str, ArrayLike]:
+        if isinstance(inputs, Mapping):
+            return inputs
+        if model not in self._only_inputs:
+            self._only_inputs[model] = messages.only_input(self.model(model))
+        return {self._only_inputs[model]: inputs}
+
+
+class Stream(Iterator[Event]):
+    """The events of one call. Closed, left or forgotten, it cancels the call on the server."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._assembler = messages.Assembler()
+
+    def __next__(self) -> Event:
+        while True:
+            with translated():
+                message = next(self._call)
+            event = self._assembler.feed(message)
+            if event is not None:
+                return event
+
+    def close(self) -> None:
+        self._call.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # the interpreter may be ending
+            self.close()

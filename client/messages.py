@@ -1,0 +1,228 @@
+"""What both clients share: requests from arguments, events from messages. No input or output of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypedDict, Unpack
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from onnx_attribution.errors import InvalidArgument, ServerBug
+from onnx_attribution.proto import attribution_pb2 as pb
+from onnx_attribution.proto import events, requests, tensors
+from onnx_attribution.values import (
+    Array,
+    Attribution,
+    AttributionRequest,
+    Completed,
+    Event,
+    Method,
+    ModelInfo,
+    Progress,
+    Quadrature,
+    Revision,
+    Selector,
+    Target,
+)
+
+__all__ = [
+    "CHANNEL_OPTIONS",
+    "STREAM_SECONDS",
+    "UNARY_SECONDS",
+    "Assembler",
+    "Inputs",
+    "Options",
+    "Report",
+    "arrays",
+    "best",
+    "is_serving",
+    "only_input",
+    "reporting",
+    "to_health",
+    "to_predict",
+    "to_request",
+]
+
+UNARY_SECONDS = 60.0
+STREAM_SECONDS = 600.0
+
+Inputs = Mapping[str, ArrayLike] | ArrayLike
+Report = Callable[[Progress | Revision], None]
+
+_RETRY = {
+    "methodConfig": [
+        {
+            "name": [{"service": service.full_name} for service in pb.DESCRIPTOR.services_by_name.values()],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.service_config", json.dumps(_RETRY)),
+    ("grpc.max_send_message_length", -1),  # the server states the limit
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+
+class Plain(TypedDict, total=False):
+    """Options that travel as they are."""
+
+    method: Method
+    steps: int
+    max_steps: int
+    tolerance: float | None
+    quadrature: Quadrature
+    multiply_by_inputs: bool
+    request_id: str
+
+
+class Options(Plain, total=False):
+    """What may be said about an attribution, beside model and inputs. Defaults as in `AttributionRequest`."""
+
+    layers: str | Sequence[str]
+    source: str | Sequence[str]
+    target: Target | Selector | Sequence[Selector]
+    baselines: Mapping[str, ArrayLike] | None
+
+
+def to_request(
+    model: str,
+    inputs: Mapping[str, ArrayLike],
+    *,
+    layers: str | Sequence[str] = (),
+    source: str | Sequence[str] = (),
+    target: Target | Selector | Sequence[Selector] = None,
+    baselines: Mapping[str, ArrayLike] | None = None,
+    **plain: Unpack[Plain],
+) -> pb.AttributeRequest:
+    """Raises: InvalidArgument for what has no form on the wire; what the model thinks of it, the server says."""
+    request = AttributionRequest(
+        model=model,
+        inputs=arrays(inputs),
+        layers=(layers,) if isinstance(layers, str) else tuple(layers),
+        source=(source,) if isinstance(source, str) else tuple(source),
+        target=target if isinstance(target, Target) else Target(index=target),
+        baselines=arrays(baselines or {}),
+        **plain,
+    )
+    return requests.to_request(request)
+
+
+def to_predict(model: str, inputs: Mapping[str, ArrayLike], outputs: Sequence[str]) -> pb.PredictRequest:
+    """The message of a plain run of the model."""
+    encoded = [tensors.encode(name, array) for name, array in arrays(inputs).items()]
+    return pb.PredictRequest(model=model, inputs=encoded, outputs=outputs)
+
+
+def arrays(inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    """Anything that numpy takes, as arrays."""
+    return {name: np.asarray(value) for name, value in inputs.items()}
+
+
+def only_input(info: ModelInfo) -> str:
+    """The name that an array given without one belongs to. Raises: InvalidArgument if there are several."""
+    if len(info.inputs) != 1:
+        names = ", ".join(one.name for one in info.inputs)
+        raise InvalidArgument(
+            f"model {info.name!r} has {len(info.inputs)} inputs ({names}); give a dict of arrays by name"
+        )
+    return info.inputs[0].name
+
+
+class Assembler:
+    """Events from the messages of one stream: a revision is complete with its last chunk."""
+
+    def __init__(self) -> None:
+        self._summary = pb.Revision()
+        self._buffers: list[tensors.Buffer] = []
+        self._open = 0
+
+    def feed(self, message: pb.StreamAttributeResponse) -> Event | None:
+        """The event that the message completes. Raises: ServerBug for chunks that do not fit."""
+        try:
+            match message.WhichOneof("event"):
+                case "revision":
+                    self._summary = message.revision
+                    layers = message.revision.summary.layers
+                    self._buffers = [
+                        tensors.Buffer(layer.name, layer.datatype, layer.shape) for layer in layers
+                    ]
+                    self._open = len(layers)
+                    return None if layers else self._revision()
+                case "chunk":
+                    return self._chunk(message.chunk)
+                case _:
+                    return events.from_event(message)
+        except InvalidArgument as error:
+            raise ServerBug(f"the server's stream is broken: {error.message}") from error
+
+    def _chunk(self, chunk: pb.Chunk) -> Revision | None:
+        if chunk.revision != self._summary.number or not 0 <= chunk.layer < len(self._buffers):
+            raise InvalidArgument(
+                f"a chunk of revision {chunk.revision}, layer {chunk.layer} is out of place"
+            )
+        self._buffers[chunk.layer].add(chunk.offset, chunk.data)
+        self._open -= chunk.last
+        return None if self._open else self._revision()
+
+    def _revision(self) -> Revision:
+        values = [buffer.array() for buffer in self._buffers]
+        self._buffers = []
+        return Revision(self._summary.number, events.from_summary(self._summary.summary, values))
+
+
+def best(revisions: Mapping[int, Attribution], completed: Completed | None) -> Attribution:
+    """The revision that the server calls best. Raises: ServerBug for a stream that lacks it."""
+    if completed is None or completed.best_revision not in revisions:
+        raise ServerBug("the server's stream ended without a result")
+    return revisions[completed.best_revision]
+
+
+@contextmanager
+def reporting(progress: Report | bool | None) -> Iterator[Report]:
+    """What to call with each progress and revision: the callback, a tqdm bar for True, or nothing."""
+    if not isinstance(progress, bool) and progress is not None:
+        yield progress
+        return
+    if not progress:
+        yield lambda event: None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise InvalidArgument("progress=True needs tqdm: pip install 'onnx-attribution[progress]'") from None
+    with tqdm(unit=" evaluations") as bar:
+
+        def report(event: Progress | Revision) -> None:
+            if isinstance(event, Progress):
+                bar.total = event.planned or None
+                bar.update(event.done - bar.n)
+            else:
+                bar.set_postfix(revision=event.number, steps=event.attribution.steps)
+
+        yield report
+
+
+# grpc.health.v1, small enough to need no package: HealthCheckRequest{string service = 1} and
+# HealthCheckResponse{enum status = 1}, in which SERVING is 1.
+HEALTH_METHOD = "/grpc.health.v1.Health/Check"
+
+
+def to_health(service: str) -> bytes:
+    return pb.GetModelRequest(model=service).SerializeToString()  # the same field, so the same bytes
+
+
+def is_serving(response: bytes) -> bool:
+    return response == b"\x08\x01"

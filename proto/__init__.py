@@ -1,0 +1,1 @@
+"""The wire: messages generated from attribution.proto, and what turns arrays and values into them."""

@@ -1,0 +1,442 @@
+from google.api import field_behavior_pb2 as _field_behavior_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Method(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    METHOD_UNSPECIFIED: _ClassVar[Method]
+    METHOD_GRADIENT: _ClassVar[Method]
+    METHOD_GRADIENT_X_ACTIVATION: _ClassVar[Method]
+    METHOD_INTEGRATED_GRADIENTS: _ClassVar[Method]
+    METHOD_NEURON_IG: _ClassVar[Method]
+    METHOD_DEEPLIFT_RESCALE: _ClassVar[Method]
+
+class Quadrature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    QUADRATURE_UNSPECIFIED: _ClassVar[Quadrature]
+    QUADRATURE_TRAPEZOID: _ClassVar[Quadrature]
+    QUADRATURE_LEFT: _ClassVar[Quadrature]
+    QUADRATURE_RIGHT: _ClassVar[Quadrature]
+    QUADRATURE_RIEMANN_LEFT: _ClassVar[Quadrature]
+    QUADRATURE_RIEMANN_RIGHT: _ClassVar[Quadrature]
+    QUADRATURE_RIEMANN_MIDDLE: _ClassVar[Quadrature]
+    QUADRATURE_RIEMANN_TRAPEZOID: _ClassVar[Quadrature]
+    QUADRATURE_GAUSSLEGENDRE: _ClassVar[Quadrature]
+
+class BatchMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BATCH_MODE_UNSPECIFIED: _ClassVar[BatchMode]
+    BATCH_MODE_DYNAMIC: _ClassVar[BatchMode]
+    BATCH_MODE_FREED: _ClassVar[BatchMode]
+    BATCH_MODE_SINGLE: _ClassVar[BatchMode]
+
+class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STOP_REASON_UNSPECIFIED: _ClassVar[StopReason]
+    STOP_REASON_CONVERGED: _ClassVar[StopReason]
+    STOP_REASON_MAX_STEPS: _ClassVar[StopReason]
+    STOP_REASON_DEADLINE_NEAR: _ClassVar[StopReason]
+    STOP_REASON_DRAINING: _ClassVar[StopReason]
+    STOP_REASON_EXACT: _ClassVar[StopReason]
+METHOD_UNSPECIFIED: Method
+METHOD_GRADIENT: Method
+METHOD_GRADIENT_X_ACTIVATION: Method
+METHOD_INTEGRATED_GRADIENTS: Method
+METHOD_NEURON_IG: Method
+METHOD_DEEPLIFT_RESCALE: Method
+QUADRATURE_UNSPECIFIED: Quadrature
+QUADRATURE_TRAPEZOID: Quadrature
+QUADRATURE_LEFT: Quadrature
+QUADRATURE_RIGHT: Quadrature
+QUADRATURE_RIEMANN_LEFT: Quadrature
+QUADRATURE_RIEMANN_RIGHT: Quadrature
+QUADRATURE_RIEMANN_MIDDLE: Quadrature
+QUADRATURE_RIEMANN_TRAPEZOID: Quadrature
+QUADRATURE_GAUSSLEGENDRE: Quadrature
+BATCH_MODE_UNSPECIFIED: BatchMode
+BATCH_MODE_DYNAMIC: BatchMode
+BATCH_MODE_FREED: BatchMode
+BATCH_MODE_SINGLE: BatchMode
+STOP_REASON_UNSPECIFIED: StopReason
+STOP_REASON_CONVERGED: StopReason
+STOP_REASON_MAX_STEPS: StopReason
+STOP_REASON_DEADLINE_NEAR: StopReason
+STOP_REASON_DRAINING: StopReason
+STOP_REASON_EXACT: StopReason
+
+class Tensor(_message.Message):
+    __slots__ = ("name", "datatype", "shape", "raw")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATATYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    datatype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    raw: bytes
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., raw: _Optional[bytes] = ...) -> None: ...
+
+class Range(_message.Message):
+    __slots__ = ("start", "stop", "step")
+    START_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    stop: int
+    step: int
+    def __init__(self, start: _Optional[int] = ..., stop: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
+class Axis(_message.Message):
+    __slots__ = ("index", "range")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    RANGE_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    range: Range
+    def __init__(self, index: _Optional[int] = ..., range: _Optional[_Union[Range, _Mapping]] = ...) -> None: ...
+
+class Selector(_message.Message):
+    __slots__ = ("axes", "automatic")
+    AXES_FIELD_NUMBER: _ClassVar[int]
+    AUTOMATIC_FIELD_NUMBER: _ClassVar[int]
+    axes: _containers.RepeatedCompositeFieldContainer[Axis]
+    automatic: bool
+    def __init__(self, axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., automatic: bool = ...) -> None: ...
+
+class Target(_message.Message):
+    __slots__ = ("tensor", "selectors", "minus")
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    SELECTORS_FIELD_NUMBER: _ClassVar[int]
+    MINUS_FIELD_NUMBER: _ClassVar[int]
+    tensor: str
+    selectors: _containers.RepeatedCompositeFieldContainer[Selector]
+    minus: _containers.RepeatedCompositeFieldContainer[Selector]
+    def __init__(self, tensor: _Optional[str] = ..., selectors: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ..., minus: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ...) -> None: ...
+
+class Baseline(_message.Message):
+    __slots__ = ("scalar", "tensor")
+    SCALAR_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    scalar: float
+    tensor: Tensor
+    def __init__(self, scalar: _Optional[float] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class PredictRequest(_message.Message):
+    __slots__ = ("model", "inputs", "outputs")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
+    outputs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PredictResponse(_message.Message):
+    __slots__ = ("outputs",)
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    outputs: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+
+class AttributeRequest(_message.Message):
+    __slots__ = ("model", "inputs", "method", "layers", "source", "target", "baselines", "quadrature", "steps", "max_steps", "tolerance", "multiply_by_inputs", "request_id", "validate_only")
+    class BaselinesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Baseline
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Baseline, _Mapping]] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    BASELINES_FIELD_NUMBER: _ClassVar[int]
+    QUADRATURE_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLY_BY_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
+    method: Method
+    layers: _containers.RepeatedScalarFieldContainer[str]
+    source: _containers.RepeatedScalarFieldContainer[str]
+    target: Target
+    baselines: _containers.MessageMap[str, Baseline]
+    quadrature: Quadrature
+    steps: int
+    max_steps: int
+    tolerance: float
+    multiply_by_inputs: bool
+    request_id: str
+    validate_only: bool
+    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., method: _Optional[_Union[Method, str]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., quadrature: _Optional[_Union[Quadrature, str]] = ..., steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., tolerance: _Optional[float] = ..., multiply_by_inputs: bool = ..., request_id: _Optional[str] = ..., validate_only: bool = ...) -> None: ...
+
+class Accepted(_message.Message):
+    __slots__ = ("request_id", "digest", "batch_mode", "target_tensor", "layers", "planned_evaluations")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BATCH_MODE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_TENSOR_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    digest: str
+    batch_mode: BatchMode
+    target_tensor: str
+    layers: _containers.RepeatedScalarFieldContainer[str]
+    planned_evaluations: int
+    def __init__(self, request_id: _Optional[str] = ..., digest: _Optional[str] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., target_tensor: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., planned_evaluations: _Optional[int] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("done", "planned", "seconds")
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    done: int
+    planned: int
+    seconds: float
+    def __init__(self, done: _Optional[int] = ..., planned: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class ResolvedTarget(_message.Message):
+    __slots__ = ("tensor", "indices", "values", "baseline_values")
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_VALUES_FIELD_NUMBER: _ClassVar[int]
+    tensor: str
+    indices: _containers.RepeatedScalarFieldContainer[str]
+    values: _containers.RepeatedScalarFieldContainer[float]
+    baseline_values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, tensor: _Optional[str] = ..., indices: _Optional[_Iterable[str]] = ..., values: _Optional[_Iterable[float]] = ..., baseline_values: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class LayerSummary(_message.Message):
+    __slots__ = ("name", "datatype", "shape", "cut", "sums", "residuals", "error_estimates")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATATYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
+    RESIDUALS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_ESTIMATES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    datatype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    cut: bool
+    sums: _containers.RepeatedScalarFieldContainer[float]
+    residuals: _containers.RepeatedScalarFieldContainer[float]
+    error_estimates: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., cut: bool = ..., sums: _Optional[_Iterable[float]] = ..., residuals: _Optional[_Iterable[float]] = ..., error_estimates: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class AttributionSummary(_message.Message):
+    __slots__ = ("method", "batch_mode", "target", "layers", "evaluations", "steps", "seconds", "digest", "provider", "warnings")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    BATCH_MODE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    method: Method
+    batch_mode: BatchMode
+    target: ResolvedTarget
+    layers: _containers.RepeatedCompositeFieldContainer[LayerSummary]
+    evaluations: int
+    steps: int
+    seconds: float
+    digest: str
+    provider: str
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, method: _Optional[_Union[Method, str]] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerSummary, _Mapping]]] = ..., evaluations: _Optional[int] = ..., steps: _Optional[int] = ..., seconds: _Optional[float] = ..., digest: _Optional[str] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Revision(_message.Message):
+    __slots__ = ("number", "summary")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    summary: AttributionSummary
+    def __init__(self, number: _Optional[int] = ..., summary: _Optional[_Union[AttributionSummary, _Mapping]] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("revision", "layer", "offset", "data", "last")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    layer: int
+    offset: int
+    data: bytes
+    last: bool
+    def __init__(self, revision: _Optional[int] = ..., layer: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., last: bool = ...) -> None: ...
+
+class Completed(_message.Message):
+    __slots__ = ("stop_reason", "best_revision")
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    BEST_REVISION_FIELD_NUMBER: _ClassVar[int]
+    stop_reason: StopReason
+    best_revision: int
+    def __init__(self, stop_reason: _Optional[_Union[StopReason, str]] = ..., best_revision: _Optional[int] = ...) -> None: ...
+
+class StreamAttributeResponse(_message.Message):
+    __slots__ = ("accepted", "progress", "revision", "chunk", "completed")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    accepted: Accepted
+    progress: Progress
+    revision: Revision
+    chunk: Chunk
+    completed: Completed
+    def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., revision: _Optional[_Union[Revision, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., completed: _Optional[_Union[Completed, _Mapping]] = ...) -> None: ...
+
+class AttributeResponse(_message.Message):
+    __slots__ = ("accepted", "summary", "attributions", "stop_reason")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    accepted: Accepted
+    summary: AttributionSummary
+    attributions: _containers.RepeatedCompositeFieldContainer[Tensor]
+    stop_reason: StopReason
+    def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., summary: _Optional[_Union[AttributionSummary, _Mapping]] = ..., attributions: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ...) -> None: ...
+
+class Dimension(_message.Message):
+    __slots__ = ("size", "symbol")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SYMBOL_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    symbol: str
+    def __init__(self, size: _Optional[int] = ..., symbol: _Optional[str] = ...) -> None: ...
+
+class Shape(_message.Message):
+    __slots__ = ("dimensions",)
+    DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    dimensions: _containers.RepeatedCompositeFieldContainer[Dimension]
+    def __init__(self, dimensions: _Optional[_Iterable[_Union[Dimension, _Mapping]]] = ...) -> None: ...
+
+class TensorInfo(_message.Message):
+    __slots__ = ("name", "dtype", "shape", "batch_axis")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_AXIS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: str
+    shape: Shape
+    batch_axis: int
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Union[Shape, _Mapping]] = ..., batch_axis: _Optional[int] = ...) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ("name", "version", "state", "reason", "digest", "opset", "batch_mode", "sources", "inputs", "outputs")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[Model.State]
+        STATE_READY: _ClassVar[Model.State]
+        STATE_FAILED: _ClassVar[Model.State]
+        STATE_UNLOADED: _ClassVar[Model.State]
+    STATE_UNSPECIFIED: Model.State
+    STATE_READY: Model.State
+    STATE_FAILED: Model.State
+    STATE_UNLOADED: Model.State
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    OPSET_FIELD_NUMBER: _ClassVar[int]
+    BATCH_MODE_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    state: Model.State
+    reason: str
+    digest: str
+    opset: int
+    batch_mode: BatchMode
+    sources: _containers.RepeatedScalarFieldContainer[str]
+    inputs: _containers.RepeatedCompositeFieldContainer[TensorInfo]
+    outputs: _containers.RepeatedCompositeFieldContainer[TensorInfo]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., state: _Optional[_Union[Model.State, str]] = ..., reason: _Optional[str] = ..., digest: _Optional[str] = ..., opset: _Optional[int] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., sources: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ...) -> None: ...
+
+class Layer(_message.Message):
+    __slots__ = ("name", "node", "operator", "dtype", "shape", "cut")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    node: str
+    operator: str
+    dtype: str
+    shape: Shape
+    cut: bool
+    def __init__(self, name: _Optional[str] = ..., node: _Optional[str] = ..., operator: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Union[Shape, _Mapping]] = ..., cut: bool = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models", "next_page_token")
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    next_page_token: str
+    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetModelRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class GetModelResponse(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
+
+class ListLayersRequest(_message.Message):
+    __slots__ = ("model", "filter", "page_size", "page_token")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    filter: str
+    page_size: int
+    page_token: str
+    def __init__(self, model: _Optional[str] = ..., filter: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListLayersResponse(_message.Message):
+    __slots__ = ("layers", "next_page_token")
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    layers: _containers.RepeatedCompositeFieldContainer[Layer]
+    next_page_token: str
+    def __init__(self, layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,137 @@
+"""Events of a stream to messages and back. A revision's arrays travel in chunks after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+
+from onnx_attribution import values as v
+from onnx_attribution.proto import attribution_pb2 as pb
+from onnx_attribution.proto import tensors, words
+from onnx_attribution.values import Array
+
+__all__ = ["from_accepted", "from_event", "from_summary", "to_accepted", "to_event", "to_summary"]
+
+
+def to_event(event: v.Event) -> pb.StreamAttributeResponse:
+    """The message of an event; a revision without its arrays."""
+    match event:
+        case v.Accepted():
+            return pb.StreamAttributeResponse(accepted=to_accepted(event))
+        case v.Progress():
+            progress = pb.Progress(done=event.done, planned=event.planned, seconds=event.seconds)
+            return pb.StreamAttributeResponse(progress=progress)
+        case v.Revision():
+            revision = pb.Revision(number=event.number, summary=to_summary(event.attribution))
+            return pb.StreamAttributeResponse(revision=revision)
+        case v.Completed():
+            reason = words.STOP_REASONS.number(event.stop_reason)
+            return pb.StreamAttributeResponse(
+                completed=pb.Completed(stop_reason=reason, best_revision=event.best_revision)
+            )
+
+
+def from_event(message: pb.StreamAttributeResponse) -> v.Accepted | v.Progress | v.Completed | None:
+    """The event of a message that is complete in itself: None for a revision, a chunk or an unknown event."""
+    match message.WhichOneof("event"):
+        case "accepted":
+            return from_accepted(message.accepted)
+        case "progress":
+            return v.Progress(message.progress.done, message.progress.planned, message.progress.seconds)
+        case "completed":
+            completed = message.completed
+            return v.Completed(words.STOP_REASONS.word(completed.stop_reason), completed.best_revision)
+    return None
+
+
+def to_accepted(event: v.Accepted) -> pb.Accepted:
+    return pb.Accepted(
+        request_id=event.request_id,
+        digest=event.digest,
+        batch_mode=words.BATCH_MODES.number(event.batch),
+        target_tensor=event.target_tensor,
+        layers=event.layers,
+        planned_evaluations=event.planned_evaluations,
+    )
+
+
+def from_accepted(message: pb.Accepted) -> v.Accepted:
+    return v.Accepted(
+        request_id=message.request_id,
+        digest=message.digest,
+        batch=words.BATCH_MODES.word(message.batch_mode),
+        target_tensor=message.target_tensor,
+        layers=tuple(message.layers),
+        planned_evaluations=message.planned_evaluations,
+    )
+
+
+def to_summary(attribution: v.Attribution) -> pb.AttributionSummary:
+    """Everything but the arrays."""
+    target = attribution.target
+    return pb.AttributionSummary(
+        method=words.METHODS.number(attribution.method),
+        batch_mode=words.BATCH_MODES.number(attribution.batch),
+        target=pb.ResolvedTarget(
+            tensor=target.tensor,
+            indices=target.index,
+            values=_floats(target.value),
+            baseline_values=_floats(target.baseline_value),
+        ),
+        layers=[
+            pb.LayerSummary(
+                name=layer.name,
+                datatype=tensors.datatype(layer.values),
+                shape=layer.values.shape,
+                cut=layer.cut,
+                sums=_floats(layer.sum),
+                residuals=_floats(layer.residual),
+                error_estimates=_floats(layer.error_estimate),
+            )
+            for layer in attribution.layers.values()
+        ],
+        evaluations=attribution.evaluations,
+        steps=attribution.steps,
+        seconds=attribution.seconds,
+        digest=attribution.digest,
+        provider=attribution.provider,
+        warnings=attribution.warnings,
+    )
+
+
+def from_summary(message: pb.AttributionSummary, arrays: Sequence[Array]) -> v.Attribution:
+    """An attribution from its summary and the arrays of its layers, in the summary's order."""
+    target = message.target
+    return v.Attribution(
+        method=words.METHODS.word(message.method),
+        batch=words.BATCH_MODES.word(message.batch_mode),
+        target=v.ResolvedTarget(
+            tensor=target.tensor,
+            index=tuple(target.indices),
+            value=np.array(target.values, np.float64),
+            baseline_value=np.array(target.baseline_values, np.float64),
+        ),
+        layers={
+            layer.name: v.LayerAttribution(
+                name=layer.name,
+                values=array,
+                sum=np.array(layer.sums, np.float64),
+                residual=np.array(layer.residuals, np.float64),
+                error_estimate=np.array(layer.error_estimates, np.float64),
+                cut=layer.cut,
+            )
+            for layer, array in zip(message.layers, arrays, strict=True)
+        },
+        evaluations=message.evaluations,
+        steps=message.steps,
+        seconds=message.seconds,
+        digest=message.digest,
+        provider=message.provider,
+        warnings=tuple(message.warnings),
+    )
+
+
+def _floats(array: Array) -> list[float]:
+    return cast("list[float]", np.asarray(array, np.float64).tolist())

@@ -1,0 +1,233 @@
+"""Requests to messages and back, with everything that is wrong with one found at once."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import numpy as np
+
+from onnx_attribution import values as v
+from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.proto import attribution_pb2 as pb
+from onnx_attribution.proto import tensors, words
+from onnx_attribution.values import Array
+
+__all__ = ["Violations", "from_request", "from_tensors", "to_request"]
+
+
+class Violations:
+    """Collects what is wrong with a request, so that its sender learns everything at once."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, InvalidArgument] = {}
+
+    @contextmanager
+    def at(self, field: str) -> Iterator[None]:
+        """An InvalidArgument raised inside is kept under the field's name."""
+        try:
+            yield
+        except InvalidArgument as error:
+            self._found[field] = error
+
+    def require(
+        self, holds: bool, field: str, description: str, *, reason: str = "PARAMETER_INVALID"
+    ) -> None:
+        if not holds:
+            self._found[field] = InvalidArgument(description, reason=reason)
+
+    def raise_if_any(self) -> None:
+        """Raises: InvalidArgument with every violation, and the reason and metadata of the first."""
+        if not self._found:
+            return
+        first = next(iter(self._found.values()))
+        violations = {field: error.message for field, error in self._found.items()}
+        message = "; ".join(f"{field}: {text}" for field, text in violations.items())
+        raise InvalidArgument(message, reason=first.reason, violations=violations, **first.metadata)
+
+
+def to_request(request: v.AttributionRequest, *, validate_only: bool = False) -> pb.AttributeRequest:
+    """Raises: InvalidArgument with every argument that has no form on the wire."""
+    found = Violations()
+    message = pb.AttributeRequest(
+        model=request.model,
+        layers=request.layers,
+        source=request.source,
+        multiply_by_inputs=request.multiply_by_inputs,
+        request_id=request.request_id,
+        validate_only=validate_only,
+    )
+    with found.at("method"):
+        message.method = words.METHODS.number(request.method)
+    with found.at("quadrature"):
+        message.quadrature = words.QUADRATURES.number(request.quadrature)
+    for field in ("steps", "max_steps", "tolerance"):
+        if getattr(request, field) is not None:
+            with found.at(field):
+                _set_number(message, field, getattr(request, field))
+    for name, array in request.inputs.items():
+        with found.at(f"inputs.{name}"):
+            message.inputs.append(tensors.encode(name, array))
+    for name, baseline in request.baselines.items():
+        with found.at(f"baselines.{name}"):
+            message.baselines[name].CopyFrom(_to_baseline(name, baseline))
+    with found.at("target"):
+        message.target.CopyFrom(_to_target(request.target))
+    found.raise_if_any()
+    return message
+
+
+def from_request(message: pb.AttributeRequest) -> v.AttributionRequest:
+    """Raises: InvalidArgument with every violation; Unsupported for a method of a newer protocol."""
+    found = Violations()
+    found.require(bool(message.model), "model", "a model name is required")
+    found.require(message.method != 0, "method", f"a method is required, one of: {', '.join(v.METHODS)}")
+    for field in ("steps", "max_steps"):
+        found.require(not message.HasField(field) or getattr(message, field) > 0, field, "must be at least 1")
+    positive = math.isfinite(message.tolerance) and message.tolerance > 0
+    found.require(not message.HasField("tolerance") or positive, "tolerance", "must be a number above 0")
+    plain = len(message.request_id) <= 64 and message.request_id.isprintable()
+    found.require(plain, "request_id", "must be at most 64 printable characters")
+    inputs = from_tensors(message.inputs, "inputs", found)
+    baselines: dict[str, Array | float] = {}
+    for name, baseline in message.baselines.items():
+        with found.at(f"baselines.{name}"):
+            baselines[name] = _from_baseline(baseline)
+    target = v.Target()
+    with found.at("target"):
+        target = _from_target(message.target)
+    found.raise_if_any()
+    default = v.AttributionRequest(model="", inputs={})
+    return v.AttributionRequest(
+        model=message.model,
+        inputs=inputs,
+        method=words.METHODS.word(message.method),
+        layers=tuple(message.layers),
+        source=tuple(message.source),
+        target=target,
+        baselines=baselines,
+        steps=message.steps if message.HasField("steps") else default.steps,
+        max_steps=message.max_steps if message.HasField("max_steps") else default.max_steps,
+        tolerance=message.tolerance if message.HasField("tolerance") else None,
+        quadrature=words.QUADRATURES.word(message.quadrature or pb.QUADRATURE_TRAPEZOID),
+        multiply_by_inputs=message.multiply_by_inputs if message.HasField("multiply_by_inputs") else True,
+        request_id=message.request_id,
+    )
+
+
+def from_tensors(
+    messages: Iterable[pb.Tensor], field: str, violations: Violations | None = None
+) -> dict[str, Array]:
+    """Arrays by name. Raises: InvalidArgument with every tensor that is wrong, unless `violations` collects them."""
+    found, arrays = violations or Violations(), {}
+    for index, message in enumerate(messages):
+        place = f"{field}.{message.name or index}"
+        with found.at(place):
+            if message.name in arrays:
+                raise InvalidArgument(
+                    f"{message.name!r} is given twice", reason="INPUT_DUPLICATE", input=message.name
+                )
+            arrays[message.name] = tensors.decode(message)
+    if violations is None:
+        found.raise_if_any()
+    return arrays
+
+
+def _to_target(target: v.Target) -> pb.Target:
+    return pb.Target(
+        tensor=target.tensor or "",
+        selectors=_to_selectors(target.index),
+        minus=_to_selectors(target.minus),
+    )
+
+
+def _from_target(message: pb.Target) -> v.Target:
+    return v.Target(
+        tensor=message.tensor or None,
+        index=_from_selectors(message.selectors),
+        minus=_from_selectors(message.minus),
+    )
+
+
+def _to_selectors(index: object) -> list[pb.Selector]:
+    """A tuple is one selector, any other sequence is one per sample."""
+    if index is None:
+        return []
+    if isinstance(index, np.ndarray) and index.ndim:
+        index = index.tolist()
+    if isinstance(index, Sequence) and not isinstance(index, tuple | str):
+        return [_to_selector(one) for one in index]
+    return [_to_selector(index)]
+
+
+def _to_selector(selector: object) -> pb.Selector:
+    if selector is None:
+        return pb.Selector(automatic=True)
+    axes = selector if isinstance(selector, tuple) else (selector,)
+    return pb.Selector(axes=map(_to_axis, axes))
+
+
+def _to_axis(index: object) -> pb.Axis:
+    try:
+        if isinstance(index, slice):
+            ends = {"start": index.start, "stop": index.stop, "step": index.step}
+            ends = {word: operator.index(end) for word, end in ends.items() if end is not None}
+            return pb.Axis(range=pb.Range(**ends))
+        return pb.Axis(index=operator.index(cast(int, index)))
+    except (TypeError, ValueError):
+        message = f"a target index is made of integers and slices, not {index!r}"
+        raise InvalidArgument(message, reason="TARGET_INVALID") from None
+
+
+def _from_selectors(messages: Sequence[pb.Selector]) -> v.Selector | Sequence[v.Selector]:
+    selectors = [_from_selector(message) for message in messages]
+    if not selectors:
+        return None
+    return selectors[0] if len(selectors) == 1 else selectors
+
+
+def _from_selector(message: pb.Selector) -> v.Selector:
+    if message.automatic:
+        return None
+    axes = tuple(_from_axis(axis) for axis in message.axes)
+    return axes[0] if len(axes) == 1 else axes
+
+
+def _from_axis(message: pb.Axis) -> int | slice:
+    match message.WhichOneof("kind"):
+        case "index":
+            return message.index
+        case "range":
+            ends = message.range
+            start = ends.start if ends.HasField("start") else None
+            stop = ends.stop if ends.HasField("stop") else None
+            if ends.HasField("step") and ends.step == 0:
+                raise InvalidArgument("a range cannot have step 0", reason="TARGET_INVALID")
+            return slice(start, stop, ends.step if ends.HasField("step") else None)
+    raise InvalidArgument("an axis needs an index or a range", reason="TARGET_INVALID")
+
+
+def _to_baseline(name: str, baseline: Array | float) -> pb.Baseline:
+    array = np.asarray(baseline)
+    if array.ndim == 0 and array.dtype.kind in "biuf":
+        return pb.Baseline(scalar=float(array))
+    return pb.Baseline(tensor=tensors.encode(name, array))
+
+
+def _from_baseline(message: pb.Baseline) -> Array | float:
+    match message.WhichOneof("kind"):
+        case "scalar":
+            return message.scalar
+        case "tensor":
+            return tensors.decode(message.tensor)
+    raise InvalidArgument("a baseline needs a scalar or a tensor", reason="BASELINE_INVALID")
+
+
+def _set_number(message: pb.AttributeRequest, field: str, number: object) -> None:
+    try:
+        setattr(message, field, number)
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"cannot be {number!r}") from None

@@ -1,0 +1,71 @@
+"""What is being served: model files in folders.
+
+A folder holds `<name>/<version>/model.onnx`, `<name>/model.onnx` (version 1) or `<name>.onnx` (version 1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from onnx_attribution.errors import InvalidArgument
+
+__all__ = ["Served", "scan", "scan_all"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+class Served(NamedTuple):
+    """A model file and what it is called."""
+
+    name: str
+    version: int
+    path: Path
+
+
+def scan_all(paths: Iterable[Path]) -> list[Served]:
+    """What is found below each path. Raises: InvalidArgument for a name and version that is there twice."""
+    return _unique(served for path in paths for served in scan(path))
+
+
+def scan(path: Path) -> list[Served]:
+    """The models of a folder, by name and version; of a single file, itself.
+
+    Files that a symbolic link leads out of the folder to, and names that are no plain words, are left out.
+    Raises: InvalidArgument if there is no such folder or file, or for a name and version that is there twice.
+    """
+    if path.is_file():
+        return [Served(_plain(path.stem), 1, path.resolve())]
+    if not path.is_dir():
+        raise InvalidArgument(f"no folder or file {str(path)!r}", path=path)
+    root = path.resolve()
+    files = (file for pattern in ("*.onnx", "*/model.onnx", "*/*/model.onnx") for file in root.glob(pattern))
+    return _unique(served for file in files if (served := _served(root, file)))
+
+
+def _unique(found: Iterable[Served]) -> list[Served]:
+    known: dict[tuple[str, int], Served] = {}
+    for served in found:
+        other = known.setdefault((served.name, served.version), served)
+        if other.path != served.path:
+            message = f"model {served.name!r} version {served.version} is there twice"
+            raise InvalidArgument(f"{message}: {other.path} and {served.path}", reason="VERSION_EXISTS")
+    return sorted(known.values())
+
+
+def _served(root: Path, file: Path) -> Served | None:
+    name, *version = file.relative_to(root).parts[:-1] or (file.stem,)
+    if not NAME.fullmatch(name) or not all(map(VERSION.fullmatch, version)):
+        return None
+    real = file.resolve()
+    if not real.is_file() or not real.is_relative_to(root):
+        return None
+    return Served(name, int(version[0]) if version else 1, real)
+
+
+def _plain(stem: str) -> str:
+    """A file that was asked for by name is served under the nearest plain word."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "model"

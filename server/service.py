@@ -1,0 +1,244 @@
+"""The two services: messages to calls of the engine and back. Decides nothing else."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import functools
+import uuid
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeVar
+
+from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, NotReady
+from onnx_attribution.proto import attribution_pb2 as pb
+from onnx_attribution.proto import attribution_pb2_grpc as rpc
+from onnx_attribution.proto import catalog, events, requests, tensors, words
+from onnx_attribution.server.settings import Settings
+from onnx_attribution.server.status import Scrub
+from onnx_attribution.server.work import Stop, Work
+from onnx_attribution.values import (
+    Accepted,
+    Array,
+    AttributionRequest,
+    Completed,
+    Event,
+    LayerInfo,
+    ModelInfo,
+    Revision,
+    StopReason,
+)
+
+__all__ = ["AttributionService", "Engine", "ModelService"]
+
+MIB = 1 << 20
+Item = TypeVar("Item")
+
+
+class Engine(Protocol):
+    """What the services need of the engine: blocking, thread-safe; `stream` may be advanced by several threads."""
+
+    def models(self) -> list[ModelInfo]: ...
+    def info(self, model: str) -> ModelInfo: ...
+    def layers(self, model: str, pattern: str = "") -> list[LayerInfo]: ...
+    def predict(
+        self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str] = ()
+    ) -> dict[str, Array]: ...
+    def stream(
+        self,
+        request: AttributionRequest,
+        *,
+        stop: Callable[[], StopReason | Literal["cancelled"] | None] | None = None,
+    ) -> Iterator[Event]: ...
+
+
+class AttributionService(rpc.AttributionServiceServicer):
+    """Predict, Attribute and StreamAttribute over an engine."""
+
+    def __init__(self, engine: Engine, work: Work, settings: Settings) -> None:
+        self._engine = engine
+        self._work = work
+        self._settings = settings
+
+    async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
+        def predict() -> pb.PredictResponse:
+            inputs = requests.from_tensors(request.inputs, "inputs")
+            self._limit_samples(request.model, inputs)
+            outputs = self._engine.predict(request.model, inputs, tuple(request.outputs))
+            self._limit_bytes(outputs.values(), "ask for fewer samples or outputs")
+            return pb.PredictResponse(outputs=[tensors.encode(*item) for item in outputs.items()])
+
+        with self._work.admit():
+            return await self._work.run(predict, self._seconds(context, self._settings.unary_seconds))
+
+    async def Attribute(self, request: pb.AttributeRequest, context: Any) -> pb.AttributeResponse:
+        response = pb.AttributeResponse()
+        revisions: dict[int, Revision] = {}
+
+        def prepare(event: Event) -> Event:
+            if isinstance(event, Revision):
+                values = (layer.values for layer in event.attribution.layers.values())
+                self._limit_bytes(values, "use StreamAttribute, or ask for fewer samples or layers")
+                revisions[event.number] = event
+            if isinstance(event, Completed) and event.best_revision in revisions:
+                best = revisions[event.best_revision].attribution
+                response.summary.CopyFrom(events.to_summary(best))
+                response.attributions.extend(
+                    tensors.encode(layer.name, layer.values) for layer in best.layers.values()
+                )
+            return event
+
+        with self._work.admit():
+            async for event in self._events(request, context, self._settings.unary_seconds, prepare):
+                match event:
+                    case Accepted():
+                        response.accepted.CopyFrom(events.to_accepted(event))
+                    case Completed():
+                        response.stop_reason = words.STOP_REASONS.number(event.stop_reason)
+        return response
+
+    async def StreamAttribute(
+        self, request: pb.AttributeRequest, context: Any
+    ) -> AsyncIterator[pb.StreamAttributeResponse]:
+        def prepare(event: Event) -> tuple[pb.StreamAttributeResponse, int, list[bytes]]:
+            if not isinstance(event, Revision):
+                return events.to_event(event), 0, []
+            layers = event.attribution.layers.values()
+            return events.to_event(event), event.number, [tensors.to_bytes(layer.values) for layer in layers]
+
+        with self._work.admit("TOO_MANY_STREAMS"):
+            seconds = self._settings.stream_seconds
+            async for message, number, arrays in self._events(request, context, seconds, prepare):
+                yield message
+                for layer, raw in enumerate(arrays):
+                    for offset, data, last in tensors.split(raw):
+                        chunk = pb.Chunk(revision=number, layer=layer, offset=offset, data=data, last=last)
+                        yield pb.StreamAttributeResponse(chunk=chunk)
+
+    async def _events(
+        self,
+        message: pb.AttributeRequest,
+        context: Any,
+        default_seconds: float,
+        prepare: Callable[[Event], Item],
+    ) -> AsyncIterator[Item]:
+        """The engine's events; ends after the first one where the request is only validated."""
+        stop = Stop(self._seconds(context, default_seconds), self._work.draining)
+        context.add_done_callback(lambda _: stop.cancel())
+        accepted = False
+
+        def start() -> Iterator[Event]:
+            request = requests.from_request(message)
+            self._limit_steps(request)
+            self._limit_samples(request.model, request.inputs)
+            request = dataclasses.replace(request, request_id=request.request_id or uuid.uuid4().hex)
+            return self._engine.stream(request, stop=stop)
+
+        def checked(event: Event) -> Item:
+            nonlocal accepted
+            accepted |= isinstance(event, Accepted)
+            if isinstance(event, Completed) and not stop.has_result:
+                if event.stop_reason == "draining":
+                    raise NotReady("the server is shutting down", reason="DRAINING")
+                raise DeadlineExceeded(
+                    "the time ran out before the first revision; allow more, or fewer steps"
+                )
+            return prepare(event)
+
+        produced = self._work.events(start, stop, checked)
+        try:
+            async for item in produced:
+                yield item
+                if message.validate_only and accepted:
+                    return
+        finally:
+            await produced.aclose()  # type: ignore[attr-defined]  # now, not when it is collected
+
+    def _seconds(self, context: Any, default: float) -> float:
+        """The time a call has: the client's, or the default where it states none."""
+        remaining: float | None = context.time_remaining()
+        if remaining is None or remaining > NO_DEADLINE:
+            return default
+        limit = self._settings.max_seconds
+        if remaining > limit:
+            message = f"the deadline is {remaining:.0f} s away; at most {limit:g} s are allowed"
+            raise InvalidArgument(message, reason="DEADLINE_TOO_LONG", limit=f"{limit:g}")
+        return remaining
+
+    def _limit_steps(self, request: AttributionRequest) -> None:
+        found, limit = requests.Violations(), self._settings.max_steps
+        for field in ("steps", "max_steps"):
+            found.require(getattr(request, field) <= limit, field, f"must be at most {limit}")
+        found.raise_if_any()
+
+    def _limit_samples(self, model: str, inputs: Mapping[str, Array]) -> None:
+        limit = self._settings.max_samples
+        for info in self._engine.info(model).inputs:
+            array = inputs.get(info.name)
+            if array is None or info.batch_axis is None or array.ndim <= info.batch_axis:
+                continue  # the engine says what is wrong with it
+            samples = array.shape[info.batch_axis]
+            if samples > limit:
+                message = (
+                    f"input {info.name!r} holds {samples} samples; at most {limit} may be asked for at once"
+                )
+                raise InvalidArgument(message, reason="REQUEST_TOO_LARGE", limit=limit, actual=samples)
+
+    def _limit_bytes(self, arrays: Iterator[Array] | Any, hint: str) -> None:
+        limit, actual = int(self._settings.max_response_mib * MIB), sum(array.nbytes for array in arrays)
+        if actual > limit:
+            message = f"the result is {actual} bytes, and one message holds at most {limit}; {hint}"
+            raise InvalidArgument(message, reason="RESULT_TOO_LARGE", limit=limit, actual=actual)
+
+
+class ModelService(rpc.ModelServiceServicer):
+    """ListModels, GetModel and ListLayers over an engine."""
+
+    def __init__(self, engine: Engine, work: Work, settings: Settings, scrub: Scrub) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._scrub = scrub
+        self._run = functools.partial(work.run, seconds=settings.unary_seconds, compute=False)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
+        models = sorted(await self._run(self._engine.models), key=lambda info: (info.name, info.version))
+        page, token = _page(models, request.page_size or 100, 1000, request.page_token, "")
+        return pb.ListModelsResponse(models=map(self._message, page), next_page_token=token)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
+        info = await self._run(lambda: self._engine.info(request.model))
+        return pb.GetModelResponse(model=self._message(info))
+
+    async def ListLayers(self, request: pb.ListLayersRequest, context: Any) -> pb.ListLayersResponse:
+        layers = await self._run(lambda: self._engine.layers(request.model, request.filter))
+        query = f"{request.model}\n{request.filter}"
+        page, token = _page(layers, request.page_size or 1000, 10000, request.page_token, query)
+        return pb.ListLayersResponse(layers=map(catalog.to_layer, page), next_page_token=token)
+
+    def _message(self, info: ModelInfo) -> pb.Model:
+        return catalog.to_model(dataclasses.replace(info, reason=self._scrub(info.reason)))
+
+
+# Without a deadline, grpcio reports the time until the end of its clock.
+NO_DEADLINE = 10 * 365 * 86400.0
+
+
+def _page(items: Sequence[Item], size: int, limit: int, token: str, query: str) -> tuple[Sequence[Item], str]:
+    """A page and the token of the next; a token holds for the query that it came from."""
+    if size < 0:
+        message = f"must be at least 0, not {size}"
+        raise InvalidArgument(f"page_size {message}", violations={"page_size": message})
+    mark = f"{zlib.crc32(query.encode()):08x}"
+    start = 0
+    if token:
+        try:
+            text, found = base64.urlsafe_b64decode(token).decode().split(".")
+            start = int(text)
+        except (binascii.Error, UnicodeDecodeError, ValueError):
+            found = ""
+        if found != mark or start <= 0:
+            raise InvalidArgument("page_token is not one of this query", reason="PAGE_TOKEN_INVALID")
+    end = start + min(size, limit)
+    following = base64.urlsafe_b64encode(f"{end}.{mark}".encode()).decode() if end < len(items) else ""
+    return items[start:end], following

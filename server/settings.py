@@ -1,0 +1,95 @@
+"""What can be set, by ONNX_ATTRIBUTION_* variables or by the command line: one model for both."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings.sources import PydanticBaseSettingsSource
+
+__all__ = ["Settings", "is_loopback"]
+
+
+class Settings(BaseSettings):
+    """Limits and places; times in seconds, sizes in MiB. Zero threads: as many as the container may use."""
+
+    model_config = SettingsConfigDict(env_prefix="ONNX_ATTRIBUTION_", frozen=True, extra="forbid")
+
+    models: Annotated[tuple[Path, ...], NoDecode] = ()
+    host: str = "127.0.0.1"
+    port: int = Field(default=8081, ge=0, le=65535)
+    allow_insecure: bool = False
+
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=0, ge=0)
+    memory_budget_mib: int = Field(default=2048, ge=1)
+
+    max_request_mib: int = Field(default=64, ge=1, le=512)
+    max_response_mib: float = Field(default=3, gt=0, le=512)
+    max_samples: int = Field(default=256, ge=1)
+    max_steps: int = Field(default=16384, ge=1)
+
+    workers: int = Field(default=2, ge=1)
+    max_unary: int = Field(default=64, ge=1)
+    max_streams: int = Field(default=32, ge=1)
+    unary_seconds: float = Field(default=60, gt=0)
+    stream_seconds: float = Field(default=600, gt=0)
+    max_seconds: float = Field(default=3600, gt=0)
+    heartbeat_seconds: float = Field(default=15, gt=0)
+
+    lame_duck_seconds: float | None = Field(default=None, ge=0)
+    grace_seconds: float = Field(default=30, ge=0)
+
+    @property
+    def address(self) -> str:
+        """What the server binds to."""
+        host = f"[{self.host}]" if ":" in self.host and not self.host.startswith("[") else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def lame_duck(self) -> float:
+        """How long a draining server still takes calls: load balancers need to notice, a loopback client does not."""
+        if self.lame_duck_seconds is None:
+            return 0.0 if is_loopback(self.host) else 3.0
+        return self.lame_duck_seconds
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, models: object) -> object:
+        """A variable names several folders as PATH does."""
+        return tuple(filter(None, models.split(os.pathsep))) if isinstance(models, str) else models
+
+    @model_validator(mode="after")
+    def _refuse_open_plaintext(self) -> Self:
+        if not is_loopback(self.host) and not self.allow_insecure:
+            raise ValueError(
+                f"{self.host!r} can be reached from other machines, and calls are not encrypted; "
+                "listen on 127.0.0.1 or allow it with allow_insecure"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments before variables; no files."""
+        return init_settings, env_settings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

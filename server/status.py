@@ -1,0 +1,182 @@
+"""Failures to gRPC statuses: one table, one interceptor. Nothing that is not in the table reaches a caller."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from onnx_attribution import errors
+from onnx_attribution.proto import attribution_pb2 as pb
+
+__all__ = ["DOMAIN", "STATUS", "ErrorInterceptor", "Scrub", "scrubber", "to_status"]
+
+Scrub = Callable[[str], str]
+
+DOMAIN = "onnx-attribution"
+STATUS: Mapping[type[BaseException], grpc.StatusCode] = {
+    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.ModelError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.NotDifferentiable: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.NotReady: grpc.StatusCode.UNAVAILABLE,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.MessageTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Cancelled: grpc.StatusCode.CANCELLED,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
+}
+# A failure of the runtime that no input explains is the server's, though its text may be told.
+BY_REASON: Mapping[str, grpc.StatusCode] = {"RUNTIME_FAILURE": grpc.StatusCode.INTERNAL}
+OURS = f"/{pb.DESCRIPTOR.package}."
+RETRY_SECONDS = 1
+# The status travels in the trailing metadata, which gRPC limits to 8 KiB by default.
+MAX_MESSAGE, MAX_WORD, MAX_ENTRIES = 1500, 200, 8
+
+log = structlog.get_logger(__name__)
+
+
+def to_status(error: BaseException, scrub: Scrub) -> status_pb2.Status:
+    """The status of a failure: that of its nearest listed ancestor, else INTERNAL with an incident id."""
+    code = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
+    if code is None or not isinstance(error, errors.AttributionError):
+        return _internal(error)
+    code = BY_REASON.get(error.reason, code)
+    metadata = {key: scrub(text)[:MAX_WORD] for key, text in list(error.metadata.items())[:MAX_ENTRIES]}
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
+    text = scrub(error.message)[:MAX_MESSAGE]
+    return _status(code, text, info, _detail(code, error, text, scrub))
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no types
+    """Outermost: aborts a call with the status of whatever its handler raised."""
+
+    def __init__(self, scrub: Scrub) -> None:
+        self._scrub = scrub
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(OURS):
+            return handler  # an unknown method; or health and reflection, which report their own errors
+        codec = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.response_streaming:
+            stream = handler.unary_stream
+
+            async def guarded_stream(request: Any, context: Any) -> AsyncIterator[Any]:
+                responses = stream(request, context)
+                try:
+                    async for response in responses:
+                        yield response
+                except grpc.aio.AbortError:
+                    raise
+                except Exception as error:
+                    await self._abort(error, context)
+                finally:
+                    await responses.aclose()
+
+            return grpc.unary_stream_rpc_method_handler(guarded_stream, **codec)
+        unary = handler.unary_unary
+
+        async def guarded(request: Any, context: Any) -> Any:
+            try:
+                return await unary(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                await self._abort(error, context)
+
+        return grpc.unary_unary_rpc_method_handler(guarded, **codec)
+
+    async def _abort(self, error: Exception, context: Any) -> NoReturn:
+        status = to_status(error, self._scrub)
+        code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+        # Not abort_with_status: tracing wrappers record no code for it.
+        await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+        raise AssertionError("abort returned")
+
+
+def _internal(error: BaseException) -> status_pb2.Status:
+    incident = uuid.uuid4().hex[:12]
+    log.error("internal error", incident=incident, exc_info=error)
+    info = error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN, metadata={"incident": incident})
+    text = f"the server failed; its log knows this as incident {incident}"
+    return _status(grpc.StatusCode.INTERNAL, text, info, None)
+
+
+def _status(
+    code: grpc.StatusCode, text: str, info: error_details_pb2.ErrorInfo, detail: Any
+) -> status_pb2.Status:
+    details = []
+    for part in (info, detail):
+        if part is not None:
+            packed = any_pb2.Any()
+            packed.Pack(part)
+            details.append(packed)
+    return status_pb2.Status(code=code_pb2.Code.Value(code.name), message=text, details=details)
+
+
+def _detail(
+    code: grpc.StatusCode, error: errors.AttributionError, text: str, scrub: Scrub
+) -> Any:  # a message or None; these messages have no types
+    """What the API guidelines want beside the reason, by code."""
+    match code:
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            violations = [
+                error_details_pb2.BadRequest.FieldViolation(
+                    field=field[:MAX_WORD], description=scrub(description)[:MAX_WORD]
+                )
+                for field, description in list(error.violations.items())[:MAX_ENTRIES]
+            ]
+            return error_details_pb2.BadRequest(field_violations=violations) if violations else None
+        case grpc.StatusCode.NOT_FOUND:
+            kind = error.reason.removesuffix("_NOT_FOUND").lower()
+            name = next(iter(error.metadata.values()), "")[:MAX_WORD]
+            return error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name)
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            violation = error_details_pb2.PreconditionFailure.Violation(
+                type=error.reason, description=text[:MAX_WORD]
+            )
+            return error_details_pb2.PreconditionFailure(violations=[violation])
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.RESOURCE_EXHAUSTED:
+            delay = duration_pb2.Duration(seconds=RETRY_SECONDS)
+            return error_details_pb2.RetryInfo(retry_delay=delay)
+    return None
+
+
+def scrubber(hidden: Iterable[Path] = ()) -> Scrub:
+    """What cuts the folders `hidden` and those of the installation off the paths in a text.
+
+    Tensor names look like paths too, so only known folders can be cut.
+    """
+    installed = (
+        Path(__file__).resolve().parents[1],
+        Path(sys.prefix),
+        Path(tempfile.gettempdir()),
+        Path.home(),
+    )
+    roots = {str(path) for root in (*hidden, Path.cwd(), *installed) for path in (root, root.resolve())}
+    ordered = sorted((root.rstrip("/") for root in roots if len(root) > 1), key=len, reverse=True)
+    known = re.compile("|".join(f"{re.escape(root)}(?:/|(?![\\w.-]))" for root in ordered))
+    built = re.compile(r"/(?:onnxruntime_src|workspace|build|home|__w)/\S*?([\w.]+:\d+)")
+
+    def scrub(text: str) -> str:
+        text = text.split("Traceback (most recent call last)")[0]
+        return built.sub(r"\1", known.sub("", text))
+
+    return scrub

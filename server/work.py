@@ -1,0 +1,172 @@
+"""Engine calls on threads, for an event loop that must never wait: how many, how long, and how they are stopped.
+
+A stream's iterator is advanced one event at a time, when the client has taken the one before: no thread waits for a
+slow client, nothing is queued, and streams take turns. So one iterator may be advanced by different threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Literal, TypeVar
+
+from onnx_attribution.errors import DeadlineExceeded, NotReady, Overloaded
+from onnx_attribution.values import Event, Progress, Revision, StopReason
+
+__all__ = ["Stop", "Work"]
+
+MAX_PATIENCE = 30.0  # seconds
+Result = TypeVar("Result")
+
+
+class Stop:
+    """Says why a computation should end; the engine asks between slices, from its thread.
+
+    Near the deadline or while draining that is once there is a result, so that there is always something to send.
+    """
+
+    def __init__(self, seconds: float, draining: threading.Event) -> None:
+        self.seconds = seconds
+        self.has_result = False
+        self._end = time.monotonic() + seconds
+        self._margin = min(0.25, seconds / 10)
+        self._draining = draining
+        self._cancelled = threading.Event()
+        self._asked = False
+        self._slice = 0.0  # between the last two questions
+        self._spent = 0.0  # since the last question, without the time in which nobody computed
+        self._mark = 0.0
+
+    def __call__(self) -> StopReason | Literal["cancelled"] | None:
+        self.pause()
+        self._slice = self._spent if self._asked else 0.0  # loading came before the first question
+        self._spent, self._asked = 0.0, True
+        if self._cancelled.is_set():
+            return "cancelled"
+        margin = max(self._margin, 2 * self._slice) if self.has_result else self._margin
+        if time.monotonic() + margin >= self._end:
+            return "deadline_near"
+        if self._draining.is_set() and self.has_result:
+            return "draining"
+        return None
+
+    def cancel(self) -> None:
+        """The caller is gone: the next answer is `cancelled`."""
+        self._cancelled.set()
+
+    def resume(self) -> None:
+        """A thread takes the computation up."""
+        self._mark = time.monotonic()
+
+    def pause(self) -> None:
+        """The thread puts it down."""
+        now = time.monotonic()
+        self._spent += now - self._mark
+        self._mark = now
+
+
+class Work:
+    """The threads of a server: `workers` for computing, two for questions about models; and what is admitted."""
+
+    def __init__(self, *, workers: int, max_unary: int, max_streams: int, heartbeat: float) -> None:
+        self.draining = threading.Event()
+        self._compute = ThreadPoolExecutor(workers, "compute")
+        self._questions = ThreadPoolExecutor(2, "questions")
+        self._heartbeat = heartbeat
+        self._limits = {"QUEUE_FULL": max_unary, "TOO_MANY_STREAMS": max_streams}
+        self._admitted = dict.fromkeys(self._limits, 0)
+
+    @property
+    def running(self) -> int:
+        """How many calls are admitted and have not ended."""
+        return sum(self._admitted.values())
+
+    @contextmanager
+    def admit(self, full: Literal["QUEUE_FULL", "TOO_MANY_STREAMS"] = "QUEUE_FULL") -> Iterator[None]:
+        """Raises: NotReady while draining; Overloaded, for the reason `full`, if there are too many calls."""
+        if self.draining.is_set():
+            raise NotReady("the server is shutting down", reason="DRAINING")
+        limit = self._limits[full]
+        if self._admitted[full] >= limit:
+            raise Overloaded(
+                f"{limit} calls of this kind are running, as many as may", reason=full, limit=limit
+            )
+        self._admitted[full] += 1
+        try:
+            yield
+        finally:
+            self._admitted[full] -= 1
+
+    async def run(self, function: Callable[[], Result], seconds: float, *, compute: bool = True) -> Result:
+        """What the function returns, from a thread. Raises: DeadlineExceeded after `seconds`."""
+        pool = self._compute if compute else self._questions
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(pool.submit(function)), seconds)
+        except TimeoutError:
+            raise DeadlineExceeded(f"no result within {seconds:g} s", seconds=f"{seconds:g}") from None
+
+    async def events(
+        self,
+        start: Callable[[], Iterator[Event]],
+        stop: Stop,
+        prepare: Callable[[Event], Result],
+    ) -> AsyncIterator[Result]:
+        """Each event of the iterator that `start` makes, after `prepare`; all of it on the computing threads.
+
+        While one takes long, the last progress is repeated. However the iteration ends, the computation is stopped.
+        Raises: Overloaded if the first does not get its turn within half of the time, or 30 s.
+        """
+        iterator: Iterator[Event] | None = None
+        began = time.monotonic()
+        progress = Progress(0, 0, 0.0)
+        patience = min(stop.seconds / 2, MAX_PATIENCE)
+
+        def step() -> tuple[Event, Result] | None:
+            nonlocal iterator
+            stop.resume()
+            iterator = iterator or start()
+            event = next(iterator, None)
+            stop.pause()
+            stop.has_result |= isinstance(event, Revision)
+            return None if event is None else (event, prepare(event))
+
+        def close(_: object) -> None:
+            if iterator is not None and hasattr(iterator, "close"):
+                with suppress(RuntimeError):  # the threads are gone at shutdown
+                    self._compute.submit(iterator.close)
+
+        working: Future[tuple[Event, Result] | None] | None = None
+        try:
+            while True:
+                working = self._compute.submit(step)
+                waiting = asyncio.wrap_future(working)
+                try:
+                    while not (await asyncio.wait([waiting], timeout=min(self._heartbeat, patience)))[0]:
+                        now = time.monotonic() - began
+                        if iterator is None and not working.running() and now >= patience:
+                            raise Overloaded(
+                                f"no turn within {patience:g} s: too many computations are running"
+                            )
+                        yield prepare(Progress(progress.done, progress.planned, now))
+                    result = waiting.result()
+                finally:
+                    waiting.cancel()  # takes a step that has not begun off the queue
+                if result is None:
+                    return
+                event, prepared = result
+                if isinstance(event, Progress):
+                    progress = event
+                yield prepared
+        finally:
+            stop.cancel()
+            if working is not None:
+                working.add_done_callback(close)  # not before the running step has ended
+
+    def close(self) -> None:
+        """Waits for nothing that has not begun."""
+        self._compute.shutdown(wait=False, cancel_futures=True)
+        self._questions.shutdown(wait=False, cancel_futures=True)

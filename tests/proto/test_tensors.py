@@ -1,0 +1,169 @@
+"""Arrays survive the wire, and nothing that lies about itself reaches numpy."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from onnx_attribution import values
+from onnx_attribution.errors import InvalidArgument, Unsupported
+from onnx_attribution.proto import attribution_pb2 as pb
+from onnx_attribution.proto import requests, tensors, words
+
+ARRAYS: list[Any] = [
+    *(np.arange(6, dtype=dtype).reshape(2, 3) for dtype in tensors.DATATYPES.values() if dtype.kind != "b"),
+    np.array([True, False]),
+    np.array([1.5, -2, np.inf], ml_dtypes.bfloat16),
+    np.array([["a", "ü\0b"], ["", "d"]], dtype=object),
+    np.float32(3.5).reshape(()),
+    np.zeros((0, 3)),
+    np.arange(6.0).reshape(2, 3).T,
+    np.arange(4, dtype=">f4"),
+    np.array([np.nan, -0.0, np.inf]),
+]
+
+
+@pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype}-{array.shape}")
+def test_array_comes_back_as_it_was(array: Any) -> None:
+    message = pb.Tensor.FromString(tensors.encode("x", array).SerializeToString())
+    back = tensors.decode(message)
+    assert back.dtype == array.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(back, array)
+
+
+def test_bfloat16_is_widened_where_numpy_does_not_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = tensors.encode("x", np.array([1.5, -2], ml_dtypes.bfloat16))
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    back = tensors.decode(message)
+    assert back.dtype == np.float32
+    np.testing.assert_array_equal(back, np.array([1.5, -2], np.float32))
+
+
+BAD: list[tuple[str, list[int], bytes, str]] = [
+    ("FP32", [2], b"1234567", "BYTES_MISMATCH"),
+    ("FP32", [2], b"123456789", "BYTES_MISMATCH"),
+    ("FP32", [], b"", "BYTES_MISMATCH"),
+    ("FP32", [-1], b"", "SHAPE_MISMATCH"),
+    ("FP32", [-1, -4], b"1234" * 4, "SHAPE_MISMATCH"),
+    ("FP32", [0, 1 << 62], b"", "SHAPE_MISMATCH"),
+    ("FP32", [1 << 32, 1 << 32], b"", "SHAPE_MISMATCH"),
+    ("INT8", [1] * 33, b"1", "SHAPE_MISMATCH"),
+    ("FP8", [1], b"1", "DTYPE_MISMATCH"),
+    ("O", [1], b"12345678", "DTYPE_MISMATCH"),
+    ("", [1], b"1", "DTYPE_MISMATCH"),
+    ("BOOL", [2], b"\0\2", "BYTES_MISMATCH"),
+    ("BYTES", [1], b"\5\0\0\0abc", "BYTES_MISMATCH"),
+    ("BYTES", [1], b"\1\0", "BYTES_MISMATCH"),
+    ("BYTES", [1], b"\1\0\0\0\xff", "BYTES_MISMATCH"),
+    ("BYTES", [1], b"\1\0\0\0a\1\0\0\0b", "BYTES_MISMATCH"),
+    ("BYTES", [3], b"\1\0\0\0a", "BYTES_MISMATCH"),
+    ("BYTES", [1 << 40], b"", "SHAPE_MISMATCH"),
+]
+
+
+@pytest.mark.parametrize(("datatype", "shape", "raw", "reason"), BAD)
+def test_tensor_that_lies_is_refused_with_its_name(
+    datatype: str, shape: list[int], raw: bytes, reason: str
+) -> None:
+    with pytest.raises(InvalidArgument, match="tensor 'x'") as caught:
+        tensors.decode(pb.Tensor(name="x", datatype=datatype, shape=shape, raw=raw))
+    assert caught.value.reason == reason
+    assert {"input", "expected", "got"} <= caught.value.metadata.keys()
+
+
+def test_complex_numbers_cannot_travel() -> None:
+    with pytest.raises(InvalidArgument, match="complex128") as caught:
+        tensors.encode("x", np.array([1j]))
+    assert caught.value.reason == "DTYPE_MISMATCH"
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 20])
+def test_chunks_rejoin_to_the_array(size: int) -> None:
+    array = np.arange(size, dtype=np.uint8)
+    chunks = list(tensors.split(tensors.to_bytes(array), 10))
+    assert [last for *_, last in chunks] == [False] * (len(chunks) - 1) + [True]
+    buffer = tensors.Buffer("x", "UINT8", [size])
+    for offset, data, _ in chunks:
+        buffer.add(offset, data)
+    np.testing.assert_array_equal(buffer.array(), array)
+
+
+def test_every_word_of_values_travels() -> None:
+    for word in values.METHODS:
+        assert words.METHODS.word(words.METHODS.number(word)) == word
+    for quadrature in values.QUADRATURES:
+        assert words.QUADRATURES.word(words.QUADRATURES.number(quadrature)) == quadrature
+    for enum, table in ((pb.Method, words.METHODS), (pb.Quadrature, words.QUADRATURES),
+                        (pb.StopReason, words.STOP_REASONS), (pb.BatchMode, words.BATCH_MODES)):  # fmt: skip
+        assert set(enum.values()) == {0, *table.words}
+
+
+SELECTORS: list[Any] = [
+    None,
+    3,
+    -1,
+    (1, 2),
+    (),
+    slice(1, None),
+    (slice(None), slice(0, 9, 2), 4),
+    [1, 2, 3],
+    [(1, 2), None, slice(None, 3)],
+]
+
+
+@pytest.mark.parametrize("index", SELECTORS, ids=repr)
+def test_target_comes_back_as_it_was(index: Any) -> None:
+    target = values.Target("layer", index, minus=index)
+    request = values.AttributionRequest("m", {"x": np.ones(2)}, target=target)
+    assert requests.from_request(requests.to_request(request)).target == target
+
+
+def test_request_comes_back_as_it_was() -> None:
+    request = values.AttributionRequest(
+        "m",
+        {},
+        "deeplift_rescale",
+        ("a",),
+        ("b",),
+        values.Target("t", 1),
+        {"b": 0.5},
+        8,
+        16,
+        0.1,
+        "left",
+        False,
+        "id",
+    )
+    assert requests.from_request(requests.to_request(request)) == request
+
+
+def test_absent_fields_take_the_defaults() -> None:
+    message = pb.AttributeRequest(model="m", method=pb.METHOD_NEURON_IG)
+    assert requests.from_request(message) == values.AttributionRequest("m", {})
+
+
+def test_every_violation_is_named() -> None:
+    message = pb.AttributeRequest(
+        inputs=[pb.Tensor(name="x", datatype="FP8"), pb.Tensor(name="y", datatype="FP32", shape=[2])],
+        steps=0,
+        max_steps=-1,
+        tolerance=float("nan"),
+        request_id="a" * 65,
+        target=pb.Target(selectors=[pb.Selector(axes=[pb.Axis()])]),
+        baselines={"x": pb.Baseline()},
+    )
+    with pytest.raises(InvalidArgument) as caught:
+        requests.from_request(message)
+    assert set(caught.value.violations) == {
+        "model", "method", "inputs.x", "inputs.y", "steps", "max_steps", "tolerance", "request_id", "target",
+        "baselines.x",
+    }  # fmt: skip
+
+
+def test_method_of_a_newer_protocol_is_unsupported() -> None:
+    with pytest.raises(Unsupported, match="method number 99"):
+        requests.from_request(pb.AttributeRequest(model="m", method=99))  # type: ignore[arg-type]

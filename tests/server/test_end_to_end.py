@@ -1,0 +1,195 @@
+"""The whole way: a file in a folder, the real engine, a socket, the client. What arrives is what the engine says."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from onnx_attribution import errors
+from onnx_attribution.client import AsyncClient, Client
+from onnx_attribution.server import app
+from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.settings import Settings
+from onnx_attribution.values import METHODS, Accepted, AttributionRequest, Completed, Method, Revision, Target
+
+Digits = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+@pytest.fixture(scope="module")
+def engine(
+    digits_path: Path, digits_fixed_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    broken = tmp_path_factory.mktemp("broken") / "secret.onnx"
+    broken.write_bytes(b"no model")
+    with Engine(provider="cpu", threads=2) as engine:
+        engine.add("digits", digits_path)
+        engine.add("fixed", digits_fixed_path)
+        engine.add("broken", broken)
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def client(engine: Engine) -> Iterator[Client]:
+    with app.background(engine, Settings(port=0)) as (address, _), Client(address) as client:
+        yield client
+
+
+@pytest.mark.parametrize("model", ["digits", "fixed"])
+@pytest.mark.parametrize("method", METHODS)
+def test_remote_answer_equals_the_embedded_one(
+    engine: Engine, client: Client, digits_data: Digits, model: str, method: Method
+) -> None:
+    images = digits_data[0][:3]
+    # Integrated gradients attribute to their source, so a layer is one.
+    layers = ["relu1"] if method == "integrated_gradients" else ["relu1", "dense1"]
+    request = AttributionRequest(
+        model, {"image": images}, method, layers, target=Target(index=[1, 2, 3]), steps=8
+    )
+    here = engine.attribute(request)
+    there = client.attribute(model, images, method=method, layers=layers, target=[1, 2, 3], steps=8)
+    assert there.target.index == here.target.index == ("1", "2", "3")
+    assert (there.batch, there.evaluations, there.digest) == (here.batch, here.evaluations, here.digest)
+    for name, layer in here.layers.items():
+        remote = there.layers[name]
+        np.testing.assert_array_equal(remote.values, layer.values)
+        np.testing.assert_array_equal(remote.sum, layer.sum)
+        np.testing.assert_array_equal(remote.residual, layer.residual)
+        np.testing.assert_array_equal(remote.error_estimate, layer.error_estimate)
+        assert remote.cut == layer.cut
+
+
+def test_predictions_are_right(client: Client, digits_data: Digits) -> None:
+    images, labels = digits_data
+    logits = client.predict("digits", images[:100])["logits"]
+    assert (logits.argmax(1) == labels[:100]).mean() > 0.95
+
+
+def test_revisions_refine_until_the_error_is_below_the_tolerance(client: Client, digits_data: Digits) -> None:
+    with client.stream("digits", digits_data[0][:4], layers="relu2", steps=4, tolerance=0.01) as stream:
+        events = list(stream)
+    assert isinstance(events[0], Accepted)
+    assert isinstance(events[-1], Completed)
+    assert events[-1].stop_reason == "converged"
+    errors_seen = [
+        event.attribution.layers["relu2"].error_estimate.max()
+        for event in events
+        if isinstance(event, Revision)
+    ]
+    assert len(errors_seen) > 1
+    assert errors_seen[-1] < errors_seen[0]
+
+
+async def test_async_client_gets_the_same(engine: Engine, digits_data: Digits) -> None:
+    server = app.build(engine, Settings(port=0))
+    port = await server.start()
+    async with AsyncClient(f"127.0.0.1:{port}") as client:
+        result = await client.attribute("digits", digits_data[0][:2], method="deeplift_rescale", target=7)
+    await server.drain()
+    layer = result.layers["image"]
+    assert np.abs(layer.residual).max() <= 1e-5 * np.abs(layer.values).sum(axis=(1, 2, 3)).max()
+
+
+WRONG: list[tuple[dict[str, Any], type[errors.AttributionError], str, str]] = [
+    ({"target": 10}, errors.InvalidArgument, "TARGET_INVALID", "10"),
+    ({"target": [1, 2]}, errors.InvalidArgument, "TARGET_INVALID", "2"),
+    ({"target": Target("nope")}, errors.NotFound, "NODE_NOT_FOUND", "nope"),
+    ({"layers": "nope"}, errors.NotFound, "NODE_NOT_FOUND", "nope"),
+    ({"source": "nope"}, errors.NotFound, "NODE_NOT_FOUND", "nope"),
+    ({"layers": "relu1", "target": Target("conv1", (0, 0, 0))}, errors.NotDifferentiable, "NO_PATH", "relu1"),
+    ({"baselines": {"nope": 0.0}}, errors.InvalidArgument, "BASELINE_INVALID", "nope"),
+    ({"baselines": {"image": np.zeros(3)}}, errors.InvalidArgument, "BASELINE_INVALID", "image"),
+    ({"inputs": {}}, errors.InvalidArgument, "INPUT_MISSING", "image"),
+    ({"inputs": np.zeros((1, 1, 8, 7), np.float32)}, errors.InvalidArgument, "SHAPE_MISMATCH", "image"),
+    ({"inputs": np.zeros((1, 1, 8, 8), np.int32)}, errors.InvalidArgument, "DTYPE_MISMATCH", "image"),
+    (
+        {"inputs": np.full((1, 1, 8, 8), np.nan, np.float32)},
+        errors.InvalidArgument,
+        "NON_FINITE_INPUT",
+        "image",
+    ),
+    ({"inputs": np.zeros((300, 1, 8, 8), np.float32)}, errors.InvalidArgument, "REQUEST_TOO_LARGE", "image"),
+    ({"steps": 0}, errors.InvalidArgument, "PARAMETER_INVALID", "steps"),
+    ({"model": "nope"}, errors.NotFound, "MODEL_NOT_FOUND", "nope"),
+    ({"model": "digits/versions/7"}, errors.NotFound, "VERSION_NOT_FOUND", "7"),
+    ({"model": "broken"}, errors.ModelError, "MODEL_LOAD_FAILED|MODEL_INVALID", "broken"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "reason", "named"), WRONG, ids=[f"{w[2]}-{w[3]}" for w in WRONG]
+)
+def test_wrong_request_gets_its_status_and_names_what_is_wrong(
+    client: Client,
+    digits_data: Digits,
+    arguments: dict[str, Any],
+    kind: type[errors.AttributionError],
+    reason: str,
+    named: str,
+) -> None:
+    images = digits_data[0][:3]
+    with pytest.raises(kind) as caught:
+        client.attribute(**{"model": "digits", "inputs": images, "target": 1, **arguments})
+    assert type(caught.value) is kind
+    assert caught.value.reason in reason.split("|")
+    assert named in caught.value.message
+    assert not re.search(r"Traceback|\.py\b|/tmp|<class|Error\b", caught.value.message)
+    assert client.predict("digits", images)["logits"].shape == (3, 10)
+
+
+def test_models_are_listed_with_their_state(client: Client) -> None:
+    with pytest.raises(errors.ModelError):
+        client.model("broken")
+    states = {info.name: info.state for info in client.models()}
+    assert states["broken"] == "FAILED"
+    assert client.model("digits").state == "READY"
+    assert client.model("fixed").batch == "freed"
+
+
+def test_served_folder_answers_and_ends_by_a_signal(digits_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "digits" / "3").mkdir(parents=True)
+    shutil.copy(digits_path, tmp_path / "digits" / "3" / "model.onnx")
+    command = [sys.executable, "-m", "onnx_attribution.server", str(tmp_path)]
+    source = str(Path(__file__).parents[2] / "src")
+    environment = {
+        "PYTHONPATH": source,
+        "ONNX_ATTRIBUTION_PORT": "0",
+        "ONNX_ATTRIBUTION_PROVIDER": "cpu",
+        "NO_COLOR": "1",
+    }
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        match = re.search(r"port=(\d+)", line)
+        assert match is not None, line + process.stderr.read()
+        with Client(f"127.0.0.1:{match[1]}") as client:
+            info = client.model("digits")
+            assert (info.version, info.state) == (3, "READY")
+            assert client.layers("digits", "conv1")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert "stopped" in process.stderr.read()
+
+
+def test_server_says_in_a_line_what_keeps_it_from_starting(tmp_path: Path) -> None:
+    source = str(Path(__file__).parents[2] / "src")
+    for argument, variables, said in (
+        ("nothing", {}, "no folder or file"),
+        (".", {"ONNX_ATTRIBUTION_HOST": "0.0.0.0"}, "other machines"),
+    ):
+        command = [sys.executable, "-m", "onnx_attribution.server", argument]
+        result = subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": source, **variables}
+        )
+        assert result.returncode == 2
+        assert said in result.stderr
+        assert "Traceback" not in result.stderr

@@ -1,0 +1,244 @@
+"""What the services answer, as a client of the bare messages sees it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from onnx_attribution import errors
+from onnx_attribution.client.errors import translated
+from onnx_attribution.proto import attribution_pb2 as pb
+from onnx_attribution.proto import tensors
+from onnx_attribution.server import app
+from onnx_attribution.server.settings import Settings
+from tests.server.fake_engine import FakeEngine, W, X
+from tests.server.stubs import INPUT, Stubs, ask, serving
+
+
+@pytest.fixture(scope="module")
+def stubs() -> Iterator[Stubs]:
+    with serving() as stubs:
+        yield stubs
+
+
+@pytest.fixture(autouse=True)
+def healthy_after(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test sent to the shared server, the next good request succeeds."""
+    yield
+    if "stubs" in request.fixturenames:
+        stubs: Stubs = request.getfixturevalue("stubs")
+        response = stubs.attributions.Predict(pb.PredictRequest(model="linear", inputs=[INPUT]), timeout=5)
+        assert (tensors.decode(response.outputs[0]) == X @ W).all()
+
+
+def test_every_violation_of_a_request_is_sent(stubs: Stubs) -> None:
+    request = ask(inputs=[INPUT, INPUT, pb.Tensor(name="y", datatype="FP8")], steps=0, tolerance=-1)
+    with pytest.raises(errors.InvalidArgument) as caught, translated():
+        stubs.attributions.Attribute(request)
+    assert set(caught.value.violations) == {"steps", "tolerance", "inputs.x", "inputs.y"}
+
+
+def test_input_given_twice_is_refused(stubs: Stubs) -> None:
+    with pytest.raises(errors.InvalidArgument, match="'x' is given twice") as caught, translated():
+        stubs.attributions.Predict(pb.PredictRequest(model="linear", inputs=[INPUT, INPUT]))
+    assert caught.value.reason == "INPUT_DUPLICATE"
+
+
+def test_unary_answer_equals_the_streamed_one(stubs: Stubs) -> None:
+    unary = stubs.attributions.Attribute(ask(request_id="mine"))
+    *_, last_revision, _, _, completed = stubs.attributions.StreamAttribute(ask())
+    assert unary.accepted.request_id == "mine"
+    assert unary.summary == last_revision.revision.summary
+    assert unary.stop_reason == completed.completed.stop_reason == pb.STOP_REASON_MAX_STEPS
+    assert (tensors.decode(unary.attributions[0]) == X * W[:, 0]).all()
+
+
+def test_result_too_large_for_one_message_names_the_stream(stubs: Stubs) -> None:
+    with pytest.raises(errors.InvalidArgument, match="use StreamAttribute") as caught, translated():
+        stubs.attributions.Attribute(ask("big"))
+    assert caught.value.reason == "RESULT_TOO_LARGE"
+    assert caught.value.metadata == {"limit": str(3 << 20), "actual": "12000000"}
+    with pytest.raises(errors.InvalidArgument, match="fewer samples or outputs") as caught, translated():
+        stubs.attributions.Predict(pb.PredictRequest(model="big", inputs=[INPUT]))
+    assert caught.value.reason == "RESULT_TOO_LARGE"
+
+
+def test_no_message_of_a_stream_is_over_the_limit(stubs: Stubs) -> None:
+    messages = list(stubs.attributions.StreamAttribute(ask("big", layers=["a", "b"])))
+    chunks = [message.chunk for message in messages if message.HasField("chunk")]
+    assert max(len(chunk.data) for chunk in chunks) == tensors.CHUNK_BYTES
+    assert sum(len(chunk.data) for chunk in chunks) == 2 * 2 * 12_000_000
+    assert max(message.ByteSize() for message in messages) < tensors.CHUNK_BYTES + 100
+
+
+def test_validation_only_accepts(stubs: Stubs) -> None:
+    [message] = stubs.attributions.StreamAttribute(ask(validate_only=True))
+    assert message.accepted.planned_evaluations == 64
+    unary = stubs.attributions.Attribute(ask(validate_only=True))
+    assert unary.accepted.target_tensor == "y"
+    assert not unary.HasField("summary")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"inputs": [tensors.encode("x", X.repeat(200, 0))]}, "REQUEST_TOO_LARGE"),
+        ({"steps": 16385}, "PARAMETER_INVALID"),
+        ({"max_steps": 1 << 30}, "PARAMETER_INVALID"),
+        ({"method": 0}, "PARAMETER_INVALID"),
+        ({"quadrature": 77}, "METHOD_UNSUPPORTED"),
+        ({"method": 77}, "METHOD_UNSUPPORTED"),
+    ],
+)
+def test_request_over_a_limit_is_refused(stubs: Stubs, fields: dict[str, Any], reason: str) -> None:
+    for call in (
+        stubs.attributions.Attribute,
+        lambda request: list(stubs.attributions.StreamAttribute(request)),
+    ):
+        with pytest.raises(errors.AttributionError) as caught, translated():
+            call(ask(**fields))
+        assert caught.value.reason == reason
+
+
+def test_deadline_above_the_cap_is_refused(stubs: Stubs) -> None:
+    with pytest.raises(errors.InvalidArgument) as caught, translated():
+        stubs.attributions.Attribute(ask(), timeout=4000)
+    assert caught.value.reason == "DEADLINE_TOO_LONG"
+
+
+def test_call_without_a_deadline_ends_by_the_servers_default() -> None:
+    with serving(stream_seconds=0.5) as stubs:
+        *_, last = stubs.attributions.StreamAttribute(ask("slow"))
+    assert last.completed.stop_reason == pb.STOP_REASON_DEADLINE_NEAR
+
+
+def test_message_over_the_frame_limit_is_too_large() -> None:
+    with serving(max_request_mib=1) as stubs:
+        request = ask(inputs=[pb.Tensor(name="x", raw=bytes(2 << 20))])
+        with pytest.raises(errors.MessageTooLarge, match="fewer samples"), translated():
+            stubs.attributions.Attribute(request)
+        assert stubs.attributions.Attribute(ask()).HasField("summary")
+
+
+def test_bytes_that_are_no_message_do_no_harm(stubs: Stubs) -> None:
+    call = stubs.channel.unary_unary("/onnx_attribution.v1.AttributionService/Attribute")
+    with pytest.raises(grpc.RpcError):
+        call(b"\xff" * 100, timeout=5)
+
+
+def test_unknown_method_is_unsupported(stubs: Stubs) -> None:
+    with pytest.raises(errors.Unsupported, match="of this version"), translated():
+        stubs.channel.unary_unary("/onnx_attribution.v1.AttributionService/Explain")(b"", timeout=5)
+
+
+def test_surplus_streams_are_refused_and_places_come_back() -> None:
+    engine = FakeEngine()
+    with serving(engine, max_streams=2) as stubs:
+        held = [stubs.attributions.StreamAttribute(ask("slow")) for _ in range(2)]
+        for stream in held:
+            next(stream)
+        with pytest.raises(errors.Overloaded) as caught, translated():
+            next(stubs.attributions.StreamAttribute(ask()))
+        assert caught.value.reason == "TOO_MANY_STREAMS"
+        assert stubs.attributions.Attribute(ask()).HasField("summary")
+        for stream in held:
+            stream.cancel()
+        assert len(_eventually(lambda: list(stubs.attributions.StreamAttribute(ask())))) > 3
+
+
+def test_call_that_gets_no_turn_is_refused_in_time() -> None:
+    with serving(workers=1) as stubs:
+        held = stubs.attributions.StreamAttribute(ask("stuck"))
+        for _ in range(3):
+            next(held)
+        with pytest.raises(errors.Overloaded, match="no turn") as caught, translated():
+            stubs.attributions.Attribute(ask(), timeout=0.6)
+        assert caught.value.reason == "QUEUE_FULL"
+        held.cancel()
+        assert stubs.attributions.Attribute(ask(), timeout=5).HasField("summary")
+
+
+def test_cancelled_stream_stops_the_engine_within_a_slice() -> None:
+    engine = FakeEngine()
+    with serving(engine) as stubs:
+        stream = stubs.attributions.StreamAttribute(ask("stuck"))
+        for _ in range(3):
+            next(stream)
+        while not engine.asked:
+            time.sleep(0.01)
+        stream.cancel()
+        assert engine.ended.wait(0.5)
+    assert engine.stopped == ["cancelled"]
+
+
+def test_nothing_stays_behind_after_many_cancelled_streams() -> None:
+    with app.background(FakeEngine(), Settings(port=0)) as (address, server):
+        stubs, held = Stubs(address), 0
+        for index in range(200):
+            stream = stubs.attributions.StreamAttribute(ask(("slow", "stuck", "big")[index % 3]))
+            for _ in range(index % 4):
+                next(stream)
+            stream.cancel()
+            held = max(held, server.work.running)
+        for _ in range(200):
+            if not server.work.running:
+                break
+            time.sleep(0.01)
+        assert server.work.running == 0
+        assert held > 0
+        assert stubs.attributions.Attribute(ask(), timeout=5).HasField("summary")
+        stubs.channel.close()
+
+
+def test_long_slice_sends_heartbeats() -> None:
+    with serving(heartbeat_seconds=0.05) as stubs:
+        stream = stubs.attributions.StreamAttribute(ask("stuck"), timeout=1)
+        messages = [next(stream) for _ in range(8)]
+    assert [message.WhichOneof("event") for message in messages] == ["accepted"] + ["progress"] * 7
+    assert messages[-1].progress.done == messages[2].progress.done == 64
+    assert messages[-1].progress.seconds > messages[-2].progress.seconds
+
+
+def test_slow_reader_holds_no_thread() -> None:
+    with serving(workers=1) as stubs:
+        held = stubs.attributions.StreamAttribute(ask("big"))
+        next(held)  # and reads no further, while the server has 24 MB to send
+        time.sleep(0.2)
+        assert stubs.attributions.Attribute(ask(), timeout=2).HasField("summary")
+        assert sum(1 for _ in held) > 20
+
+
+def test_pages_follow_each_other_and_a_token_holds_for_its_query(stubs: Stubs) -> None:
+    names, token = [], ""
+    while True:
+        request = pb.ListLayersRequest(model="linear", filter="layer1", page_size=300, page_token=token)
+        page = stubs.models.ListLayers(request)
+        names += [layer.name for layer in page.layers]
+        token = page.next_page_token
+        if not token:
+            break
+        assert len(page.layers) == 300
+        other = pb.ListLayersRequest(model="linear", filter="layer2", page_token=token)
+        with pytest.raises(errors.InvalidArgument) as caught, translated():
+            stubs.models.ListLayers(other)
+        assert caught.value.reason == "PAGE_TOKEN_INVALID"
+    assert names == [layer.name for layer in FakeEngine().layers("linear", "layer1")]
+
+
+@pytest.mark.parametrize("fields", [{"page_size": -1}, {"page_token": "x"}, {"page_token": "LTEuMDA="}])
+def test_illegal_page_is_refused(stubs: Stubs, fields: dict[str, Any]) -> None:
+    with pytest.raises(errors.InvalidArgument), translated():
+        stubs.models.ListModels(pb.ListModelsRequest(**fields))
+
+
+def _eventually(attempt: Any) -> Any:
+    for _ in range(100):
+        try:
+            return attempt()
+        except grpc.RpcError:
+            time.sleep(0.02)
+    return attempt()
