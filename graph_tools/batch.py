@@ -69,7 +69,8 @@ def prepare(
         mode: BatchMode = "freed" if fixed else "dynamic"
         try:
             changed = typed(free(model, candidate), run, example) if fixed else model
-            network = Network(changed, mode, candidate, example, notes=tuple(told))
+            one = {n: _first(a, candidate.get(n)) for n, a in example.items()}
+            network = Network(changed, mode, candidate, one, notes=tuple(told))
             prove(network, run, outputs)
         except CannotFree as error:
             told.append(f"the batch is not freed: {error}")
@@ -144,6 +145,11 @@ def _row_axis(shapes: Sequence[tuple[int, ...]]) -> RowAxis | None:
     if one[axis] and (three[axis], five[axis]) == (3 * one[axis], 5 * one[axis]):
         return RowAxis(axis, one[axis])
     return None
+
+
+def _first(array: Array, axis: int | None) -> Array:
+    """The first row: an example may hold several along an axis that turns out to be the batch."""
+    return array if axis is None or axis >= array.ndim else np.take(array, [0], axis=axis)
 
 
 def _row(network: Network, seed: int) -> dict[str, Array]:

@@ -9,7 +9,10 @@ import onnx_graphsurgeon as gs
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.broadcast import unbroadcast
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float, shape_of
+from onnx_attribution.graph_tools.nested import graphs_of, inputs_of, type_graphs
+from onnx_attribution.graph_tools.nested import reachable as reachable
 from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE, NodeView, Rule, RuleTable
+from onnx_attribution.graph_tools.rules.registry import Walk
 
 Choose = Callable[[NodeView, Rule], Callable[..., Sequence[Value | None]]]
 
@@ -36,16 +39,32 @@ def differentiate(
         NotDifferentiable: an operator on the way has no rule, or no way leads from a tensor to a seed, or every way
             goes through operators whose derivative is zero.
     """
+    nodes = list(op.graph.nodes)
+    found = _walked(op, seeds, wrt, rules, choose)
+    for name in wrt:
+        if name not in found:
+            raise _no_way(nodes, name, seeds)
+    return found
+
+
+def _walked(
+    op: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str], rules: RuleTable, choose: Choose
+) -> dict[str, Value]:
+    """The cotangents of the tensors in `wrt` to which a way leads."""
     graph = op.graph
     nodes = list(graph.nodes)
     tensors = graph.tensors()
     active = reachable(nodes, wrt)
+
+    def walk(inner: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str]) -> dict[str, Value]:
+        return _walked(inner, seeds, wrt, rules, choose)
+
     arrived: dict[str, list[Value]] = {name: [value] for name, value in seeds.items()}
     for node in reversed(nodes):
         gradients = [_total(op, arrived, out) for out in node.outputs]
         if all(g is None for g in gradients):
             continue
-        view = view_of(graph, node, active)
+        view = view_of(graph, node, active, walk)
         if not any(view.active):
             continue
         key = (view.domain, view.operator)
@@ -59,6 +78,8 @@ def differentiate(
             if not is_active or x is None:
                 continue
             result = results[index] if index < len(results) else None
+            if result is None and rule.sparse:
+                continue
             if result is None:
                 raise NotDifferentiable(
                     f"no gradient rule for input {index} ({x.name!r}) of {node.op} (node {node.name!r})",
@@ -67,31 +88,18 @@ def differentiate(
             if rule.elementwise and len(view.inputs) > 1:
                 result = unbroadcast(op, result, x, view.z)
             arrived.setdefault(x.name, []).append(result)
-    found: dict[str, Value] = {}
-    for name in wrt:
-        total = _total(op, arrived, tensors[name])
-        if total is None:
-            raise _no_way(nodes, name, seeds)
-        found[name] = total
-    return found
+    totals = {name: _total(op, arrived, tensors[name]) for name in wrt}
+    return {name: total for name, total in totals.items() if total is not None}
 
 
-def reachable(nodes: Sequence[gs.Node], sources: Sequence[str]) -> set[str]:
-    """Names of the float tensors that depend on `sources` through float tensors, the sources included."""
-    found = set(sources)
-    for node in nodes:
-        if any(x.name in found for x in node.inputs):
-            found.update(out.name for out in node.outputs if is_float(out))
-    return found
-
-
-def view_of(graph: gs.Graph, node: gs.Node, active: set[str]) -> NodeView:
+def view_of(graph: gs.Graph, node: gs.Node, active: set[str], walk: Walk | None = None) -> NodeView:
     """The node as rules see it."""
-    inputs = tuple(None if x.is_empty() else x for x in node.inputs)
+    type_graphs(node)
+    inputs = tuple(None if x.is_empty() else x for x in inputs_of(node))
     outputs = tuple(None if z.is_empty() else z for z in node.outputs)
     domain = "" if node.domain in (None, "ai.onnx") else node.domain
     for value in (*inputs, *outputs):
-        if value is not None and shape_of(value) is None:
+        if value is not None and shape_of(value) is None and getattr(value, "type", "") != "sequence_type":
             raise NotDifferentiable(
                 f"the rank of {value.name!r} at {node.op} (node {node.name!r}) is unknown",
                 node=node.name, operator=node.op, tensor=value.name,
@@ -105,6 +113,7 @@ def view_of(graph: gs.Graph, node: gs.Node, active: set[str]) -> NodeView:
         tuple(x is not None and x.name in active and is_float(x) for x in inputs),
         graph.opset,
         domain,
+        walk,
     )
 
 
@@ -137,17 +146,17 @@ def _no_way(nodes: Sequence[gs.Node], name: str, seeds: Mapping[str, Value]) -> 
     target = ", ".join(repr(s) for s in seeds)
     ahead = {name}
     for node in nodes:
-        if any(x.name in ahead for x in node.inputs):
+        if any(x.name in ahead for x in inputs_of(node)):
             ahead.update(z.name for z in node.outputs)
     behind = set(seeds)
     for node in reversed(nodes):
         if any(z.name in behind for z in node.outputs):
-            behind.update(x.name for x in node.inputs)
+            behind.update(x.name for x in inputs_of(node))
     active = reachable(nodes, [name])
     blocks = [
         f"{node.op} (node {node.name!r})"
         for node in nodes
-        if any(x.name in active for x in node.inputs)
+        if any(x.name in active for x in inputs_of(node))
         and any(z.name in ahead & behind for z in node.outputs)
         and (_is_zero(node) or not any(is_float(z) for z in node.outputs))
     ]
@@ -166,18 +175,35 @@ def _is_zero(node: gs.Node) -> bool:
 def missing_rules(
     nodes: Sequence[gs.Node], sources: Sequence[str], target: str, rules: RuleTable = VJP
 ) -> list[gs.Node]:
-    """The nodes without a rule between the sources and the target; all of them, where the walk stops at the first."""
+    """The nodes without a rule between the sources and the target; all of them, where the walk stops at the first.
+
+    Those of inner graphs are listed too, whether or not what they make leaves the graph.
+    """
     active = reachable(nodes, sources)
     behind = {target}
     found: list[gs.Node] = []
     for node in reversed(nodes):
         if not any(z.name in behind for z in node.outputs):
             continue
-        moved = [x.name for x in node.inputs if x.name in active and is_float(x)]
+        moved = [x.name for x in inputs_of(node) if x.name in active and is_float(x)]
         if not moved:
             continue
-        key = ("" if node.domain in (None, "ai.onnx") else node.domain, node.op)
-        if key not in rules and key not in ZERO_DERIVATIVE:
-            found.append(node)
+        found += _without_rule(node, set(moved), rules)[::-1]
         behind.update(moved)
     return found[::-1]
+
+
+def _without_rule(node: gs.Node, moved: set[str], rules: RuleTable) -> list[gs.Node]:
+    """The node, if it has no rule, and the nodes of its graphs that have none and depend on what moves."""
+    key = ("" if node.domain in (None, "ai.onnx") else node.domain, node.op)
+    if key in ZERO_DERIVATIVE:
+        return []
+    found = [] if key in rules else [node]
+    for graph in graphs_of(node):
+        active = moved | {x.name for x in graph.inputs if x.dtype is None or is_float(x)}
+        for inner in graph.nodes:
+            touched = {x.name for x in inputs_of(inner) if x.name in active}
+            if touched:
+                found += _without_rule(inner, touched, rules)
+                active.update(z.name for z in inner.outputs if z.dtype is None or is_float(z))
+    return found

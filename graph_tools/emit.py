@@ -80,7 +80,7 @@ class Emitter:
         attributes = {name: value for name, value in attributes.items() if value is not None}
         key = (operator, domain, outputs, tuple(id(v) for v in values), repr(sorted(attributes.items())))
         if key not in self._known:
-            name = self._name(operator)
+            name = self.name_for(operator)
             dtype, shape = self._infer(operator, values, attributes)
             made = tuple(
                 gs.Variable(name if k == 0 else f"{name}.{k}", dtype=dtype, shape=shape)
@@ -98,7 +98,7 @@ class Emitter:
         array: NDArray[Any] = np.asarray(value, dtype=dtype)
         key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= 64 else (id(array),)
         if key not in self._constants:
-            self._constants[key] = gs.Constant(self._name("constant"), array)
+            self._constants[key] = gs.Constant(self.name_for("constant"), array)
         return self._constants[key]
 
     def ints(self, values: Sequence[int]) -> gs.Constant:
@@ -198,7 +198,8 @@ class Emitter:
         shapes = [shape_of(v) for v in values]
         return dtype, broadcast_shapes(shapes)
 
-    def _name(self, operator: str) -> str:
+    def name_for(self, operator: str) -> str:
+        """A name that nothing has yet."""
         while True:
             self._count += 1
             name = f"{self.prefix}/{operator}_{self._count}"

@@ -48,17 +48,17 @@ def example_inputs(
 def random_inputs(
     model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator, high: int
 ) -> dict[str, Array]:
-    """Normal floats; integers below `high` (tokens; 0 and 1 are valid almost everywhere), ones where the name says
-    mask; strings of one letter."""
+    """Ones where the name says mask; else normal floats, integers below `high` (tokens; 0 and 1 are valid almost
+    everywhere) and strings of one letter."""
     inputs: dict[str, Array] = {}
     for value in model.graph.input:
         shape, kind = shapes[value.name], value.type.tensor_type.elem_type
-        if kind == TensorProto.STRING:
+        if "mask" in value.name.lower() and kind != TensorProto.STRING:
+            inputs[value.name] = np.ones(shape, dtype=helper.tensor_dtype_to_np_dtype(kind))
+        elif kind == TensorProto.STRING:
             inputs[value.name] = np.full(shape, "a", dtype=object)
         elif kind in _FLOATS:
             inputs[value.name] = rng.normal(size=shape).astype(helper.tensor_dtype_to_np_dtype(kind))
-        elif "mask" in value.name.lower():
-            inputs[value.name] = np.ones(shape, dtype=helper.tensor_dtype_to_np_dtype(kind))
         else:
             inputs[value.name] = rng.integers(0, high, size=shape).astype(
                 helper.tensor_dtype_to_np_dtype(kind)

@@ -62,7 +62,11 @@ class _Freeing:
             if found:
                 self._visit(node, found[0])
             self.nodes.append(node)
-        del graph.value_info[:]
+        for value in graph.value_info:
+            axis = self.tracked.get(value.name)
+            dims = value.type.tensor_type.shape.dim
+            if axis is not None and axis.position < len(dims):
+                dims[axis.position].dim_param = ROWS if axis.factor == 1 else f"{ROWS}*{axis.factor}"
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
         del graph.node[:]
         graph.node.extend(nodes)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_attribution.graph_tools.normalise import IR_VERSION
 
@@ -14,7 +18,8 @@ def graph_of(model: onnx.ModelProto) -> gs.Graph:
     """The model as a graph that may be changed; the model stays as it is."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    return gs.import_onnx(copy)
+    with _quiet():
+        return gs.import_onnx(copy)
 
 
 def model_of(graph: gs.Graph) -> onnx.ModelProto:
@@ -24,8 +29,20 @@ def model_of(graph: gs.Graph) -> onnx.ModelProto:
         if isinstance(value, gs.Variable) and value.shape is not None:  # "?" would be read as one symbol
             value.shape = [None if d == "?" else d for d in value.shape]
     graph.ir_version = IR_VERSION
-    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    with _quiet():
+        model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps graphsurgeon from printing warnings to standard output."""
+    before = G_LOGGER.severity
+    G_LOGGER.severity = G_LOGGER.ERROR
+    try:
+        yield
+    finally:
+        G_LOGGER.severity = before
 
 
 def input_like(value: gs.Tensor, name: str, shape: list[int | str | None] | None = None) -> gs.Variable:

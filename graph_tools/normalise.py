@@ -67,6 +67,9 @@ def normalise(model: onnx.ModelProto, run: Runner, samples: Sequence[Mapping[str
 
 
 def _first_line(error: BaseException) -> str:
+    """What the innermost error says, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

@@ -100,7 +100,7 @@ def path_program(network: Network, choice: Choice, *, delta: bool = True, rules:
     graph.toposort()
     sample_weight = input_like(graph.tensors()[choice.target], "target_weight")
     graph.inputs.append(sample_weight)
-    weight = op("Gather", sample_weight, row_sample, axis=_rows_of(network, choice.target).axis)
+    weight = _gather(op, sample_weight, _rows_of(network, choice.target), row_sample)
     weight.shape = graph.tensors()[choice.target].shape
     gradients = _gradients(op, choice, weight, rules)
     outputs = [_target_value(op, network, choice.target, weight, "target")]
@@ -203,26 +203,42 @@ def _interpolate(
     for name in [*dict.fromkeys([*(x.name for x in graph.inputs), *sources])]:
         if name in ("row_sample", "row_alpha"):
             continue
-        axis = network.input_axes[name] if name in network.input_axes else _rows_of(network, name).axis
-        if name in network.input_axes and name not in sources and axis is None:
-            continue  # shared by all rows
-        if axis is None:
-            raise NotSeparable(f"the rows of {name!r} are not separable")
+        if name in network.input_axes:
+            axis = network.input_axes[name]
+            if axis is None and name not in sources:
+                continue  # shared by all rows
+            if axis is None:
+                raise NotSeparable(f"the rows of {name!r} are not separable")
+            place = RowAxis(axis)
+        else:
+            place = _rows_of(network, name)
         value = detach(graph, name) if name in tensors else tensors[name]
         sample = input_like(value, f"sample/{name}")
         graph.inputs.append(sample)
-        rows = op("Gather", sample, row_sample, axis=axis)
+        rows = _gather(op, sample, place, row_sample)
         if name in sources:
             baseline = input_like(value, f"baseline/{name}")
             graph.inputs.append(baseline)
             rank = len(shape_of(value) or ())
-            place = op.ints([-1] + [1] * (rank - axis - 1))
-            alpha = op("Reshape", op.cast(row_alpha, value.dtype), place)
+            alpha = op.cast(row_alpha, value.dtype)
+            if place.factor != 1:
+                each = np.ones((1, place.factor), dtype=value.dtype)
+                alpha = op("Mul", op("Reshape", alpha, op.ints([-1, 1])), op.constant(each))
+            alpha = op("Reshape", alpha, op.ints([-1] + [1] * (rank - place.axis - 1)))
             rest = op("Sub", op.like(value, 1), alpha)
-            low = op("Gather", baseline, row_sample, axis=axis)
+            low = _gather(op, baseline, place, row_sample)
             rows = op("Add", op("Mul", alpha, rows), op("Mul", rest, low))
         rows.dtype, rows.shape = value.dtype, value.shape
         graph.nodes.append(gs.Node("Identity", f"rows/{name}", inputs=[rows], outputs=[value]))
+
+
+def _gather(op: Emitter, samples: Value, place: RowAxis, row_sample: Value) -> Value:
+    """The samples of the rows, `factor` neighbouring elements each."""
+    if place.factor != 1:
+        first = op("Mul", op("Reshape", row_sample, op.ints([-1, 1])), op.ints([place.factor]))
+        offsets = op.constant(np.arange(place.factor, dtype=np.int64).reshape(1, -1))
+        row_sample = op("Reshape", op("Add", first, offsets), op.ints([-1]))
+    return op("Gather", samples, row_sample, axis=place.axis)
 
 
 class _PathSums:
@@ -321,6 +337,6 @@ def _exposed(graph: gs.Graph, name: str) -> gs.Variable:
 def _finish(graph: gs.Graph, outputs: Sequence[gs.Variable]) -> Program:
     """The program with these outputs, without the inputs that nothing reads any more."""
     graph.outputs = list(outputs)
-    graph.cleanup(remove_unused_graph_inputs=True)
+    graph.cleanup(remove_unused_graph_inputs=True, recurse_subgraphs=False)  # inner inputs are positional
     model = model_of(graph)
     return Program(model, tuple(x.name for x in model.graph.input), tuple(o.name for o in model.graph.output))

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import InvalidArgument, NotDifferentiable, NotFound
-from onnx_attribution.graph_tools.differentiate import reachable
 from onnx_attribution.graph_tools.emit import is_float, shape_of
+from onnx_attribution.graph_tools.nested import inputs_of, reachable
 from onnx_attribution.graph_tools.rules import ZERO_DERIVATIVE
 from onnx_attribution.values import LayerInfo
 
@@ -158,7 +158,7 @@ def dependents(nodes: Iterable[gs.Node], sources: Sequence[str]) -> set[str]:
     """Names of the tensors whose values depend on the sources, the sources included."""
     found = set(sources)
     for node in nodes:
-        if node.op not in SHAPE_ONLY and any(x.name in found for x in _read_by(node)):
+        if node.op not in SHAPE_ONLY and any(x.name in found for x in inputs_of(node)):
             found.update(z.name for z in node.outputs)
     return found
 
@@ -168,17 +168,7 @@ def ancestors(nodes: Sequence[gs.Node], targets: Sequence[str]) -> set[str]:
     found = set(targets)
     for node in reversed(nodes):
         if node.op not in SHAPE_ONLY and any(z.name in found for z in node.outputs):
-            found.update(x.name for x in _read_by(node))
-    return found
-
-
-def _read_by(node: gs.Node) -> list[gs.Tensor]:
-    """Inputs of a node, values captured by its subgraphs included."""
-    found = list(node.inputs)
-    for attribute in node.attrs.values():
-        if isinstance(attribute, gs.Graph):
-            for inner in attribute.nodes:
-                found += _read_by(inner)
+            found.update(x.name for x in inputs_of(node))
     return found
 
 
@@ -196,13 +186,13 @@ def cut_tensors(nodes: Sequence[gs.Node], sources: Sequence[str], target: str) -
     last_use: dict[str, int] = {}
     order: list[tuple[int, gs.Node]] = []
     for node in nodes:
-        if node.op in SHAPE_ONLY or not any(x.name in between for x in _read_by(node)):
+        if node.op in SHAPE_ONLY or not any(x.name in between for x in inputs_of(node)):
             continue
         if not any(z.name in between for z in node.outputs):
             continue
         clock += 1
         order.append((clock, node))
-        for x in _read_by(node):
+        for x in inputs_of(node):
             if x.name in between:
                 last_use[x.name] = clock
         for z in node.outputs:
@@ -228,7 +218,7 @@ def is_cut(nodes: Sequence[gs.Node], sources: Sequence[str], target: str, layers
     if target in crossed:
         return True
     for node in nodes:
-        if node.op not in SHAPE_ONLY and any(x.name in found for x in _read_by(node)):
+        if node.op not in SHAPE_ONLY and any(x.name in found for x in inputs_of(node)):
             found.update(z.name for z in node.outputs if z.name not in crossed)
     return target not in found
 

@@ -168,7 +168,7 @@ def gradient_model(
     names = {name: out.name for name, out in zip(found, graph.outputs, strict=True)}
     for name, out in zip(found, graph.outputs, strict=True):
         out.dtype = graph.tensors()[name].dtype
-    graph.cleanup(remove_unused_graph_inputs=True).toposort()
+    graph.cleanup(remove_unused_graph_inputs=True, recurse_subgraphs=False).toposort()
     exported = gs.export_onnx(graph)
     exported.ir_version = 10
     return exported, names

@@ -22,11 +22,16 @@ from onnx_attribution.graph_tools.emit import Emitter, Value
 
 Gradients = Sequence[Value | None]
 RuleFunction = Callable[..., Gradients]
+Walk = Callable[[Emitter, Mapping[str, Value], Sequence[str]], dict[str, Value]]
+"""The reverse walk over an inner graph: `(op, seeds, names) -> gradients` by name; where no way leads there is none."""
 
 
 @dataclass(frozen=True)
 class NodeView:
-    """A node as a rule sees it. Absent optional inputs and outputs are None."""
+    """A node as a rule sees it. Absent optional inputs and outputs are None.
+
+    The variables that its graphs capture follow the inputs; `walk` differentiates such a graph under the same rules.
+    """
 
     operator: str
     name: str
@@ -36,6 +41,7 @@ class NodeView:
     active: tuple[bool, ...]
     opset: int
     domain: str = ""
+    walk: Walk | None = None
 
     def input(self, index: int) -> Value:
         """A required input."""
@@ -66,13 +72,17 @@ class NodeView:
 
 @dataclass(frozen=True)
 class Rule:
-    """A gradient rule with its kind; `linear` holds the sets of inputs in which the operator is jointly linear."""
+    """A gradient rule with its kind; `linear` holds the sets of inputs in which the operator is jointly linear.
+
+    `sparse`: None for an active input means that no way leads there, not that the rule cannot say.
+    """
 
     vjp: RuleFunction
     linear: tuple[frozenset[int], ...] = ()
     linear_if: Callable[[NodeView], bool] | None = None
     elementwise: bool = False
     bilinear: bool = False
+    sparse: bool = False
 
     def is_linear_in(self, node: NodeView, active: Iterable[int]) -> bool:
         """Whether the node is jointly linear in these inputs."""
@@ -94,6 +104,7 @@ def vjp(
     linear_if: Callable[[NodeView], bool] | None = None,
     elementwise: bool = False,
     bilinear: bool = False,
+    sparse: bool = False,
     domain: str = "",
 ) -> Callable[[RuleFunction], RuleFunction]:
     """Registers a gradient rule; a second one for the same operator is refused."""
@@ -104,7 +115,7 @@ def vjp(
             if key in VJP or key in ZERO_DERIVATIVE:
                 raise ValueError(f"a rule for {operator} exists already")
             groups = tuple(frozenset(group) for group in linear)
-            VJP[key] = Rule(function, groups, linear_if, elementwise, bilinear)
+            VJP[key] = Rule(function, groups, linear_if, elementwise, bilinear, sparse)
         return function
 
     return register

@@ -80,9 +80,13 @@ def _midpoint(op: Emitter, node: NodeView, reference: NodeView) -> NodeView:
     )
 
 
-def near(op: Emitter, x: Value, y: Value, d: Value) -> Value:
-    """Where the difference d = x - y is rounding noise: below 8 units in the last place."""
-    scale = op("Max", op("Abs", x), op("Abs", y), op.like(x, 1))
+PIECEWISE_LINEAR = frozenset({"Abs", "Clip", "LeakyRelu", "Max", "Min", "PRelu", "ThresholdedRelu"})
+"""Functions that round relative to their input, so that differences of small numbers are meant."""
+
+
+def near(op: Emitter, x: Value, y: Value, d: Value, *, floor: float = 1) -> Value:
+    """Where the difference d = x - y is rounding noise: below 8 units in the last place of x, y or `floor`."""
+    scale = op("Max", op("Abs", x), op("Abs", y), op.like(x, floor))
     return op("LessOrEqual", op("Abs", d), op("Mul", scale, op.like(x, 8 * float(np.finfo(x.dtype).eps))))
 
 
@@ -102,7 +106,8 @@ def _slope(op: Emitter, node: NodeView, reference: NodeView, rule: Rule, index: 
     one.shape = node.z.shape
     local = rule.vjp(op, replace(middle, outputs=(z,)), one)[index]
     assert local is not None
-    slope = quotient(op, op("Sub", node.z, reference.z), d, near(op, x, y, d), local)
+    close = near(op, x, y, d, floor=0 if node.operator in PIECEWISE_LINEAR else 1)
+    slope = quotient(op, op("Sub", node.z, reference.z), d, close, local)
     return [op("Mul", g, slope) if k == index else None for k in range(len(node.inputs))]
 
 
@@ -123,16 +128,18 @@ def _shared(op: Emitter, node: NodeView, reference: NodeView, active: Sequence[i
         d = op("Sub", x, y)
         change = op("Add", op("Sub", alone, none), op("Sub", both, other))
         half = op("Mul", change, op.like(change, 0.5))
-        results[index] = op("Mul", g, quotient(op, half, d, near(op, x, y, d), op.like(g, 0)))
+        # selections have no rounding of their own, so that any difference counts, however small
+        close = op("Equal", d, op.like(d, 0)) if node.operator in ("Max", "Min") else near(op, x, y, d)
+        results[index] = op("Mul", g, quotient(op, half, d, close, op.like(g, 0)))
     return results
 
 
 @secant("Relu")
 def relu(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    """The ratio lies between 0 and 1, whatever rounding says."""
+    """The ratio lies between 0 and 1, whatever rounding says, and is meant however small the difference is."""
     x, y = node.input(0), reference.input(0)
     d = op("Sub", x, y)
-    close = near(op, x, y, d)
+    close = op("Equal", d, op.like(d, 0))
     step = op("Where", op("Greater", op("Add", x, y), op.like(x, 0)), op.like(g, 1), op.like(g, 0))
     ratio = quotient(op, op("Sub", node.z, reference.z), d, close, step)
     return (op("Mul", g, op("Min", op("Max", ratio, op.like(g, 0)), op.like(g, 1))),)

@@ -310,12 +310,16 @@ for _part in ("schema", "untagged"):  # some operators have cases in both
 
 NOT_YET = {
     "Attention", "CausalConvWithState", "DFT", "DeformConv", "DequantizeLinear", "Det", "DynamicQuantizeLinear",
-    "Einsum", "FlexAttention", "GRU", "GridSample", "LSTM", "LinearAttention", "Loop", "NegativeLogLikelihoodLoss",
-    "OptionalGetElement", "RNN", "RotaryEmbedding", "STFT", "Scan", "Scatter", "SoftmaxCrossEntropyLoss",
+    "Einsum", "FlexAttention", "GridSample", "LinearAttention", "NegativeLogLikelihoodLoss", "OptionalGetElement",
+    "RotaryEmbedding", "STFT", "Scatter", "SoftmaxCrossEntropyLoss",
 }  # fmt: skip
 """Operators with official cases and no rule: a rule that is added or lost must be noted here."""
 
+ELSEWHERE = {("", "If")}
+"""Operators without official cases that have a test file of their own."""
+
 EXCLUDED = {
+    "test_scan_sum": "Scan before opset 9 has another signature, and the version converter leaves it as it is",
     "test_l1normalization_axis_last": "the reference evaluator of onnx 1.23.2 sums without absolute values (PR 8427)",
 }
 
@@ -326,6 +330,9 @@ OFF_THE_TIE = {
     "test_scatternd_min": "updates equal what they are compared with",
 }
 """Cases whose own values lie on a kink; they run on values beside it."""
+
+SATURATED = {"test_rnn_seq_length", "test_simple_rnn_bidirectional"}
+"""Cases of such large values that tanh is 1 to every digit of float32; they run on a tenth of their inputs."""
 
 CASE_FORMS = {
     "test_training_dropout_zero_ratio": (
@@ -347,7 +354,7 @@ def official_cases() -> dict[str, Any]:
 def official_model(case: Any) -> onnx.ModelProto:
     """The case's model at an opset at which rules work; a body written for an older one is converted."""
     version = next(entry.version for entry in case.model.opset_import if entry.domain == "")
-    if case.name.endswith("_expanded") and version < 18:
+    if (case.name.endswith("_expanded") and version < 18) or case.name.startswith("test_scan9"):
         return restamped(onnx.version_converter.convert_version(case.model, 21))
     return restamped(case.model)
 
@@ -372,6 +379,8 @@ def test_official_case_agrees_with_finite_differences(operator: str, name: str, 
             k: v + rng.standard_normal(v.shape).astype(v.dtype) if v.dtype.kind == "f" else v
             for k, v in inputs.items()
         }
+    if name in SATURATED:
+        inputs = {k: v / v.dtype.type(10) if v.dtype.kind == "f" else v for k, v in inputs.items()}
     agreeing, refused = 0, []
     for x in model.graph.input:
         if x.type.tensor_type.elem_type not in FLOATS:
@@ -393,7 +402,7 @@ def test_operators_without_a_rule_are_the_noted_ones() -> None:
 
 def test_every_rule_is_covered() -> None:
     covered = {("", operator) for operator in TABLE} | {(row.domain, row.operator) for row in ROWS}
-    assert set(VJP) <= covered
+    assert set(VJP) <= covered | ELSEWHERE
 
 
 def test_frozen_cases_are_those_of_the_shared_folder(shared: Path) -> None:

@@ -1,0 +1,319 @@
+"""Graphs inside nodes: what they read from outside, copies of them, and If, Loop and Scan emitted from functions.
+
+The bodies that `scan`, `loop` and `branches` emit read outer values by name, as those of a file do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
+
+from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.graph_tools.emit import Emitter, Value, is_float, shape_of
+
+Values = list[Value]
+Dims = Sequence[int | str | None]
+
+
+def graphs_of(node: gs.Node) -> list[gs.Graph]:
+    """The graphs among the attributes of a node."""
+    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+
+
+def captured(node: gs.Node) -> list[gs.Variable]:
+    """The outer variables that the graphs of a node read, those that only inner nodes read included, each once."""
+    found: dict[str, gs.Variable] = {}
+    for graph in graphs_of(node):
+        local = {x.name for x in graph.inputs} | {z.name for n in graph.nodes for z in n.outputs}
+        for value in [*(x for n in graph.nodes for x in inputs_of(n)), *graph.outputs]:
+            if isinstance(value, gs.Variable) and not value.is_empty() and value.name not in local:
+                found.setdefault(value.name, value)
+    return list(found.values())
+
+
+def inputs_of(node: gs.Node) -> Values:
+    """The inputs of a node, and after them the variables that its graphs capture."""
+    return [*node.inputs, *captured(node)]
+
+
+def reachable(nodes: Iterable[gs.Node], sources: Iterable[str]) -> set[str]:
+    """Names of the float tensors that depend on `sources` through float tensors, the sources included."""
+    found = set(sources)
+    for node in nodes:
+        if any(x.name in found for x in inputs_of(node)):
+            found.update(out.name for out in node.outputs if is_float(out))
+    return found
+
+
+def graft(op: Emitter, graph: gs.Graph, values: Mapping[str, Value]) -> dict[str, Value]:
+    """Appends a copy of the nodes of `graph`, reading `values` by name where it names them.
+
+    Returns the value of every tensor of `graph` by its old name, types and ranks filled in.
+    """
+    made = _copied(graph, op.graph.nodes, values, op.prefix)
+    infer_types(op.graph)
+    return made
+
+
+def _copied(
+    graph: gs.Graph, nodes: list[gs.Node], values: Mapping[str, Value], prefix: str
+) -> dict[str, Value]:
+    """Copies the nodes of `graph` into `nodes`; inner names get a prefix, so that they hide no outer name."""
+    made = dict(values)
+    for node in graph.nodes:
+        attributes = {
+            name: _renamed(value, made, prefix) if isinstance(value, gs.Graph) else value
+            for name, value in node.attrs.items()
+        }
+        outputs: Values = []
+        for z in node.outputs:
+            twin = gs.Variable.empty() if z.is_empty() else _twin(z, prefix)
+            if not z.is_empty():
+                made[z.name] = twin
+            outputs.append(twin)
+        inputs = [made.get(x.name, x) for x in node.inputs]
+        nodes.append(gs.Node(node.op, node.name, attributes, inputs, outputs, domain=node.domain))
+    for z in graph.outputs:
+        made.setdefault(z.name, z)
+    return made
+
+
+def _twin(value: Value, prefix: str) -> gs.Variable:
+    return gs.Variable(f"{prefix}/{value.name}", dtype=value.dtype, shape=value.shape, type=value.type)
+
+
+def _renamed(graph: gs.Graph, values: Mapping[str, Value], prefix: str) -> gs.Graph:
+    """A copy of an inner graph with its own names."""
+    inputs = {x.name: _twin(x, prefix) for x in graph.inputs}
+    nodes: list[gs.Node] = []
+    made = _copied(graph, nodes, {**values, **inputs}, prefix)
+    return gs.Graph(
+        nodes=nodes,
+        inputs=list(inputs.values()),
+        outputs=[made[z.name] for z in graph.outputs],
+        name=graph.name,
+        opset=graph.opset,
+        import_domains=graph.import_domains,
+    )
+
+
+def infer_types(graph: gs.Graph) -> None:
+    """Fills in the types and ranks of the tensors of an inner graph, as far as ONNX's inference knows them."""
+    made = {z.name: z for node in graph.nodes for z in node.outputs if not z.is_empty()}
+    unknown = {name: z for name, z in made.items() if _is_untyped(z)}
+    if not unknown:
+        return
+    read = {x.name: x for node in graph.nodes for x in inputs_of(node) if isinstance(x, gs.Variable)}
+    given = {**{x.name: x for x in graph.inputs}, **{k: x for k, x in read.items() if k and k not in made}}
+    staged = gs.Graph(graph.nodes, given.values(), unknown.values(), opset=graph.opset)
+    staged.import_domains = graph.import_domains
+    inferred = onnx.shape_inference.infer_shapes(gs.export_onnx(staged, do_type_check=False), data_prop=True)
+    symbols = {d for x in given.values() for d in x.shape or () if isinstance(d, str)}
+    for info in inferred.graph.output:
+        if not info.type.HasField("tensor_type"):
+            continue
+        known, value = OnnxImporter.import_tensor(info), unknown[info.name]
+        value.dtype = known.dtype if value.dtype is None else value.dtype
+        if value.shape is None and known.shape is not None:  # a new symbol may mean another thing outside
+            value.shape = [d if isinstance(d, int) or d in symbols else None for d in known.shape]
+    nested = [node for node in graph.nodes if graphs_of(node) and any(map(_is_untyped, node.outputs))]
+    if sum([type_graphs(node) for node in nested]):
+        infer_types(graph)
+
+
+def type_graphs(node: gs.Node) -> int:
+    """Fills in the types and ranks in the graphs of a node, and of those outputs where ONNX's inference gives up.
+
+    Returns how many outputs it filled in.
+    """
+    before = sum(map(_is_untyped, node.outputs))
+    for graph in graphs_of(node):
+        for x, like in zip(graph.inputs, _fed(node), strict=False):
+            x.dtype = like.dtype if x.dtype is None else x.dtype
+            if x.shape is None and like.shape is not None:
+                x.shape = [None] * len(like.shape)
+        infer_types(graph)
+        skipped = 1 if node.op == "Loop" else 0
+        carried = {
+            "Loop": len(graph.inputs) - 2,
+            "Scan": len(graph.inputs) - node.attrs.get("num_scan_inputs", 0),
+        }
+        alike = carried.get(node.op, len(node.outputs))
+        for k, (z, inner) in enumerate(zip(node.outputs, graph.outputs[skipped:], strict=False)):
+            z.dtype = inner.dtype if z.dtype is None else z.dtype
+            if z.shape is None and inner.shape is not None:
+                z.shape = [None] * (len(inner.shape) + (k >= alike))
+    return before - sum(map(_is_untyped, node.outputs))
+
+
+def _fed(node: gs.Node) -> Values:
+    """What the inputs of the graph of a node look like."""
+    if node.op == "Loop":
+        counter = gs.Variable("iteration", np.dtype(np.int64), [])
+        return [counter, gs.Variable("going", np.dtype(bool), []), *node.inputs[2:]]
+    if node.op != "Scan":
+        return []
+    count = len(node.inputs) - node.attrs["num_scan_inputs"]
+    slices = [gs.Variable(x.name, x.dtype, x.shape and list(x.shape)[1:]) for x in node.inputs[count:]]
+    return [*node.inputs[:count], *slices]
+
+
+def _is_untyped(value: Value) -> bool:
+    return (
+        not value.is_empty() and value.type == "tensor_type" and (value.dtype is None or value.shape is None)
+    )
+
+
+Branch = Callable[[Emitter], Values]
+Step = Callable[[Emitter, Values, Values], tuple[Values, Values]]
+
+
+def branches(
+    op: Emitter, condition: Value, then: Branch, otherwise: Branch, shapes: Sequence[Dims]
+) -> Values:
+    """The outputs, of these shapes, of a new If whose graphs are emitted by functions that return equal types."""
+    name = op.name_for("If")
+    made: list[Values] = []
+    graphs: list[gs.Graph] = []
+    for kind, emit in (("then", then), ("else", otherwise)):
+        inner = _inner(op, f"{name}/{kind}")
+        made.append(_results(inner, emit(inner)))
+        graphs.append(inner.graph)
+    outputs = _outputs(name, [z.dtype for z in made[0]], shapes)
+    return _append(op, "If", name, [condition], outputs, then_branch=graphs[0], else_branch=graphs[1])
+
+
+def scan(
+    op: Emitter,
+    step: Step,
+    states: Sequence[Value],
+    inputs: Sequence[Value],
+    *,
+    reverse: Sequence[int] | None = None,
+    axes: Sequence[int] | None = None,
+    reverse_made: Sequence[int] | None = None,
+    axes_made: Sequence[int] | None = None,
+) -> tuple[Values, Values]:
+    """The final states and the stacked outputs of a new Scan.
+
+    `step(op, states, slices)` emits one iteration and returns the next states and this iteration's outputs. What is
+    made must have a known rank. `reverse` and `axes` say how each input is read, `reverse_made` and `axes_made` how
+    each output is stacked: 1 for from the last to the first.
+    """
+    name = op.name_for("Scan")
+    inner = _inner(op, name)
+    along = [a % len(dims(x)) for a, x in zip(axes or [0] * len(inputs), inputs, strict=True)]
+    carried = [_given(inner, f"state_{k}", x.dtype, dims(x)) for k, x in enumerate(states)]
+    slices = [
+        _given(inner, f"slice_{k}", x.dtype, [*dims(x)[:a], *dims(x)[a + 1 :]])
+        for k, (x, a) in enumerate(zip(inputs, along, strict=True))
+    ]
+    finals, made = step(inner, carried, slices)
+    for final, state in zip(finals, states, strict=True):
+        _declare(final, dims(state))
+    results = _results(inner, [*finals, *made])[len(finals) :]
+    length = dims(inputs[0])[along[0]] if inputs else None
+    places = [a % (len(z.shape) + 1) for a, z in zip(axes_made or [0] * len(made), results, strict=True)]
+    stacked = [[*z.shape[:a], length, *z.shape[a:]] for z, a in zip(results, places, strict=True)]
+    outputs = _outputs(name, [x.dtype for x in (*states, *results)], [*map(dims, states), *stacked])
+    attributes = {
+        "scan_input_directions": list(reverse or []),
+        "scan_input_axes": along,
+        "scan_output_directions": list(reverse_made or []),
+        "scan_output_axes": places,
+    }
+    used = {key: value for key, value in attributes.items() if any(value)}
+    _append(
+        op, "Scan", name, [*states, *inputs], outputs, body=inner.graph, num_scan_inputs=len(inputs), **used
+    )
+    return outputs[: len(states)], outputs[len(states) :]
+
+
+def loop(
+    op: Emitter,
+    step: Callable[[Emitter, Value, Value, Values], tuple[Value, Values, Values]],
+    trips: Value | None,
+    condition: Value | None,
+    states: Sequence[Value],
+    shapes: Sequence[Dims],
+) -> tuple[Values, Values]:
+    """The final states and the stacked outputs of a new Loop; `shapes` are those of the inputs of the body.
+
+    `step(op, iteration, condition, states)` emits one iteration and returns the condition for another one, the next
+    states and this iteration's outputs.
+    """
+    name = op.name_for("Loop")
+    inner = _inner(op, name)
+    iteration = _given(inner, "iteration", np.dtype(np.int64), shapes[0])
+    going = _given(inner, "going", np.dtype(bool), shapes[1])
+    typed = enumerate(zip(states, shapes[2:], strict=True))
+    carried = [_given(inner, f"state_{k}", x.dtype, shape) for k, (x, shape) in typed]
+    again, finals, made = step(inner, iteration, going, carried)
+    for final, shape in zip([again, *finals], shapes[1:], strict=True):
+        _declare(final, shape)
+    results = _results(inner, [again, *finals, *made])[1 + len(finals) :]
+    outputs = _outputs(
+        name, [x.dtype for x in (*states, *results)], [*shapes[2:], *([None, *z.shape] for z in results)]
+    )
+    _append(op, "Loop", name, [trips, condition, *states], outputs, body=inner.graph)
+    return outputs[: len(states)], outputs[len(states) :]
+
+
+def dims(value: Value) -> list[int | str | None]:
+    """The shape of a value of known rank, None for what is unknown."""
+    shape = shape_of(value)
+    if shape is None:
+        raise NotDifferentiable(f"the rank of {value.name!r} is unknown", tensor=value.name)
+    return [None if d == "?" else d for d in shape]
+
+
+def _declare(value: Value, shape: Dims) -> None:
+    if value.shape is None:
+        value.shape = list(shape)
+
+
+def _inner(op: Emitter, name: str) -> Emitter:
+    return Emitter(gs.Graph(name=name, opset=op.graph.opset, import_domains=op.graph.import_domains), name)
+
+
+def _given(inner: Emitter, name: str, dtype: Any, shape: Dims) -> gs.Variable:
+    """A new input of an inner graph."""
+    value = gs.Variable(f"{inner.prefix}/{name}", dtype=dtype, shape=list(shape))
+    inner.graph.inputs.append(value)
+    return value
+
+
+def _results(inner: Emitter, values: Sequence[Value]) -> Values:
+    """The values as outputs of an inner graph: of known rank, made there, each once."""
+    results: Values = []
+    for value in values:
+        own = any(node is maker for maker in value.inputs for node in inner.graph.nodes)
+        if not own or any(value is other for other in results):
+            maker = gs.Node("Identity", inputs=[value], name=inner.name_for("Identity"))
+            value = gs.Variable(maker.name, dtype=value.dtype, shape=dims(value))
+            maker.outputs = [value]
+            inner.graph.nodes.append(maker)
+        value.shape = dims(value)
+        results.append(value)
+    inner.graph.outputs = list(results)
+    return results
+
+
+def _outputs(name: str, types: Iterable[Any], shapes: Iterable[Dims]) -> Values:
+    return [
+        gs.Variable(name if k == 0 else f"{name}.{k}", dtype=dtype, shape=list(shape))
+        for k, (dtype, shape) in enumerate(zip(types, shapes, strict=True))
+    ]
+
+
+def _append(
+    op: Emitter, operator: str, name: str, inputs: Sequence[Value | None], outputs: Values, **attributes: Any
+) -> Values:
+    given = [gs.Variable.empty() if x is None else x for x in inputs]
+    op.graph.nodes.append(gs.Node(operator, name, attributes, given, outputs))
+    return outputs
