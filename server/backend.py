@@ -60,8 +60,10 @@ class Backend:
         providers = [_PROVIDERS[self.provider]]
         if self.provider != "cpu":
             providers.append(_PROVIDERS["cpu"])
+        # Pad_Fusion loses the input of a Pad that something else reads too (seen in onnxruntime 1.31.1)
+        disabled = {"disabled_optimizers": ["Pad_Fusion"]} if optimise else {}
         try:
-            made = ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+            made = ort.InferenceSession(model.SerializeToString(), options, providers=providers, **disabled)
         except Exception as error:  # onnxruntime raises a dozen unrelated types
             raise ModelError(
                 f"onnxruntime does not accept the model: {_text(error)}", reason="MODEL_INVALID"

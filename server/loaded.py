@@ -141,7 +141,8 @@ def _total_bytes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) 
     for value in [*bare.graph.value_info, *bare.graph.output, *bare.graph.input]:
         dims = value.type.tensor_type.shape.dim
         if value.type.HasField("tensor_type") and all(d.HasField("dim_value") for d in dims):
-            total += 4 * int(np.prod([d.dim_value for d in dims], dtype=np.int64))
+            size = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).itemsize
+            total += size * int(np.prod([d.dim_value for d in dims], dtype=np.int64))
     return max(total, 1)
 
 

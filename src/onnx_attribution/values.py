@@ -92,6 +92,9 @@ class AttributionRequest:
 class LayerAttribution:
     """The attributions of one layer: `values` is `[samples, *unit shape]`, the other fields are per sample.
 
+    The unit shape is the layer's without its batch axis; where samples are run one by one (`Attribution.batch` is
+    "single", or a warning says so) it is the layer's whole shape.
+
     `sum` is the float64 sum of the values; `residual` is `sum - (value - baseline_value)`; `error_estimate` is an
     estimate of the L1 error of the values (path methods; NaN where there is none). `cut`: whether every way from
     source to target crosses the layer, without which `residual` measures what bypasses it.

@@ -1,0 +1,112 @@
+"""The target as weights: 1 at the explained element of each sample, -1 at one that is subtracted, 0 elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.graph_tools.batch import RowAxis
+from onnx_attribution.values import Array, Index, Selector
+
+
+def units(array: Array, rows: RowAxis | None, together: bool) -> NDArray[np.float64]:
+    """The target tensor as `[samples, *unit]`."""
+    wide = array.astype(np.float64)
+    if not together or rows is None:
+        return wide if wide.ndim > 1 and wide.shape[0] == 1 else wide[None]
+    front = np.moveaxis(wide, rows.axis, 0)
+    return front if rows.factor == 1 else front.reshape(-1, rows.factor, *front.shape[1:])
+
+
+def restored(units: NDArray[np.float64], like: Array, rows: RowAxis | None) -> NDArray[np.float64]:
+    """`[samples, *unit]` in the layout of the target tensor."""
+    assert rows is not None
+    moved = np.moveaxis(like, rows.axis, 0).shape
+    return np.moveaxis(units.reshape(moved), 0, rows.axis)
+
+
+def dot(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    chosen = (
+        np.where(weights == 0, 0, values * weights) if np.isfinite(values).all() else _masked(values, weights)
+    )
+    return np.asarray(chosen.reshape(len(values), -1).sum(axis=1))
+
+
+def _masked(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.multiply(values, weights, out=np.zeros_like(values), where=weights != 0)
+
+
+def weights(
+    values: NDArray[np.float64], index: Selector | Sequence[Selector], role: str
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """1 at the selected elements of each sample, 0 elsewhere, and the selection in words."""
+    count, unit = len(values), values.shape[1:]
+    selectors = _per_sample(index, count, role)
+    weights = np.zeros_like(values)
+    words: list[str] = []
+    for k, selector in enumerate(selectors):
+        place = _place(selector, values[k], unit)
+        weights[(k, *place)] = 1
+        words.append(",".join(_word(i) for i in place) if place else "()")
+    return weights, tuple(words)
+
+
+def _per_sample(index: Selector | Sequence[Selector], count: int, role: str) -> list[Selector]:
+    if isinstance(index, np.ndarray):
+        index = index.tolist()
+    if not isinstance(index, list):
+        return [index] * count  # type: ignore[list-item]
+    if len(index) not in (1, count):
+        raise InvalidArgument(
+            f"the target has {len(index)} entries in {role}; there are {count} samples",
+            reason="TARGET_INVALID",
+        )
+    chosen = [tuple(e) if isinstance(e, list) else e for e in index]
+    return chosen * count if len(chosen) == 1 else chosen
+
+
+def _place(selector: Selector, value: NDArray[np.float64], unit: tuple[int, ...]) -> tuple[Index, ...]:
+    """The selection as one index per axis of the unit."""
+    if selector is None:
+        if value.size == 1:
+            return (0,) * len(unit)
+        if len(unit) == 1:
+            return (int(np.argmax(value)),)
+        raise InvalidArgument(
+            f"the target has shape {list(unit)} for each sample; name an element or a region",
+            reason="TARGET_INVALID",
+        )
+    parts = selector if isinstance(selector, tuple) else (selector,)
+    if len(parts) != len(unit):
+        raise InvalidArgument(
+            f"the target index has {len(parts)} parts; the target has shape {list(unit)} for each sample",
+            reason="TARGET_INVALID",
+        )
+    place: list[Index] = []
+    for axis, (part, size) in enumerate(zip(parts, unit, strict=True)):
+        if isinstance(part, slice):
+            if len(range(*part.indices(size))) == 0:
+                raise InvalidArgument(
+                    f"the target region is empty along axis {axis}", reason="TARGET_INVALID"
+                )
+            place.append(part)
+            continue
+        if not isinstance(part, (int, np.integer)) or isinstance(part, bool):
+            raise InvalidArgument(f"the target index {part!r} is no integer", reason="TARGET_INVALID")
+        if not -size <= part < size:
+            raise InvalidArgument(
+                f"the target index {part} is out of range along axis {axis}; legal are 0 to {size - 1}",
+                reason="TARGET_INVALID", legal=f"0..{size - 1}",
+            )  # fmt: skip
+        place.append(int(part) % size)
+    return tuple(place)
+
+
+def _word(index: Index) -> str:
+    if not isinstance(index, slice):
+        return str(index)
+    parts = ["" if index.start is None else str(index.start), "" if index.stop is None else str(index.stop)]
+    return ":".join(parts + ([str(index.step)] if index.step not in (None, 1) else []))
