@@ -1,0 +1,337 @@
+"""Peers' expected numbers as questions to our engine: one case becomes one or more requests.
+
+The file's format is described beside it. Captum's `LayerConductance` is our `neuron_ig`, its `NeuronX` the method X at
+the input with a hidden target, its `LayerIntegratedGradients` our `integrated_gradients` with the layer as the source.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from onnx_attribution.server.engine import Engine
+from onnx_attribution.values import Attribution, AttributionRequest, Method, Target
+
+Json = dict[str, Any]
+Floats = NDArray[Any]
+Nested = Any
+"""An array, or lists of them as deep as the library's tuples."""
+
+METHODS: dict[str, Method] = {
+    "IntegratedGradients": "integrated_gradients",
+    "LayerConductance": "neuron_ig",
+    "LayerIntegratedGradients": "integrated_gradients",
+    "NeuronIntegratedGradients": "integrated_gradients",
+    "NeuronGradient": "gradient",
+    "Saliency": "gradient",
+    "InputXGradient": "gradient_x_activation",
+    "LayerGradientXActivation": "gradient_x_activation",
+    "DeepLift": "deeplift_rescale",
+    "LayerDeepLift": "deeplift_rescale",
+    "NeuronDeepLift": "deeplift_rescale",
+    "DeepLIFT-Linear": "deeplift_rescale",
+    "DeepLIFT-Rescale": "deeplift_rescale",
+    "DeepLIFT-rescale": "deeplift_rescale",
+    "Gradient": "gradient",
+}
+TABLES = ("riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid", "gausslegendre")
+
+# What a DeepLIFT model may hold for this file: the rest (softmax, products, reductions by maximum, normalisations) has
+# its own tests.
+LINEAR = {
+    "Add", "AveragePool", "BatchNormalization", "Concat", "Flatten", "Gather", "GlobalAveragePool", "Identity", "Neg",
+    "ReduceMean", "ReduceSum", "Reshape", "Slice", "Squeeze", "Sub", "Sum", "Transpose", "Unsqueeze",
+}  # fmt: skip
+PRODUCTS = {"Conv", "Div", "Gemm", "MatMul", "Mul"}  # linear where one factor stands still
+ELEMENTWISE = {
+    "Abs", "Clip", "Elu", "Exp", "Gelu", "HardSigmoid", "LeakyRelu", "Log", "Max", "Min", "PRelu", "Reciprocal", "Relu",
+    "Selu", "Sigmoid", "Softplus", "Sqrt", "Tanh",
+}  # fmt: skip
+POOLING = {"MaxPool"}
+
+
+def folder() -> Path | None:
+    """The folder of expected numbers, None where it is not given."""
+    name = os.environ.get("ONNX_ATTRIBUTION_TEST_DATA")
+    return Path(name) / "oracle" if name else None
+
+
+@functools.cache
+def oracle() -> Json:
+    """The file of cases, empty where there is none."""
+    where = folder()
+    if where is None:
+        return {"cases": [], "equivalences": [], "models": {}}
+    found: Json = json.loads((where / "cases.json").read_text())
+    return found
+
+
+# --- Which cases are meant
+
+
+def later_operator(call: Json) -> str | None:
+    """The operator that puts a DeepLIFT call out of this file's reach, None where all are within it."""
+    if METHODS.get(call["method"]) != "deeplift_rescale":
+        return None
+    moving = set(call["inputs"])
+    for node in oracle()["models"][call["model"]]["spec"]["nodes"]:
+        moved = [name for name in node["in"] if name in moving]
+        if not moved:
+            continue
+        moving.update(node["out"])
+        product = node["op"] in PRODUCTS and (
+            len(moved) > 1 or (node["op"] == "Div" and moved[0] != node["in"][0])
+        )
+        if product or node["op"] not in LINEAR | PRODUCTS | ELEMENTWISE | POOLING:
+            return str(node["op"])
+    return None
+
+
+def cases() -> list[Json]:
+    """The cases of our methods, those left out included."""
+    return [case for case in oracle()["cases"] if case["method"] in METHODS]
+
+
+def tables() -> list[Json]:
+    """The cases that list a quadrature's nodes and weights."""
+    return [case for case in oracle()["cases"] if case["method"] in TABLES]
+
+
+def equivalences() -> list[Json]:
+    """The equivalences of two calls of our methods, those left out included."""
+    return [e for e in oracle()["equivalences"] if {e["lhs"]["method"], e["rhs"]["method"]} <= set(METHODS)]
+
+
+def left_out(item: Json) -> str | None:
+    """Why a case or equivalence does not run here: the file's caution, or a later operator; None where it runs."""
+    if item.get("caution"):
+        return "caution"
+    sides = [item["lhs"], item["rhs"]] if "lhs" in item else [item]
+    return next((o for o in map(later_operator, sides) if o is not None), None)
+
+
+# --- Models and values
+
+
+def model_of(name: str) -> onnx.ModelProto:
+    """The ONNX model of a spec."""
+    spec = oracle()["models"][name]["spec"]
+    kinds = {"float32": 1, "float64": 11, "int64": 7, "int32": 6, "bool": 9}
+    graph = helper.make_graph(
+        [
+            helper.make_node(n["op"], n["in"], n["out"], name=f"{n['op']}_{k}", **n["attrs"])
+            for k, n in enumerate(spec["nodes"])
+        ],
+        name,
+        [helper.make_tensor_value_info(i["name"], kinds[i["dtype"]], i["shape"]) for i in spec["inputs"]],
+        [helper.make_empty_tensor_value_info(o) for o in spec["outputs"]],
+        [numpy_helper.from_array(array(t), key) for key, t in spec["weights"].items()],
+    )
+    opsets = [helper.make_opsetid("", spec.get("opset", 17))]
+    model = onnx.shape_inference.infer_shapes(
+        helper.make_model(graph, opset_imports=opsets, ir_version=9), data_prop=True
+    )
+    made = {v.name: v for v in [*model.graph.value_info, *model.graph.output]}
+    outputs = [made[o] for o in spec["outputs"]]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    return model
+
+
+def array(value: Any) -> Floats:
+    """A tensor of the file."""
+    if isinstance(value, dict) and "b64_f32le" in value:
+        return (
+            np.frombuffer(base64.b64decode(value["b64_f32le"]), "<f4")
+            .reshape(value["shape"])
+            .astype(np.float32)
+        )
+    if isinstance(value, dict) and "data" in value:
+        return np.asarray(value["data"], dtype=value.get("dtype", "float32")).reshape(value["shape"])
+    return np.asarray(value, dtype=np.float64)
+
+
+def nested(value: Any) -> Nested:
+    """A tensor, or the file's tuple of such as a list."""
+    if isinstance(value, dict) and "tuple" in value:
+        return [nested(part) for part in value["tuple"]]
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        return [nested(part) for part in value]
+    return array(value)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, dict) and ("data" in value or "b64_f32le" in value)
+
+
+def index_of(value: Any) -> Any:
+    """A target or neuron selector in our form: an int, a tuple with slices, one of these per sample in a list."""
+    if value is None or isinstance(value, int):
+        return value
+    if _is_tensor(value):
+        return array(value).tolist()
+    if isinstance(value, list):
+        return [index_of(part) for part in value]
+    if "tuple" in value:
+        return tuple(index_of(part) for part in value["tuple"])
+    return slice(*value["slice"])
+
+
+# --- Calls
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a peer's method: what we ask, and how our layers stand in the peer's result."""
+
+    request: AttributionRequest
+    places: Nested
+    factor: float = 1.0
+    absolute: bool = False
+
+    def result(self, answer: Attribution) -> Nested:
+        """The attributions in the peer's nesting."""
+        return self._at(answer, self.places)
+
+    def _at(self, answer: Attribution, place: Nested) -> Nested:
+        if isinstance(place, list):
+            return [self._at(answer, part) for part in place]
+        values = answer.layers[place].values.astype(np.float64) * self.factor
+        return np.abs(values) if self.absolute else values
+
+
+def call_of(side: Json, *, multiply: bool | None = None) -> Call:
+    """The call of a case or of one side of an equivalence."""
+    method, options = side["method"], side.get("options") or {}
+    spec = oracle()["models"][side["model"]]["spec"]
+    kinds = {i["name"]: i["dtype"] for i in spec["inputs"]}
+    given = {**side["inputs"], **(side.get("aux_inputs") or {})}
+    sources, tensors = list(side["inputs"]), (side.get("layer") or {}).get("onnx_tensors")
+    places: Nested = _only(sources)
+    layers: list[str] = []
+    target = Target(index=index_of(side.get("target")))
+    if method.startswith("Neuron"):
+        assert tensors is not None
+        target = Target(tensor=tensors[0], index=_selected(side, tensors[0]))
+    elif tensors is not None:
+        places = [_only(t) if isinstance(t, list) else t for t in tensors]
+        places = _only(places)
+        layers = list(_leaves(places))
+    return Call(
+        AttributionRequest(
+            model=side["model"],
+            inputs={name: array(value).astype(kinds[name]) for name, value in given.items()},
+            method=METHODS[method],
+            layers=layers,
+            source=layers if method == "LayerIntegratedGradients" else sources,
+            target=target,
+            baselines=_baselines(side),
+            steps=options.get("n_steps", 50),
+            quadrature=options.get("method", "gausslegendre"),
+            multiply_by_inputs=_multiplies(side) if multiply is None else multiply,
+        ),
+        places,
+        factor=2.0 if "custom_attribution_func" in options else 1.0,
+        absolute=method == "Saliency" and options.get("abs", True),
+    )
+
+
+def _multiplies(side: Json) -> bool:
+    if "custom_attribution_func" in (
+        side.get("options") or {}
+    ):  # it is given the multipliers and doubles them
+        return False
+    return bool(side.get("multiply_by_inputs", True))
+
+
+def _only(parts: Sequence[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else list(parts)
+
+
+def _leaves(place: Nested) -> Iterator[str]:
+    if isinstance(place, list):
+        for part in place:
+            yield from _leaves(part)
+    else:
+        yield place
+
+
+def _baselines(side: Json) -> dict[str, Any]:
+    """One baseline per input: a scalar or tensor for all, or a tuple."""
+    names, value = list(side["inputs"]), side.get("baselines")
+    parts = value["tuple"] if isinstance(value, dict) and "tuple" in value else [value] * len(names)
+    return {
+        n: 0.0 if p is None else (array(p) if _is_tensor(p) else p) for n, p in zip(names, parts, strict=True)
+    }
+
+
+def _selected(side: Json, tensor: str) -> Any:
+    """The neuron; what a selector leaves open is summed, as Captum does."""
+    model = model_of(side["model"])
+    shapes = {v.name: v.type.tensor_type.shape.dim for v in [*model.graph.value_info, *model.graph.output]}
+    rank = len(shapes[tensor]) - 1
+    selector = side["neuron_selector"]
+    if isinstance(selector, dict) and "callable" in selector:
+        assert selector["python"] == "torch.sum(x)"
+        return (slice(None),) * rank
+    chosen = index_of(selector)
+    parts = chosen if isinstance(chosen, tuple) else (chosen,)
+    return parts + (slice(None),) * (rank - len(parts))
+
+
+class Asker:
+    """An engine that knows the file's models, each added when it is first asked for."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._added: set[str] = set()
+
+    def __call__(self, call: Call) -> Attribution:
+        name = call.request.model
+        if name not in self._added:
+            self.engine.add(name, model_of(name))
+            self._added.add(name)
+        return self.engine.attribute(call.request)
+
+
+def delta(answer: Attribution) -> Floats:
+    """The sum of all attributions less the change of the target, per sample."""
+    total = sum(layer.sum for layer in answer.layers.values())
+    return np.asarray(total - (answer.target.value - answer.target.baseline_value))
+
+
+def at(result: Nested, path: Sequence[int]) -> Floats:
+    """The array at a path into nested results."""
+    for k in path:
+        result = result[k]
+    return np.asarray(result)
+
+
+def distance(actual: Floats, expected: Floats, mode: str) -> float:
+    """How far apart two results are in one of the file's modes."""
+    apart = np.abs(np.asarray(actual, np.float64).reshape(-1) - np.asarray(expected, np.float64).reshape(-1))
+    return float(apart.sum() if mode == "sum" else apart.max(initial=0.0))
+
+
+def flatten(result: Nested) -> list[Floats]:
+    """The arrays of nested results in order."""
+    return [a for part in result for a in flatten(part)] if isinstance(result, list) else [np.asarray(result)]
+
+
+def counts(items: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many items there are of each method."""
+    found: dict[str, int] = {}
+    for item in items:
+        found[item["method"]] = found.get(item["method"], 0) + 1
+    return found
