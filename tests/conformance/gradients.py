@@ -1,0 +1,228 @@
+"""Compares gradients of real models with finite differences in float64: `python -m tests.conformance.gradients`.
+
+For each model file: the target is the first float output that the sources lead to; the layers are the sources, two
+hidden tensors at a third and two thirds of the way, and the input of the last nonlinearity; cuts where there are any,
+and not at a kink, such as a tie in max pooling. For 3 random cotangents v and random directions u, <g, u> of the
+gradient program is compared with the central difference of <v, target> along u in float64 (`float64.py`). The error is
+relative to the larger of |<g, u>| and a tenth of |g|, which is what |<g, u>| is for an average direction: below that
+the figures cancel.
+
+The program is run by onnxruntime in float32. Where that differs, the same program is run in float64 by the reference
+implementation too: float32 takes the other side of a kink here and there, and loses digits in saturated softmaxes;
+a wrong rule is wrong in both. The table shows both figures; the smaller counts.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_attribution.errors import AttributionError
+from onnx_attribution.graph_tools import select
+from onnx_attribution.graph_tools.differentiate import missing_rules, reachable
+from onnx_attribution.graph_tools.program import Choice, rows_program
+from onnx_attribution.graph_tools.rules import VJP
+from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.values import Array
+from tests.conformance.float64 import Float64Network, run_double
+from tests.data.examples import example_of
+
+SEEDS = (0, 1, 2)
+TOLERANCE = 1e-4
+STEPS = (1e-5, 1e-7, 1e-8)  # of the layer's root mean square; two, so that a kink between the ends shows
+TRIES = 8
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The largest error over the seeds, in float32 and, where that is too large, in float64."""
+
+    single: float
+    double: float | None = None
+
+    @property
+    def best(self) -> float:
+        """What counts."""
+        return self.single if self.double is None else min(self.single, self.double)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: the errors at each layer, or why there are none."""
+
+    model: str
+    batch: str
+    target: str
+    errors: Mapping[str, Errors]
+    refused: str
+    seconds: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every layer is within the tolerance."""
+        return bool(self.errors) and max(e.best for e in self.errors.values()) <= TOLERANCE
+
+    @property
+    def agrees_in_float32(self) -> bool:
+        """Whether every layer is within the tolerance as onnxruntime runs it."""
+        return bool(self.errors) and max(e.single for e in self.errors.values()) <= TOLERANCE
+
+
+def candidate_layers(model: LoadedModel, sources: Sequence[str], target: str) -> list[list[str]]:
+    """For each hidden layer wanted the tensors to try, nearest first: cuts where there are enough of them."""
+    nodes = list(model.graph.nodes)
+    found = [x for x in select.layers(model.graph, sources, target) if x.name not in (*sources, target)]
+    live = [x for x in found if target in reachable(nodes, [x.name])]
+    cuts = [x for x in live if x.cut]
+    names = [x.name for x in (cuts if len(cuts) >= 6 else live)]
+    if not names:
+        return []
+    last = names[-1]
+    for node in reversed(nodes):
+        rule = VJP.get(("", node.op))
+        read = [x.name for x in node.inputs if x.name in {y.name for y in live}]
+        if rule is not None and not rule.linear and read:
+            last = read[0]
+            break
+    thirds = [names[len(names) // 3 :: -1], names[2 * len(names) // 3 :: -1]]
+    return [*thirds, [last, *names[::-1]]]
+
+
+def compare(path: Path, backend: Backend) -> Row:
+    """The row of one model file."""
+    started = time.monotonic()
+    name = path.parent.name
+
+    def row(batch: str, target: str, errors: Mapping[str, Errors], refused: str = "") -> Row:
+        return Row(name, batch, target, errors, refused, time.monotonic() - started)
+
+    try:
+        given, shapes = example_of(path)
+        model = LoadedModel(path, backend, given=given, shapes=shapes)
+        outputs = select.float_outputs(model.graph) or [
+            n for n in [select.float_before_outputs(model.graph)] if n
+        ]
+        target, sources = _target_and_sources(model, outputs)
+        missing = sorted({node.op for node in missing_rules(list(model.graph.nodes), sources, target)})
+        if missing:
+            return row(model.network.batch, target, {}, f"no rule for {', '.join(missing)}")
+        return row(model.network.batch, target, dict(_errors(model, tuple(sources), target)))
+    except AttributionError as error:
+        return row("", "", {}, str(error).splitlines()[0][:120])
+    except Exception as error:  # the reference implementation lacks an operator, or a form of it
+        return row("", "", {}, f"no oracle: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
+
+
+def _target_and_sources(model: LoadedModel, outputs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    failure: AttributionError | None = None
+    for target in outputs:
+        try:
+            return target, model.sources((), target)
+        except AttributionError as error:
+            failure = error
+    raise failure or AttributionError("no float tensor leads to an output")
+
+
+def _errors(model: LoadedModel, sources: tuple[str, ...], target: str) -> Iterator[tuple[str, Errors]]:
+    """Per layer the largest relative error over the seeds."""
+    example: dict[str, Array] = dict(model.network.example)
+    candidates = candidate_layers(model, sources, target)
+    keep = [*sources, *(n for names in candidates for n in names[:TRIES]), target]
+    exact = Float64Network(model.network.model, example, keep)
+    layers = list(sources)
+    for names in candidates:
+        free = [n for n in names[:TRIES] if n not in layers and not _at_kink(exact, n, target)]
+        layers += free[:1]
+    choice = Choice(sources, tuple(layers), target)
+    tensors = model.graph.tensors()
+    inputs = {**example, **{s: exact.values[s].astype(tensors[s].dtype) for s in sources}}
+    program = rows_program(model.network, choice)
+    session = model.backend.session(program.model)
+    at_x = exact.values[target]
+    cotangents = [np.random.default_rng(seed).normal(size=at_x.shape) for seed in SEEDS]
+    kind = tensors[target].dtype
+    single = [session.run({**inputs, "target_weight": v.astype(kind)}) for v in cotangents]
+    double: list[dict[str, Array]] = []
+    for layer in layers:
+        slopes = [_slopes(exact, layer, target, seed, v) for seed, v in enumerate(cotangents)]
+        worst = _worst(layer, single, slopes)
+        if worst > TOLERANCE and not double:
+            wide = {**inputs, **{s: exact.values[s] for s in sources}}
+            double = [run_double(program.model, {**wide, "target_weight": v}) for v in cotangents]
+        yield layer, Errors(worst, _worst(layer, double, slopes) if worst > TOLERANCE else None)
+
+
+def _slopes(exact: Float64Network, layer: str, target: str, seed: int, v: Any) -> tuple[Array, list[float]]:
+    """A random direction and the differences of <v, target> along it."""
+    value = exact.values[layer]
+    u = np.random.default_rng(100 + seed).normal(size=value.shape)
+    found = []
+    for step in STEPS:
+        h = step * max(float(np.sqrt(np.mean(np.square(value)))), 1e-3)
+        ends: list[Any] = [exact.moved(layer, target, value + s * h * u) for s in (1, -1)]
+        found.append(float((v * (ends[0] - ends[1])).sum() / (2 * h)))
+    return u, found
+
+
+def _at_kink(exact: Float64Network, layer: str, target: str) -> bool:
+    """Whether the two one-sided differences along a random direction disagree, or nothing changes at all."""
+    value = exact.values[layer]
+    u: Any = np.random.default_rng(99).normal(size=value.shape)
+    h = STEPS[-1] * max(float(np.sqrt(np.mean(np.square(value)))), 1e-3)
+    up = exact.moved(layer, target, value + h * u) - exact.values[target]
+    down = exact.values[target] - exact.moved(layer, target, value - h * u)
+    size = float(np.abs(up).max(initial=0))
+    return size == 0 or float(np.abs(up - down).max()) > 1e-2 * size
+
+
+def _worst(
+    layer: str, found: Sequence[Mapping[str, Array]], slopes: Sequence[tuple[Any, list[float]]]
+) -> float:
+    worst = 0.0
+    for outputs, (u, theirs) in zip(found, slopes, strict=True):
+        gradient = outputs[f"gradient/{layer}"].astype(np.float64)
+        mine = float((gradient * u).sum())
+        size = max(0.1 * float(np.linalg.norm(gradient)), abs(mine), 1e-300)
+        worst = max(worst, min(abs(mine - d) / max(abs(d), size) for d in theirs))
+    return worst
+
+
+def main(paths: Sequence[str]) -> int:
+    """Prints the table; 0 if every model that is not refused agrees."""
+    warnings.simplefilter("ignore")
+    backend = Backend("cpu")
+    rows = []
+    print(f"{'model':30} {'batch':8} {'float32':>8} {'float64':>8}  layers")
+    for path in paths:
+        row = compare(Path(path), backend)
+        rows.append(row)
+        print(_line(row), flush=True)
+    right, wrong = [r for r in rows if r.agrees], [r.model for r in rows if not r.agrees and not r.refused]
+    in_single = sum(r.agrees_in_float32 for r in rows)
+    refused = sum(bool(r.refused) for r in rows)
+    print(
+        f"{len(right)} of {len(rows)} agree to {TOLERANCE} ({in_single} of them in float32 as well), "
+        f"{refused} refused, differ: {', '.join(wrong) or 'none'}"
+    )
+    return 1 if wrong else 0
+
+
+def _line(row: Row) -> str:
+    singles = [e.single for e in row.errors.values()]
+    doubles = [e.double for e in row.errors.values() if e.double is not None]
+    figures = [f"{max(x):.0e}" if x else "-" for x in (singles, doubles)]
+    verdict = f"refused: {row.refused}" if row.refused else ("" if row.agrees else "DIFFERS: ")
+    layers = ", ".join(f"{n} {e.best:.0e}" for n, e in row.errors.items())
+    return f"{row.model:30} {row.batch:8} {figures[0]:>8} {figures[1]:>8}  {verdict}{layers} ({row.seconds:.1f} s)"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
