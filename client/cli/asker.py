@@ -1,0 +1,170 @@
+"""Whom a command asks: an engine in this process that holds the file, or a server that holds the model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TextIO
+
+from onnx_attribution.client.client import Client
+from onnx_attribution.errors import InvalidArgument, ModelError
+from onnx_attribution.values import (
+    Array,
+    AttributionRequest,
+    Event,
+    LayerInfo,
+    ModelInfo,
+    TensorInfo,
+)
+
+if TYPE_CHECKING:
+    from onnx import ValueInfoProto
+
+    from onnx_attribution.server.engine import Engine
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the model is: a file and how it is run, or a server's address."""
+
+    model: str
+    server: str | None
+    provider: str
+    threads: int
+    batch_axes: Mapping[str, int | None]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+class Asker(Protocol):
+    """What engine and client have in common."""
+
+    def info(self) -> ModelInfo: ...
+
+    def layers(self, pattern: str) -> list[LayerInfo]: ...
+
+    def stream(self, request: AttributionRequest) -> Iterator[Event]: ...
+
+
+Read = Callable[[Sequence[TensorInfo]], Mapping[str, Array]]
+
+
+@contextmanager
+def asking(place: Place, read: Read | None = None) -> Iterator[Asker]:
+    """Whom to ask. `read` gives inputs on which a file can be tried that refuses random ones.
+
+    Raises:
+        InvalidArgument: an option that only files have, with a server. ModelError: the file cannot be used.
+    """
+    if place.server is None:
+        with quiet(), _embedded(place, read) as asker:
+            yield asker
+        return
+    if place.shapes or place.batch_axes:
+        raise InvalidArgument(
+            "--shape and --batch-axis are for files; the server has settled them for its models"
+        )
+    with Client(place.server) as client:
+        yield _Remote(client, place.model)
+
+
+def quiet() -> redirect_stdout[TextIO]:
+    """What libraries print goes to stderr: stdout is the command's own."""
+    return redirect_stdout(sys.stderr)
+
+
+@contextmanager
+def _embedded(place: Place, read: Read | None) -> Iterator[Asker]:
+    from onnx_attribution.server.engine import Engine
+
+    file = Path(place.model)
+    if not file.is_file():
+        raise ModelError(f"no file {place.model!r}", reason="MODEL_INVALID", file=place.model)
+    with Engine(provider=provider_of(place.provider), threads=place.threads or None) as engine:
+        engine.add(file.name, file, batch_axes=place.batch_axes, shapes=place.shapes)
+        try:
+            engine.info(file.name)
+        except ModelError:
+            # Some files run on sensible inputs only: try with those that are to be explained.
+            example = _example(file, read)
+            if not example:
+                raise
+            engine.add(file.name, file, batch_axes=place.batch_axes, shapes=place.shapes, example=example)
+        yield _Embedded(engine, file.name)
+
+
+def provider_of(name: str) -> Literal["auto", "cpu", "cuda"]:
+    """Raises: InvalidArgument for a provider that does not exist."""
+    for known in ("auto", "cpu", "cuda"):
+        if name == known:
+            return known
+    raise InvalidArgument(f"no provider {name!r}; there are: auto, cpu, cuda", provider=name)
+
+
+class _Embedded:
+    def __init__(self, engine: Engine, model: str) -> None:
+        self._engine = engine
+        self._model = model
+
+    def info(self) -> ModelInfo:
+        return self._engine.info(self._model)
+
+    def layers(self, pattern: str) -> list[LayerInfo]:
+        return self._engine.layers(self._model, pattern)
+
+    def stream(self, request: AttributionRequest) -> Iterator[Event]:
+        return self._engine.stream(replace(request, model=self._model))
+
+
+class _Remote:
+    def __init__(self, client: Client, model: str) -> None:
+        self._client = client
+        self._model = model
+
+    def info(self) -> ModelInfo:
+        return self._client.model(self._model)
+
+    def layers(self, pattern: str) -> list[LayerInfo]:
+        return self._client.layers(self._model, pattern)
+
+    def stream(self, request: AttributionRequest) -> Iterator[Event]:
+        return self._client.stream(
+            self._model,
+            request.inputs,
+            method=request.method,
+            layers=request.layers,
+            source=request.source,
+            target=request.target,
+            baselines=request.baselines,
+            steps=request.steps,
+            max_steps=request.max_steps,
+            tolerance=request.tolerance,
+            quadrature=request.quadrature,
+        )
+
+
+def _example(file: Path, read: Read | None) -> dict[str, Array]:
+    """The first sample of the inputs that are to be explained; empty where the file cannot be read."""
+    from onnx_attribution.graph_tools.load import load
+    from onnx_attribution.graph_tools.normalise import declared
+
+    if read is None:
+        return {}
+    found: dict[str, Array] = {}
+    infos = [_declared_input(value) for value in declared(load(file)).graph.input]
+    for name, array in read(infos).items():
+        shape = next(info.shape for info in infos if info.name == name) or ()
+        first = shape[0] if shape and array.ndim == len(shape) else None
+        found[name] = array[:1] if first == 1 or isinstance(first, str) else array
+    return found
+
+
+def _declared_input(value: ValueInfoProto) -> TensorInfo:
+    import onnx
+
+    tensor = value.type.tensor_type
+    dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
+    kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    return TensorInfo(value.name, {"float": "float32", "double": "float64"}.get(kind, kind), dims, None)

@@ -1,0 +1,62 @@
+"""`check FILE...`: whether files can be attributed at all."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onnx_attribution.client.cli import options, output
+from onnx_attribution.client.cli.asker import provider_of, quiet
+from onnx_attribution.client.cli.inputs import axes_of, shapes_of
+from onnx_attribution.client.cli.status import REFUSED, UNUSABLE
+from onnx_attribution.errors import AttributionError
+
+if TYPE_CHECKING:
+    from onnx_attribution.server.check import Verdict
+
+
+def check(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="The .onnx files.")],
+    provider: options.Provider = "cpu",
+    threads: options.Threads = 0,
+    batch_axis: options.BatchAxis = None,
+    shape: options.Shape = None,
+    json: options.Json = False,
+) -> None:
+    """Builds and runs the gradient of each file and compares it with a difference; prints a verdict a file.
+
+    Status 0: all are attributable; 3: one is not; 2: one cannot be read or run.
+    """
+    from onnx_attribution.server.backend import Backend
+    from onnx_attribution.server.check import check_file
+
+    axes, shapes = axes_of(batch_axis or []), shapes_of(shape or [])
+    backend = Backend(provider_of(provider), threads or None)
+    status = 0
+    for file in files:
+        try:
+            with quiet():
+                verdict: Verdict | None = check_file(file, backend, batch_axes=axes, shapes=shapes)
+            error = ""
+        except AttributionError as failure:
+            verdict, error = None, failure.message
+        except Exception as failure:  # one file must not end the others
+            line = (str(failure).strip().splitlines() or [""])[0]
+            verdict, error = None, f"unexpected {type(failure).__name__}: {line}"
+        if json:
+            output.print_json(_object(file, verdict, error))
+        else:
+            output.print_verdict(file, verdict, error)
+        if verdict is None:
+            status = UNUSABLE
+        elif not verdict.attributable:
+            status = status or REFUSED
+    raise typer.Exit(status)
+
+
+def _object(file: str, verdict: Verdict | None, error: str) -> dict[str, object]:
+    if verdict is not None:
+        return asdict(verdict)
+    return {"file": file, "attributable": False, "sources": [], "batch": None, "refused": [], "error": error}

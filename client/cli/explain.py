@@ -1,0 +1,274 @@
+"""`explain FILE`: attributions of one file's layers."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar, get_args
+
+import numpy as np
+import typer
+
+from onnx_attribution.client.cli import options, output
+from onnx_attribution.client.cli.asker import Asker, Place, asking
+from onnx_attribution.client.cli.inputs import (
+    Layout,
+    Picture,
+    axes_of,
+    channel_axis,
+    parse_numbers,
+    parse_rows,
+    read_baselines,
+    read_inputs,
+    shapes_of,
+)
+from onnx_attribution.client.cli.target import parse_target
+from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.values import (
+    METHODS,
+    QUADRATURES,
+    Array,
+    Attribution,
+    AttributionRequest,
+    Completed,
+    Method,
+    ModelInfo,
+    Progress,
+    Quadrature,
+    Revision,
+    TensorInfo,
+)
+
+Many = list[str] | None
+Name = TypeVar("Name", bound=str)
+
+
+def explain(
+    file: options.File,
+    input: Annotated[
+        Many,
+        typer.Option(
+            metavar="[NAME=]FILE", help="npy, npz[:KEY], png or jpeg; FILE[0:4] takes rows. Repeatable."
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}; hyphens will do.")] = "neuron_ig",
+    layer: Annotated[
+        Many, typer.Option(metavar="NAME", help="Tensor, node, or unique suffix or glob. Repeatable.")
+    ] = None,
+    source: Annotated[
+        Many,
+        typer.Option(metavar="NAME", help="Where the path lives; default: the float inputs. Repeatable."),
+    ] = None,
+    target: Annotated[
+        Many,
+        typer.Option(
+            metavar="[TENSOR:]INDEX",
+            help="3, 2,5 or 0:3,1 (a region is summed), TENSOR, TENSOR:3. Given several times: one for each sample.",
+        ),
+    ] = None,
+    minus: Annotated[
+        Many, typer.Option(metavar="INDEX", help="Subtracted from the target; same forms.")
+    ] = None,
+    baseline: Annotated[
+        Many,
+        typer.Option(metavar="[NAME=]FILE|NUMBER", help="Default 0. A number alone holds for all sources."),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Segments of the path.")] = 64,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Double the steps until the estimated error is this part of the whole."),
+    ] = None,
+    max_steps: Annotated[int, typer.Option(help="Where --tolerance gives up.")] = 1024,
+    quadrature: Annotated[str, typer.Option(help=f"One of {', '.join(QUADRATURES)}.")] = "trapezoid",
+    rows: Annotated[
+        str | None, typer.Option(metavar="3|0:3", help="Only these samples of the inputs.")
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Pixels are multiplied by it; default 1/255 for float inputs.")
+    ] = None,
+    mean: Annotated[
+        str, typer.Option(help="Subtracted after scaling; one number, or one a channel: 0.5,0.5,0.5")
+    ] = "0",
+    std: Annotated[str, typer.Option(help="Divided by after that.")] = "1",
+    layout: Annotated[
+        str | None, typer.Option(help="nchw or nhwc; default: guessed from the input's shape.")
+    ] = None,
+    resize: Annotated[bool, typer.Option("--resize", help="Bring pictures to the model's size.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--output", metavar="OUT.npz", help="One array a layer, by its name.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="A picture of the attributions.")
+    ] = None,
+    provider: options.Provider = "auto",
+    threads: options.Threads = 0,
+    batch_axis: options.BatchAxis = None,
+    shape: options.Shape = None,
+    server: options.Server = None,
+    model: options.Model = None,
+    json: options.Json = False,
+) -> None:
+    """Says how much each unit of the chosen layers contributes to the target, for each sample of the inputs."""
+    place = Place(model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []))
+    picture = _picture(scale, mean, std, layout, resize)
+    wanted_rows = parse_rows(rows) if rows is not None else None
+    question = _Question(
+        _named(method, METHODS, "method"), tuple(layer or ()), tuple(source or ()), tuple(target or ()),
+        tuple(minus or ()), tuple(baseline or ()), steps, tolerance, max_steps,
+        _named(quadrature, QUADRATURES, "quadrature"),
+    )  # fmt: skip
+    _check_places(out, plot)
+
+    def read(infos: Sequence[TensorInfo]) -> dict[str, Array]:
+        return read_inputs(input or [], infos, picture, wanted_rows)
+
+    with asking(place, read) as asker:
+        info = asker.info()
+        arrays = read(info.inputs)
+        request = question.request(info, arrays, picture)
+        answer = _answer(asker, request)
+    if out is not None:
+        write_npz(out, {name: one.values for name, one in answer.layers.items()})
+    if plot is not None:
+        _draw(plot, answer, arrays, info, picture.layout, question.baseline)
+    if json:
+        output.print_json(output.explain_json(answer))
+        return
+    output.print_answer(place.model, answer)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """The options that make a request, once the model's inputs are known."""
+
+    method: Method
+    layers: tuple[str, ...]
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    minus: tuple[str, ...]
+    baseline: tuple[str, ...]
+    steps: int
+    tolerance: float | None
+    max_steps: int
+    quadrature: Quadrature
+
+    def request(self, info: ModelInfo, arrays: Mapping[str, Array], picture: Picture) -> AttributionRequest:
+        sources = self.source or info.sources
+        return AttributionRequest(
+            model=info.name,
+            inputs=arrays,
+            method=self.method,
+            layers=self.layers,
+            source=self.source,
+            target=parse_target(self.target, self.minus, [one.name for one in info.outputs]),
+            baselines=read_baselines(self.baseline, sources, info.inputs, picture),
+            steps=self.steps,
+            max_steps=max(self.max_steps, self.steps),
+            tolerance=self.tolerance,
+            quadrature=self.quadrature,
+        )
+
+
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """An npz of arrays of any names; `np.savez` has arguments that a layer may be called like."""
+    try:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+    except OSError as error:
+        raise InvalidArgument(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+
+
+def _named(text: str, known: Sequence[Name], what: str) -> Name:
+    for name in known:
+        if text.replace("-", "_").lower() == name:
+            return name
+    raise InvalidArgument(f"no {what} {text!r}; there are: {', '.join(known)}")
+
+
+def _picture(scale: str | None, mean: str, std: str, layout: str | None, resize: bool) -> Picture:
+    if layout is not None and layout not in get_args(Layout):
+        raise InvalidArgument(f"no layout {layout!r}; there are: {', '.join(get_args(Layout))}")
+    factors = parse_numbers(scale, "--scale") if scale is not None else (None,)
+    if len(factors) != 1:
+        raise InvalidArgument("--scale is one number; what differs by channel goes into --std")
+    return Picture(
+        factors[0],
+        parse_numbers(mean, "--mean"),
+        parse_numbers(std, "--std"),
+        layout,  # type: ignore[arg-type]
+        resize,
+    )
+
+
+def _check_places(out: Path | None, plot: Path | None) -> None:
+    """Refuses what could not be written, before anything is computed."""
+    for path in (out, plot):
+        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+            raise InvalidArgument(f"{str(path)!r} cannot be written: no such folder, or a folder itself")
+    if plot is not None:
+        if plot.suffix.lower() not in (".png", ".svg", ".pdf", ".jpg", ".jpeg"):
+            raise InvalidArgument(f"--plot {str(plot)!r}: the name must end in .png, .svg, .pdf or .jpg")
+        try:
+            import matplotlib  # noqa: F401
+        except ModuleNotFoundError:
+            raise InvalidArgument("--plot needs matplotlib: pip install 'onnx-attribution[plot]'") from None
+
+
+def _answer(asker: Asker, request: AttributionRequest) -> Attribution:
+    """The best revision; on a terminal with a line of progress."""
+    revisions: dict[int, Attribution] = {}
+    best = 0
+    with _progress() as report:
+        for event in asker.stream(request):
+            match event:
+                case Progress():
+                    report(event)
+                case Revision():
+                    revisions[event.number] = event.attribution
+                case Completed():
+                    best = event.best_revision
+    return revisions[best]
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    if not sys.stderr.isatty():
+        yield lambda event: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("evaluations", total=None)
+        yield lambda event: bar.update(task, completed=event.done, total=event.planned)
+
+
+def _draw(
+    path: Path, answer: Attribution, arrays: Mapping[str, Array], info: ModelInfo, layout: Layout | None,
+    baselines: Sequence[str],
+) -> None:  # fmt: skip
+    """The picture of `--plot`; behind it the first input that can be looked at."""
+    from onnx_attribution.client.plot import draw
+
+    images, channels_last = None, layout == "nhwc"
+    for one in info.inputs:
+        if one.name in arrays and one.dtype != "string" and arrays[one.name].ndim == 4:
+            images = arrays[one.name]
+            channels_last = channel_axis(one, layout) == 3
+            break
+    try:
+        draw(
+            path,
+            answer,
+            images=images,
+            channels_last=channels_last,
+            baseline=", ".join(Path(text).name for text in baselines) or "0",
+        )
+    except OSError as error:
+        raise InvalidArgument(f"{str(path)!r} cannot be written: {error.strerror or error}") from error

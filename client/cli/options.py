@@ -1,0 +1,26 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+File = Annotated[
+    str, typer.Argument(metavar="FILE", help="The .onnx file; with --server, the model's name there.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Provider = Annotated[str, typer.Option(help="Where to run: auto, cpu or cuda.")]
+Threads = Annotated[int, typer.Option(min=0, help="Threads of one run; 0: as many as there are cores.")]
+BatchAxis = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=AXIS", help="The batch axis of an input, or none where all samples share it."),
+]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=1x3x8x8", help="A shape on which the model runs, where the file leaves it open."
+    ),
+]
+Server = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask this server instead.")]
+Model = Annotated[str | None, typer.Option(metavar="NAME", help="The model's name on the server.")]

@@ -1,0 +1,181 @@
+"""What the commands print: tables for people, JSON for programs. NaN is null in JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from onnx_attribution.values import Attribution, LayerInfo, ModelInfo
+
+if TYPE_CHECKING:
+    from onnx_attribution.server.check import Verdict
+
+WIDTH = 160  # where the output is no terminal
+MARKS = {True: "yes", False: "no"}
+
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal, or wide enough for a file."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, soft_wrap=False)
+
+
+def print_json(value: Mapping[str, object]) -> None:
+    """One object on one line, at once."""
+    print(json.dumps(_plain(value), allow_nan=False), flush=True)
+
+
+def _plain(value: object) -> object:
+    """The value in what JSON has."""
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
+
+
+# --- layers
+
+
+def layers_json(file: str, info: ModelInfo, layers: Sequence[LayerInfo]) -> dict[str, object]:
+    """The object of `layers --json`."""
+    return {
+        "file": file,
+        "batch": info.batch,
+        "sources": info.sources,
+        "inputs": [asdict(one) for one in info.inputs],
+        "outputs": [asdict(one) for one in info.outputs],
+        "layers": [asdict(one) for one in layers],
+    }
+
+
+def print_layers(info: ModelInfo, layers: Sequence[LayerInfo]) -> None:
+    """The table of `layers`."""
+    out = console()
+    for title, tensors in (("input", info.inputs), ("output", info.outputs)):
+        for one in tensors:
+            out.print(f"{title} {escape(one.name)}: {one.dtype} {escape(shape_text(one.shape))}")
+    out.print(f"batch {info.batch}, opset {info.opset}; source {escape(', '.join(info.sources) or 'none')}")
+    table = _table("layer", "node", "operator", "shape", "type", "cut")
+    for layer in layers:
+        row = (layer.name, layer.node, layer.operator, shape_text(layer.shape), layer.dtype, MARKS[layer.cut])
+        table.add_row(*map(escape, row))
+    out.print(table)
+
+
+def shape_text(shape: Iterable[int | str | None] | None) -> str:
+    """`[N, 3, 8, 8]`, with ? for what is unknown."""
+    return "?" if shape is None else "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
+
+
+# --- check
+
+
+def print_verdict(file: str, verdict: Verdict | None, error: str) -> None:
+    """One file of `check`."""
+    out = console()
+    if verdict is None:
+        out.print(f"[red]unusable[/]      {escape(file)}: {escape(error)}", soft_wrap=True)
+        return
+    word = "[green]attributable[/]" if verdict.attributable else "[yellow]refused[/]     "
+    details = f"batch {verdict.batch or 'unknown'}, source {', '.join(verdict.sources) or 'none'}"
+    out.print(f"{word}  {escape(file)}: {escape(details)} ({verdict.seconds:.1f} s)", soft_wrap=True)
+    for one in verdict.refused:
+        node = f" (node {one['node']!r}, output {one['tensor']!r})" if one.get("node") else ""
+        out.print(
+            f"    {escape(' '.join(filter(None, (one.get('operator'), one.get('reason')))) + node)}",
+            soft_wrap=True,
+        )
+    for note in verdict.notes:
+        out.print(f"    note: {escape(note)}", soft_wrap=True)
+
+
+# --- explain
+
+
+def explain_json(answer: Attribution) -> dict[str, object]:
+    """The object of `explain --json`; lists hold one entry a sample."""
+    target = answer.target
+    return {
+        "method": answer.method,
+        "batch": answer.batch,
+        "target": {
+            "tensor": target.tensor,
+            "index": target.index,
+            "value": target.value,
+            "baseline_value": target.baseline_value,
+        },
+        "layers": {
+            name: {
+                "shape": layer.values.shape,
+                "sum": layer.sum,
+                "residual": layer.residual,
+                "error_estimate": layer.error_estimate,
+                "cut": layer.cut,
+            }
+            for name, layer in answer.layers.items()
+        },
+        "evaluations": answer.evaluations,
+        "steps": answer.steps,
+        "seconds": round(answer.seconds, 6),
+        "provider": answer.provider,
+        "digest": answer.digest,
+        "warnings": answer.warnings,
+    }
+
+
+def print_answer(model: str, answer: Attribution) -> None:
+    """The tables of `explain`: the target, then sum, residual and error of each layer and sample."""
+    out = console()
+    steps = f"{answer.steps} steps, " if answer.steps else ""
+    out.print(
+        f"[bold]{answer.method}[/] of {escape(model)}: {steps}{answer.evaluations} evaluations, "
+        f"{answer.seconds:.2f} s on {answer.provider}, batch {answer.batch}"
+    )
+    targets = _table("sample", "target", "at the input", "at the baseline", "change", right=(2, 3, 4))
+    for k, index in enumerate(answer.target.index):
+        value, base = float(answer.target.value[k]), float(answer.target.baseline_value[k])
+        name = f"{answer.target.tensor}[{index}]"
+        targets.add_row(str(k), escape(name), number(value), number(base), number(value - base))
+    out.print(targets)
+    table = _table("layer", "sample", "shape", "sum", "residual", "L1 error", "cut", right=(3, 4, 5))
+    for name, layer in answer.layers.items():
+        for k in range(len(layer.values)):
+            table.add_row(
+                escape(name),
+                str(k),
+                escape(shape_text(layer.values.shape[1:])),
+                number(layer.sum[k]),
+                number(layer.residual[k]),
+                number(layer.error_estimate[k]),
+                MARKS[layer.cut],
+            )
+    out.print(table)
+    for warning in answer.warnings:
+        out.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)
+
+
+def number(value: float) -> str:
+    """Six digits at most; a dash for what there is none of."""
+    return f"{float(value):.5g}" if math.isfinite(value) else "-"
+
+
+def _table(*columns: str, right: Sequence[int] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for k, name in enumerate(columns):
+        table.add_column(name, justify="right" if k in right else "left", overflow="fold")
+    return table

@@ -1,0 +1,93 @@
+"""`serve DIR`: the server in the foreground."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from onnx_attribution.client.cli import options, output
+from onnx_attribution.client.cli.status import say
+from onnx_attribution.errors import InvalidArgument
+
+
+def serve(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DIR...", help="Folders with NAME.onnx, NAME/model.onnx or NAME/VERSION/model.onnx."
+        ),
+    ],
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0: a free one; default 8081.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Where to run: auto, cpu or cuda.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of one run; 0: as many as there are cores.")
+    ] = None,
+    allow_insecure: Annotated[
+        bool,
+        typer.Option(
+            "--allow-insecure", help="Listen where other machines can reach it, without encryption."
+        ),
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Serves the models until Ctrl-C: the first drains, the second aborts.
+
+    ONNX_ATTRIBUTION_* variables set what has no option.
+    """
+    import structlog
+    from pydantic import ValidationError
+
+    from onnx_attribution.server.app import background
+    from onnx_attribution.server.engine import Engine
+    from onnx_attribution.server.models import scan_all
+    from onnx_attribution.server.settings import Settings
+
+    given: dict[str, Any] = {"host": host, "port": port, "provider": provider, "threads": threads}
+    given = {name: value for name, value in given.items() if value is not None}
+    if allow_insecure:
+        given["allow_insecure"] = True
+    try:
+        settings = Settings(models=tuple(folders), **given)
+    except ValidationError as error:
+        problems = ("--" + ".".join(map(str, one["loc"])) + f": {one['msg']}" for one in error.errors())
+        raise InvalidArgument("; ".join(problem.removeprefix("--: ") for problem in problems)) from None
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    found = scan_all(settings.models)
+    if not found:
+        raise InvalidArgument(f"no models in {', '.join(map(str, folders))}")
+    with Engine(
+        provider=settings.provider,
+        threads=settings.threads or None,
+        memory_budget=settings.memory_budget_mib << 20,
+    ) as engine:
+        for one in found:
+            engine.add(one.name, one.path, version=one.version)
+        ended = _signals()
+        with background(engine, settings) as (address, _):
+            names = sorted({one.name for one in found})
+            if json:
+                output.print_json({"address": address, "models": names})
+            else:
+                print(f"serving {', '.join(names)} on {address}; Ctrl-C ends it", flush=True)
+            ended.wait()
+            say("draining; Ctrl-C again aborts")
+
+
+def _signals() -> threading.Event:
+    """Set by the first Ctrl-C or SIGTERM; the second interrupts whatever is still waited for."""
+    ended = threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        if ended.is_set():
+            raise KeyboardInterrupt
+        ended.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return ended

@@ -1,0 +1,71 @@
+"""What `--target` and `--minus` say: an index, a tensor, or both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.values import Index, Selector, Target
+
+PART = re.compile(r"\s*(?:(-?\d+)|(-?\d+)?\s*:\s*(-?\d+)?(?:\s*:\s*(-?\d+))?)\s*")
+
+
+def parse_target(given: Sequence[str], minus: Sequence[str], outputs: Collection[str]) -> Target:
+    """The target of `3`, `2,5`, `0:3,1`, `TENSOR`, `TENSOR:` and `TENSOR:3`; several say one for each sample.
+
+    Raises:
+        InvalidArgument: the text has none of these forms, or names more than one tensor.
+    """
+    split = [split_tensor(text, outputs) for text in given]
+    tensors = {tensor for tensor, _ in split}
+    if len(tensors) > 1:
+        raise InvalidArgument(
+            f"the targets name different tensors: {', '.join(str(t) for t in tensors)}",
+            reason="TARGET_INVALID",
+        )
+    subtracted = [parse_index(text) for text in minus]
+    wrong = [text for text, index in zip(minus, subtracted, strict=True) if index is None]
+    if wrong:
+        raise InvalidArgument(
+            f"--minus {wrong[0]!r} is no index; write one as in --target, without a tensor",
+            reason="TARGET_INVALID",
+        )
+    return Target(next(iter(tensors), None), _one([index for _, index in split]), _one(subtracted))
+
+
+def split_tensor(text: str, outputs: Collection[str]) -> tuple[str | None, Selector]:
+    """Tensor and index. Tensors may have colons and digits in their names: what is an output's name comes first."""
+    if not text.strip():
+        raise InvalidArgument("the target is empty", reason="TARGET_INVALID")
+    ways: list[tuple[str, Selector]] = [(text, None)]
+    for place in (match.start() for match in re.finditer(":", text)):
+        tensor, rest = text[:place], text[place + 1 :]
+        index = parse_index(rest)
+        if tensor and (index is not None or not rest.strip()):
+            ways.append((tensor, index))
+    for tensor, index in ways[1:]:
+        if tensor in outputs:
+            return tensor, index
+    whole = parse_index(text)
+    if whole is not None:
+        return None, whole
+    return ways[0] if text in outputs or len(ways) == 1 else ways[1]
+
+
+def parse_index(text: str) -> Selector:
+    """`3`, `2,5` or `0:3,1`; None for what is no index."""
+    parts: list[Index] = []
+    for part in text.split(","):
+        match = PART.fullmatch(part)
+        if match is None or match[4] == "0":
+            return None
+        if match[1] is not None:
+            parts.append(int(match[1]))
+        else:
+            parts.append(slice(*(None if n is None else int(n) for n in match.group(2, 3, 4))))
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+def _one(indices: list[Selector]) -> Selector | Sequence[Selector]:
+    return None if not indices else indices[0] if len(indices) == 1 else indices

@@ -1,0 +1,123 @@
+"""Pictures hold what was computed: symmetric colours, blocks of a layer's own size, the numbers underneath."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from onnx_attribution.client.plot import MAX_ROWS, draw, figure
+from onnx_attribution.values import Attribution, LayerAttribution, ResolvedTarget
+
+pytest.importorskip("matplotlib")
+Floats = NDArray[np.float64]
+
+
+def answer(values: Floats, *, cut: bool = True, error: float = 0.25, steps: int = 64) -> Attribution:
+    """Returns an attribution of one layer with these values `[samples, *unit]`."""
+    count = len(values)
+    sums = values.reshape(count, -1).sum(axis=1)
+    layer = LayerAttribution("conv", values, sums, np.full(count, -0.125), np.full(count, error), cut)
+    target = ResolvedTarget("logits", ("7",) * count, np.full(count, 11.5), np.full(count, 0.5))
+    return Attribution("neuron_ig", "dynamic", target, {"conv": layer}, 66, steps, 0.1, "digest", "cpu")
+
+
+def texts(picture: object) -> str:
+    """Returns every text of a figure."""
+    from matplotlib.text import Text
+
+    return "\n".join(text.get_text() for text in picture.findobj(Text))  # type: ignore[attr-defined]
+
+
+def images(picture: object) -> list[object]:
+    from matplotlib.image import AxesImage
+
+    return list(picture.findobj(AxesImage))  # type: ignore[attr-defined]
+
+
+def test_channels_are_summed_and_colours_are_symmetric_around_zero(rng: np.random.Generator) -> None:
+    values = rng.normal(size=(1, 3, 4, 4))
+    heat = images(figure(answer(values)))[0]
+    np.testing.assert_allclose(heat.get_array(), values[0].sum(axis=0))  # type: ignore[attr-defined]
+    low, high = heat.get_clim()  # type: ignore[attr-defined]
+    assert low == -high == -np.abs(values[0].sum(axis=0)).max()
+
+
+def test_channels_last_are_summed_too(rng: np.random.Generator) -> None:
+    values = rng.normal(size=(1, 4, 5, 3))
+    heat = images(figure(answer(values), channels_last=True))[0]
+    np.testing.assert_allclose(heat.get_array(), values[0].sum(axis=-1))  # type: ignore[attr-defined]
+
+
+def test_a_small_layer_covers_the_image_in_blocks_of_its_own_size(rng: np.random.Generator) -> None:
+    drawn = images(figure(answer(rng.normal(size=(1, 3, 4, 4))), images=rng.random((1, 3, 8, 8))))
+    assert len(drawn) == 4  # the image, the map, the grey image and the map over it
+    over = drawn[-1]
+    assert over.get_array().shape == (4, 4)  # type: ignore[attr-defined]
+    assert tuple(over.get_extent()) == (-0.5, 7.5, 7.5, -0.5)  # type: ignore[attr-defined]
+    assert over.get_interpolation() == "nearest"  # type: ignore[attr-defined]
+
+
+def test_numbers_are_written_underneath() -> None:
+    shown = texts(figure(answer(np.ones((1, 2, 3, 3))), baseline="0.5"))
+    for part in (
+        "logits[7]",
+        "11.5",
+        "baseline (0.5)",
+        "sum 18",
+        "residual −0.125",
+        "L1 error 0.25",
+        "64 steps",
+    ):
+        assert part in shown
+    assert "bypass" not in shown
+
+
+def test_a_layer_that_is_no_cut_says_so_and_no_error_is_invented() -> None:
+    shown = texts(figure(answer(np.ones((1, 3)), cut=False, error=np.nan, steps=0)))
+    assert "bypass" in shown
+    assert "error" not in shown
+    assert "steps" not in shown
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (1, 7), (1, 900), (1, 6, 5), (1, 2, 3, 4, 4), (2, 1, 1, 1)])
+def test_every_rank_is_drawn(shape: tuple[int, ...], tmp_path: Path, rng: np.random.Generator) -> None:
+    draw(tmp_path / "out.png", answer(rng.normal(size=shape)), images=rng.random((shape[0], 1, 8, 8)))
+    assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_zeros_and_nan_are_drawn(tmp_path: Path) -> None:
+    for value in (0.0, np.nan):
+        for shape in ((1, 2, 3, 3), (1, 5)):
+            draw(tmp_path / "out.png", answer(np.full(shape, value)), images=np.full((1, 1, 3, 3), value))
+
+
+def test_more_maps_than_fit_are_counted() -> None:
+    picture = figure(answer(np.ones((MAX_ROWS + 3, 4))))
+    assert len(picture.subfigs) == MAX_ROWS
+    assert f"{MAX_ROWS} of {MAX_ROWS + 3} maps" in texts(picture)
+
+
+def test_several_answers_are_drawn_under_each_other() -> None:
+    assert len(figure([answer(np.ones((1, 4))), answer(np.ones((2, 4)))]).subfigs) == 3
+
+
+def test_no_text_overlaps_another(rng: np.random.Generator) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    for shape in ((2, 3, 4, 4), (2, 64)):
+        picture = figure(answer(rng.normal(size=shape)), images=rng.random((2, 1, 8, 8)))
+        canvas: Any = FigureCanvasAgg(picture)
+        canvas.draw()
+        boxes = [
+            (text.get_text(), text.get_window_extent(canvas.get_renderer()))
+            for text in picture.findobj(Text)
+            if isinstance(text, Text) and text.get_text() and text.get_visible()
+        ]
+        for k, (first, box) in enumerate(boxes):
+            for second, other in boxes[:k]:
+                assert first == second or not box.overlaps(other), (first, second)

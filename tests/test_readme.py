@@ -1,0 +1,97 @@
+"""The README tells the truth: its code runs, its commands print what it shows, its links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from onnx_attribution.client.cli.app import app
+from onnx_attribution.server.app import background
+from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.settings import Settings
+from onnx_attribution.values import METHODS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """Returns the code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def executed(code: str) -> str:
+    """Returns what the code prints, in an interpreter of its own, so that nothing it registers stays."""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_client_code_runs_against_a_server(digits_path: Path) -> None:
+    (code,) = [block for block in blocks("python") if "Client(" in block]
+    assert len(code.splitlines()) <= 10
+    with Engine(provider="cpu") as engine:
+        engine.add("digits", digits_path)
+        with background(engine, Settings(port=0)) as (address, _):
+            assert "127.0.0.1:8081" in code
+            shown = executed(code.replace("127.0.0.1:8081", address))
+    assert "'conv2'" in shown
+    assert "(1, 32, 8, 8)" in shown
+
+
+def test_embedded_code_runs() -> None:
+    (code,) = [block for block in blocks("python") if "Engine(" in block]
+    assert len(code.splitlines()) <= 10
+    assert "(1, 32, 8, 8)" in executed(code)
+
+
+def test_the_rule_of_the_readme_is_registered() -> None:
+    (code,) = [block for block in blocks("python") if "unary(" in block]
+    shown = executed(
+        f"{code}\nfrom onnx_attribution.graph_tools.rules import VJP\nprint(('com.example', 'Square') in VJP)"
+    )
+    assert shown == "True\n"
+
+
+def masked(text: str) -> list[list[str]]:
+    """Returns the words of each line; decimals, which differ between machines, are masked."""
+    return [re.sub(r"-?\d+\.\d+(e-?\d+)?", "#", line).split() for line in text.strip().splitlines()]
+
+
+@pytest.mark.parametrize("block", blocks("console"))
+def test_commands_print_what_the_readme_shows(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    command, _, shown = block.partition("\n")
+    prompt, name, *arguments = shlex.split(command)
+    assert (prompt, name) == ("$", "onnx-attribution")
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert masked(result.stdout) == masked(shown)
+
+
+def test_every_method_is_named() -> None:
+    assert all(f"`{method}`" in README for method in METHODS)
+
+
+def test_links_and_paths_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+    for path in re.findall(r"`((?:src|tests|client|server|graph_tools|proto|docs)/[\w./]*)`", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_picture_is_small() -> None:
+    assert (ROOT / "docs" / "demo.png").stat().st_size < 200_000
