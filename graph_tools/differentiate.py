@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.broadcast import unbroadcast
-from onnx_attribution.graph_tools.emit import Emitter, Value, is_float, shape_of
+from onnx_attribution.graph_tools.emit import Emitter, Value, element_type, is_float, is_half, shape_of
 from onnx_attribution.graph_tools.nested import graphs_of, inputs_of, type_graphs
 from onnx_attribution.graph_tools.nested import reachable as reachable
 from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE, NodeView, Rule, RuleTable
@@ -33,7 +34,7 @@ def differentiate(
     """Appends the backward pass and returns, for each tensor in `wrt`, its cotangent.
 
     `seeds` maps tensors to the cotangents that arrive there from outside, of the same shapes. `choose` picks what a
-    node does with what arrives: the gradient, or a secant multiplier.
+    node does with what arrives: the gradient, or a secant multiplier. The cotangents of half types are float32.
 
     Raises:
         NotDifferentiable: an operator on the way has no rule, or no way leads from a tensor to a seed, or every way
@@ -57,9 +58,10 @@ def _walked(
     active = reachable(nodes, wrt)
 
     def walk(inner: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str]) -> dict[str, Value]:
-        return _walked(inner, seeds, wrt, rules, choose)
+        found, declared = _walked(inner, seeds, wrt, rules, choose), inner.graph.tensors()
+        return {name: _as_declared(inner, g, declared[name]) for name, g in found.items()}
 
-    arrived: dict[str, list[Value]] = {name: [value] for name, value in seeds.items()}
+    arrived: dict[str, list[Value]] = {name: [_wide(op, value)] for name, value in seeds.items()}
     for node in reversed(nodes):
         gradients = [_total(op, arrived, out) for out in node.outputs]
         if all(g is None for g in gradients):
@@ -68,12 +70,14 @@ def _walked(
         if not any(view.active):
             continue
         key = (view.domain, view.operator)
-        if key in ZERO_DERIVATIVE:
-            continue
         rule = rules.get(key)
+        if rule is None and key in ZERO_DERIVATIVE:
+            continue
         if rule is None:
             raise no_rule(node, rules)
-        results = choose(view, rule)(op, view, *gradients)
+        if graphs_of(node):
+            gradients = [g and _as_declared(op, g, z) for g, z in zip(gradients, node.outputs, strict=True)]
+        results = choose(view, rule)(op, view.real(op), *gradients)
         for index, (x, is_active) in enumerate(zip(view.inputs, view.active, strict=True)):
             if not is_active or x is None:
                 continue
@@ -87,9 +91,19 @@ def _walked(
                 )  # fmt: skip
             if rule.elementwise and len(view.inputs) > 1:
                 result = unbroadcast(op, result, x, view.z)
-            arrived.setdefault(x.name, []).append(result)
+            arrived.setdefault(x.name, []).append(_wide(op, result))
     totals = {name: _total(op, arrived, tensors[name]) for name in wrt}
     return {name: total for name, total in totals.items() if total is not None}
+
+
+def _wide(op: Emitter, gradient: Value) -> Value:
+    """Half types as float32: their products underflow and their sums lose digits."""
+    return op.cast(gradient, np.float32) if is_half(gradient) else gradient
+
+
+def _as_declared(op: Emitter, gradient: Value, tensor: Value) -> Value:
+    """A gradient in the type of its tensor, where that is a half type: graphs inside nodes declare it."""
+    return op.cast(gradient, element_type(tensor)) if is_half(tensor) else gradient
 
 
 def view_of(graph: gs.Graph, node: gs.Node, active: set[str], walk: Walk | None = None) -> NodeView:
@@ -110,7 +124,7 @@ def view_of(graph: gs.Graph, node: gs.Node, active: set[str], walk: Walk | None 
         inputs,
         outputs,
         node.attrs,
-        tuple(x is not None and x.name in active and is_float(x) for x in inputs),
+        tuple(x is not None and x.name in active for x in inputs),
         graph.opset,
         domain,
         walk,
@@ -158,7 +172,7 @@ def _no_way(nodes: Sequence[gs.Node], name: str, seeds: Mapping[str, Value]) -> 
         for node in nodes
         if any(x.name in active for x in inputs_of(node))
         and any(z.name in ahead & behind for z in node.outputs)
-        and (_is_zero(node) or not any(is_float(z) for z in node.outputs))
+        and (_is_zero(node) or not any(z.name in active for z in node.outputs))
     ]
     if not blocks:
         return NotDifferentiable(f"no way leads from {name!r} to {target}", reason="NO_PATH", tensor=name)
@@ -185,7 +199,7 @@ def missing_rules(
     for node in reversed(nodes):
         if not any(z.name in behind for z in node.outputs):
             continue
-        moved = [x.name for x in inputs_of(node) if x.name in active and is_float(x)]
+        moved = [x.name for x in inputs_of(node) if x.name in active]
         if not moved:
             continue
         found += _without_rule(node, set(moved), rules)[::-1]

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import ArrayLike, NDArray
+from onnx import helper
 
 Value: TypeAlias = gs.Tensor
 Shape = tuple[int | str, ...]
@@ -25,6 +26,8 @@ _ELEMENTWISE = frozenset(
     | {"Sigmoid", "Sign", "Sin", "Softplus", "Sqrt", "Sub", "Tanh", "Where", "Erf", "Cast"}
     | _BOOLEAN - {"NonZero"}
 )
+_FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+_WIDE = frozenset({"int64", "uint64", "uint32"})
 
 
 def shape_of(value: Value) -> Shape | None:
@@ -46,14 +49,29 @@ def same_shape(left: Shape | None, right: Shape | None) -> bool:
     return left is not None and left == right and "?" not in left
 
 
+def element_type(value: Value) -> np.dtype[Any]:
+    """The type of the elements, also where graphsurgeon keeps ONNX's number: bfloat16 and the float8s."""
+    if isinstance(value.dtype, int):
+        return np.dtype(helper.tensor_dtype_to_np_dtype(value.dtype))
+    return np.dtype(value.dtype)
+
+
 def is_float(value: Value) -> bool:
-    """Whether a tensor holds floating-point numbers, bfloat16 included."""
+    """Whether a tensor holds floating-point numbers to calculate with: bfloat16 is one, float8 is not."""
+    return value.dtype is not None and element_type(value).name in _FLOATS
+
+
+def is_half(value: Value) -> bool:
+    """Whether a tensor holds floats of 16 bits."""
+    return value.dtype is not None and element_type(value).name in ("float16", "bfloat16")
+
+
+def is_quantised(value: Value) -> bool:
+    """Whether a tensor is of a type that quantised numbers have: an integer of 2 to 32 bits, or a float8."""
     if value.dtype is None:
         return False
-    try:
-        return bool(np.issubdtype(value.dtype, np.floating)) or np.dtype(value.dtype).name == "bfloat16"
-    except TypeError:  # graphsurgeon keeps types that numpy lacks as ONNX's numbers: bfloat16 is 16
-        return bool(value.dtype == 16)
+    name = element_type(value).name
+    return name.startswith("float8") or (name.strip("u0123456789") == "int" and name not in _WIDE)
 
 
 class Emitter:
@@ -107,7 +125,7 @@ class Emitter:
 
     def like(self, value: Value, number: float) -> gs.Constant:
         """`number` as a scalar of the type of `value`."""
-        return self.constant(np.asarray(number, dtype=value.dtype))
+        return self.constant(np.asarray(number, dtype=element_type(value)))
 
     def shape(self, value: Value) -> Value:
         """The shape of `value` as an int64 vector: a constant where every dimension is known."""
@@ -138,12 +156,15 @@ class Emitter:
         return self("Shape", value, start=start, end=stop)
 
     def cast(self, value: Value, dtype: Any) -> Value:
-        """`value` as another type; itself where it has that type."""
-        if value.dtype is not None and np.dtype(value.dtype) == np.dtype(dtype):
+        """`value` as another type; itself where it has that type, a constant where it is one."""
+        wanted = np.dtype(dtype)
+        if value.dtype is not None and element_type(value) == wanted:
             return value
-        from onnx import helper
-
-        return self("Cast", value, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+        if isinstance(value, gs.Constant):
+            return self.constant(np.asarray(value.values).astype(wanted))
+        made = self("Cast", value, to=helper.np_dtype_to_tensor_dtype(wanted))
+        made.shape = value.shape
+        return made
 
     def reshape_like(self, value: Value, like: Value) -> Value:
         """`value` with the shape of `like`; itself where the two are certain to be equal."""
@@ -156,7 +177,7 @@ class Emitter:
     def zeros_like(self, value: Value) -> Value:
         """Zeros of the shape and type of `value`."""
         made = self(
-            "ConstantOfShape", self.shape(value), value=gs.Constant("zero", np.zeros(1, dtype=value.dtype))
+            "ConstantOfShape", self.shape(value), value=gs.Constant("zero", np.zeros(1, dtype=element_type(value)))
         )
         made.dtype, made.shape = value.dtype, value.shape
         return made
@@ -188,8 +209,6 @@ class Emitter:
         elif operator == "Where":
             dtype = values[1].dtype
         elif operator == "Cast":
-            from onnx import helper
-
             dtype = helper.tensor_dtype_to_np_dtype(attributes["to"])
         elif operator == "ConstantOfShape":
             dtype = attributes["value"].values.dtype

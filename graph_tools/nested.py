@@ -14,10 +14,12 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value, is_float, shape_of
+from onnx_attribution.graph_tools.emit import Emitter, Value, is_float, is_quantised, shape_of
 
 Values = list[Value]
 Dims = Sequence[int | str | None]
+QUANTISING = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
+"""Operators that make integers which stand for real numbers."""
 
 
 def graphs_of(node: gs.Node) -> list[gs.Graph]:
@@ -42,11 +44,18 @@ def inputs_of(node: gs.Node) -> Values:
 
 
 def reachable(nodes: Iterable[gs.Node], sources: Iterable[str]) -> set[str]:
-    """Names of the float tensors that depend on `sources` through float tensors, the sources included."""
-    found = set(sources)
+    """Names of the tensors that depend on `sources` through what derivatives pass, the sources included.
+
+    Those are float tensors, and the quantised ones that a quantising operator makes of them.
+    """
+    found, quantised = set(sources), set[str]()
     for node in nodes:
-        if any(x.name in found for x in inputs_of(node)):
+        moved = {x.name for x in inputs_of(node) if x.name in found}
+        if moved:
             found.update(out.name for out in node.outputs if is_float(out))
+            if node.op in QUANTISING or moved & quantised:
+                quantised.update(out.name for out in node.outputs if is_quantised(out))
+                found |= quantised
     return found
 
 
@@ -66,10 +75,7 @@ def _copied(
     """Copies the nodes of `graph` into `nodes`; inner names get a prefix, so that they hide no outer name."""
     made = dict(values)
     for node in graph.nodes:
-        attributes = {
-            name: _renamed(value, made, prefix) if isinstance(value, gs.Graph) else value
-            for name, value in node.attrs.items()
-        }
+        attributes = attributes_of(node, made, prefix)
         outputs: Values = []
         for z in node.outputs:
             twin = gs.Variable.empty() if z.is_empty() else _twin(z, prefix)
@@ -81,6 +87,14 @@ def _copied(
     for z in graph.outputs:
         made.setdefault(z.name, z)
     return made
+
+
+def attributes_of(node: gs.Node, values: Mapping[str, Value], prefix: str) -> dict[str, Any]:
+    """The attributes of a node with copies of its graphs that read `values` by name where they name them."""
+    return {
+        name: _renamed(value, values, prefix) if isinstance(value, gs.Graph) else value
+        for name, value in node.attrs.items()
+    }
 
 
 def _twin(value: Value, prefix: str) -> gs.Variable:

@@ -6,7 +6,7 @@ Every step keeps the names of the tensors that stay. The result is run against t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools import legacy
 from onnx_attribution.graph_tools.load import Runner
 from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE
+from onnx_attribution.graph_tools.sequences import unrolled
 from onnx_attribution.values import Array
 
 OPSET = 21
@@ -45,25 +46,40 @@ def normalise(model: onnx.ModelProto, run: Runner, samples: Sequence[Mapping[str
     """
     outputs = [o.name for o in model.graph.output]
     expected = [run(model, dict(sample), outputs) for sample in samples]
+    flat = _flattened(declared(model))
+
+    def right(changed: onnx.ModelProto) -> bool:
+        return _agrees(changed, run, samples, expected)
+
+    current, notes = _through_steps(flat, lambda _: True)
+    if not right(current):  # some step is wrong for this file; find out which
+        if not right(flat):
+            raise ModelError("the inlined model differs from the file", reason="MODEL_INVALID")
+        current, notes = _through_steps(flat, right)
+    return Normalised(typed(_lifted(current), run, samples[0]), tuple(notes))
+
+
+def _through_steps(
+    model: onnx.ModelProto, right: Callable[[onnx.ModelProto], bool]
+) -> tuple[onnx.ModelProto, list[str]]:
+    """The model after every step that is possible and `right`, and notes on the others."""
     notes: list[str] = []
-    current = _flattened(declared(model))
     for name, step in (
         ("conversion to opset 21", _converted),
+        ("unrolling of sequences", unrolled),
         ("folding", _folded),
         ("expansion", _expanded),
     ):
         try:
-            changed = step(current)
+            changed = step(model)
         except Exception as error:  # converters and optimisers raise whatever they like; the step is optional
             notes.append(f"{name} is not possible: {_first_line(error)}")
             continue
-        if changed is not current and not _agrees(changed, run, samples, expected):
+        if changed is model or right(changed):
+            model = changed
+        else:
             notes.append(f"{name} changes the outputs and was undone")
-            continue
-        current = changed
-    if not _agrees(current, run, samples, expected):
-        raise ModelError("the inlined model differs from the file", reason="MODEL_INVALID")
-    return Normalised(typed(_lifted(current), run, samples[0]), tuple(notes))
+    return model, notes
 
 
 def _first_line(error: BaseException) -> str:

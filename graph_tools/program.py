@@ -20,6 +20,7 @@ from onnx_attribution.graph_tools.batch import Network, RowAxis
 from onnx_attribution.graph_tools.differentiate import differentiate
 from onnx_attribution.graph_tools.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.graph import detach, graph_of, input_like, model_of
+from onnx_attribution.graph_tools.nested import attributes_of, inputs_of
 from onnx_attribution.graph_tools.rules import VJP, RuleTable
 from onnx_attribution.graph_tools.rules.secant import secant_of
 from onnx_attribution.graph_tools.select import dependents
@@ -144,7 +145,9 @@ def deeplift_program(
     for layer in choice.layers:
         h = graph.tensors()[layer]
         m = multipliers[layer]
-        result = op("Mul", m, op("Sub", h, references[layer])) if multiply else m
+        result = (
+            op("Mul", m, op("Sub", *(op.cast(x, m.dtype) for x in (h, references[layer])))) if multiply else m
+        )
         outputs.append(_named(op, result, f"contribution/{layer}"))
     return _finish(graph, outputs)
 
@@ -153,7 +156,7 @@ def _clone(graph: gs.Graph, references: dict[str, Value]) -> None:
     """Adds the network at the reference: a copy of every node that depends on a source, shapes included."""
     copies: list[gs.Node] = []
     for node in list(graph.nodes):
-        if not any(x.name in references for x in node.inputs):
+        if not any(x.name in references for x in inputs_of(node)):
             continue
         outputs = []
         for z in node.outputs:
@@ -163,8 +166,9 @@ def _clone(graph: gs.Graph, references: dict[str, Value]) -> None:
                 references.setdefault(z.name, twin)
             outputs.append(twin)
         inputs = [references.get(x.name, x) if not x.is_empty() else x for x in node.inputs]
+        attributes = attributes_of(node, references, "reference")
         copies.append(
-            gs.Node(node.op, f"reference/{node.name}", dict(node.attrs), inputs, outputs, domain=node.domain)
+            gs.Node(node.op, f"reference/{node.name}", attributes, inputs, outputs, domain=node.domain)
         )
     graph.nodes.extend(copies)
 

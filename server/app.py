@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TextIO, cast
 
 import grpc
 import structlog
@@ -120,7 +121,7 @@ class Server:
 
 def serve(settings: Settings) -> None:
     """Serves the models of the settings until a signal: the first drains, the second aborts."""
-    _log_to_stderr()
+    log_to_stderr()
     engine = ModelEngine(
         provider=settings.provider,
         threads=settings.threads or None,
@@ -190,7 +191,18 @@ async def _serve(engine: Engine, settings: Settings) -> None:
     log.info("stopped")
 
 
-def _log_to_stderr() -> None:
+class _Stderr:
+    """Standard error as it is at each write: tests and embedding programs replace it."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def log_to_stderr() -> None:
+    """Sends the server's log to standard error."""
     # Plain tracebacks: the rich ones print local variables, and inputs must never be logged.
     render = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
@@ -198,7 +210,7 @@ def _log_to_stderr() -> None:
     stamp = structlog.processors.TimeStamper(fmt="iso")
     structlog.configure(
         processors=[structlog.processors.add_log_level, stamp, render],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Stderr())),
     )
 
 

@@ -21,7 +21,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.differentiate import differentiate
-from onnx_attribution.graph_tools.emit import Emitter, is_float
+from onnx_attribution.graph_tools.emit import Emitter, is_float, is_half
 from onnx_attribution.graph_tools.rules import VJP, RuleTable
 
 Array = NDArray[Any]
@@ -167,7 +167,8 @@ def gradient_model(
     graph.outputs = [op("Identity", value) for value in found.values()]
     names = {name: out.name for name, out in zip(found, graph.outputs, strict=True)}
     for name, out in zip(found, graph.outputs, strict=True):
-        out.dtype = graph.tensors()[name].dtype
+        x = graph.tensors()[name]
+        out.dtype = np.dtype(np.float32) if is_half(x) else x.dtype
     graph.cleanup(remove_unused_graph_inputs=True, recurse_subgraphs=False).toposort()
     exported = gs.export_onnx(graph)
     exported.ir_version = 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,10 +39,9 @@ def serve(
 
     ONNX_ATTRIBUTION_* variables set what has no option.
     """
-    import structlog
     from pydantic import ValidationError
 
-    from onnx_attribution.server.app import background
+    from onnx_attribution.server.app import background, log_to_stderr
     from onnx_attribution.server.engine import Engine
     from onnx_attribution.server.models import scan_all
     from onnx_attribution.server.settings import Settings
@@ -57,7 +55,7 @@ def serve(
     except ValidationError as error:
         problems = ("--" + ".".join(map(str, one["loc"])) + f": {one['msg']}" for one in error.errors())
         raise InvalidArgument("; ".join(problem.removeprefix("--: ") for problem in problems)) from None
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    log_to_stderr()
     found = scan_all(settings.models)
     if not found:
         raise InvalidArgument(f"no models in {', '.join(map(str, folders))}")

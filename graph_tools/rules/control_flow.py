@@ -52,7 +52,11 @@ def if_(op: Emitter, node: NodeView, *gradients: Value | None) -> Gradients:
             [dims(node.input(k)) for k in active],
         )
     else:
-        results = reverse(Emitter(op.graph, op.name_for("If")), then if decided.all() else otherwise)
+        taken = op.graph.tensors()
+        name = op.name_for("If")
+        while any(other.startswith(f"{name}/") for other in taken):
+            name = op.name_for("If")
+        results = reverse(Emitter(op.graph, name), then if decided.all() else otherwise)
     by_input = dict(zip(active, results, strict=True))
     return [by_input[k] if k in reached else None for k in range(len(node.inputs))]
 

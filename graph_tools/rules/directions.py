@@ -46,8 +46,7 @@ class Function:
     clip: float | None
 
     def value(self, op: Emitter, a: Value) -> Value:
-        held = a if self.clip is None else op("Clip", a, op.like(a, -self.clip), op.like(a, self.clip))
-        alpha, beta = self.numbers.get("alpha", 1.0), self.numbers.get("beta", 0.0)
+        held, alpha, beta = self._held(op, a), *self._numbers()
         if self.name == "affine":
             y: Value = op("Add", op("Mul", held, op.like(a, alpha)), op.like(a, beta))
         elif self.name == "scaledtanh":
@@ -58,20 +57,19 @@ class Function:
 
     def pulled(self, op: Emitter, a: Value, y: Value, g: Value) -> Value:
         """`g` times the derivative at `a`, where the value is `y`."""
-        alpha, beta = self.numbers.get("alpha", 1.0), self.numbers.get("beta", 0.0)
+        alpha, beta = self._numbers()
         if self.name == "affine":
             made: Value = op("Mul", g, op.like(g, alpha))
-        elif self.name in (
-            smooth := {"sigmoid": (1.0, 1.0), "tanh": (2.0, 4.0), "scaledtanh": (2 * beta, 4 * alpha * beta)}
-        ):
-            rate, size = smooth[self.name]  # not through y: 1 - y² loses every digit where y is close to 1
+        elif self.name in ("sigmoid", "tanh", "scaledtanh"):
+            hyperbolic = (2.0, 4.0) if self.name == "tanh" else (2 * beta, 4 * alpha * beta)
+            rate, size = (1.0, 1.0) if self.name == "sigmoid" else hyperbolic
+            # not through y: 1 - y² loses every digit where y is close to 1
             fall = op("Exp", op("Mul", op("Abs", a), op.like(a, -abs(rate))))
             rise = op("Add", fall, op.like(a, 1))
             made = op("Mul", g, op("Mul", op("Div", fall, op("Mul", rise, rise)), op.like(a, size)))
         else:
             name = FUNCTIONS[self.name][0]
-            held = a if self.clip is None else op("Clip", a, op.like(a, -self.clip), op.like(a, self.clip))
-            view = NodeView(name, name, (held,), (y,), self.numbers, (True,), op.graph.opset)
+            view = NodeView(name, name, (self._held(op, a),), (y,), self.numbers, (True,), op.graph.opset)
             (found,) = VJP["", name].vjp(op, view, g)
             assert found is not None
             made = found
@@ -79,6 +77,13 @@ class Function:
             inside = op("LessOrEqual", op("Abs", a), op.like(a, self.clip))
             made = op("Where", inside, made, op.like(a, 0))
         return declare(made, dims(a))
+
+    def _held(self, op: Emitter, a: Value) -> Value:
+        """The argument after the clip."""
+        return a if self.clip is None else op("Clip", a, op.like(a, -self.clip), op.like(a, self.clip))
+
+    def _numbers(self) -> tuple[float, float]:
+        return self.numbers.get("alpha", 1.0), self.numbers.get("beta", 0.0)
 
 
 @dataclass(frozen=True)

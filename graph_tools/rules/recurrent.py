@@ -87,33 +87,42 @@ def gru(op: Emitter, node: NodeView, *gradients: Value | None) -> Gradients:
         k_n = g.pulled(op, a_n, new, declare(op("Sub", op.like(z, 1), z), dims(z)))
         k_r = f.pulled(op, a_r, r, mul(op, k_n, rec_n) if after else s.before)
         if not after:
-            k_zn = s.where(op, joined(op, [k_z, k_n]), 0)
-            k_r, r = s.where(op, k_r, 0), s.where(op, r, 0)
-
-            def step(inner: Emitter, dh: Value, _: Values, factors: Values) -> tuple[Value, Values, Values]:
-                kept, both, reset, open_ = factors
-                da_z, da_n = s.split(inner, inner("Mul", joined(inner, [dh, dh]), both), 2)
-                d_read = inner("MatMul", da_n, lower)
-                da = joined(inner, [da_z, declare(inner("Mul", d_read, reset), dims(dh))])
-                back = inner("Add", inner("Mul", dh, kept), inner("Mul", d_read, open_))
-                return inner("Add", back, inner("MatMul", da, upper)), [], [joined(inner, [da, da_n])]
-
-            (h,), (da,) = s.scan(op, step, [start(op, s, s.g_h)], [keep, k_zn, k_r, r])
-            da_z, da_r, da_n = s.split(op, da, 3)
-            return Result(da, [(joined(op, [da_z, da_r]), s.before), (da_n, read)], h)
+            return _reset_first(op, s, keep, [k_z, k_n, k_r, r], [upper, lower], read)
         k = s.where(op, joined(op, [k_z, k_r, mul(op, k_n, r)]), 0)
 
-        def step_after(inner: Emitter, dh: Value, _: Values, factors: Values) -> tuple[Value, Values, Values]:
+        def step(inner: Emitter, dh: Value, _: Values, factors: Values) -> tuple[Value, Values, Values]:
             kept, all_ = factors
             da = inner("Mul", joined(inner, [dh, dh, dh]), all_)
             return inner("Add", inner("Mul", dh, kept), inner("MatMul", da, s.r)), [], [dh]
 
-        (h,), (dh,) = s.scan(op, step_after, [start(op, s, s.g_h)], [keep, k])
-        da = mul(op, joined(op, [dh, dh, dh]), k)
-        da_x = mul(op, joined(op, [dh, dh, dh]), s.where(op, joined(op, [k_z, k_r, k_n]), 0))
-        return Result(da_x, [(da, s.before)], h)
+        (h,), (dh,) = s.scan(op, step, [start(op, s, s.g_h)], [keep, k])
+        all_dh = joined(op, [dh, dh, dh])
+        of_x = mul(op, all_dh, s.where(op, joined(op, [k_z, k_r, k_n]), 0))
+        return Result(of_x, [(mul(op, all_dh, k), s.before)], h)
 
     return _gradients(op, node, gradients, 3, ["Sigmoid", "Tanh"], side)
+
+
+def _reset_first(op: Emitter, s: Side, keep: Value, gates: Values, weights: Values, read: Value) -> Result:
+    """The backward pass of a GRU whose reset gate multiplies the hidden state; `read` is their product.
+
+    `gates` are the factors of update, new state and reset, and the reset gate itself.
+    """
+    k_z, k_n, k_r, r = gates
+    upper, lower = weights
+
+    def step(inner: Emitter, dh: Value, _: Values, factors: Values) -> tuple[Value, Values, Values]:
+        kept, both, reset, opened = factors
+        da_z, da_n = s.split(inner, mul(inner, joined(inner, [dh, dh]), both), 2)
+        d_read = declare(inner("MatMul", da_n, lower), dims(dh))
+        da = joined(inner, [da_z, mul(inner, d_read, reset)])
+        back = inner("Add", inner("Mul", dh, kept), inner("Mul", d_read, opened))
+        return inner("Add", back, inner("MatMul", da, upper)), [], [joined(inner, [da, da_n])]
+
+    factors = [keep, *(s.where(op, k, 0) for k in (joined(op, [k_z, k_n]), k_r, r))]
+    (h,), (da,) = s.scan(op, step, [start(op, s, s.g_h)], factors)
+    da_z, da_r, da_n = s.split(op, da, 3)
+    return Result(da, [(joined(op, [da_z, da_r]), s.before), (da_n, read)], h)
 
 
 @vjp("LSTM")
@@ -121,11 +130,8 @@ def lstm(op: Emitter, node: NodeView, *gradients: Value | None) -> Gradients:
     coupled = bool(node.attribute("input_forget", 0))
 
     def side(s: Side) -> Result:
-        f, g, last = (
-            s.functions[0],
-            s.functions[1],
-            replace(s.functions[2], clip=None),
-        )  # only gates are clipped
+        f, g, end_function = s.functions
+        last = replace(end_function, clip=None)  # only what gates get is clipped
         recurrent = s.split(op, s.recurrent(op, s.before, slice(0, 4), s.r), 4)
         a_i, a_o, a_f, a_c = (add(op, x, h) for x, h in zip(s.gates(op, 4), recurrent, strict=True))
         peepholes = None if s.peephole is None else s.split(op, s.peephole, 3)

@@ -13,15 +13,17 @@ Kinds, which tell a secant method what may be reused:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.emit import Emitter, Value, is_half, is_quantised
 
 Gradients = Sequence[Value | None]
 RuleFunction = Callable[..., Gradients]
+Forward = Callable[[Emitter, "NodeView"], "Value | Sequence[Value | None]"]
 Walk = Callable[[Emitter, Mapping[str, Value], Sequence[str]], dict[str, Value]]
 """The reverse walk over an inner graph: `(op, seeds, names) -> gradients` by name; where no way leads there is none."""
 
@@ -64,6 +66,20 @@ class NodeView:
         """An attribute, or the default of the standard."""
         return self.attributes.get(name, default)
 
+    def real(self, op: Emitter) -> NodeView:
+        """The node with float32 in place of half types and of the quantised values that gradients pass.
+
+        Nodes with graphs stay as they are: what their graphs declare is of the file's types.
+        """
+        if any(isinstance(value, gs.Graph) for value in self.attributes.values()):
+            return self
+        pairs = zip(self.inputs, self.active, strict=True)
+        return replace(
+            self,
+            inputs=tuple(_real(op, x, quantised=is_active) for x, is_active in pairs),
+            outputs=tuple(_real(op, z) for z in self.outputs),
+        )
+
     def again(self, op: Emitter, *inputs: Value | None, **changed: Any) -> gs.Variable:
         """The same operator on other inputs."""
         attributes = {**self.attributes, **changed}
@@ -75,6 +91,8 @@ class Rule:
     """A gradient rule with its kind; `linear` holds the sets of inputs in which the operator is jointly linear.
 
     `sparse`: None for an active input means that no way leads there, not that the rule cannot say.
+    `straight_through`: the operator rounds, and its gradient is that of the operator without the rounding.
+    `forward` computes the outputs from standard operators, where the rule is the gradient of those.
     """
 
     vjp: RuleFunction
@@ -83,11 +101,19 @@ class Rule:
     elementwise: bool = False
     bilinear: bool = False
     sparse: bool = False
+    straight_through: bool = False
+    forward: Forward | None = None
 
     def is_linear_in(self, node: NodeView, active: Iterable[int]) -> bool:
         """Whether the node is jointly linear in these inputs."""
         linear = self.linear_if is None or self.linear_if(node)
         return linear and any(set(active) <= group for group in self.linear)
+
+
+def _real(op: Emitter, value: Value | None, *, quantised: bool = True) -> Value | None:
+    if value is None or not (is_half(value) or (quantised and is_quantised(value))):
+        return value
+    return op.cast(value, np.float32)
 
 
 RuleTable = dict[tuple[str, str], Rule]
@@ -105,6 +131,8 @@ def vjp(
     elementwise: bool = False,
     bilinear: bool = False,
     sparse: bool = False,
+    straight_through: bool = False,
+    forward: Forward | None = None,
     domain: str = "",
 ) -> Callable[[RuleFunction], RuleFunction]:
     """Registers a gradient rule; a second one for the same operator is refused."""
@@ -115,7 +143,9 @@ def vjp(
             if key in VJP or key in ZERO_DERIVATIVE:
                 raise ValueError(f"a rule for {operator} exists already")
             groups = tuple(frozenset(group) for group in linear)
-            VJP[key] = Rule(function, groups, linear_if, elementwise, bilinear, sparse)
+            VJP[key] = Rule(
+                function, groups, linear_if, elementwise, bilinear, sparse, straight_through, forward
+            )
         return function
 
     return register

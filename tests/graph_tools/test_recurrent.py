@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnx_attribution.errors import NotDifferentiable
-from tests.checks import gradient_model
+from tests.checks import assert_gradient, gradient_model
 
 Array = NDArray[Any]
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -363,3 +363,18 @@ def test_layout_1_has_the_gradient_of_layout_0_with_axes_swapped(
         return {n: g.swapaxes(0, 1) if n in ("X", "initial_h", "initial_c") else g for n, g in pairs}
 
     assert_right(case, inputs, run)
+
+
+@pytest.mark.parametrize("operator", GATES)
+def test_second_derivative_is_the_gradient_of_the_gradient(operator: str) -> None:
+    case = Case(operator, {"direction": "bidirectional"}, ("B", "initial_h", "lengths"), ("Y", "Y_h"))
+    inputs = inputs_of(case)
+    graph, _ = gradient_model(model_of(case, inputs), ["X"])
+    graph.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    rng = np.random.default_rng(1)
+    given = [x.name for x in graph.graph.input]
+    sizes = {"v/Y": (4, 2, 3, 5), "v/Y_h": (2, 3, 5)}
+    values = {
+        n: inputs[n] if n in inputs else rng.standard_normal(sizes[n]).astype(np.float32) for n in given
+    }
+    assert_gradient(graph, values, wrt=["X", "v/Y", "initial_h", "R"], forms=["declared"], seeds=(0,))
