@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +24,7 @@ class Runner(Protocol):
     """Runs a model: `(model, inputs, outputs) -> arrays by name`. The only way graph_tools meets a runtime."""
 
     def __call__(
-        self, model: onnx.ModelProto, inputs: dict[str, Array], outputs: list[str]
+        self, model: onnx.ModelProto, inputs: Mapping[str, Array], outputs: list[str]
     ) -> dict[str, Array]: ...
 
 

@@ -17,8 +17,8 @@ from onnxscript import optimizer
 
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools import legacy
+from onnx_attribution.graph_tools.expand import expanded
 from onnx_attribution.graph_tools.load import Runner
-from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE
 from onnx_attribution.graph_tools.sequences import unrolled
 from onnx_attribution.values import Array
 
@@ -123,7 +123,7 @@ def same_values(found: Array, wanted: Array, tolerance: float = TOLERANCE) -> bo
     if wanted.dtype.itemsize < 4:
         tolerance = max(tolerance, 2e-2)  # half precision: eleven bits, summed in any order
     scale = max(float(np.abs(right[finite]).max(initial=0)), 1e-6)
-    return bool(np.abs(left - right)[finite].max(initial=0) <= tolerance * scale)
+    return bool(np.abs(left[finite] - right[finite]).max(initial=0) <= tolerance * scale)
 
 
 def declared(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -156,6 +156,8 @@ def declared(model: onnx.ModelProto) -> onnx.ModelProto:
                     dim.dim_param = f"{value.name}.{axis}"
     for node in copy.graph.node:
         node.domain = "" if node.domain == "ai.onnx" else node.domain
+        if node.op_type == "STFT" and not any(a.name == "onesided" for a in node.attribute):
+            node.attribute.append(helper.make_attribute("onesided", 1))  # onnx infers shapes as if it were 0
     _drop_repeated(copy.graph)
     _name_nodes(copy)
     _sort(copy.graph)
@@ -290,29 +292,12 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _expanded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with operators that have no rule, but a function body, replaced by the body."""
-    bodies = [
-        (node.domain, node.op_type)
-        for node in model.graph.node
-        if (node.domain, node.op_type) not in VJP
-        and (node.domain, node.op_type) not in ZERO_DERIVATIVE
-        and _has_body(node, opset_of(model))
-    ]
-    if not bodies:
+    """The model with operators that have no rule, but a function body, replaced by the body, and folded again."""
+    grown = expanded(model)
+    if grown is model:
         return model
-    expanded = inliner.inline_selected_functions(model, sorted(set(bodies)), inline_schema_functions=True)
-    _name_nodes(expanded)
-    return expanded
-
-
-def _has_body(node: onnx.NodeProto, opset: int) -> bool:
-    if node.domain not in ("", "ai.onnx") or node.op_type in KEPT_WHOLE:
-        return False
-    try:
-        schema = onnx.defs.get_schema(node.op_type, opset, "")
-    except onnx.defs.SchemaError:
-        return False
-    return bool(schema.has_function or schema.has_context_dependent_function)  # type: ignore[attr-defined]
+    _name_nodes(grown)
+    return _folded(grown)
 
 
 def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -351,11 +336,6 @@ def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     if value.name not in types:
         return None
     return numpy_helper.from_array(np.asarray(helper.get_attribute_value(value), dtype=types[value.name]))
-
-
-KEPT_WHOLE = frozenset(
-    {"Range", "Bernoulli", "SequenceMap", "DynamicQuantizeLinear", "GreaterOrEqual", "LessOrEqual"}
-)
 
 
 def typed(model: onnx.ModelProto, run: Runner, sample: Mapping[str, Array]) -> onnx.ModelProto:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -70,7 +70,9 @@ class Backend:
             ) from error
         return Session(made)
 
-    def run(self, model: onnx.ModelProto, inputs: dict[str, Array], outputs: list[str]) -> dict[str, Array]:
+    def run(
+        self, model: onnx.ModelProto, inputs: Mapping[str, Array], outputs: list[str]
+    ) -> dict[str, Array]:
         """Runs a model once; tensors that are not outputs of the file are exposed for it."""
         declared = {o.name for o in model.graph.output}
         missing = [name for name in outputs if name not in declared]
@@ -90,7 +92,7 @@ class Session:
         self.inputs = tuple(x.name for x in session.get_inputs())
         self.outputs = tuple(x.name for x in session.get_outputs())
 
-    def run(self, inputs: dict[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """The named outputs (default: all) as arrays.
 
         Raises:

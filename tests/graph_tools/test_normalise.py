@@ -1,0 +1,164 @@
+"""The one form of a model: what each step does, and that none changes the outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_attribution.errors import ModelError
+from onnx_attribution.graph_tools import normalise as steps
+from onnx_attribution.graph_tools.example import example_inputs
+from onnx_attribution.graph_tools.normalise import normalise, opset_of, same_values
+from onnx_attribution.server.backend import Backend
+
+BACKEND = Backend("cpu", 1)
+
+
+def normal_form(model: onnx.ModelProto) -> steps.Normalised:
+    """The normal form on one random input."""
+    return normalise(model, BACKEND.run, [example_inputs(steps.declared(model), BACKEND.run)])
+
+
+def parsed(text: str, opset: int = 17) -> onnx.ModelProto:
+    return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> {text}')
+
+
+def test_an_old_model_comes_to_opset_21_under_its_old_names() -> None:
+    model = parsed("net (float[N,3,4] x) => (float[N,12] y) { h = Relu(x) y = Flatten<axis=1>(h) }", 9)
+    found = normal_form(model)
+    assert opset_of(found.model) == 21
+    assert [node.output[0] for node in found.model.graph.node] == ["h", "y"]
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_an_upsample_keeps_its_sampling_and_its_name(mode: str) -> None:
+    """The version converter of onnx 1.23.2 changes both."""
+    scales = numpy_helper.from_array(np.asarray([1, 1, 2, 3], dtype=np.float32), "scales")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Upsample", ["x", "scales"], ["up"], mode=mode),
+            helper.make_node("Relu", ["up"], ["y"]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 3, 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 6, 15])],
+        [scales],
+    )
+    found = normal_form(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4))
+    assert opset_of(found.model) == 21
+    assert found.notes == ()
+    assert found.model.graph.node[0].output[0] == "up"
+
+
+def test_a_step_that_changes_the_outputs_is_undone_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(model: onnx.ModelProto) -> onnx.ModelProto:
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        changed.graph.node[0].op_type = "Tanh"
+        return changed
+
+    monkeypatch.setattr(steps, "_folded", wrong)
+    found = normal_form(parsed("net (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"))
+    assert found.model.graph.node[0].op_type == "Relu"
+    assert found.notes == ("folding changes the outputs and was undone",)
+
+
+def test_unsorted_and_unnamed_nodes_are_sorted_and_named() -> None:
+    model = parsed("net (float[N,4] x) => (float[N,4] y) { h = Relu(x) y = Tanh(h) }")
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    sorted_model = steps.declared(model)
+    assert [node.op_type for node in sorted_model.graph.node] == ["Relu", "Tanh"]
+    assert all(node.name for node in sorted_model.graph.node)
+
+
+def test_local_functions_are_inlined() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        net (float[N,4] x) => (float[N,4] y) { y = own.twice(x) }
+        <opset_import: ["" : 17], domain: "own"> twice (a) => (b) { b = Add(a, a) }"""
+    )
+    found = normal_form(model)
+    assert [node.op_type for node in found.model.graph.node] == ["Add"]
+    assert not found.model.functions
+
+
+def test_constants_that_are_made_twice_count_as_the_last_one() -> None:
+    """Some exporters repeat names; onnxruntime takes the later value."""
+    model = parsed(
+        """net (float[N,2] x) => (float[N,2] y) {
+        c = Constant<value = float {2}>() y = Mul(x, c) c = Constant<value = float {3}>() }"""
+    )
+    inputs = {"x": np.ones((1, 2), dtype=np.float32)}
+    expected = BACKEND.run(model, inputs, ["y"])["y"]
+    found = normal_form(model)
+    np.testing.assert_array_equal(BACKEND.run(found.model, inputs, ["y"])["y"], expected)
+
+
+def test_initializers_that_are_inputs_too_are_constants() -> None:
+    model = parsed("net (float[N,2] x, float[2] w) => (float[N,2] y) { y = Mul(x, w) }")
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray([2, 3], dtype=np.float32), "w"))
+    assert [x.name for x in steps.declared(model).graph.input] == ["x"]
+
+
+def test_missing_imports_of_operator_sets_are_added() -> None:
+    model = parsed("net (float[N,4] x) => (float[N,4] y) { y = com.microsoft.Gelu(x) }")
+    assert {e.domain for e in steps.declared(model).opset_import} == {"", "com.microsoft"}
+
+
+def test_early_operators_that_onnxruntime_still_runs_are_rewritten() -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("ImageScaler", ["x"], ["scaled"], bias=[1.0, -1.0], scale=0.5),
+            helper.make_node("Affine", ["scaled"], ["moved"], alpha=2.0, beta=0.25),
+            helper.make_node("Crop", ["moved"], ["y"], border=[1, 0, 1, 2]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 5, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 3, 4])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 7)], ir_version=3)
+    found = normal_form(model)
+    assert opset_of(found.model) == 21
+    assert {node.op_type for node in found.model.graph.node} <= {"Mul", "Add", "Slice"}
+
+
+def test_every_tensor_has_a_type_and_a_rank_also_behind_operators_unknown_to_the_standard() -> None:
+    model = parsed(
+        "net (float[N,4] x) => (float[N,4] y) { h = com.microsoft.Gelu(x) z = Relu(h) y = Tanh(z) }"
+    )
+    found = normal_form(model)
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in found.model.graph.value_info}
+    assert ranks["h"] == 2
+
+
+def test_a_model_that_cannot_run_is_refused() -> None:
+    model = parsed("net (float[N,4] x) => (float[N,4] y) { y = Add(x, w) }")
+    with pytest.raises(ModelError):
+        normalise(model, BACKEND.run, [{"x": np.ones((1, 4), dtype=np.float32)}])
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "same"),
+    [
+        ([1.0, 2.0], [1.0, 2.00001], True),
+        ([1.0, 2.0], [1.0, 2.001], False),
+        ([np.nan, 1.0], [np.nan, 1.0], True),
+        ([np.nan, 1.0], [0.0, 1.0], False),
+        ([np.inf, 1.0], [np.inf, 1.0], True),
+        ([np.inf, 1.0], [-np.inf, 1.0], False),
+    ],
+)
+def test_outputs_are_compared_by_value_and_by_what_is_not_finite(
+    found: list[float], wanted: list[float], same: bool
+) -> None:
+    assert same_values(np.asarray(found, np.float32), np.asarray(wanted, np.float32)) is same
+
+
+def test_outputs_of_other_shape_or_type_differ() -> None:
+    ones = np.ones((2, 1), dtype=np.float32)
+    assert not same_values(ones, ones.reshape(1, 2))
+    assert not same_values(ones, ones.astype(np.float64))
