@@ -52,25 +52,34 @@ def same_shape(left: Shape | None, right: Shape | None) -> bool:
 def element_type(value: Value) -> np.dtype[Any]:
     """The type of the elements, also where graphsurgeon keeps ONNX's number: bfloat16 and the float8s."""
     if isinstance(value.dtype, int):
-        return np.dtype(helper.tensor_dtype_to_np_dtype(value.dtype))
-    return np.dtype(value.dtype)
+        number: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(value.dtype)
+        return number
+    made: np.dtype[Any] = np.dtype(value.dtype)
+    return made
+
+
+def _type_name(value: Value) -> str:
+    """The name of the element type, "" where there is none: sequences and maps have the number 0."""
+    return (
+        ""
+        if value.dtype is None or (isinstance(value.dtype, int) and not value.dtype)
+        else element_type(value).name
+    )
 
 
 def is_float(value: Value) -> bool:
     """Whether a tensor holds floating-point numbers to calculate with: bfloat16 is one, float8 is not."""
-    return value.dtype is not None and element_type(value).name in _FLOATS
+    return _type_name(value) in _FLOATS
 
 
 def is_half(value: Value) -> bool:
     """Whether a tensor holds floats of 16 bits."""
-    return value.dtype is not None and element_type(value).name in ("float16", "bfloat16")
+    return _type_name(value) in ("float16", "bfloat16")
 
 
 def is_quantised(value: Value) -> bool:
     """Whether a tensor is of a type that quantised numbers have: an integer of 2 to 32 bits, or a float8."""
-    if value.dtype is None:
-        return False
-    name = element_type(value).name
+    name = _type_name(value)
     return name.startswith("float8") or (name.strip("u0123456789") == "int" and name not in _WIDE)
 
 
@@ -177,7 +186,9 @@ class Emitter:
     def zeros_like(self, value: Value) -> Value:
         """Zeros of the shape and type of `value`."""
         made = self(
-            "ConstantOfShape", self.shape(value), value=gs.Constant("zero", np.zeros(1, dtype=element_type(value)))
+            "ConstantOfShape",
+            self.shape(value),
+            value=gs.Constant("zero", np.zeros(1, dtype=element_type(value))),
         )
         made.dtype, made.shape = value.dtype, value.shape
         return made
