@@ -9,11 +9,15 @@ export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
 endif
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: demo test check bench proto
+.PHONY: demo test conformance completeness check bench proto
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
 test: $(VENV)/stamp
 	python -m pytest -q
+conformance: $(VENV)/stamp
+	python -m tests.conformance
+completeness: $(VENV)/stamp
+	python -m tests.conformance.completeness
 check: $(VENV)/stamp
 	.ci/check
 bench: $(VENV)/stamp

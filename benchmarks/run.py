@@ -95,7 +95,11 @@ def measure(name: str, source: onnx.ModelProto | Path, layer: str, backend: Back
     lift = backend.session(deeplift_program(model.network, choice).model)
     (batch,) = batches(conductance_plan("trapezoid", ROWS - 1), 1, ROWS)
     fields = {n: getattr(batch, n) for n in path.inputs if hasattr(batch, n)}
-    ends = {f"sample/{info.name}": one, f"baseline/{info.name}": np.zeros_like(one), "target_weight": seed[:1]}
+    ends = {
+        f"sample/{info.name}": one,
+        f"baseline/{info.name}": np.zeros_like(one),
+        "target_weight": seed[:1],
+    }
     found = medians(
         {
             "forward": lambda: forward.run({info.name: x}),
@@ -145,7 +149,9 @@ def main() -> None:
     folder = os.environ.get("ONNX_ATTRIBUTION_TEST_DATA")
     if folder:
         models = Path(folder) / "models"
-        rows.append(measure("facemesh-landmarks", models / "facemesh-landmarks/model.onnx", "add_12", backend))
+        rows.append(
+            measure("facemesh-landmarks", models / "facemesh-landmarks/model.onnx", "add_12", backend)
+        )
     machine = f"{platform.machine()}, {backend.threads} threads, onnxruntime {ort.__version__}, {provider}"
     print(f"{ROWS} rows a run, median of {ROUNDS} rounds; {machine}\n")
     print("| " + " | ".join(HEADER) + " |")

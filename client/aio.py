@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -12,7 +13,8 @@ from numpy.typing import ArrayLike
 
 from onnx_attribution.client import messages
 from onnx_attribution.client.errors import translated
-from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Options, Report
+from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Options, Report, seconds
+from onnx_attribution.errors import Cancelled
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.proto import catalog, requests
@@ -81,8 +83,9 @@ class AsyncClient:
         """The events of an attribution as they arrive; leaving the `async with` block cancels the call."""
 
         async def begin() -> Any:
-            request = messages.to_request(model, await self._named(model, inputs), **options)
-            return self._attributions.StreamAttribute(request, timeout=timeout or STREAM_SECONDS)
+            request = messages.to_request(model, await self._named(model, inputs, timeout), **options)
+            with translated():
+                return self._attributions.StreamAttribute(request, timeout=seconds(timeout, STREAM_SECONDS))
 
         return AsyncStream(begin)
 
@@ -90,9 +93,9 @@ class AsyncClient:
         self, model: str, inputs: Inputs, outputs: Sequence[str] = (), *, timeout: float | None = None
     ) -> dict[str, Array]:
         """The model's outputs by name."""
-        request = messages.to_predict(model, await self._named(model, inputs), outputs)
+        request = messages.to_predict(model, await self._named(model, inputs, timeout), outputs)
         with translated():
-            response = await self._attributions.Predict(request, timeout=timeout or UNARY_SECONDS)
+            response = await self._attributions.Predict(request, timeout=seconds(timeout, UNARY_SECONDS))
         return requests.from_tensors(response.outputs, "outputs")
 
     async def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
@@ -102,7 +105,7 @@ class AsyncClient:
         with translated():
             while True:
                 request = pb.ListModelsRequest(page_token=token)
-                response = await self._models.ListModels(request, timeout=timeout or UNARY_SECONDS)
+                response = await self._models.ListModels(request, timeout=seconds(timeout, UNARY_SECONDS))
                 found += map(catalog.from_model, response.models)
                 if not (token := response.next_page_token):
                     return found
@@ -111,29 +114,28 @@ class AsyncClient:
         """All that is known of a model; loads it on the server if need be."""
         with translated():
             response = await self._models.GetModel(
-                pb.GetModelRequest(model=name), timeout=timeout or UNARY_SECONDS
+                pb.GetModelRequest(model=name), timeout=seconds(timeout, UNARY_SECONDS)
             )
         return catalog.from_model(response.model)
 
     async def layers(self, model: str, pattern: str = "", *, timeout: float | None = None) -> list[LayerInfo]:
-        """The layers that match a name, suffix or glob; all by default."""
+        """The layers whose name or node has this part or fits this glob, or of this operator; all by default."""
         found: list[LayerInfo] = []
         token = ""
         with translated():
             while True:
                 request = pb.ListLayersRequest(model=model, filter=pattern, page_token=token)
-                response = await self._models.ListLayers(request, timeout=timeout or UNARY_SECONDS)
+                response = await self._models.ListLayers(request, timeout=seconds(timeout, UNARY_SECONDS))
                 found += map(catalog.from_layer, response.layers)
                 if not (token := response.next_page_token):
                     return found
 
     async def health(self, service: str = "", *, timeout: float | None = None) -> bool:
         """Whether the server, or one model as `models/NAME`, takes calls."""
-        call = self._channel.unary_unary(messages.HEALTH_METHOD)
         with translated():
-            return messages.is_serving(
-                await call(messages.to_health(service), timeout=timeout or UNARY_SECONDS)
-            )
+            call = self._channel.unary_unary(messages.HEALTH_METHOD)
+            response = await call(messages.to_health(service), timeout=seconds(timeout, UNARY_SECONDS))
+        return messages.is_serving(response)
 
     async def aclose(self) -> None:
         await self._channel.close()
@@ -146,11 +148,11 @@ class AsyncClient:
     ) -> None:
         await self.aclose()
 
-    async def _named(self, model: str, inputs: Inputs) -> Mapping[str, ArrayLike]:
+    async def _named(self, model: str, inputs: Inputs, timeout: float | None) -> Mapping[str, ArrayLike]:
         if isinstance(inputs, Mapping):
             return inputs
         if model not in self._only_inputs:
-            self._only_inputs[model] = messages.only_input(await self.model(model))
+            self._only_inputs[model] = messages.only_input(await self.model(model, timeout=timeout))
         return {self._only_inputs[model]: inputs}
 
 
@@ -161,22 +163,40 @@ class AsyncStream(AsyncIterator[Event]):
         self._begin = begin
         self._call: Any = None
         self._assembler = messages.Assembler()
+        self._closed = False
+        self._ended = False
 
     async def __anext__(self) -> Event:
-        if self._call is None:
-            self._call = await self._begin()
-        while True:
-            with translated():
-                message = await self._call.read()
+        while not self._ended:
+            message = await self._read()
             if message is grpc.aio.EOF:
-                raise StopAsyncIteration
+                self._ended = True
+                break
             event = self._assembler.feed(message)
             if event is not None:
                 return event
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
+        self._closed = True
         if self._call is not None:
             self._call.cancel()
+
+    async def _read(self) -> Any:
+        """The next message. A call that was cancelled is an error like any other; a cancelled task stays one."""
+        if self._call is None and not self._closed:
+            self._call = await self._begin()
+        if self._closed:
+            await self.aclose()  # it may have been closed while it began
+            raise Cancelled("the stream is closed")
+        try:
+            with translated():
+                return await self._call.read()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise Cancelled("the call was cancelled by the client") from None
 
     async def __aenter__(self) -> Self:
         return self

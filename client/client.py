@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from onnx_attribution.client import messages
 from onnx_attribution.client.errors import translated
-from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Options, Report
+from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Options, Report, seconds
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.proto import catalog, requests
@@ -84,16 +84,18 @@ class Client:
         self, model: str, inputs: Inputs, *, timeout: float | None = None, **options: Unpack[Options]
     ) -> Stream:
         """The events of an attribution as they arrive; leaving the `with` block or closing it cancels the call."""
-        request = messages.to_request(model, self._named(model, inputs), **options)
-        return Stream(self._attributions.StreamAttribute(request, timeout=timeout or STREAM_SECONDS))
+        request = messages.to_request(model, self._named(model, inputs, timeout), **options)
+        with translated():
+            call = self._attributions.StreamAttribute(request, timeout=seconds(timeout, STREAM_SECONDS))
+        return Stream(call)
 
     def predict(
         self, model: str, inputs: Inputs, outputs: Sequence[str] = (), *, timeout: float | None = None
     ) -> dict[str, Array]:
         """The model's outputs by name."""
-        request = messages.to_predict(model, self._named(model, inputs), outputs)
+        request = messages.to_predict(model, self._named(model, inputs, timeout), outputs)
         with translated():
-            response = self._attributions.Predict(request, timeout=timeout or UNARY_SECONDS)
+            response = self._attributions.Predict(request, timeout=seconds(timeout, UNARY_SECONDS))
         return requests.from_tensors(response.outputs, "outputs")
 
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
@@ -103,7 +105,7 @@ class Client:
         with translated():
             while True:
                 request = pb.ListModelsRequest(page_token=token)
-                response = self._models.ListModels(request, timeout=timeout or UNARY_SECONDS)
+                response = self._models.ListModels(request, timeout=seconds(timeout, UNARY_SECONDS))
                 found += map(catalog.from_model, response.models)
                 if not (token := response.next_page_token):
                     return found
@@ -111,26 +113,29 @@ class Client:
     def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
         """All that is known of a model; loads it on the server if need be."""
         with translated():
-            response = self._models.GetModel(pb.GetModelRequest(model=name), timeout=timeout or UNARY_SECONDS)
+            response = self._models.GetModel(
+                pb.GetModelRequest(model=name), timeout=seconds(timeout, UNARY_SECONDS)
+            )
         return catalog.from_model(response.model)
 
     def layers(self, model: str, pattern: str = "", *, timeout: float | None = None) -> list[LayerInfo]:
-        """The layers that match a name, suffix or glob; all by default."""
+        """The layers whose name or node has this part or fits this glob, or of this operator; all by default."""
         found: list[LayerInfo] = []
         token = ""
         with translated():
             while True:
                 request = pb.ListLayersRequest(model=model, filter=pattern, page_token=token)
-                response = self._models.ListLayers(request, timeout=timeout or UNARY_SECONDS)
+                response = self._models.ListLayers(request, timeout=seconds(timeout, UNARY_SECONDS))
                 found += map(catalog.from_layer, response.layers)
                 if not (token := response.next_page_token):
                     return found
 
     def health(self, service: str = "", *, timeout: float | None = None) -> bool:
         """Whether the server, or one model as `models/NAME`, takes calls."""
-        call = self._channel.unary_unary(messages.HEALTH_METHOD)
         with translated():
-            return messages.is_serving(call(messages.to_health(service), timeout=timeout or UNARY_SECONDS))
+            call = self._channel.unary_unary(messages.HEALTH_METHOD)
+            response = call(messages.to_health(service), timeout=seconds(timeout, UNARY_SECONDS))
+        return messages.is_serving(response)
 
     def close(self) -> None:
         self._channel.close()
@@ -143,11 +148,11 @@ class Client:
     ) -> None:
         self.close()
 
-    def _named(self, model: str, inputs: Inputs) -> Mapping[str, ArrayLike]:
+    def _named(self, model: str, inputs: Inputs, timeout: float | None) -> Mapping[str, ArrayLike]:
         if isinstance(inputs, Mapping):
             return inputs
         if model not in self._only_inputs:
-            self._only_inputs[model] = messages.only_input(self.model(model))
+            self._only_inputs[model] = messages.only_input(self.model(model, timeout=timeout))
         return {self._only_inputs[model]: inputs}
 
 

@@ -50,6 +50,10 @@ def translated() -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         raise from_rpc_error(error) from None
+    except (ValueError, grpc.aio.UsageError) as error:
+        if "closed" not in str(error).lower():
+            raise
+        raise errors.NotReady("the client is closed", reason="CLIENT_CLOSED") from None
 
 
 def from_rpc_error(error: grpc.RpcError) -> errors.AttributionError:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from onnx_attribution.errors import InvalidArgument, ServerBug
+from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, ServerBug
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import events, requests, tensors
 from onnx_attribution.values import (
@@ -41,6 +42,7 @@ __all__ = [
     "is_serving",
     "only_input",
     "reporting",
+    "seconds",
     "to_health",
     "to_predict",
     "to_request",
@@ -48,14 +50,21 @@ __all__ = [
 
 UNARY_SECONDS = 60.0
 STREAM_SECONDS = 600.0
+MAX_SECONDS = 1e9  # what gRPC can count to
 
 Inputs = Mapping[str, ArrayLike] | ArrayLike
 Report = Callable[[Progress | Revision], None]
 
+# Streams are left out: grpcio's retries keep a broken stream open past its deadline.
 _RETRY = {
     "methodConfig": [
         {
-            "name": [{"service": service.full_name} for service in pb.DESCRIPTOR.services_by_name.values()],
+            "name": [
+                {"service": service.full_name, "method": method.name}
+                for service in pb.DESCRIPTOR.services_by_name.values()
+                for method in service.methods
+                if not method.server_streaming
+            ],
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.1s",
@@ -111,24 +120,54 @@ def to_request(
     request = AttributionRequest(
         model=model,
         inputs=arrays(inputs),
-        layers=(layers,) if isinstance(layers, str) else tuple(layers),
-        source=(source,) if isinstance(source, str) else tuple(source),
+        layers=layers,
+        source=source,
         target=target if isinstance(target, Target) else Target(index=target),
-        baselines=arrays(baselines or {}),
+        baselines={} if baselines is None else arrays(baselines, "baselines", "BASELINE_INVALID"),
         **plain,
     )
     return requests.to_request(request)
 
 
 def to_predict(model: str, inputs: Mapping[str, ArrayLike], outputs: Sequence[str]) -> pb.PredictRequest:
-    """The message of a plain run of the model."""
+    """The message of a plain run of the model. Raises: InvalidArgument for what has no form on the wire."""
     encoded = [tensors.encode(name, array) for name, array in arrays(inputs).items()]
-    return pb.PredictRequest(model=model, inputs=encoded, outputs=outputs)
+    names = (outputs,) if isinstance(outputs, str) else outputs
+    try:
+        return pb.PredictRequest(model=model, inputs=encoded, outputs=names)
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"model and outputs are names, not {model!r} and {outputs!r}") from None
 
 
-def arrays(inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
-    """Anything that numpy takes, as arrays."""
-    return {name: np.asarray(value) for name, value in inputs.items()}
+def arrays(
+    given: Mapping[str, ArrayLike], field: str = "inputs", reason: str = "INPUT_INVALID"
+) -> dict[str, Array]:
+    """Anything that numpy takes, as arrays. Raises: InvalidArgument with every one that is none."""
+    if not isinstance(given, Mapping):
+        raise InvalidArgument(
+            f"{field} are a dict of arrays by name, not {type(given).__name__}", reason=reason
+        )
+    found, problems = dict[str, Array](), requests.Violations()
+    for name, value in given.items():
+        with problems.at(f"{field}.{name}"):
+            if not isinstance(name, str):
+                raise InvalidArgument(f"a name is text, not {name!r}", reason=reason)
+            try:
+                found[name] = np.asarray(value)
+            except (TypeError, ValueError, OverflowError) as error:  # lists of different lengths, say
+                raise InvalidArgument(f"numpy makes no array of it: {error}", reason=reason) from None
+    problems.raise_if_any()
+    return found
+
+
+def seconds(timeout: float | None, default: float) -> float:
+    """The time of a call. Raises: InvalidArgument for what is no number; DeadlineExceeded where there is no time."""
+    given: Any = default if timeout is None else timeout
+    if isinstance(given, bool) or not isinstance(given, int | float | np.number) or math.isnan(given):
+        raise InvalidArgument(f"timeout is a number of seconds, not {given!r}")
+    if given <= 0:
+        raise DeadlineExceeded(f"the timeout is {given}: there is no time for the call")
+    return min(float(given), MAX_SECONDS)
 
 
 def only_input(info: ModelInfo) -> str:

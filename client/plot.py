@@ -52,8 +52,9 @@ def figure(
     """One row for each answer, layer and sample, at most `MAX_ROWS`.
 
     `images` is `[samples, C, H, W]` (with `channels_last` `[samples, H, W, C]`), or without the channel axis;
-    `baseline` says in words what it was. Channels of a layer are summed; a layer smaller than the image is drawn in
-    blocks of its own size.
+    `baseline` says in words what it was. Channels of a layer are summed; they lie where the sizes of its other axes are
+    to each other most like those of the image, first where that leaves it open (without images: as `channels_last`
+    says). A layer smaller than the image is drawn in blocks of its own size.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -105,7 +106,7 @@ def _row(
             _show_image(axes[0], image)
         _bars(axes[-1], np.atleast_1d(values).ravel())
         return
-    heat = _heat(values, channels_last)
+    heat = _heat(values, channels_last if image is None else _channels_lie_last(values.shape, image.shape))
     over = image is not None and values.ndim >= 3
     axes = part.subplots(1, 1 + (image is not None) + over, squeeze=False)[0]
     limit = _limit(heat)
@@ -197,6 +198,17 @@ def _caption(answer: Attribution, layer: LayerAttribution, k: int, baseline: str
     if not layer.cut:
         parts.append("no cut: some ways to the target bypass this layer")
     return first + "\n" + ", ".join(parts)
+
+
+def _channels_lie_last(shape: Sequence[int], image: Sequence[int]) -> bool:
+    """Whether the two axes before the last are nearer to the image's height and width than the last two are."""
+    if len(shape) < 3:
+        return False
+
+    def distance(height: int, width: int) -> float:
+        return abs(math.log(height / image[0]) - math.log(width / image[1]))
+
+    return distance(*shape[-3:-1]) < distance(*shape[-2:]) - 1e-9
 
 
 def _heat(values: Map, channels_last: bool) -> Map:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,6 +16,7 @@ from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE, NodeView, R
 from onnx_attribution.graph_tools.rules.registry import Walk
 
 Choose = Callable[[NodeView, Rule], Callable[..., Sequence[Value | None]]]
+Reach = Callable[[Sequence[gs.Node], Sequence[str]], set[str]]
 
 
 def gradient_of(node: NodeView, rule: Rule) -> Callable[..., Sequence[Value | None]]:
@@ -30,37 +31,41 @@ def differentiate(
     *,
     rules: RuleTable = VJP,
     choose: Choose = gradient_of,
+    reach: Reach = reachable,
 ) -> dict[str, Value]:
     """Appends the backward pass and returns, for each tensor in `wrt`, its cotangent.
 
     `seeds` maps tensors to the cotangents that arrive there from outside, of the same shapes. `choose` picks what a
-    node does with what arrives: the gradient, or a secant multiplier. The cotangents of half types are float32.
+    node does with what arrives: the gradient, or a secant multiplier; `reach` says to which tensors, of those that
+    depend on `wrt`, something may arrive. The cotangents of half types are float32.
 
     Raises:
         NotDifferentiable: an operator on the way has no rule, or no way leads from a tensor to a seed, or every way
             goes through operators whose derivative is zero.
     """
     nodes = list(op.graph.nodes)
-    found = _walked(op, seeds, wrt, rules, choose)
+    found = _walked(op, seeds, wrt, rules, choose, reach)
     for name in wrt:
         if name not in found:
-            raise _no_way(nodes, name, seeds)
+            raise no_way(nodes, name, seeds)
     return found
 
 
 def _walked(
-    op: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str], rules: RuleTable, choose: Choose
+    op: Emitter,
+    seeds: Mapping[str, Value],
+    wrt: Sequence[str],
+    rules: RuleTable,
+    choose: Choose,
+    reach: Reach,
 ) -> dict[str, Value]:
     """The cotangents of the tensors in `wrt` to which a way leads."""
     graph = op.graph
     nodes = list(graph.nodes)
     tensors = graph.tensors()
-    active = reachable(nodes, wrt)
+    active = reach(nodes, wrt)
 
-    def walk(inner: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str]) -> dict[str, Value]:
-        found, declared = _walked(inner, seeds, wrt, rules, choose), inner.graph.tensors()
-        return {name: _as_declared(inner, g, declared[name]) for name, g in found.items()}
-
+    walk = walk_of(rules, choose, reach)
     arrived: dict[str, list[Value]] = {name: [_wide(op, value)] for name, value in seeds.items()}
     for node in reversed(nodes):
         gradients = [_total(op, arrived, out) for out in node.outputs]
@@ -94,6 +99,16 @@ def _walked(
             arrived.setdefault(x.name, []).append(_wide(op, result))
     totals = {name: _total(op, arrived, tensors[name]) for name in wrt}
     return {name: total for name, total in totals.items() if total is not None}
+
+
+def walk_of(rules: RuleTable, choose: Choose, reach: Reach) -> Walk:
+    """The walk over graphs inside nodes."""
+
+    def walk(inner: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str]) -> dict[str, Value]:
+        found, declared = _walked(inner, seeds, wrt, rules, choose, reach), inner.graph.tensors()
+        return {name: _as_declared(inner, g, declared[name]) for name, g in found.items()}
+
+    return walk
 
 
 def _wide(op: Emitter, gradient: Value) -> Value:
@@ -155,7 +170,7 @@ def _total(op: Emitter, arrived: dict[str, list[Value]], tensor: Value) -> Value
     return total
 
 
-def _no_way(nodes: Sequence[gs.Node], name: str, seeds: Mapping[str, Value]) -> NotDifferentiable:
+def no_way(nodes: Sequence[gs.Node], name: str, seeds: Mapping[str, Value]) -> NotDifferentiable:
     """The refusal of a tensor at which nothing arrived: no way at all, or one that derivatives do not pass."""
     target = ", ".join(repr(s) for s in seeds)
     ahead = {name}
@@ -167,23 +182,27 @@ def _no_way(nodes: Sequence[gs.Node], name: str, seeds: Mapping[str, Value]) -> 
         if any(z.name in behind for z in node.outputs):
             behind.update(x.name for x in inputs_of(node))
     active = reachable(nodes, [name])
-    blocks = [
-        f"{node.op} (node {node.name!r})"
+    stops = [
+        node
         for node in nodes
         if any(x.name in active for x in inputs_of(node))
-        and any(z.name in ahead & behind for z in node.outputs)
-        and (_is_zero(node) or not any(z.name in active for z in node.outputs))
+        and any(z.name in ahead & behind and (_is_zero(node) or z.name not in active) for z in node.outputs)
     ]
+    blocks = [f"{node.op} (node {node.name!r})" for node in stops]
     if not blocks:
         return NotDifferentiable(f"no way leads from {name!r} to {target}", reason="NO_PATH", tensor=name)
     return NotDifferentiable(
         f"the derivative of {target} with respect to {name!r} is zero: every way goes through " + ", ".join(blocks),
-        tensor=name, operators=", ".join(blocks),
+        tensor=name, operators=", ".join(blocks), node=stops[0].name, operator=".".join(filter(None, _key(stops[0]))),
     )  # fmt: skip
 
 
+def _key(node: gs.Node) -> tuple[str, str]:
+    return "" if node.domain in (None, "ai.onnx") else node.domain, node.op
+
+
 def _is_zero(node: gs.Node) -> bool:
-    return ("" if node.domain in (None, "ai.onnx") else node.domain, node.op) in ZERO_DERIVATIVE
+    return _key(node) in ZERO_DERIVATIVE
 
 
 def missing_rules(
@@ -193,23 +212,40 @@ def missing_rules(
 
     Those of inner graphs are listed too, whether or not what they make leaves the graph.
     """
+    found: list[gs.Node] = []
+    for node, moved in _between(nodes, sources, target):
+        found += _without_rule(node, moved, rules)[::-1]
+    return found[::-1]
+
+
+def straight_through(nodes: Sequence[gs.Node], sources: Sequence[str], target: str) -> list[gs.Node]:
+    """The nodes between the sources and the target that round, where the gradient is that without the rounding."""
+    found = []
+    for node, _ in _between(nodes, sources, target):
+        rule = VJP.get(_key(node))
+        if rule is not None and rule.straight_through:
+            found.append(node)
+    return found[::-1]
+
+
+def _between(
+    nodes: Sequence[gs.Node], sources: Sequence[str], target: str
+) -> Iterator[tuple[gs.Node, set[str]]]:
+    """The nodes on the ways from the sources to the target, the last first, each with its inputs that move."""
     active = reachable(nodes, sources)
     behind = {target}
-    found: list[gs.Node] = []
     for node in reversed(nodes):
         if not any(z.name in behind for z in node.outputs):
             continue
-        moved = [x.name for x in inputs_of(node) if x.name in active]
-        if not moved:
-            continue
-        found += _without_rule(node, set(moved), rules)[::-1]
-        behind.update(moved)
-    return found[::-1]
+        moved = {x.name for x in inputs_of(node) if x.name in active}
+        if moved:
+            yield node, moved
+            behind |= moved
 
 
 def _without_rule(node: gs.Node, moved: set[str], rules: RuleTable) -> list[gs.Node]:
     """The node, if it has no rule, and the nodes of its graphs that have none and depend on what moves."""
-    key = ("" if node.domain in (None, "ai.onnx") else node.domain, node.op)
+    key = _key(node)
     if key in ZERO_DERIVATIVE:
         return []
     found = [] if key in rules else [node]

@@ -26,6 +26,7 @@ _ELEMENTWISE = frozenset(
     | {"Sigmoid", "Sign", "Sin", "Softplus", "Sqrt", "Sub", "Tanh", "Where", "Erf", "Cast"}
     | _BOOLEAN - {"NonZero"}
 )
+COPIED = 1 << 18  # elements of a constant that a program may hold in a second type
 _FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 _WIDE = frozenset({"int64", "uint64", "uint32"})
 
@@ -165,11 +166,11 @@ class Emitter:
         return self("Shape", value, start=start, end=stop)
 
     def cast(self, value: Value, dtype: Any) -> Value:
-        """`value` as another type; itself where it has that type, a constant where it is one."""
+        """`value` as another type; itself where it has that type, a constant where it is one that is not large."""
         wanted = np.dtype(dtype)
         if value.dtype is not None and element_type(value) == wanted:
             return value
-        if isinstance(value, gs.Constant):
+        if isinstance(value, gs.Constant) and np.prod(value.shape) <= COPIED:
             return self.constant(np.asarray(value.values).astype(wanted))
         made = self("Cast", value, to=helper.np_dtype_to_tensor_dtype(wanted))
         made.shape = value.shape

@@ -35,7 +35,13 @@ def expanded(model: onnx.ModelProto) -> onnx.ModelProto:
         staged = _staged(model)
         if staged is None:
             break
-        model = inliner.inline_local_functions(staged, convert_version=True)
+        try:
+            model = inliner.inline_local_functions(staged, convert_version=True)
+        except RuntimeError:  # it knows no types inside of branches; few bodies need the conversion
+            for body in staged.functions:
+                del body.opset_import[:]
+                body.opset_import.extend(model.opset_import)
+            model = inliner.inline_local_functions(staged)
         kept = [e for e in model.opset_import if e.domain != _DOMAIN]
         del model.opset_import[:]
         model.opset_import.extend(kept)

@@ -60,21 +60,62 @@ def _crop(node: NodeProto) -> list[NodeProto]:
     ]
 
 
+def _batched_scan(node: NodeProto) -> list[NodeProto]:
+    """Scan before opset 9 runs over each sample of a batch on its own: a Scan over the batch of a Scan over time."""
+    given, label = _attributes(node), node.output[0]
+    body, moving = given["body"], int(given["num_scan_inputs"])
+    states = len(node.input) - 1 - moving
+    names = [f"{label}/in_{k}" for k in range(len(node.input) - 1)]
+    made = [f"{label}/out_{k}" for k in range(len(node.output))]
+    over_time = helper.make_node(
+        "Scan", names, made, f"{node.name}/time", body=body, num_scan_inputs=moving,
+        scan_input_directions=given.get("directions", [0] * moving),
+    )  # fmt: skip
+
+    def infos(names: list[str], likes: Any) -> list[onnx.ValueInfoProto]:
+        """Values like those of the body; beyond the states with a time axis before the others."""
+        found = []
+        for k, (name, like) in enumerate(zip(names, likes, strict=True)):
+            kind = like.type.tensor_type
+            dims = [d.dim_value or d.dim_param or None for d in kind.shape.dim]
+            shape = [None, *dims] if k >= states else dims
+            found.append(helper.make_tensor_value_info(name, kind.elem_type, shape))
+        return found
+
+    graph = helper.make_graph(
+        [over_time], f"{label}/sample", infos(names, body.input), infos(made, body.output)
+    )
+    return [
+        helper.make_node(
+            "Scan", node.input[1:], node.output, node.name, body=graph, num_scan_inputs=states + moving
+        )
+    ]
+
+
+OLD_SCAN = 9  # since then Scan has no batch of its own, nor lengths
 DROPPED: dict[str, Rewrite] = {"Affine": _affine, "ImageScaler": _image_scaler, "Crop": _crop}
 
 
 def rewrite_dropped(model: onnx.ModelProto) -> None:
     """Replaces, in place, operators that onnxruntime still runs from early opsets by standard ones (opset 10 on)."""
-    if not any(node.op_type in DROPPED for node in model.graph.node):
+    opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
+    rewrites = [_rewrite_of(node, opset) for node in model.graph.node]
+    if not any(rewrites):
         return
     nodes: list[NodeProto] = []
-    for node in model.graph.node:
-        nodes += DROPPED[node.op_type](node) if node.op_type in DROPPED else [node]
+    for node, rewrite in zip(model.graph.node, rewrites, strict=True):
+        nodes += rewrite(node) if rewrite else [node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = max(entry.version, 10)
+
+
+def _rewrite_of(node: NodeProto, opset: int) -> Rewrite | None:
+    if node.op_type == "Scan" and opset < OLD_SCAN and not node.input[0]:
+        return _batched_scan
+    return DROPPED.get(node.op_type)
 
 
 def resizes_of(model: onnx.ModelProto, opset: int) -> list[tuple[str, bool]]:

@@ -19,6 +19,7 @@ from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools import legacy
 from onnx_attribution.graph_tools.expand import expanded
 from onnx_attribution.graph_tools.load import Runner
+from onnx_attribution.graph_tools.optionals import opened
 from onnx_attribution.graph_tools.sequences import unrolled
 from onnx_attribution.values import Array
 
@@ -66,6 +67,7 @@ def _through_steps(
     notes: list[str] = []
     for name, step in (
         ("conversion to opset 21", _converted),
+        ("opening of optionals", opened),
         ("unrolling of sequences", unrolled),
         ("folding", _folded),
         ("expansion", _expanded),

@@ -17,12 +17,21 @@ import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.batch import Network, RowAxis
-from onnx_attribution.graph_tools.differentiate import differentiate
+from onnx_attribution.graph_tools.differentiate import (
+    Choose,
+    Reach,
+    differentiate,
+    gradient_of,
+    no_way,
+    reachable,
+)
 from onnx_attribution.graph_tools.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.graph import detach, graph_of, input_like, model_of
 from onnx_attribution.graph_tools.nested import attributes_of, inputs_of
+from onnx_attribution.graph_tools.reveal import reveal
+from onnx_attribution.graph_tools.reveal_rules import Where
 from onnx_attribution.graph_tools.rules import VJP, RuleTable
-from onnx_attribution.graph_tools.rules.secant import secant_of
+from onnx_attribution.graph_tools.rules.secant import STEPS, secant_of
 from onnx_attribution.graph_tools.select import dependents
 
 PATH_INPUTS = ("row_sample", "row_alpha", "gradient_row", "left_row", "right_row", "weight", "slot", "slots")
@@ -114,9 +123,14 @@ def path_program(network: Network, choice: Choice, *, delta: bool = True, rules:
 
 
 def deeplift_program(
-    network: Network, choice: Choice, *, multiply: bool = True, rules: RuleTable = VJP
+    network: Network,
+    choice: Choice,
+    *,
+    multiply: bool = True,
+    rules: RuleTable = VJP,
+    reveal_cancel: Where | None = None,
 ) -> Program:
-    """DeepLIFT with the Rescale rule at x and x' (arXiv 1704.02685).
+    """DeepLIFT at x and x' (arXiv 1704.02685): the Rescale rule, or RevealCancel after some linear operators.
 
     Inputs are the network's own at x, hidden sources by name, `baseline/<source>` and `target_weight`. Outputs:
     `contribution/<layer>` in the layer's own shape (multipliers if not `multiply`), `target`, `target_baseline`.
@@ -134,25 +148,33 @@ def deeplift_program(
         graph.inputs.append(references[name])
     graph.toposort()
     moving = dependents(list(graph.nodes), choice.sources)
-    _clone(graph, references)
+    clone(graph, references)
     weight = _target_weight(graph, choice.target)
-    multipliers = _gradients(op, choice, weight, rules, secant_of(references, moving, op))
     reference = references.get(choice.target, graph.tensors()[choice.target])
+    choose, table = secant_of(references, moving), {**STEPS, **rules}
     outputs = [
         _target_value(op, network, choice.target, weight, "target"),
         _target_value(op, network, choice.target, weight, "target_baseline", reference),
     ]
+    if reveal_cancel is None:
+        multipliers = _gradients(op, choice, weight, table, choose, dependents)
+        for layer, m in multipliers.items():
+            h = graph.tensors()[layer]
+            pair = (op.cast(x, m.dtype) for x in (h, references[layer]))
+            result = op("Mul", m, op("Sub", *pair)) if multiply else m
+            outputs.append(_named(op, result, f"contribution/{layer}"))
+        return _finish(graph, outputs)
+    _check_moving(op, choice)
+    seeds = {choice.target: weight}
+    found = reveal(op, seeds, choice.layers, references, moving, table, choose, dependents, reveal_cancel)
     for layer in choice.layers:
-        h = graph.tensors()[layer]
-        m = multipliers[layer]
-        result = (
-            op("Mul", m, op("Sub", *(op.cast(x, m.dtype) for x in (h, references[layer])))) if multiply else m
-        )
-        outputs.append(_named(op, result, f"contribution/{layer}"))
+        if layer not in found:
+            raise no_way(list(graph.nodes), layer, seeds)
+        outputs.append(_named(op, found[layer][0 if multiply else 1], f"contribution/{layer}"))
     return _finish(graph, outputs)
 
 
-def _clone(graph: gs.Graph, references: dict[str, Value]) -> None:
+def clone(graph: gs.Graph, references: dict[str, Value]) -> None:
     """Adds the network at the reference: a copy of every node that depends on a source, shapes included."""
     copies: list[gs.Node] = []
     for node in list(graph.nodes):
@@ -174,8 +196,19 @@ def _clone(graph: gs.Graph, references: dict[str, Value]) -> None:
 
 
 def _gradients(
-    op: Emitter, choice: Choice, weight: Value, rules: RuleTable, choose: object = None
+    op: Emitter,
+    choice: Choice,
+    weight: Value,
+    rules: RuleTable,
+    choose: Choose = gradient_of,
+    reach: Reach = reachable,
 ) -> dict[str, Value]:
+    _check_moving(op, choice)
+    return differentiate(op, {choice.target: weight}, choice.layers, rules=rules, choose=choose, reach=reach)
+
+
+def _check_moving(op: Emitter, choice: Choice) -> None:
+    """Refuses a layer that does not depend on a source."""
     moving = dependents(list(op.graph.nodes), choice.sources)
     for layer in choice.layers:
         if layer not in moving:
@@ -183,8 +216,6 @@ def _gradients(
                 f"layer {layer!r} does not depend on the source {', '.join(map(repr, choice.sources))}",
                 reason="NO_PATH", layer=layer,
             )  # fmt: skip
-    extra = {} if choose is None else {"choose": choose}
-    return differentiate(op, {choice.target: weight}, choice.layers, rules=rules, **extra)  # type: ignore[arg-type]
 
 
 def _rows_of(network: Network, tensor: str) -> RowAxis:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import InvalidArgument, NotDifferentiable, NotFound
-from onnx_attribution.graph_tools.emit import is_float, shape_of
+from onnx_attribution.graph_tools.emit import Shape, element_type, is_float, shape_of
 from onnx_attribution.graph_tools.nested import inputs_of, reachable
 from onnx_attribution.graph_tools.rules import ZERO_DERIVATIVE
 from onnx_attribution.values import LayerInfo
 
 SHAPE_ONLY = frozenset({"Shape", "Size"})
 """Operators through which a value does not pass: their output depends on the shape alone."""
+
+
+OPAQUE = frozenset(
+    {"BeamSearch", "GreedySearch", "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"}
+)
+"""Operators that decide by themselves: what they read is no score of their result."""
 
 
 def resolve(graph: gs.Graph, name: str, *, reason: str = "NODE_NOT_FOUND") -> str:
@@ -59,6 +65,52 @@ def _listed(names: Sequence[str]) -> str:
     return f"{shown}, ... ({len(names)} in all)" if len(names) > 5 else shown
 
 
+@dataclass(frozen=True)
+class Logit:
+    """The tensor before a final activation, of the same shape; the axis of the classes, counted from the end."""
+
+    tensor: str
+    operator: str
+    axis: int | None
+
+
+_RESHAPING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_FINAL = frozenset({"LogSoftmax", "Sigmoid", "Softmax"})
+
+
+def logit_of(graph: gs.Graph, target: str) -> Logit | None:
+    """What a target that a Softmax, LogSoftmax or Sigmoid makes is made of; None for all others."""
+    value = graph.tensors()[target]
+    shape = shape_of(value)
+    maker = _maker(value, _RESHAPING)
+    if maker is None or maker.op not in _FINAL or shape is None:
+        return None
+    axis = None if maker.op == "Sigmoid" else int(maker.attrs.get("axis", -1))
+    found = maker.inputs[0]
+    while shape_of(found) is None or not _alike(shape_of(found), shape):
+        if not found.inputs or found.inputs[0].op not in _RESHAPING:
+            return None
+        found = found.inputs[0].inputs[0]
+    if axis is not None and _alike(shape_of(maker.inputs[0]), shape):
+        return Logit(found.name, maker.op, axis % len(shape) - len(shape))
+    return Logit(found.name, maker.op, None if axis is None else -1 if len(shape) == 2 else None)
+
+
+def _maker(value: gs.Tensor, through: frozenset[str]) -> gs.Node | None:
+    """The node that makes a value, past those that only reshape it."""
+    while value.inputs and value.inputs[0].op in through:
+        value = value.inputs[0].inputs[0]
+    return value.inputs[0] if value.inputs else None
+
+
+def _alike(left: Shape | None, right: Shape | None) -> bool:
+    """Whether two shapes are the same as far as they are known."""
+    if left is None or right is None or len(left) != len(right):
+        return False
+    pairs = zip(left, right, strict=True)
+    return all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
+
+
 def float_outputs(graph: gs.Graph) -> list[str]:
     """Graph outputs that hold floats."""
     return [out.name for out in graph.outputs if is_float(out)]
@@ -96,7 +148,7 @@ def float_before_outputs(graph: gs.Graph) -> str | None:
     behind = {out.name for out in graph.outputs}
     found: list[tuple[bool, str]] = []
     for node in reversed(graph.nodes):
-        if not any(z.name in behind for z in node.outputs):
+        if not any(z.name in behind for z in node.outputs) or node.op in OPAQUE:
             continue
         for x in node.inputs:
             if not isinstance(x, gs.Variable) or x.is_empty():
@@ -114,7 +166,7 @@ def require_float(graph: gs.Graph, name: str, role: str, reason: str) -> None:
     if isinstance(value, gs.Constant):
         raise InvalidArgument(f"{role} {name!r} is a constant", reason=reason, tensor=name)
     if not is_float(value):
-        kind = "unknown" if value.dtype is None else np.dtype(value.dtype).name
+        kind = element_type(value).name if value.dtype else "unknown"
         raise NotDifferentiable(
             f"{role} {name!r} has type {kind}; only floats have a derivative", tensor=name, type=kind
         )
@@ -134,7 +186,7 @@ def default_sources(graph: gs.Graph, target: str) -> list[str]:
     tables = [
         node.outputs[0].name
         for node in nodes
-        if node.op == "Gather"
+        if node.op in ("Gather", "GatherBlockQuantized")
         and is_float(node.outputs[0])
         and isinstance(node.inputs[0], gs.Constant)
         and len(node.inputs[0].shape) >= 2
@@ -231,13 +283,14 @@ def layers(graph: gs.Graph, sources: Sequence[str], target: str) -> list[LayerIn
     tensors = graph.tensors()
     made_by = {z.name: node for node in nodes for z in node.outputs}
     ordered = [name for name in sources if name in between]
-    ordered += [z.name for node in nodes for z in node.outputs if z.name in between and z.name not in sources]
+    made = [z for node in nodes for z in node.outputs if z.name in between and is_float(z)]
+    ordered += [z.name for z in made if z.name not in sources]
     return [
         LayerInfo(
             name=name,
             node=made_by[name].name if name in made_by else "",
             operator=made_by[name].op if name in made_by else "input",
-            dtype=np.dtype(tensors[name].dtype).name,
+            dtype=element_type(tensors[name]).name,
             shape=shape_of(tensors[name]),
             cut=name in cuts,
         )

@@ -16,7 +16,7 @@ ATTRIBUTE_SPLITS = 13  # before this opset Split takes its sizes as an attribute
 def unrolled(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model without the sequences that can be unrolled; tensors keep their names. Itself where there are none."""
     opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
-    if opset < ATTRIBUTE_SPLITS or not any(node.op_type in _MAKERS | _READERS for node in model.graph.node):
+    if opset < ATTRIBUTE_SPLITS or not any(node.op_type in UNROLLED for node in model.graph.node):
         return model
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     unroller = _Unroller(inferred.graph)
@@ -30,6 +30,7 @@ def unrolled(model: onnx.ModelProto) -> onnx.ModelProto:
 
 _MAKERS = {"SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SplitToSequence"}
 _READERS = {"SequenceAt", "SequenceLength", "ConcatFromSequence"}
+UNROLLED = _MAKERS | _READERS
 
 
 class _Unroller:

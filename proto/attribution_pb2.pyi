@@ -16,6 +16,8 @@ class Method(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     METHOD_INTEGRATED_GRADIENTS: _ClassVar[Method]
     METHOD_NEURON_IG: _ClassVar[Method]
     METHOD_DEEPLIFT_RESCALE: _ClassVar[Method]
+    METHOD_DEEPLIFT_REVEAL_CANCEL: _ClassVar[Method]
+    METHOD_DEEPLIFT_GENOMICS_DEFAULT: _ClassVar[Method]
 
 class Quadrature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -50,6 +52,8 @@ METHOD_GRADIENT_X_ACTIVATION: Method
 METHOD_INTEGRATED_GRADIENTS: Method
 METHOD_NEURON_IG: Method
 METHOD_DEEPLIFT_RESCALE: Method
+METHOD_DEEPLIFT_REVEAL_CANCEL: Method
+METHOD_DEEPLIFT_GENOMICS_DEFAULT: Method
 QUADRATURE_UNSPECIFIED: Quadrature
 QUADRATURE_TRAPEZOID: Quadrature
 QUADRATURE_LEFT: Quadrature
@@ -109,14 +113,18 @@ class Selector(_message.Message):
     def __init__(self, axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., automatic: bool = ...) -> None: ...
 
 class Target(_message.Message):
-    __slots__ = ("tensor", "selectors", "minus")
+    __slots__ = ("tensor", "selectors", "minus", "logit", "mean_centred")
     TENSOR_FIELD_NUMBER: _ClassVar[int]
     SELECTORS_FIELD_NUMBER: _ClassVar[int]
     MINUS_FIELD_NUMBER: _ClassVar[int]
+    LOGIT_FIELD_NUMBER: _ClassVar[int]
+    MEAN_CENTRED_FIELD_NUMBER: _ClassVar[int]
     tensor: str
     selectors: _containers.RepeatedCompositeFieldContainer[Selector]
     minus: _containers.RepeatedCompositeFieldContainer[Selector]
-    def __init__(self, tensor: _Optional[str] = ..., selectors: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ..., minus: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ...) -> None: ...
+    logit: bool
+    mean_centred: bool
+    def __init__(self, tensor: _Optional[str] = ..., selectors: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ..., minus: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ..., logit: bool = ..., mean_centred: bool = ...) -> None: ...
 
 class Baseline(_message.Message):
     __slots__ = ("scalar", "tensor")

@@ -52,14 +52,15 @@ class Violations:
 def to_request(request: v.AttributionRequest, *, validate_only: bool = False) -> pb.AttributeRequest:
     """Raises: InvalidArgument with every argument that has no form on the wire."""
     found = Violations()
-    message = pb.AttributeRequest(
-        model=request.model,
-        layers=request.layers,
-        source=request.source,
-        multiply_by_inputs=request.multiply_by_inputs,
-        request_id=request.request_id,
-        validate_only=validate_only,
-    )
+    message = pb.AttributeRequest(validate_only=validate_only)
+    for field in ("model", "request_id"):
+        with found.at(field):
+            setattr(message, field, _text(getattr(request, field)))
+    for field in ("layers", "source"):
+        with found.at(field):
+            getattr(message, field).extend(_names(getattr(request, field)))
+    with found.at("multiply_by_inputs"):
+        message.multiply_by_inputs = _switch(request.multiply_by_inputs)
     with found.at("method"):
         message.method = words.METHODS.number(request.method)
     with found.at("quadrature"):
@@ -141,6 +142,8 @@ def _to_target(target: v.Target) -> pb.Target:
         tensor=target.tensor or "",
         selectors=_to_selectors(target.index),
         minus=_to_selectors(target.minus),
+        logit=target.logit,
+        mean_centred=target.mean_centred,
     )
 
 
@@ -149,17 +152,29 @@ def _from_target(message: pb.Target) -> v.Target:
         tensor=message.tensor or None,
         index=_from_selectors(message.selectors),
         minus=_from_selectors(message.minus),
+        logit=message.logit,
+        mean_centred=message.mean_centred,
     )
 
 
 def _to_selectors(index: object) -> list[pb.Selector]:
-    """A tuple is one selector, any other sequence is one per sample."""
+    """A tuple is one selector; a list or an array is one per sample, each an integer, a tuple, a list or a row."""
     if index is None:
         return []
-    if isinstance(index, np.ndarray) and index.ndim:
+    if isinstance(index, np.ndarray):
         index = index.tolist()
-    if isinstance(index, Sequence) and not isinstance(index, tuple | str):
-        return [_to_selector(one) for one in index]
+    if isinstance(index, list):
+        if not index:
+            raise InvalidArgument(
+                "the list of target indices is empty; give one for each sample, or one for all",
+                reason="TARGET_INVALID",
+            )
+        return [_to_selector(tuple(one) if isinstance(one, list) else one) for one in index]
+    if isinstance(index, Iterable) and not isinstance(index, tuple | str | bytes):
+        raise InvalidArgument(
+            f"a target index for each sample is a list or an array, not {type(index).__name__}: write list(...)",
+            reason="TARGET_INVALID",
+        )
     return [_to_selector(index)]
 
 
@@ -174,19 +189,28 @@ def _to_axis(index: object) -> pb.Axis:
     try:
         if isinstance(index, slice):
             ends = {"start": index.start, "stop": index.stop, "step": index.step}
-            ends = {word: operator.index(end) for word, end in ends.items() if end is not None}
+            ends = {word: _to_integer(end) for word, end in ends.items() if end is not None}
+            if ends.get("step") == 0:
+                raise InvalidArgument("a range cannot have step 0", reason="TARGET_INVALID")
             return pb.Axis(range=pb.Range(**ends))
-        return pb.Axis(index=operator.index(cast(int, index)))
+        return pb.Axis(index=_to_integer(index))
     except (TypeError, ValueError):
-        message = f"a target index is made of integers and slices, not {index!r}"
+        message = f"a target index is made of integers and slices, not {_shown(index)}"
         raise InvalidArgument(message, reason="TARGET_INVALID") from None
+
+
+def _to_integer(value: object) -> int:
+    if isinstance(value, bool | np.bool_):
+        raise TypeError
+    return operator.index(cast(int, value))
 
 
 def _from_selectors(messages: Sequence[pb.Selector]) -> v.Selector | Sequence[v.Selector]:
     selectors = [_from_selector(message) for message in messages]
     if not selectors:
         return None
-    return selectors[0] if len(selectors) == 1 else selectors
+    # `[None]` stays a list: None alone means that nothing was given.
+    return selectors[0] if len(selectors) == 1 and selectors[0] is not None else selectors
 
 
 def _from_selector(message: pb.Selector) -> v.Selector:
@@ -227,7 +251,39 @@ def _from_baseline(message: pb.Baseline) -> Array | float:
 
 
 def _set_number(message: pb.AttributeRequest, field: str, number: object) -> None:
+    kind = "a number" if field == "tolerance" else "an integer"
     try:
+        if isinstance(number, bool | np.bool_):
+            raise TypeError
         setattr(message, field, number)
-    except (TypeError, ValueError):
-        raise InvalidArgument(f"cannot be {number!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidArgument(f"is {kind}; it cannot be {_shown(number)}") from None
+
+
+def _text(text: object) -> str:
+    try:
+        if isinstance(text, str) and text.encode() is not None:
+            return text
+    except UnicodeEncodeError:
+        pass
+    raise InvalidArgument(f"is text; it cannot be {_shown(text)}")
+
+
+def _names(names: object) -> list[str]:
+    """Names in a list; a bare one is a list of one."""
+    if isinstance(names, str):
+        return [_text(names)]
+    if not isinstance(names, Iterable):
+        raise InvalidArgument(f"is a name or a list of names; it cannot be {_shown(names)}")
+    return [_text(name) for name in names]
+
+
+def _switch(value: object) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise InvalidArgument(f"is True or False; it cannot be {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    shown = ascii(value) if isinstance(value, str) else repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."

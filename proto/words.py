@@ -45,6 +45,8 @@ METHODS: Words[v.Method, pb.Method] = Words(
         "integrated_gradients": pb.METHOD_INTEGRATED_GRADIENTS,
         "neuron_ig": pb.METHOD_NEURON_IG,
         "deeplift_rescale": pb.METHOD_DEEPLIFT_RESCALE,
+        "deeplift_reveal_cancel": pb.METHOD_DEEPLIFT_REVEAL_CANCEL,
+        "deeplift_genomics_default": pb.METHOD_DEEPLIFT_GENOMICS_DEFAULT,
     },
 )
 QUADRATURES: Words[v.Quadrature, pb.Quadrature] = Words(

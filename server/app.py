@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TextIO, cast
 
 import grpc
@@ -36,7 +37,12 @@ log = structlog.get_logger(__name__)
 
 
 def build(engine: Engine, settings: Settings) -> Server:
-    """A server over the engine, not yet listening; needs a running event loop."""
+    """A server over the engine, not yet listening; needs a running event loop.
+
+    Where structlog is not configured, its log goes to standard error.
+    """
+    if not structlog.is_configured():
+        log_to_stderr()  # structlog's own default prints the local variables of tracebacks
     work = Work(
         workers=settings.workers,
         max_unary=settings.max_unary,
@@ -128,11 +134,15 @@ def serve(settings: Settings) -> None:
         memory_budget=settings.memory_budget_mib * MIB,
     )
     try:
-        for served in scan_all(settings.models):
+        for served in scan_all(settings.models, _log_skipped):
             engine.add(served.name, served.path, version=served.version)
         asyncio.run(_serve(engine, settings))
     finally:
         engine.close()
+
+
+def _log_skipped(file: Path, why: str) -> None:
+    log.warning("skipped", file=str(file), why=why)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,12 +64,24 @@ class Backend:
         # Pad_Fusion loses the input of a Pad that something else reads too (seen in onnxruntime 1.31.1)
         disabled = {"disabled_optimizers": ["Pad_Fusion"]} if optimise else {}
         try:
-            made = ort.InferenceSession(model.SerializeToString(), options, providers=providers, **disabled)
+            return Session(self._made(model, options, providers, disabled))
         except Exception as error:  # onnxruntime raises a dozen unrelated types
-            raise ModelError(
-                f"onnxruntime does not accept the model: {_text(error)}", reason="MODEL_INVALID"
-            ) from error
-        return Session(made)
+            failure = error
+        if optimise:  # some fusions fail where what they fuse is an output too; nothing is fused then
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            with contextlib.suppress(Exception):
+                return Session(self._made(model, options, providers, {}))
+        raise ModelError(
+            f"onnxruntime does not accept the model: {_text(failure)}", reason="MODEL_INVALID"
+        ) from failure
+
+    @staticmethod
+    def _made(
+        model: onnx.ModelProto, options: ort.SessionOptions, providers: list[str], extra: dict[str, list[str]]
+    ) -> ort.InferenceSession:
+        return ort.InferenceSession(
+            model.SerializeToString(), options, providers=providers, enable_fallback=0, **extra
+        )
 
     def run(
         self, model: onnx.ModelProto, inputs: Mapping[str, Array], outputs: list[str]

@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import AttributionError, ModelError, NotDifferentiable
@@ -16,17 +17,19 @@ from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.differentiate import missing_rules
 from onnx_attribution.graph_tools.load import load
 from onnx_attribution.graph_tools.normalise import declared
-from onnx_attribution.graph_tools.program import Choice, rows_program
+from onnx_attribution.graph_tools.program import Choice, deeplift_program, rows_program
+from onnx_attribution.graph_tools.rules import ZERO_DERIVATIVE
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.server.question import forward
 from onnx_attribution.values import Array, BatchMode
 
-STEPS = (1e-1, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+STEPS = (1e-3, 3e-4, 1e-4, 3e-3, 1e-2, 3e-5, 1e-5, 1e-1)  # the likeliest first
 TRIES = 5
 FEW = 8
 TOLERANCE = 2e-2  # a difference in float32 over kinks; the conformance tests use float64 and 1e-4
 HALF_TOLERANCE = 1e-1  # eleven bits
+NOT_FINITE = "the gradient holds NaN or infinite numbers"
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,35 @@ def check_file(
     try:
         model = LoadedModel(path, backend, batch_axes, shapes, example)
     except ModelError as error:
-        refusal = _refusal(f"no input was found on which the model runs: {error}")
-        return Verdict(name, False, refused=[refusal], seconds=time.monotonic() - started)
+        reason = f"no input was found on which the model runs: {error}"
+        found = _readers(declared(load(path)), reason) or [_refusal(reason)]
+        return Verdict(name, False, refused=found, seconds=time.monotonic() - started)
     verdict = _judge(model, name)
     return Verdict(**{**vars(verdict), "seconds": round(time.monotonic() - started, 3)})
 
 
 def _refusal(reason: str, node: str = "", operator: str = "", tensor: str = "") -> dict[str, str]:
     return {"node": node, "operator": operator, "tensor": tensor, "reason": reason}
+
+
+def _readers(model: onnx.ModelProto, reason: str) -> list[dict[str, str]]:
+    """The nodes that read inputs which are no tensors."""
+    others = {x.name for x in model.graph.input if not x.type.HasField("tensor_type")}
+    nodes = [(node, x) for node in model.graph.node for x in node.input if x in others]
+    return [_refusal(reason, node.name, _operator(node.op_type, node.domain), x) for node, x in nodes]
+
+
+def _dead_ends(model: LoadedModel) -> list[dict[str, str]]:
+    """The nodes that make the outputs of a model in which no float tensor leads to one."""
+    names = {z.name for z in model.graph.outputs}
+    found = []
+    for node in model.graph.nodes:
+        for z in node.outputs:
+            if z.name in names:
+                why = ZERO_DERIVATIVE.get((node.domain or "", node.op), "its output holds no floats")
+                reason = f"no float tensor leads to an output: {node.op} {why}"
+                found.append(_refusal(reason, node.name, _operator(node.op, node.domain), z.name))
+    return found
 
 
 def _judge(model: LoadedModel, name: str) -> Verdict:
@@ -80,9 +104,7 @@ def _judge(model: LoadedModel, name: str) -> Verdict:
     proposed = select.float_before_outputs(graph)
     targets = outputs or ([proposed] if proposed else [])
     if not targets:
-        return Verdict(
-            name, False, batch=batch, refused=[_refusal("no float tensor leads to an output")], notes=notes
-        )
+        return Verdict(name, False, batch=batch, refused=_dead_ends(model), notes=notes)
     if not outputs:
         notes.append(f"no output holds floats; the target is {targets[0]!r}")
     failure: NotDifferentiable | None = None
@@ -153,6 +175,11 @@ def _tried(model: LoadedModel, choice: Choice, name: str, notes: list[str]) -> V
         )
     except AttributionError as error:
         return refused(_refusal(f"the program does not run: {error}", tensor=choice.target))
+    if rounding := model.rounding(choice.sources, choice.target):
+        notes.append(f"{rounding}; {_completeness(model, choice)}")
+        if reason and reason != NOT_FINITE:  # a staircase has no derivative to differ from
+            notes.append(reason)
+            reason = ""
     if reason:
         return refused(_refusal(reason, tensor=choice.target))
     return Verdict(name, True, sources, choice.target, batch, [], notes)
@@ -171,7 +198,7 @@ def gradient_disagrees(model: LoadedModel, choice: Choice, seed: int = 0) -> str
     found = session.run({**inputs, "target_weight": weight.astype(kind)})
     gradients = {n: found[f"gradient/{n}"].astype(np.float64) for n in choice.sources}
     if not all(np.isfinite(g).all() for g in gradients.values()):
-        return "the gradient holds NaN or infinite numbers"
+        return NOT_FINITE
     # along the gradient the change is largest; by its signs it is spread evenly, where a few elements are steep
     moves = {n: np.sign(g) if seed % 2 else g for n, g in gradients.items()}
     norm = float(np.sqrt(sum((d * d).sum() for d in moves.values())))
@@ -193,6 +220,26 @@ def gradient_disagrees(model: LoadedModel, choice: Choice, seed: int = 0) -> str
             return ""
     best = min(slopes, key=lambda slope: abs(slope - expected))
     return f"along a direction the outputs change by {best:.6g}, the gradient says {expected:.6g}"
+
+
+def _completeness(model: LoadedModel, choice: Choice) -> str:
+    """How far DeepLIFT's contributions from half the example to all of it are from the change of the target."""
+    example: dict[str, Any] = dict(model.network.example)
+    hidden = [s for s in choice.sources if s not in model.network.input_axes]
+    at_x = forward(model, example, [choice.target, *hidden])
+    inputs = {**example, **{n: at_x[n] for n in hidden}}
+    weight = _cotangent(at_x[choice.target].shape, 0, np.random.default_rng(0))
+    inputs["target_weight"] = weight.astype(at_x[choice.target].dtype)
+    inputs |= {f"baseline/{n}": (inputs[n] * 0.5).astype(inputs[n].dtype) for n in choice.sources}
+    try:
+        session = model.session(("deeplift", choice), lambda: deeplift_program(model.network, choice))
+        found: dict[str, Any] = {k: v.astype(np.float64) for k, v in session.run(inputs).items()}
+    except AttributionError as error:
+        return f"DeepLIFT is not possible: {error}"
+    parts = [found[f"contribution/{n}"] for n in choice.sources]
+    change = float((found["target"] - found["target_baseline"]).sum())
+    rest = abs(sum(float(c.sum()) for c in parts) - change) / max(sum(np.abs(c).sum() for c in parts), 1e-300)
+    return f"DeepLIFT sums to the change of the target up to {rest:.1g}"
 
 
 def _cotangent(shape: tuple[int, ...], seed: int, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -11,7 +11,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import AttributionError, Cancelled, ModelError, NotFound, NotReady
+from onnx_attribution.errors import (
+    AttributionError,
+    Cancelled,
+    InvalidArgument,
+    ModelError,
+    NotDifferentiable,
+    NotFound,
+    NotReady,
+)
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.load import ModelSource
 from onnx_attribution.graph_tools.path import Plan, conductance_plan, count_rows, mean_plan
@@ -28,6 +36,7 @@ from onnx_attribution.server.question import (
     split_samples,
 )
 from onnx_attribution.values import (
+    DEEPLIFT_METHODS,
     PATH_METHODS,
     Accepted,
     Array,
@@ -46,6 +55,7 @@ from onnx_attribution.values import (
 
 Stop = Callable[[], StopReason | Literal["cancelled"] | None]
 MEMORY = 2 << 30
+EXACT_PLAN = 20_000  # terms up to which the rows of a plan are counted before it runs
 
 
 @dataclass
@@ -57,7 +67,9 @@ class _Entry:
     given: Mapping[str, Array]
     lock: Lock
     model: LoadedModel | None = None
-    failure: AttributionError | None = None
+    failure: tuple[str, str] | None = (
+        None  # message and reason; a kept exception would keep every caller's frames
+    )
 
 
 class Engine:
@@ -102,6 +114,10 @@ class Engine:
         `batch_axes` states the batch axis of inputs (None: shared by all samples) where the file leaves it in doubt;
         `shapes` and `example` give inputs on which the model runs, where random ones do not suffice.
         """
+        if not name or "/" in name:
+            raise InvalidArgument(
+                f"a model cannot be called {name!r}; a name is not empty and holds no slash", name=name
+            )
         entry = _Entry(
             model, version, dict(batch_axes or {}), dict(shapes or {}), dict(example or {}), Lock()
         )
@@ -136,12 +152,16 @@ class Engine:
     ) -> dict[str, Array]:
         """The outputs, or any tensors by name, at the inputs."""
         loaded = self._model(model)
-        names = [select.resolve(loaded.graph, name) for name in outputs] or [x.name for x in loaded.outputs]
-        samples = split_samples(loaded, checked_inputs(loaded, inputs))
+        tensors = [x.name for x in loaded.outputs if x.shape is not None]
+        names = [select.resolve(loaded.graph, name) for name in outputs] or tensors
+        checked = checked_inputs(loaded, inputs)
+        samples = split_samples(loaded, checked)
         if loaded.network.batch != "single":
             return forward(loaded, join_samples(loaded, samples), names)
         found = [forward(loaded, sample, names) for sample in samples]
-        return found[0] if len(found) == 1 else {n: np.stack([f[n] for f in found]) for n in names}
+        if all(a.ndim == len(x.shape or ()) for x in loaded.inputs for a in [checked[x.name]]):
+            return found[0]
+        return {n: np.stack([f[n] for f in found]) for n in names}
 
     def attribute(self, request: AttributionRequest) -> Attribution:
         """The answer to a request: the best revision where it asks for a tolerance.
@@ -229,7 +249,7 @@ class Engine:
         """The runs of one revision."""
         method = question.request.method
         if plan is None:
-            compute = evaluate.deeplift if method == "deeplift_rescale" else evaluate.gradient
+            compute = evaluate.deeplift if method in DEEPLIFT_METHODS else evaluate.gradient
             return (yield from compute(loaded, question, self._memory))
         sums = yield from evaluate.along_path(loaded, question, plan, method == "neuron_ig", self._memory)
         if method == "neuron_ig" or not question.request.multiply_by_inputs:
@@ -243,9 +263,9 @@ class Engine:
 
     def _planned(self, loaded: LoadedModel, question: Question, plan: Plan | None) -> int:
         if plan is None:
-            return question.count * (2 if question.request.method == "deeplift_rescale" else 1)
-        if not question.together:
-            return len(plan.alphas) * question.count
+            return question.count * (2 if question.request.method in DEEPLIFT_METHODS else 1)
+        if not question.together or len(plan.fine) * question.count > EXACT_PLAN:
+            return len(plan.alphas) * question.count  # rows that two runs need are counted as they come
         return count_rows(plan, question.count, evaluate.row_limit(loaded, question, self._memory))
 
     def _answer(
@@ -326,28 +346,26 @@ class Engine:
     def _loaded(self, name: str, entry: _Entry) -> LoadedModel:
         with entry.lock:
             if entry.failure is not None:
-                raise entry.failure
+                raise ModelError(entry.failure[0], reason=entry.failure[1], model=name)
             if entry.model is None:
                 try:
                     entry.model = LoadedModel(
                         entry.source, self._backend, entry.axes, entry.shapes, entry.given
                     )
-                except AttributionError as error:
+                except (ModelError, NotDifferentiable) as error:
                     reason = error.reason if error.reason != "RUNTIME_FAILURE" else "MODEL_LOAD_FAILED"
-                    entry.failure = ModelError(
-                        f"model {name!r} cannot be loaded: {error}", reason=reason, model=name
-                    )
-                    raise entry.failure from error
+                    entry.failure = (f"model {name!r} cannot be loaded: {error}", reason)
+                    raise ModelError(entry.failure[0], reason=reason, model=name) from error
             return entry.model
 
     def _info(self, name: str, entry: _Entry) -> ModelInfo:
         if entry.failure is not None:
-            return ModelInfo(name, entry.version, "FAILED", str(entry.failure))
+            return ModelInfo(name, entry.version, "FAILED", entry.failure[0])
         if entry.model is None:
             return ModelInfo(name, entry.version, "UNLOADED")
         model = entry.model
         try:
-            sources = model.sources((), select.target_tensor(model.graph, model.default_target()))
+            sources = model.sources((), model.first_target())
         except AttributionError:
             sources = ()
         return ModelInfo(

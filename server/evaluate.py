@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +13,21 @@ from onnx_attribution.graph_tools import path
 from onnx_attribution.graph_tools.batch import RowAxis
 from onnx_attribution.graph_tools.path import Batch, Plan, Term
 from onnx_attribution.graph_tools.program import deeplift_program, path_program, rows_program
+from onnx_attribution.graph_tools.reveal_rules import Where
 from onnx_attribution.server.backend import Session
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.server.question import Question
-from onnx_attribution.values import Array
+from onnx_attribution.values import Array, Method
 
 Floats = NDArray[np.float64]
 Evaluation = Generator[int, None, "Sums"]
 """Yields the rows evaluated by each run; returns the sums."""
 MAX_ROWS = 256
+REVEALED: dict[Method, Where] = {
+    "deeplift_reveal_cancel": "everywhere",
+    "deeplift_genomics_default": "dense",
+}
+"""After which linear operators a DeepLIFT method takes RevealCancel."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,13 @@ def gradient(model: LoadedModel, question: Question, memory: int) -> Evaluation:
 
 
 def deeplift(model: LoadedModel, question: Question, memory: int) -> Evaluation:
-    """DeepLIFT contributions with the Rescale rule, or multipliers."""
-    multiply = question.request.multiply_by_inputs
-    key = ("deeplift", question.choice, multiply)
-    session = model.session(key, lambda: deeplift_program(model.network, question.choice, multiply=multiply))
+    """DeepLIFT contributions, or multipliers."""
+    multiply, where = question.request.multiply_by_inputs, REVEALED.get(question.request.method)
+    key = ("deeplift", question.choice, multiply, where)
+    session = model.session(
+        key,
+        lambda: deeplift_program(model.network, question.choice, multiply=multiply, reveal_cancel=where),
+    )
     parts: dict[str, list[Floats]] = {layer: [] for layer in question.choice.layers}
     limit = max(row_limit(model, question, memory) // 2, 1)
     for inputs, weight in _slices(model, question, limit, references=True):
@@ -117,16 +126,23 @@ def _one_by_one(model: LoadedModel, question: Question, plan: Plan, delta: bool)
     session = _rows_session(model, question)
     fine: dict[str, list[Floats]] = {layer: [] for layer in question.choice.layers}
     coarse: dict[str, list[Floats]] = {layer: [] for layer in question.choice.layers}
+    ready, last_need = _schedule(plan)
     for sample, baseline, weight in zip(question.samples, question.baselines, question.weights, strict=True):
-        rows: list[dict[str, tuple[Floats, Floats]]] = []
-        for alpha in plan.alphas:
+        rows: dict[int, dict[str, tuple[Floats, Floats]]] = {}
+        totals: dict[tuple[str, int], Floats] = {}
+        for node, alpha in enumerate(plan.alphas):
             moved = {n: _between(baseline[n], sample[n], float(alpha)) for n in question.choice.sources}
-            rows.append(_pairs(question, session.run({**sample, **moved, "target_weight": weight})))
+            rows[node] = _pairs(question, session.run({**sample, **moved, "target_weight": weight}))
             yield 1
+            for layer in question.choice.layers:
+                for term, level in ready.get(node, ()):
+                    part = _product(term, rows, layer, delta)
+                    totals[layer, level] = totals[layer, level] + part if (layer, level) in totals else part
+            rows = {n: row for n, row in rows.items() if last_need.get(n, -1) > node}
         for layer in question.choice.layers:
-            fine[layer].append(_summed(plan.fine, rows, layer, delta))
+            fine[layer].append(totals[layer, 0])
             if plan.coarse:
-                coarse[layer].append(_summed(plan.coarse, rows, layer, delta))
+                coarse[layer].append(totals[layer, 1])
     return Sums(
         {layer: np.concatenate(p) for layer, p in fine.items()},
         {layer: np.concatenate(p) for layer, p in coarse.items()} if plan.coarse else {},
@@ -134,19 +150,29 @@ def _one_by_one(model: LoadedModel, question: Question, plan: Plan, delta: bool)
     )
 
 
+def _schedule(plan: Plan) -> tuple[dict[int, list[tuple[Term, int]]], dict[int, int]]:
+    """After which node each term can be added up, and until which node each row is needed."""
+    ready: dict[int, list[tuple[Term, int]]] = {}
+    last_need: dict[int, int] = {}
+    for level, terms in enumerate((plan.fine, plan.coarse)):
+        for term in terms:
+            nodes = (term.gradient, term.left, term.right)
+            ready.setdefault(max(nodes), []).append((term, level))
+            for node in nodes:
+                last_need[node] = max(last_need.get(node, -1), max(nodes))
+    return ready, last_need
+
+
 def _between(low: Array, high: Array, alpha: float) -> Array:
     wide = alpha * high.astype(np.float64) + (1 - alpha) * low.astype(np.float64)
     return wide.astype(high.dtype)
 
 
-def _summed(
-    terms: Sequence[Term], rows: Sequence[Mapping[str, tuple[Floats, Floats]]], layer: str, delta: bool
+def _product(
+    term: Term, rows: Mapping[int, Mapping[str, tuple[Floats, Floats]]], layer: str, delta: bool
 ) -> Floats:
-    total: Floats = np.zeros_like(rows[0][layer][1])
-    for term in terms:
-        g = rows[term.gradient][layer][1]
-        total += term.weight * (g * (rows[term.right][layer][0] - rows[term.left][layer][0]) if delta else g)
-    return total
+    g = rows[term.gradient][layer][1]
+    return term.weight * (g * (rows[term.right][layer][0] - rows[term.left][layer][0]) if delta else g)
 
 
 def _rows_session(model: LoadedModel, question: Question) -> Session:

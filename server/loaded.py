@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from threading import RLock
 from typing import cast
 
@@ -14,6 +15,7 @@ import onnx
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.batch import Network, NotSeparable, RowAxis, prepare, prove
+from onnx_attribution.graph_tools.differentiate import straight_through
 from onnx_attribution.graph_tools.example import example_inputs
 from onnx_attribution.graph_tools.graph import graph_of
 from onnx_attribution.graph_tools.load import ModelSource, digest, load
@@ -55,7 +57,7 @@ class LoadedModel:
             TensorInfo(v.name, _type(v), tuple(_dims(v)), self.network.input_axes[v.name])
             for v in plain.graph.input
         )
-        self.outputs = tuple(TensorInfo(v.name, _type(v), tuple(_dims(v)), None) for v in plain.graph.output)
+        self.outputs = tuple(TensorInfo(v.name, _type(v), _shape(v), None) for v in plain.graph.output)
         self._cache = Cache(CAPACITY)
         self._proving = RLock()
         self._row_bytes: dict[tuple[object, ...], int] = {}
@@ -101,12 +103,26 @@ class LoadedModel:
         return found
 
     def layers(self, pattern: str = "") -> list[LayerInfo]:
-        """The layers between the default sources and the default target (the first float output where there are
-        several); `pattern` is a part of the name, node or operator."""
-        outputs = select.float_outputs(self.graph)
-        target = outputs[0] if len(outputs) > 1 else select.target_tensor(self.graph, self.default_target())
+        """The layers between the default sources and the first target; `pattern` is a part or a glob of the name or
+        node, or the operator."""
+        target = self.first_target()
         found = select.layers(self.graph, self.sources((), target), target)
+        if any(c in pattern for c in "*?["):
+            return [x for x in found if fnmatchcase(x.name, pattern) or fnmatchcase(x.node, pattern)]
         return [x for x in found if pattern in x.name or pattern in x.node or pattern == x.operator]
+
+    def first_target(self) -> str:
+        """The target that lists are made for: the first float output, or the float tensor before the outputs."""
+        outputs = select.float_outputs(self.graph)
+        return outputs[0] if outputs else select.target_tensor(self.graph, self.default_target())
+
+    def rounding(self, sources: Sequence[str], target: str) -> str:
+        """In words, where between the sources and the target the gradient is straight-through; "" for nowhere."""
+        found = [node.op for node in straight_through(list(self.graph.nodes), sources, target)]
+        if not found:
+            return ""
+        kinds = ", ".join(dict.fromkeys(found))
+        return f"the gradient is straight-through at {len(found)} quantising operator{'s'[: len(found) > 1]} ({kinds})"
 
     def default_target(self) -> str | None:
         """The float tensor before the outputs of a model whose outputs hold no floats."""
@@ -150,6 +166,11 @@ def _total_bytes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) 
 def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     found = value.type.tensor_type.shape.dim
     return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in found)
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
+    """The shape of a tensor; None for sequences and maps."""
+    return _dims(value) if value.type.HasField("tensor_type") else None
 
 
 def _type(value: onnx.ValueInfoProto) -> str:

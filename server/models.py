@@ -6,16 +6,19 @@ A folder holds `<name>/<version>/model.onnx`, `<name>/model.onnx` (version 1) or
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from onnx_attribution.errors import InvalidArgument
 
-__all__ = ["Served", "scan", "scan_all"]
+__all__ = ["Report", "Served", "scan", "scan_all"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+Report = Callable[[Path, str], None]
 
 
 class Served(NamedTuple):
@@ -26,15 +29,20 @@ class Served(NamedTuple):
     path: Path
 
 
-def scan_all(paths: Iterable[Path]) -> list[Served]:
+def _ignore(file: Path, why: str) -> None:
+    pass
+
+
+def scan_all(paths: Iterable[Path], skipped: Report = _ignore) -> list[Served]:
     """What is found below each path. Raises: InvalidArgument for a name and version that is there twice."""
-    return _unique(served for path in paths for served in scan(path))
+    return _unique(served for path in paths for served in scan(path, skipped))
 
 
-def scan(path: Path) -> list[Served]:
+def scan(path: Path, skipped: Report = _ignore) -> list[Served]:
     """The models of a folder, by name and version; of a single file, itself.
 
-    Files that a symbolic link leads out of the folder to, and names that are no plain words, are left out.
+    Files that a symbolic link leads out of the folder to, and names that are no plain words, are left out; `skipped` is
+    called with each and why.
     Raises: InvalidArgument if there is no such folder or file, or for a name and version that is there twice.
     """
     if path.is_file():
@@ -43,7 +51,14 @@ def scan(path: Path) -> list[Served]:
         raise InvalidArgument(f"no folder or file {str(path)!r}", path=path)
     root = path.resolve()
     files = (file for pattern in ("*.onnx", "*/model.onnx", "*/*/model.onnx") for file in root.glob(pattern))
-    return _unique(served for file in files if (served := _served(root, file)))
+    found: list[Served] = []
+    for file in sorted(files):
+        served = _served(root, file)
+        if isinstance(served, Served):
+            found.append(served)
+        else:
+            skipped(path / file.relative_to(root), served)
+    return _unique(found)
 
 
 def _unique(found: Iterable[Served]) -> list[Served]:
@@ -56,13 +71,20 @@ def _unique(found: Iterable[Served]) -> list[Served]:
     return sorted(known.values())
 
 
-def _served(root: Path, file: Path) -> Served | None:
+def _served(root: Path, file: Path) -> Served | str:
+    """The model of a file, or why it is none."""
     name, *version = file.relative_to(root).parts[:-1] or (file.stem,)
-    if not NAME.fullmatch(name) or not all(map(VERSION.fullmatch, version)):
-        return None
+    if not NAME.fullmatch(name):
+        return (
+            f"{name!r} is no name for a model: at most 128 letters, digits, '.', '_', '-', and no sign first"
+        )
+    if not all(map(VERSION.fullmatch, version)):
+        return f"{version[0]!r} is no version: a number from 1 on"
     real = file.resolve()
-    if not real.is_file() or not real.is_relative_to(root):
-        return None
+    if not real.is_relative_to(root):
+        return "it is a link out of the folder"
+    if not real.is_file():
+        return "it is a link to nothing" if file.is_symlink() else "it is no file"
     return Served(name, int(version[0]) if version else 1, real)
 
 

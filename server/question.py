@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import InvalidArgument, NotDifferentiable
+from onnx_attribution.errors import InvalidArgument, NotDifferentiable, NotFound
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.batch import RowAxis
 from onnx_attribution.graph_tools.path import check_steps
 from onnx_attribution.graph_tools.program import Choice, forward_program
 from onnx_attribution.server import targets
 from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.values import METHODS, PATH_METHODS, Array, AttributionRequest
+from onnx_attribution.values import DEEPLIFT_METHODS, METHODS, PATH_METHODS, Array, AttributionRequest
 
 MAX_SAMPLES = 256
 
@@ -55,6 +55,12 @@ def check_request(request: AttributionRequest) -> None:
             raise InvalidArgument(
                 f"tolerance is {request.tolerance}; it must be above 0", tolerance=request.tolerance
             )
+        if not request.multiply_by_inputs and request.method == "neuron_ig":
+            raise InvalidArgument(
+                "neuron_ig has no form without the difference of activations (multiply_by_inputs)"
+            )
+        if request.tolerance is not None:
+            check_steps(request.max_steps, request.quadrature, name="max_steps")
         if request.tolerance is not None and request.max_steps < request.steps:
             raise InvalidArgument(
                 f"max_steps is {request.max_steps}, below steps, {request.steps}", max_steps=request.max_steps
@@ -68,7 +74,9 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
         InvalidArgument, NotFound, NotDifferentiable: the message names what cannot be used.
     """
     check_request(request)
-    target = select.target_tensor(model.graph, request.target.tensor)
+    if isinstance(request.layers, str) or isinstance(request.source, str):
+        raise InvalidArgument("layers and source are sequences of names, not one name")
+    target, class_axis, notes = targets.chosen(model, request)
     sources, layers = _source_and_layers(model, request, target)
     choice = Choice(sources, layers, target)
     _check_between(model, choice)
@@ -76,10 +84,12 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
     tensors = [target, *sources, *layers]
     rows = model.rows_of(tensors)
     together = model.network.batch != "single" and all(rows[name] is not None for name in tensors)
-    warnings = list(model.network.notes)
+    warnings = [*model.network.notes, *notes]
     if model.network.batch != "single" and not together:
         names = ", ".join(repr(n) for n in tensors if rows[n] is None)
         warnings.append(f"rows are evaluated one by one: those of {names} are not separable")
+    if request.method not in DEEPLIFT_METHODS and (rounding := model.rounding(sources, target)):
+        warnings.append(rounding)
     samples = [join_samples(model, given)] if together else given
     hidden = [s for s in sources if s not in model.network.input_axes]
     at_x = [forward(model, sample, [target, *hidden]) for sample in samples]
@@ -96,6 +106,8 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
     if request.target.minus is not None:
         minus, less = targets.weights(stacked, request.target.minus, "minus")
         plus, words = plus - minus, tuple(f"{a} - {b}" for a, b in zip(words, less, strict=True))
+    if request.target.mean_centred:
+        plus, words = targets.centred(plus, class_axis), tuple(f"{word} - mean" for word in words)
     weights = [targets.restored(plus, at_x[0][target], lead)] if together else [
         plus[k].reshape(found[target].shape) for k, found in enumerate(at_x)
     ]  # fmt: skip
@@ -156,6 +168,8 @@ def _check_between(model: LoadedModel, choice: Choice) -> None:
 
 def checked_inputs(model: LoadedModel, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """The inputs as arrays of the model's types; every violation is told, not the first only."""
+    if not isinstance(inputs, Mapping):
+        raise InvalidArgument("inputs map the name of every model input to an array", reason="INPUT_INVALID")
     wanted = {info.name: info for info in model.inputs}
     problems: list[tuple[str, str, str]] = []
     for name in wanted:
@@ -168,9 +182,10 @@ def checked_inputs(model: LoadedModel, inputs: Mapping[str, Array]) -> dict[str,
             problems.append(("INPUT_UNKNOWN", name, f"there is no input {name!r}; the inputs are {known}"))
             continue
         try:
-            checked[name] = _checked(model, wanted[name].dtype, name, np.asarray(value))
+            checked[name] = _checked(model, wanted[name].dtype, name, _array(f"input {name!r}", value))
         except InvalidArgument as error:
             problems.append((error.reason, name, error.message))
+    problems += _unequal_sizes(model, checked)
     if problems:
         reasons = {reason for reason, _, _ in problems}
         raise InvalidArgument(
@@ -181,8 +196,42 @@ def checked_inputs(model: LoadedModel, inputs: Mapping[str, Array]) -> dict[str,
     return checked
 
 
+def _array(role: str, value: object) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise InvalidArgument(
+            f"{role} is ragged: its rows differ in length", reason="SHAPE_MISMATCH"
+        ) from None
+
+
+def _unequal_sizes(model: LoadedModel, inputs: Mapping[str, Array]) -> list[tuple[str, str, str]]:
+    """Sizes that the file calls by one name and that differ between the inputs."""
+    seen: dict[str, tuple[str, int]] = {}
+    problems: list[tuple[str, str, str]] = []
+    for info in model.inputs:
+        array, dims = inputs.get(info.name), info.shape or ()
+        if array is None or array.ndim != len(dims):
+            continue
+        for axis, (dim, size) in enumerate(zip(dims, array.shape, strict=True)):
+            if not isinstance(dim, str) or axis == info.batch_axis:
+                continue
+            first, expected = seen.setdefault(dim, (info.name, size))
+            if size != expected:
+                text = f"input {info.name!r} has size {size} along {dim!r}, input {first!r} has {expected}"
+                problems.append(("SHAPE_MISMATCH", info.name, text))
+    return problems
+
+
 def _checked(model: LoadedModel, kind: str, name: str, array: Array) -> Array:
-    if kind != "string":
+    if kind == "string":
+        if array.dtype.kind not in "OUST":
+            raise InvalidArgument(
+                f"input {name!r} has type {array.dtype.name}; the model takes strings",
+                reason="DTYPE_MISMATCH",
+            )
+        array = array.astype(object)
+    else:
         wanted = np.dtype(kind)
         floats = array.dtype.kind == "f" and wanted.kind in "fV"
         integers = array.dtype.kind in "iu" and wanted.kind in "iu"
@@ -283,8 +332,18 @@ def _baselines(
     warnings: list[str],
 ) -> list[dict[str, Array]]:
     """The sources at x', like the samples."""
-    given = dict(request.baselines)
+    if not isinstance(request.baselines, Mapping):
+        raise InvalidArgument(
+            "baselines map the name of a source to an array or a number", reason="BASELINE_INVALID"
+        )
     inputs = model.network.input_axes
+    try:
+        given = {
+            n if n in inputs else select.resolve(model.graph, n): value
+            for n, value in request.baselines.items()
+        }
+    except NotFound as error:
+        raise InvalidArgument(f"a baseline has no tensor: {error}", reason="BASELINE_INVALID") from error
     hidden = [s for s in sources if s not in inputs]
     for name in given:
         if name not in sources and not (name in inputs and hidden):
@@ -319,7 +378,7 @@ def _baselines(
 
 def _broadcast(name: str, value: Array | float, like: Array, index: int, count: int) -> Array:
     """A baseline in the shape and type of the sample."""
-    array = np.asarray(value)
+    array = _array(f"the baseline of {name!r}", value)
     if array.dtype.kind not in "fiub":
         raise InvalidArgument(
             f"the baseline of {name!r} has type {array.dtype.name}", reason="BASELINE_INVALID"
@@ -328,7 +387,7 @@ def _broadcast(name: str, value: Array | float, like: Array, index: int, count: 
         raise InvalidArgument(
             f"the baseline of {name!r} holds NaN or infinite numbers", reason="BASELINE_INVALID"
         )
-    if count > 1 and array.ndim == like.ndim + 1:
+    if array.ndim == like.ndim + 1 and len(array) in (1, count):
         array = array[index if len(array) > 1 else 0]
     elif count > 1 and array.ndim == like.ndim and array.shape[0] == count and like.shape[0] == 1:
         array = array[index : index + 1]

@@ -8,8 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.batch import RowAxis
-from onnx_attribution.values import Array, Index, Selector
+from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.values import Array, AttributionRequest, Index, Selector
+
+
+def chosen(model: LoadedModel, request: AttributionRequest) -> tuple[str, int | None, list[str]]:
+    """The target tensor, the axis of its classes where it is known, and what to say about it."""
+    target = select.target_tensor(model.graph, request.target.tensor)
+    found = select.logit_of(model.graph, target)
+    if request.target.logit:
+        if found is None:
+            raise InvalidArgument(
+                f"the target {target!r} is not made by a Softmax, LogSoftmax or Sigmoid, so that it has no logit",
+                reason="TARGET_INVALID", target=target,
+            )  # fmt: skip
+        return found.tensor, found.axis, []
+    if found is None or all(target != out.name for out in model.graph.outputs):
+        return target, None, []
+    return target, found.axis, [
+        f"the target {target!r} is made by {found.operator}, which saturates; recommended is its logit {found.tensor!r}"
+    ]  # fmt: skip
 
 
 def units(array: Array, rows: RowAxis | None, together: bool) -> NDArray[np.float64]:
@@ -54,6 +74,16 @@ def weights(
     return weights, tuple(words)
 
 
+def centred(weights: NDArray[np.float64], axis: int | None) -> NDArray[np.float64]:
+    """The weights less their mean over the classes; `axis` is that of the tensor, with its batch axis."""
+    if axis is None and weights.ndim != 2:
+        raise InvalidArgument(
+            f"the target has shape {list(weights.shape[1:])} for each sample; mean_centred needs one axis of classes",
+            reason="TARGET_INVALID",
+        )
+    return np.asarray(weights - weights.mean(axis=-1 if axis is None else axis, keepdims=True))
+
+
 def _per_sample(index: Selector | Sequence[Selector], count: int, role: str) -> list[Selector]:
     if isinstance(index, np.ndarray):
         index = index.tolist()
@@ -88,6 +118,14 @@ def _place(selector: Selector, value: NDArray[np.float64], unit: tuple[int, ...]
     place: list[Index] = []
     for axis, (part, size) in enumerate(zip(parts, unit, strict=True)):
         if isinstance(part, slice):
+            if not all(
+                isinstance(b, (int, np.integer, type(None))) for b in (part.start, part.stop, part.step)
+            ):
+                raise InvalidArgument(
+                    f"the target region {part} has bounds that are no integers", reason="TARGET_INVALID"
+                )
+            if part.step == 0:
+                raise InvalidArgument("the target region has step 0", reason="TARGET_INVALID")
             if len(range(*part.indices(size))) == 0:
                 raise InvalidArgument(
                     f"the target region is empty along axis {axis}", reason="TARGET_INVALID"

@@ -7,6 +7,7 @@ import typer
 from onnx_attribution.client.cli.check import check
 from onnx_attribution.client.cli.explain import explain
 from onnx_attribution.client.cli.layers import layers
+from onnx_attribution.client.cli.ops import ops
 from onnx_attribution.client.cli.serve import serve
 from onnx_attribution.client.cli.status import EPILOG, guarded
 
@@ -18,5 +19,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (serve, layers, check, explain):
+for command in (serve, layers, check, explain, ops):
     app.command(epilog=EPILOG)(guarded(command))

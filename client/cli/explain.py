@@ -6,7 +6,7 @@ import contextlib
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, TypeVar, get_args
 
@@ -73,9 +73,18 @@ def explain(
     minus: Annotated[
         Many, typer.Option(metavar="INDEX", help="Subtracted from the target; same forms.")
     ] = None,
+    logit: Annotated[
+        bool,
+        typer.Option("--logit", help="What a final Softmax, LogSoftmax or Sigmoid is made of, in its place."),
+    ] = False,
+    mean_centred: Annotated[
+        bool, typer.Option("--mean-centred", help="Less the mean over the classes.")
+    ] = False,
     baseline: Annotated[
         Many,
-        typer.Option(metavar="[NAME=]FILE|NUMBER", help="Default 0. A number alone holds for all sources."),
+        typer.Option(
+            metavar="[NAME=]FILE|NUMBER", help="Default 0. A number or file alone holds for all sources."
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Segments of the path.")] = 64,
     tolerance: Annotated[
@@ -119,7 +128,7 @@ def explain(
     question = _Question(
         _named(method, METHODS, "method"), tuple(layer or ()), tuple(source or ()), tuple(target or ()),
         tuple(minus or ()), tuple(baseline or ()), steps, tolerance, max_steps,
-        _named(quadrature, QUADRATURES, "quadrature"),
+        _named(quadrature, QUADRATURES, "quadrature"), logit, mean_centred,
     )  # fmt: skip
     _check_places(out, plot)
 
@@ -155,6 +164,8 @@ class _Question:
     tolerance: float | None
     max_steps: int
     quadrature: Quadrature
+    logit: bool
+    mean_centred: bool
 
     def request(self, info: ModelInfo, arrays: Mapping[str, Array], picture: Picture) -> AttributionRequest:
         sources = self.source or info.sources
@@ -164,7 +175,11 @@ class _Question:
             method=self.method,
             layers=self.layers,
             source=self.source,
-            target=parse_target(self.target, self.minus, [one.name for one in info.outputs]),
+            target=replace(
+                parse_target(self.target, self.minus, [one.name for one in info.outputs]),
+                logit=self.logit,
+                mean_centred=self.mean_centred,
+            ),
             baselines=read_baselines(self.baseline, sources, info.inputs, picture),
             steps=self.steps,
             max_steps=max(self.max_steps, self.steps),

@@ -67,16 +67,38 @@ def read_inputs(
 def read_baselines(
     given: Sequence[str], sources: Sequence[str], infos: Sequence[TensorInfo], picture: Picture
 ) -> dict[str, Array | float]:
-    """The baselines of `NAME=FILE`, `NAME=NUMBER`, or FILE or NUMBER alone, which all sources take."""
+    """The baselines of `NAME=FILE`, `NAME=NUMBER`, or FILE or NUMBER alone, which all other sources take.
+
+    Names are passed on as they are. Without `sources` (they depend on the target of a model with several outputs),
+    what stands alone is for the float inputs.
+
+    Raises:
+        InvalidArgument: two baselines for one name, one for no source at all, or a file that cannot be used.
+    """
     known = {info.name: info for info in infos}
-    found: dict[str, Array | float] = {}
+    texts: dict[str | None, str] = {}
     for text in given:
         name, value = split_name(text, (*sources, *known), strict=False)
-        names = tuple(sources) if name is None else (name,)
-        for each in names:
+        if name in texts:
+            raise InvalidArgument(
+                f"--baseline {text}: {'all sources have' if name is None else repr(name) + ' has'} one already",
+                reason="BASELINE_INVALID",
+            )
+        texts[name] = value
+    alone = texts.pop(None, None)
+    if alone is not None:
+        names = sources or [info.name for info in infos if info.dtype in FLOATS]
+        if not names:
+            raise InvalidArgument(
+                f"--baseline {alone}: the source depends on the target; name it with --source, or write NAME={alone}",
+                reason="BASELINE_INVALID",
+            )
+        texts = {**dict.fromkeys(names, alone), **texts}
+    found: dict[str, Array | float] = {}
+    for name, value in texts.items():
+        if name is not None:
             number = _number(value)
-            info = known.get(each)
-            found[each] = read_file(value, info, picture) if number is None else number
+            found[name] = read_file(value, known.get(name), picture) if number is None else number
     return found
 
 

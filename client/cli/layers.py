@@ -14,7 +14,10 @@ from onnx_attribution.client.cli.inputs import axes_of, shapes_of
 def layers(
     file: options.File,
     pattern: Annotated[
-        str, typer.Option(metavar="TEXT", help="Only names and nodes with this part, or this operator.")
+        str,
+        typer.Option(
+            metavar="TEXT", help="Only names and nodes with this part or of this glob, or this operator."
+        ),
     ] = "",
     provider: options.Provider = "cpu",
     threads: options.Threads = 0,

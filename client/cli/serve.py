@@ -56,7 +56,7 @@ def serve(
         problems = ("--" + ".".join(map(str, one["loc"])) + f": {one['msg']}" for one in error.errors())
         raise InvalidArgument("; ".join(problem.removeprefix("--: ") for problem in problems)) from None
     log_to_stderr()
-    found = scan_all(settings.models)
+    found = scan_all(settings.models, lambda file, why: say(f"skipped {str(file)!r}: {why}"))
     if not found:
         raise InvalidArgument(f"no models in {', '.join(map(str, folders))}")
     with Engine(

@@ -60,7 +60,7 @@ def mean_factor(op: Emitter, x: Value, z: Value) -> Value:
     numbers, counts = op.size(x), op.size(z)
     many, one = known(numbers), known(counts)
     if many is not None and one is not None:
-        return convert(op, op.constant(np.float32(one / max(many, 1))), x)
+        return op.like(x, float(one / max(many, 1)))
     wide = [op("Cast", count, to=11) for count in (counts, numbers)]
     ratio = op("Div", *wide)
     ratio.dtype = np.dtype(np.float64)

@@ -2,23 +2,35 @@
 
 Linear operators keep their gradient; products take it at the midpoint, which is their two-factor Shapley value;
 elementwise functions take the secant; max pooling gives each window's change to the places of its two maxima.
+Normalisations and other functions of many elements are recomputed from standard operators that sum exactly (`PARTS`).
+Truth values and integers that depend on the source count as numbers: a comparison is a step, Where a product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
+from onnx_attribution.graph_tools.rules.composite import staged
 from onnx_attribution.graph_tools.rules.pooling import pool_indices, unpool
-from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, Rule
+from onnx_attribution.graph_tools.rules.registry import Forward, Gradients, NodeView, Rule
 
-SecantRule = Callable[[Emitter, NodeView, NodeView, Value], Gradients]
+SecantRule = Callable[..., Gradients]
 SECANT: dict[str, SecantRule] = {}
-"""Rules `(op, node, reference, g)` for operators whose secant needs more than their gradient rule."""
+"""Rules `(op, node, reference, *gradients)` for operators whose secant needs more than their gradient rule."""
+MANY: dict[str, SecantRule] = {}
+"""The same for more moving inputs than two."""
+CONTROL: dict[str, SecantRule] = {}
+"""Rules `(op, node, reference, gradients, references, moving)` for operators with graphs."""
+PARTS: dict[str, tuple[Forward, Callable[[NodeView], bool]]] = {}
+"""What computes an operator from standard ones, whose secants are its own, and for which nodes that is meant."""
+STEPS: dict[tuple[str, str], Rule] = {}
+"""Rules for operators without a derivative that have a secant: rounding, comparisons, logic."""
 
 
 def secant(*operators: str) -> Callable[[SecantRule], SecantRule]:
@@ -31,40 +43,137 @@ def secant(*operators: str) -> Callable[[SecantRule], SecantRule]:
     return register
 
 
+def parts(
+    *operators: str, when: Callable[[NodeView], bool] = lambda node: True
+) -> Callable[[Forward], Forward]:
+    """Registers what computes an operator from standard ones, `(op, node) -> output or outputs`."""
+
+    def register(forward: Forward) -> Forward:
+        PARTS.update(dict.fromkeys(operators, (forward, when)))
+        return forward
+
+    return register
+
+
 def secant_of(
-    references: Mapping[str, Value], moving: set[str], op: Emitter
-) -> Callable[[NodeView, Rule], object]:
+    references: dict[str, Value], moving: set[str]
+) -> Callable[[NodeView, Rule], Callable[..., Gradients]]:
     """The choice of the secant: which rule a node follows between x and x'.
 
-    `references` maps tensors to their values at x'; `moving` names those whose values depend on the source.
+    `references` maps tensors to their values at x'; `moving` names those whose values depend on the source. Both grow
+    with the tensors of operators that are recomputed from standard ones; where one of those stands for an output, the
+    operator's own is taken.
     """
+    own: dict[str, Value] = {}
 
     def choose(node: NodeView, rule: Rule) -> Callable[..., Gradients]:
+        moved = [k for k, x in enumerate(node.inputs) if x is not None and x.name in moving]
+        active = tuple(
+            k in moved for k in range(len(node.inputs))
+        )  # more than lead to the layer, if it is no cut
         at_reference = replace(
             node,
             inputs=tuple(x and references.get(x.name, x) for x in node.inputs),
             outputs=tuple(z and references.get(z.name, z) for z in node.outputs),
+            active=active,
         )
-        active = [k for k, is_active in enumerate(node.active) if is_active]
-        moved = [k for k, x in enumerate(node.inputs) if x is not None and x.name in moving]
-        if node.operator in SECANT and node.domain == "":
-            special = SECANT[node.operator]
-            return lambda op, view, g, *_: special(op, view, at_reference, g)
-        if moved == active and rule.is_linear_in(node, active):
-            return rule.vjp
-        if moved == active and rule.bilinear:
-            return lambda op, view, *g: rule.vjp(op, _midpoint(op, node, at_reference), *g)
-        if moved == active and rule.elementwise and len(active) == 1:
-            return lambda op, view, g: _slope(op, node, at_reference, rule, active[0], g)
-        if moved == active and rule.elementwise and len(active) == 2:
-            return lambda op, view, g: _shared(op, node, at_reference, active, g)
-        raise NotDifferentiable(
-            f"DeepLIFT has no rule for {node.operator} (node {node.name!r}) with "
-            f"{', '.join(repr(node.input(k).name) for k in moved)} depending on the source",
-            node=node.name, operator=node.operator, tensor=node.z.name,
-        )  # fmt: skip
+        node = replace(node, active=active)
+        forward = _forward(node, rule)
+        if node.operator in CONTROL and node.domain == "":
+            control = CONTROL[node.operator]
+            return lambda op, view, *g: control(
+                op, replace(view, active=active), at_reference, g, references, moving
+            )
+
+        def follow(op: Emitter, view: NodeView, *g: Value | None) -> Gradients:
+            pairs = zip(node.outputs, view.outputs, strict=True)
+            outputs = tuple(z if raw is None else own.get(raw.name, z) for raw, z in pairs)
+            here = _numeric(op, replace(view, active=active, outputs=outputs), g)
+            there = _numeric(op, at_reference.real(op), g)
+            if chosen is not None:
+                return chosen(op, here, there, *g)
+            assert forward is not None
+            return _through(op, here, there, forward, g, moved, references, moving, own)
+
+        chosen = _chosen(node, rule, moved) if forward is None else None
+        return follow
 
     return choose
+
+
+def _forward(node: NodeView, rule: Rule) -> Forward | None:
+    if rule.forward is None and node.domain == "" and node.operator in PARTS:
+        forward, when = PARTS[node.operator]
+        return forward if when(node) else None
+    return rule.forward
+
+
+def _numeric(op: Emitter, node: NodeView, gradients: Sequence[Value | None]) -> NodeView:
+    """The node with numbers in place of the truth values and integers that depend on the source."""
+    if any(isinstance(value, gs.Graph) for value in node.attributes.values()):
+        return node
+    kind = next((g.dtype for g in gradients if g is not None), np.dtype(np.float32))
+
+    def number(value: Value | None) -> Value | None:
+        return value if value is None or value.dtype is None or is_float(value) else op.cast(value, kind)
+
+    pairs = zip(node.inputs, node.active, strict=True)
+    return replace(
+        node,
+        inputs=tuple(number(x) if is_active else x for x, is_active in pairs),
+        outputs=tuple(map(number, node.outputs)) if any(node.active) else node.outputs,
+    )
+
+
+def _chosen(node: NodeView, rule: Rule, moved: Sequence[int]) -> Callable[..., Gradients]:
+    """What the node does, as `(op, node, reference, *gradients)`; `moved` are the inputs that differ at x'."""
+    if node.operator in SECANT and node.domain in ("", "com.microsoft"):
+        return SECANT[node.operator]
+    if rule.is_linear_in(node, moved):
+        return lambda op, view, reference, *g: rule.vjp(op, view, *g)
+    if rule.bilinear and _in_two_factors(rule, moved):
+        return lambda op, view, reference, *g: rule.vjp(op, _midpoint(op, view, reference), *g)
+    if rule.elementwise and len(moved) == 1:
+        return lambda op, view, reference, g: _slope(op, view, reference, rule, moved[0], g)
+    if rule.elementwise and len(moved) == 2:
+        return lambda op, view, reference, g: _shared(op, view, reference, moved, g)
+    if node.operator in MANY and node.domain == "":
+        return MANY[node.operator]
+    raise NotDifferentiable(
+        f"DeepLIFT has no rule for {node.operator} (node {node.name!r}) with "
+        f"{', '.join(repr(node.input(k).name) for k in moved)} depending on the source",
+        node=node.name, operator=node.operator, tensor=node.z.name,
+    )  # fmt: skip
+
+
+def _in_two_factors(rule: Rule, moved: Sequence[int]) -> bool:
+    """Whether what moves is one set of inputs in which the operator is linear, times another."""
+    return any(set(moved) <= one | other for one in rule.linear for other in rule.linear)
+
+
+def _through(
+    op: Emitter,
+    node: NodeView,
+    reference: NodeView,
+    forward: Forward,
+    gradients: Sequence[Value | None],
+    moved: Sequence[int],
+    references: dict[str, Value],
+    moving: set[str],
+    own: dict[str, Value],
+) -> Gradients:
+    """The secant of the standard operators that a node stands for, recomputed at x and at x'."""
+    here, there = staged(op, node, forward), staged(op, reference, forward)
+    there.append_to(op)
+    moving.update(x.name for k, x in enumerate(here.inputs) if k in moved and x is not None)
+    for ours, theirs in zip(here.inner.graph.nodes, there.inner.graph.nodes, strict=True):
+        if ours.op not in ("Shape", "Size") and any(x.name in moving for x in ours.inputs):
+            moving.update(z.name for z in ours.outputs)
+        references.update((z.name, w) for z, w in zip(ours.outputs, theirs.outputs, strict=True))
+    for made, z, w in zip(here.outputs, node.outputs, reference.outputs, strict=False):
+        if made is not None and z is not None and w is not None:
+            own[made.name], references[made.name] = z, w
+    return here.back(op, node, gradients)
 
 
 def _mean(op: Emitter, x: Value, y: Value) -> Value:
@@ -95,6 +204,12 @@ def quotient(op: Emitter, change: Value, d: Value, close: Value, slope: Value) -
     return op("Where", close, slope, op("Div", change, op("Where", close, op.like(d, 1), d)))
 
 
+def times(op: Emitter, g: Value, slope: Value) -> Value:
+    """g * slope, and 0 where g is 0: an infinite slope that nothing reaches, as of a guarded division, is no NaN."""
+    nothing = op.like(g, 0)
+    return op("Where", op("Equal", g, nothing), nothing, op("Mul", g, slope))
+
+
 def _slope(op: Emitter, node: NodeView, reference: NodeView, rule: Rule, index: int, g: Value) -> Gradients:
     """The secant of an elementwise function of one moving input; near 0 the gradient at the midpoint."""
     x, y = node.input(index), reference.input(index)
@@ -108,7 +223,7 @@ def _slope(op: Emitter, node: NodeView, reference: NodeView, rule: Rule, index: 
     assert local is not None
     close = near(op, x, y, d, floor=0 if node.operator in PIECEWISE_LINEAR else 1)
     slope = quotient(op, op("Sub", node.z, reference.z), d, close, local)
-    return [op("Mul", g, slope) if k == index else None for k in range(len(node.inputs))]
+    return [times(op, g, slope) if k == index else None for k in range(len(node.inputs))]
 
 
 def _shared(op: Emitter, node: NodeView, reference: NodeView, active: Sequence[int], g: Value) -> Gradients:
@@ -130,7 +245,7 @@ def _shared(op: Emitter, node: NodeView, reference: NodeView, active: Sequence[i
         half = op("Mul", change, op.like(change, 0.5))
         # selections have no rounding of their own, so that any difference counts, however small
         close = op("Equal", d, op.like(d, 0)) if node.operator in ("Max", "Min") else near(op, x, y, d)
-        results[index] = op("Mul", g, quotient(op, half, d, close, op.like(g, 0)))
+        results[index] = times(op, g, quotient(op, half, d, close, op.like(g, 0)))
     return results
 
 
@@ -154,11 +269,26 @@ def tanh(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradient
 
 @secant("Sigmoid")
 def sigmoid(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    """sigmoid x = (1 + tanh(x / 2)) / 2."""
-    half = op.like(g, 0.5)
-    x, y = op("Mul", node.input(0), half), op("Mul", reference.input(0), half)
-    slope = op("Mul", _tanhc(op, op("Sub", x, y)), _one_minus_product(op, op("Tanh", x), op("Tanh", y)))
-    return (op("Mul", g, op("Mul", slope, op.like(g, 0.25))),)
+    return (op("Mul", g, sigmoid_slope(op, node.input(0), reference.input(0))),)
+
+
+def sigmoid_slope(op: Emitter, x: Value, y: Value) -> Value:
+    """sigmoid(larger) sigmoid(-smaller) (1 - exp(-d)) / d with d = |x - y|, precise in both tails."""
+    one = op.like(x, 1)
+    ends = (op("Neg", op("Max", x, y)), op("Min", x, y))
+    upper, lower = (op("Reciprocal", op("Add", op("Exp", v), one)) for v in ends)
+    return op("Mul", op("Mul", upper, lower), fallen(op, x, y))
+
+
+def fallen(op: Emitter, x: Value, y: Value) -> Value:
+    """(1 - exp(-d)) / d with d = |x - y| as tanh(d / 2) (1 + exp(-d)) / d: no cancellation; 1 for equal infinities."""
+    d = op("Abs", op("Sub", x, y))
+    d = op("Where", op("IsNaN", d), op.like(d, 0), d)
+    flat = op("Equal", d, op.like(d, 0))
+    grown = op(
+        "Mul", op("Tanh", op("Mul", d, op.like(d, 0.5))), op("Add", op("Exp", op("Neg", d)), op.like(d, 1))
+    )
+    return quotient(op, grown, d, flat, op.like(d, 1))
 
 
 def _tanhc(op: Emitter, d: Value) -> Value:
@@ -177,11 +307,11 @@ def div(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients
     x0, y0 = reference.input(0), reference.input(1)
     inverse = op("Mul", op("Add", op("Reciprocal", y), op("Reciprocal", y0)), op.like(y, 0.5))
     slope = op("Neg", op("Div", _mean(op, x, x0), op("Mul", y, y0)))
-    return op("Mul", g, inverse), op("Mul", g, slope)
+    return times(op, g, inverse), times(op, g, slope)
 
 
 @secant("MaxPool")
-def max_pool(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+def max_pool(op: Emitter, node: NodeView, reference: NodeView, g: Value, *_: Value | None) -> Gradients:
     """With c the larger of the two maxima: c - z' goes to the place of the maximum of x, z - c to that of x'.
 
     Windows that overlap add up.

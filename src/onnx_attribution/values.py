@@ -13,15 +13,28 @@ Array = NDArray[np.generic]
 Index = int | slice
 Selector = Index | tuple[Index, ...] | None
 BatchMode = Literal["dynamic", "freed", "single"]
-Method = Literal["gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale"]
+Method = Literal[
+    "gradient",
+    "gradient_x_activation",
+    "integrated_gradients",
+    "neuron_ig",
+    "deeplift_rescale",
+    "deeplift_reveal_cancel",
+    "deeplift_genomics_default",
+]
 METHODS: tuple[Method, ...] = (
     "gradient",
     "gradient_x_activation",
     "integrated_gradients",
     "neuron_ig",
     "deeplift_rescale",
+    "deeplift_reveal_cancel",
+    "deeplift_genomics_default",
 )
 PATH_METHODS: frozenset[Method] = frozenset({"integrated_gradients", "neuron_ig"})
+DEEPLIFT_METHODS: frozenset[Method] = frozenset(
+    {"deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default"}
+)
 Quadrature = Literal[
     "trapezoid",
     "left",
@@ -54,11 +67,15 @@ class Target:
     float output. `index` selects within one sample, without the batch axis: an int, a tuple of ints and slices
     (the selected elements are summed), one of these per sample in a list, or None: the only element, or for a
     `[batch, classes]` output the largest class at the input. `minus`, of the same forms, is subtracted.
+    `logit` takes what a final Softmax, LogSoftmax or Sigmoid is made of in place of the tensor; `mean_centred`
+    subtracts the mean over the classes, which is what remains of a logit behind a softmax (arXiv 1605.01713, eq. 21).
     """
 
     tensor: str | None = None
     index: Selector | Sequence[Selector] = None
     minus: Selector | Sequence[Selector] = None
+    logit: bool = False
+    mean_centred: bool = False
 
 
 @dataclass(frozen=True)

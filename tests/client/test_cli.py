@@ -21,11 +21,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from onnx_attribution.client.cli.app import app
+from onnx_attribution.client.cli.inputs import Picture, read_baselines
 from onnx_attribution.client.cli.target import parse_target
+from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.app import background
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
-from onnx_attribution.values import ModelInfo, Target
+from onnx_attribution.values import ModelInfo, Target, TensorInfo
 
 ROOT = Path(__file__).parents[2]
 Data = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -372,6 +374,53 @@ def test_a_baseline_is_a_number_or_a_file(digits_path: Path, image: Path, tmp_pa
     assert found[0] == found[1] == found[2] == found[3] != found[4]
 
 
+def test_a_baseline_alone_is_for_the_float_inputs_where_the_target_decides_on_the_sources(
+    two: Path, tmp_path: Path
+) -> None:
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.full((1, 3), 2, np.float32))
+    np.save(tmp_path / "half.npy", np.full((1, 3), 0.5, np.float32))
+    options = (
+        two, "--input", f"a={tmp_path}/a.npy", "--input", f"b={tmp_path}/b.npy", "--target", "sum:1",
+        "--method", "integrated-gradients",
+    )  # fmt: skip
+
+    def at_baseline(*given: str) -> Any:
+        return explained(*options, *given)["target"]["baseline_value"]
+
+    assert at_baseline() == [0]
+    assert at_baseline("--baseline", "0.5") == at_baseline("--baseline", f"{tmp_path}/half.npy") == [1]
+    assert at_baseline("--baseline", "0.5", "--baseline", "b=3") == [3.5]
+    assert at_baseline("--baseline", "b=3", "--baseline", "0.5") == [3.5]
+    for given, said in (
+        (["missing.npy"], "no file 'missing.npy'"),
+        (["0", "1"], "all sources have one already"),
+        (["a=0", "a=1"], "'a' has one already"),
+    ):
+        result = run("explain", *options, *(part for text in given for part in ("--baseline", text)))
+        assert result.exit_code == 2
+        assert said in result.stderr
+
+
+def test_names_of_baselines_are_passed_on_as_they_are() -> None:
+    image = TensorInfo("image", "float32", ("N", 3), 0)
+    words = TensorInfo("words", "int64", ("N", 3), 0)
+    given = ["/conv/Conv=0.5", "relu=1", "image=2"]
+    found = read_baselines(given, ("/conv/Conv",), [image], Picture())
+    assert found == {"/conv/Conv": 0.5, "relu": 1, "image": 2}
+    assert read_baselines(["1"], (), [image, words], Picture()) == {"image": 1}
+    with pytest.raises(InvalidArgument, match="--source"):
+        read_baselines(["1"], (), [words], Picture())
+
+
+@pytest.mark.parametrize("name", ["relu1", "/relu1/Relu"])
+def test_sources_and_their_baselines_go_by_any_name(name: str, digits_path: Path, image: Path) -> None:
+    options = (digits_path, "--input", image, "--source", name, "--layer", "conv2", "--baseline")
+    alone, named = explained(*options, "0.25"), explained(*options, f"{name}=0.25")
+    assert alone["target"] == named["target"]
+    assert not any("baseline" in warning for warning in named["warnings"])
+
+
 # --- failures
 
 
@@ -392,6 +441,7 @@ def test_a_baseline_is_a_number_or_a_file(digits_path: Path, image: Path, tmp_pa
         (["--baseline", "missing.npy"], "missing.npy"),
         (["--baseline", "nothing=1"], "nothing"),
         (["--baseline", "nan"], "NaN"),
+        (["--baseline", "0", "--baseline", "1"], "one already"),
         (["--rows", "a"], "rows 'a'"),
         (["--rows", "9:"], "2 rows"),
         (["--scale", "big"], "--scale"),
@@ -572,6 +622,20 @@ def test_serve_tells_its_address_and_drains_at_ctrl_c(digits_path: Path) -> None
     assert process.returncode == 0
     assert "draining" in errors
     assert "Traceback" not in errors
+
+
+def test_serve_says_what_it_skips(tmp_path: Path) -> None:
+    (tmp_path / "outside.onnx").write_bytes(b"")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "my net.onnx").write_bytes(b"")
+    (folder / "link.onnx").symlink_to(tmp_path / "outside.onnx")
+    result = run("serve", folder)
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert any("my net.onnx" in line and "is no name" in line for line in lines)
+    assert any("link.onnx" in line and "out of the folder" in line for line in lines)
+    assert len(lines) == 3
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import re
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,6 +195,193 @@ def test_absent_server_is_not_ready_and_the_message_says_what_to_look_at() -> No
     with Client("127.0.0.1:1") as client, pytest.raises(errors.NotReady, match="is it running") as caught:
         client.models(timeout=5)
     assert caught.value.code == "UNAVAILABLE"
+
+
+SILENT = """
+import asyncio, sys, time, structlog
+from onnx_attribution.server import app
+from onnx_attribution.server.settings import Settings
+from tests.server.fake_engine import FakeEngine
+
+class Silent(FakeEngine):
+    def stream(self, request, *, stop=None):
+        print("asked", file=sys.stderr, flush=True)
+        time.sleep(60)
+        yield
+
+renderer = structlog.processors.JSONRenderer()
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr), processors=[renderer])
+asyncio.run(app._serve(Silent(), Settings(port=0)))
+"""
+
+KILLED = """
+import sys, time, numpy
+from onnx_attribution.client import Client
+from onnx_attribution.errors import AttributionError
+with Client(sys.argv[1]) as client:
+    begin = time.monotonic()
+    try:
+        next(client.stream("linear", {"x": numpy.ones((1, 3), "f")}, timeout=8))
+    except AttributionError as error:
+        print(type(error).__name__, time.monotonic() - begin)
+"""
+
+
+def test_stream_ends_when_its_server_is_killed_before_the_first_message() -> None:
+    root = Path(__file__).parents[2]
+    environment = {"PYTHONPATH": f"{root / 'src'}:{root}"}
+    start = [sys.executable, "-c", SILENT]
+    with subprocess.Popen(start, stderr=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            assert server.stderr is not None
+            port = re.search(r'"port": (\d+)', server.stderr.readline())
+            assert port is not None
+            # The client has a process of its own: a call that hangs cannot be ended from inside.
+            ask = [sys.executable, "-c", KILLED, f"127.0.0.1:{port[1]}"]
+            with subprocess.Popen(ask, stdout=subprocess.PIPE, text=True, env=environment) as asking:
+                try:
+                    assert "asked" in server.stderr.readline()
+                    server.kill()
+                    name, took = asking.communicate(timeout=20)[0].split()
+                finally:
+                    asking.kill()
+        finally:
+            server.kill()
+    assert name in ("NotReady", "DeadlineExceeded")
+    assert float(took) < 9
+
+
+def test_no_time_is_no_time(client: Client) -> None:
+    for call in (
+        lambda: client.models(timeout=0),
+        lambda: client.health(timeout=0),
+        lambda: client.attribute("linear", X, timeout=0),
+    ):
+        with pytest.raises(errors.DeadlineExceeded):
+            call()
+    assert client.models(timeout=float("inf"))
+    for wrong in ("5", float("nan"), True):
+        with pytest.raises(errors.InvalidArgument, match="timeout"):
+            client.models(timeout=wrong)  # type: ignore[arg-type]
+
+
+async def test_async_no_time_is_no_time(async_client: AsyncClient) -> None:
+    with pytest.raises(errors.DeadlineExceeded):
+        await async_client.models(timeout=0)
+    with pytest.raises(errors.DeadlineExceeded):
+        await async_client.attribute("linear", {"x": X}, timeout=0)
+
+
+def test_closed_client_is_not_ready(client: Client) -> None:
+    client.close()
+    client.close()
+    for call in (
+        client.models,
+        client.health,
+        lambda: client.layers("linear"),
+        lambda: client.predict("linear", {"x": X}),
+        lambda: client.attribute("linear", {"x": X}),
+        lambda: client.stream("linear", X),
+    ):
+        with pytest.raises(errors.NotReady, match="closed"):
+            call()
+
+
+async def test_async_closed_client_is_not_ready(async_client: AsyncClient) -> None:
+    await async_client.aclose()
+    for call in (
+        async_client.models,
+        async_client.health,
+        lambda: async_client.predict("linear", {"x": X}),
+        lambda: async_client.attribute("linear", {"x": X}),
+    ):
+        with pytest.raises(errors.NotReady, match="closed"):
+            await call()
+
+
+def test_closed_stream_is_cancelled(client: Client) -> None:
+    stream = client.stream("stuck", X)
+    next(stream)
+    stream.close()
+    with pytest.raises(errors.Cancelled):
+        list(stream)
+
+
+async def test_async_closed_stream_is_cancelled(async_client: AsyncClient) -> None:
+    unread, read, waiting = (async_client.stream("stuck", X) for _ in range(3))
+    await unread.aclose()
+    await anext(read)
+    await read.aclose()
+
+    async def wait() -> None:
+        while True:
+            await anext(waiting)
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0.3)
+    await waiting.aclose()
+    for stream in (unread, read):
+        with pytest.raises(errors.Cancelled):
+            await anext(stream)
+    with pytest.raises(errors.Cancelled):
+        await asyncio.wait_for(task, 5)
+
+
+async def test_async_cancelled_task_stays_cancelled(async_client: AsyncClient) -> None:
+    async with async_client.stream("stuck", X) as stream:
+        for _ in range(3):
+            await anext(stream)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.2)
+
+
+async def test_async_stream_that_has_ended_stays_ended(async_client: AsyncClient) -> None:
+    stream = async_client.stream("linear", X)
+    assert len([event async for event in stream]) == 6
+    await stream.aclose()
+    assert [event async for event in stream] == []
+
+
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("inputs.x", {"inputs": {"x": [[1, 2, 3], [4]]}}),
+        ("baselines.x", {"baselines": {"x": [[1, 2, 3], [4]]}}),
+        ("inputs.1", {"inputs": {1: X}}),
+        ("steps", {"steps": 2.5}),
+        ("steps", {"steps": "64"}),
+        ("steps", {"steps": True}),
+        ("max_steps", {"max_steps": 1 << 40}),
+        ("tolerance", {"tolerance": "tight"}),
+        ("tolerance", {"tolerance": 10**400}),
+        ("tolerance", {"tolerance": [0.1]}),
+        ("layers", {"layers": 5}),
+        ("source", {"source": [5]}),
+        ("multiply_by_inputs", {"multiply_by_inputs": "no"}),
+        ("request_id", {"request_id": 5}),
+    ],
+)
+def test_wrong_arguments_are_named(client: Client, field: str, options: dict[str, Any]) -> None:
+    inputs = options.pop("inputs", {"x": X})
+    with pytest.raises(errors.InvalidArgument) as caught:
+        client.attribute("linear", inputs, **options)
+    assert set(caught.value.violations) == {field}
+
+
+def test_array_for_a_model_with_several_inputs_is_refused(client: Client, engine: FakeEngine) -> None:
+    two = tuple(TensorInfo(name, "float32", None, 0) for name in ("a", "b"))
+    engine._info = lambda name: ModelInfo(name, 1, "READY", inputs=two)  # type: ignore[method-assign]
+    for given in (X, [X, X], [[1, 2], [3]], 5):
+        for call in (client.attribute, client.predict):
+            with pytest.raises(errors.InvalidArgument, match=r"2 inputs \(a, b\)"):
+                call("linear", given)
+
+
+def test_one_layer_or_output_may_be_named_without_a_list(client: Client) -> None:
+    assert list(client.attribute("linear", X, layers="conv2").layers) == ["conv2"]
+    assert list(client.predict("linear", X, "y")) == ["y"]
+    with pytest.raises(errors.InvalidArgument):
+        client.predict("linear", X, [5])  # type: ignore[list-item]
 
 
 def test_models_and_layers_are_listed_over_several_pages(client: Client, engine: FakeEngine) -> None:

@@ -52,6 +52,32 @@ def test_channels_last_are_summed_too(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(heat.get_array(), values[0].sum(axis=-1))  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("unit", "image", "axis"),
+    [
+        ((4, 32, 32), (32, 32, 3), 0),
+        ((32, 32, 4), (32, 32, 3), 2),
+        ((16, 8, 8), (32, 32, 3), 0),
+        ((8, 8, 16), (32, 32, 3), 2),
+        ((8, 8, 8), (32, 32, 3), 0),  # could be either
+        ((1, 1, 5), (32, 32, 3), 2),
+        ((6, 16, 21), (32, 41, 3), 0),
+        ((16, 21, 16), (32, 41, 3), 2),
+        ((1, 8, 8, 16), (32, 32, 3), 3),
+    ],
+)
+def test_channels_lie_where_the_sizes_of_the_layer_say(
+    unit: tuple[int, ...], image: tuple[int, ...], axis: int, rng: np.random.Generator
+) -> None:
+    values = rng.normal(size=(1, *unit))
+    drawn = images(figure(answer(values), images=rng.random((1, *image)), channels_last=True))
+    expected = values[0].sum(axis=axis)
+    np.testing.assert_allclose(drawn[1].get_array(), expected.reshape(expected.shape[-2:]))  # type: ignore[attr-defined]
+    moved = np.moveaxis(rng.random((1, *image)), -1, 1)
+    drawn = images(figure(answer(values), images=moved))
+    np.testing.assert_allclose(drawn[1].get_array(), expected.reshape(expected.shape[-2:]))  # type: ignore[attr-defined]
+
+
 def test_a_small_layer_covers_the_image_in_blocks_of_its_own_size(rng: np.random.Generator) -> None:
     drawn = images(figure(answer(rng.normal(size=(1, 3, 4, 4))), images=rng.random((1, 3, 8, 8))))
     assert len(drawn) == 4  # the image, the map, the grey image and the map over it

@@ -18,6 +18,11 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
 }
 GIVEN: dict[str, dict[str, Array]] = {
     "silero-vad-v5": {"sr": np.asarray(16000, dtype=np.int64)},
+    # scales as a quantised file has them; random ones make scores of 1e5, whose softmax is a step
+    "attention-past-u8s8": {
+        "input_scale": np.full(1, 0.02, dtype=np.float32),
+        "weight_scale": np.full(1, 0.01, dtype=np.float32),
+    },
     # larger ones saturate its last tanh
     "rl-score-goal": {"obs": np.random.default_rng(0).normal(size=(1, 16)).astype(np.float32) / 100},
 }

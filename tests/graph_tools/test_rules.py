@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +11,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.version_converter
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE
-from tests.checks import FLOATS, FORMS, assert_gradient, check_gradient, gradient_model, restamped
+from onnx_attribution.graph_tools.rules import VJP
+from tests.checks import FORMS, assert_gradient, gradient_model
+from tests.conformance.cases import OWN, PARTS, TABLE, official, own
+from tests.conformance.run import agreement, outcome
 
 Array = NDArray[Any]
 
@@ -65,6 +64,9 @@ def floats(*values: float) -> Array:
 def true(*values: bool) -> Array:
     return np.asarray(values, dtype=np.bool_)
 
+
+REGIONS = np.asarray([[0, 0.3, 0.2, 6.1, 4.7], [1, 1.1, 2.2, 3.3, 7.9], [1, 2, 1, 20, 3]], np.float32)
+"""Of two images: the image, the left upper corner, the right lower corner; the last one leaves its image."""
 
 ROWS = [
     # movement
@@ -190,6 +192,44 @@ ROWS = [
     *(Row("GlobalLpPool", [(2, 3, 4, 5)], {"p": p}, away=0.2) for p in (1, 2, 3)),
     Row("MaxUnpool", [(1, 1, 2, 2), ints(0, 3, 9, 15).reshape(1, 1, 2, 2)],
         {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    # products, transforms, determinants
+    Row("Einsum", [(2, 3, 4), (4, 5), (5,)], {"equation": "...ij, jk, k -> ...i"}),
+    Row("Einsum", [(2, 3, 4), (1, 4, 5)], {"equation": "...ij,...jk"}),
+    Row("Einsum", [(3, 3), (3,)], {"equation": "ii,i->"}),
+    Row("Einsum", [(3, 3, 2)], {"equation": "iij->j"}),
+    Row("Einsum", [(3, 4), (2,)], {"equation": "ij,k->ik"}),
+    *(Row("Det", [shape]) for shape in ((2, 4, 4), (8, 8), (1, 1))),
+    Row("DFT", [(2, 7, 1)], {"onesided": 1}),
+    Row("DFT", [(2, 8, 3, 2), ints(6).reshape(()), ints(1).reshape(())]),
+    Row("DFT", [(2, 5, 3, 2), ints(8).reshape(()), ints(1).reshape(())], {"inverse": 1}),
+    Row("DFT", [(2, 5, 3, 2), ints(9).reshape(()), ints(1).reshape(())], {"inverse": 1, "onesided": 1}),
+    Row("DFT", [(2, 5, 1), ints(8).reshape(())], {"onesided": 1, "axis": 1}, opset=17),
+    Row("STFT", [(2, 20, 1), ints(3).reshape(()), (8,)], {"onesided": 1}),
+    Row("STFT", [(2, 20, 1), ints(3).reshape(()), None, ints(7).reshape(())], {"onesided": 1}),
+    Row("STFT", [(2, 20, 2), ints(3).reshape(()), (8,)], {"onesided": 0}),
+    # interpolation
+    *(
+        Row("GridSample", [(2, 2, 4, 5), (2, 3, 4, 2)], {"mode": mode, "padding_mode": edge, "align_corners": aligned})
+        for mode in ("linear", "cubic", "nearest") for edge in ("zeros", "border", "reflection") for aligned in (0, 1)
+    ),
+    *(
+        Row("GridSample", [(2, 2, 4, 5, 3), (2, 2, 3, 4, 3)], {"mode": mode, "padding_mode": "reflection"})
+        for mode in ("linear", "nearest")
+    ),
+    Row("GridSample", [(2, 2, 4, 5), (2, 3, 4, 2)], {"mode": "bicubic"}, opset=16),
+    Row("DeformConv", [(2, 4, 6, 5), (6, 2, 3, 2), (2, 24, 3, 3), (6,), (2, 12, 3, 3)],
+        {"group": 2, "offset_group": 2, "pads": [1, 0, 1, 1], "strides": [2, 2]}),
+    *(
+        Row("RoiAlign", [(2, 3, 8, 9), REGIONS[:, 1:], ints(0, 1, 1)],
+            {"output_height": 2, "output_width": 3, "spatial_scale": 0.8, **attributes}, opset=opset)
+        for opset, attributes in (
+            (21, {"sampling_ratio": 2}), (21, {"coordinate_transformation_mode": "output_half_pixel"}), (21, {}),
+            (13, {}))
+    ),
+    Row("MaxRoiPool", [(2, 3, 8, 9), REGIONS], {"pooled_shape": [2, 3], "spatial_scale": 0.8}),
+    Row("MaxRoiPool", [(2, 3, 8, 9), REGIONS], {"pooled_shape": [1, 2], "spatial_scale": 0.5}),
+    Row("Unique", [(6,)], outputs="zijk"),
+    Row("Unique", [(4, 3)], {"axis": -1, "sorted": 0}),
     # in other families, what no official case reaches
     Row("SimplifiedLayerNormalization", [(2, 3, 4), (4,)]),
     Row("Gelu", [(2, 3)], opset=20, domain="com.microsoft"),
@@ -301,62 +341,9 @@ def test_scattering_below_opset_16_is_refused_by_name() -> None:
 
 # --- The official cases ------------------------------------------------------------------------------------------
 
-FROZEN = Path(__file__).parents[1] / "data" / "op_cases.json"
-FROZEN_PARTS = json.loads(FROZEN.read_text())
-TABLE: dict[str, list[tuple[str, int]]] = {}
-for _part in ("schema", "untagged"):  # some operators have cases in both
-    for _operator, _rows in FROZEN_PARTS[_part].items():
-        TABLE.setdefault(_operator, []).extend((name, smooth) for name, smooth in _rows)
-
-NOT_YET = {
-    "Attention", "CausalConvWithState", "DFT", "DeformConv", "DequantizeLinear", "Det", "DynamicQuantizeLinear",
-    "Einsum", "FlexAttention", "GridSample", "LinearAttention", "NegativeLogLikelihoodLoss", "OptionalGetElement",
-    "RotaryEmbedding", "STFT", "Scatter", "SoftmaxCrossEntropyLoss",
-}  # fmt: skip
-"""Operators with official cases and no rule: a rule that is added or lost must be noted here."""
-
-ELSEWHERE = {("", "If")}
+QUANTISED = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QuantizeLinear"}
+ELSEWHERE = {("", operator) for operator in {"If", *QUANTISED}}
 """Operators without official cases that have a test file of their own."""
-
-EXCLUDED = {
-    "test_scan_sum": "Scan before opset 9 has another signature, and the version converter leaves it as it is",
-    "test_l1normalization_axis_last": "the reference evaluator of onnx 1.23.2 sums without absolute values (PR 8427)",
-}
-
-OFF_THE_TIE = {
-    "test_maxpool_3d_dilations": "its layers are equal, so that every maximum is a tie",
-    "test_maxpool_3d_dilations_use_ref_impl": "its layers are equal, so that every maximum is a tie",
-    "test_reduce_min_default_axes_keepdims_example": "three ones are the minimum",
-    "test_scatternd_min": "updates equal what they are compared with",
-}
-"""Cases whose own values lie on a kink; they run on values beside it."""
-
-SATURATED = {"test_rnn_seq_length", "test_simple_rnn_bidirectional"}
-"""Cases of such large values that tanh is 1 to every digit of float32; they run on a tenth of their inputs."""
-
-CASE_FORMS = {
-    "test_training_dropout_zero_ratio": (
-        "fixed",
-        "batch",
-    ),  # nothing is dropped only if the ratio is known to be 0
-}
-
-
-@functools.cache
-def official_cases() -> dict[str, Any]:
-    from onnx.backend.test.loader import load_model_tests
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some cases overflow on purpose
-        return {case.name: case for case in load_model_tests(kind="node")}
-
-
-def official_model(case: Any) -> onnx.ModelProto:
-    """The case's model at an opset at which rules work; a body written for an older one is converted."""
-    version = next(entry.version for entry in case.model.opset_import if entry.domain == "")
-    if (case.name.endswith("_expanded") and version < 18) or case.name.startswith("test_scan9"):
-        return restamped(onnx.version_converter.convert_version(case.model, 21))
-    return restamped(case.model)
 
 
 @pytest.mark.parametrize(
@@ -364,51 +351,31 @@ def official_model(case: Any) -> onnx.ModelProto:
     [
         pytest.param(operator, name, smooth, id=f"{operator}-{name}")
         for operator, rows in TABLE.items()
-        if operator not in NOT_YET
         for name, smooth in rows
-        if name not in EXCLUDED
     ],
 )
 def test_official_case_agrees_with_finite_differences(operator: str, name: str, smooth: int) -> None:
-    case = official_cases()[name]
-    model = official_model(case)
-    inputs = {x.name: np.asarray(v) for x, v in zip(model.graph.input, case.data_sets[0][0], strict=False)}
-    if name in OFF_THE_TIE:
-        rng = np.random.default_rng(0)
-        inputs = {
-            k: v + rng.standard_normal(v.shape).astype(v.dtype) if v.dtype.kind == "f" else v
-            for k, v in inputs.items()
-        }
-    if name in SATURATED:
-        inputs = {k: v / v.dtype.type(10) if v.dtype.kind == "f" else v for k, v in inputs.items()}
-    agreeing, refused = 0, []
-    for x in model.graph.input:
-        if x.type.tensor_type.elem_type not in FLOATS:
-            continue
-        try:
-            found = check_gradient(model, inputs, wrt=[x.name], forms=CASE_FORMS.get(name, FORMS))
-        except NotDifferentiable as error:  # the sizes of a Resize, the ratio of a Dropout
-            refused.append(str(error))
-            continue
-        wrong = [c for c in found if c.verdict == "fail"]
-        assert not wrong, "\n".join(map(str, wrong))
-        agreeing += all(c.verdict == "pass" for c in found)
-    assert agreeing >= max(smooth, 1), refused
+    agreeing, wrong = agreement(official(operator, name, smooth), (0, 1, 2))
+    assert not wrong, "\n".join(wrong)
+    assert agreeing >= max(smooth, 1)
 
 
-def test_operators_without_a_rule_are_the_noted_ones() -> None:
-    assert {o for o in TABLE if ("", o) not in VJP and ("", o) not in ZERO_DERIVATIVE} == NOT_YET
+@pytest.mark.parametrize("operator", OWN)
+def test_own_case_agrees_with_finite_differences(operator: str) -> None:
+    found = outcome(own(operator), (0, 1, 2))
+    assert found.verdict == "pass", found.detail
 
 
 def test_every_rule_is_covered() -> None:
     covered = {("", operator) for operator in TABLE} | {(row.domain, row.operator) for row in ROWS}
-    assert set(VJP) <= covered | ELSEWHERE
+    standard = {(domain, operator) for domain, operator in VJP if domain == ""}
+    assert standard <= covered | ELSEWHERE  # those of other domains have test files of their own
 
 
 def test_frozen_cases_are_those_of_the_shared_folder(shared: Path) -> None:
     theirs = json.loads((shared / "op_cases.json").read_text())
     for part in ("schema", "untagged"):
-        assert FROZEN_PARTS[part] == {
+        assert {operator: [list(row) for row in rows] for operator, rows in PARTS[part].items()} == {
             operator: [
                 [
                     row["case"] if row["direct"] else row["expanded"][0],
@@ -555,6 +522,26 @@ def max_pool(rng: np.random.Generator) -> tuple[Row, dict[str, Array], Array, Ar
     np.add.at(expected, (n, c, 2 * i + first // 3, 2 * j + first % 3), g)
     row = Row("MaxPool", [x.shape], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]})
     return row, {"x0": x}, g, expected[:, :, 1:-1, 1:-1]
+
+
+@large
+def grid_sample(rng: np.random.Generator) -> tuple[Row, dict[str, Array], Array, Array]:
+    g = _normal(rng, 4, 8, 200, 150)
+    grid = rng.uniform(-1, 1, (4, 200, 150, 2)).astype(np.float32)
+    expected = np.zeros((4, 8, 65, 33))  # sizes that float32 scales by exactly
+    across, down = (np.moveaxis(grid, -1, 0) + 1) * np.asarray([16, 32])[:, None, None, None]
+    image, channel = np.arange(4)[:, None, None, None], np.arange(8)[None, :, None, None]
+    for i, j in np.ndindex(2, 2):
+        row, column = np.floor(down).astype(int) + i, np.floor(across).astype(int) + j
+        share = (1 - np.abs(down - row)) * (1 - np.abs(across - column))
+        at: Any = (image, channel, np.minimum(row, 64)[:, None], np.minimum(column, 32)[:, None])
+        np.add.at(expected, at, g * share[:, None])
+    return (
+        Row("GridSample", [(4, 8, 65, 33), grid], {"align_corners": 1}),
+        {"x0": _normal(rng, 4, 8, 65, 33)},
+        g,
+        expected,
+    )
 
 
 @large

@@ -11,7 +11,7 @@ import functools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from onnx import helper, numpy_helper
 
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import Attribution, AttributionRequest, Method, Target
+from tests.checks import to_double
 
 Json = dict[str, Any]
 Floats = NDArray[Any]
@@ -43,22 +44,20 @@ METHODS: dict[str, Method] = {
     "DeepLIFT-Linear": "deeplift_rescale",
     "DeepLIFT-Rescale": "deeplift_rescale",
     "DeepLIFT-rescale": "deeplift_rescale",
+    "DeepLIFT-RevealCancel": "deeplift_reveal_cancel",
+    "DeepLIFT-revealcancel": "deeplift_reveal_cancel",
+    "DeepLIFT-genomics_default": "deeplift_genomics_default",
+    "DeepLiftShap": "deeplift_rescale",
+    "LayerDeepLiftShap": "deeplift_rescale",
+    "NeuronDeepLiftShap": "deeplift_rescale",
+    "DeepLIFT-MaxPool-gradient": "gradient",  # all that this rule of kundajelab's is
     "Gradient": "gradient",
 }
 TABLES = ("riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid", "gausslegendre")
 
-# What a DeepLIFT model may hold for this file: the rest (softmax, products, reductions by maximum, normalisations) has
-# its own tests.
-LINEAR = {
-    "Add", "AveragePool", "BatchNormalization", "Concat", "Flatten", "Gather", "GlobalAveragePool", "Identity", "Neg",
-    "ReduceMean", "ReduceSum", "Reshape", "Slice", "Squeeze", "Sub", "Sum", "Transpose", "Unsqueeze",
-}  # fmt: skip
-PRODUCTS = {"Conv", "Div", "Gemm", "MatMul", "Mul"}  # linear where one factor stands still
-ELEMENTWISE = {
-    "Abs", "Clip", "Elu", "Exp", "Gelu", "HardSigmoid", "LeakyRelu", "Log", "Max", "Min", "PRelu", "Reciprocal", "Relu",
-    "Selu", "Sigmoid", "Softplus", "Sqrt", "Tanh",
-}  # fmt: skip
-POOLING = {"MaxPool"}
+REVEALING = frozenset({"DeepLIFT-RevealCancel", "DeepLIFT-revealcancel", "DeepLIFT-genomics_default"})
+ONLY_DELTA, IN_DOUBLE = "compare only convergence_delta", "run in float64"
+"""What a caution says: the library's own numbers are wrong, or ill-conditioned in float32."""
 
 
 def folder() -> Path | None:
@@ -80,26 +79,8 @@ def oracle() -> Json:
 # --- Which cases are meant
 
 
-def later_operator(call: Json) -> str | None:
-    """The operator that puts a DeepLIFT call out of this file's reach, None where all are within it."""
-    if METHODS.get(call["method"]) != "deeplift_rescale":
-        return None
-    moving = set(call["inputs"])
-    for node in oracle()["models"][call["model"]]["spec"]["nodes"]:
-        moved = [name for name in node["in"] if name in moving]
-        if not moved:
-            continue
-        moving.update(node["out"])
-        product = node["op"] in PRODUCTS and (
-            len(moved) > 1 or (node["op"] == "Div" and moved[0] != node["in"][0])
-        )
-        if product or node["op"] not in LINEAR | PRODUCTS | ELEMENTWISE | POOLING:
-            return str(node["op"])
-    return None
-
-
 def cases() -> list[Json]:
-    """The cases of our methods, those left out included."""
+    """The cases of our methods."""
     return [case for case in oracle()["cases"] if case["method"] in METHODS]
 
 
@@ -109,16 +90,16 @@ def tables() -> list[Json]:
 
 
 def equivalences() -> list[Json]:
-    """The equivalences of two calls of our methods, those left out included."""
+    """The equivalences of two calls of our methods."""
     return [e for e in oracle()["equivalences"] if {e["lhs"]["method"], e["rhs"]["method"]} <= set(METHODS)]
 
 
-def left_out(item: Json) -> str | None:
-    """Why a case or equivalence does not run here: the file's caution, or a later operator; None where it runs."""
-    if item.get("caution"):
-        return "caution"
-    sides = [item["lhs"], item["rhs"]] if "lhs" in item else [item]
-    return next((o for o in map(later_operator, sides) if o is not None), None)
+def caution(case: Json) -> str:
+    """What the caution of a case asks for: one of `ONLY_DELTA` and `IN_DOUBLE`, or nothing."""
+    text = case.get("caution") or ""
+    found = [kind for kind in (ONLY_DELTA, IN_DOUBLE) if kind in text]
+    assert len(found) == bool(text), text
+    return found[0] if found else ""
 
 
 # --- Models and values
@@ -199,6 +180,17 @@ class Call:
     places: Nested
     factor: float = 1.0
     absolute: bool = False
+    distribution: bool = False
+
+    def requests(self) -> list[AttributionRequest]:
+        """The request, or for a distribution of references one for each of them."""
+        if not self.distribution:
+            return [self.request]
+        given = {n: np.asarray(b) for n, b in self.request.baselines.items()}
+        count = max(len(b) for b in given.values())
+        return [
+            replace(self.request, baselines={n: b[k : k + 1] for n, b in given.items()}) for k in range(count)
+        ]
 
     def result(self, answer: Attribution) -> Nested:
         """The attributions in the peer's nesting."""
@@ -244,6 +236,7 @@ def call_of(side: Json, *, multiply: bool | None = None) -> Call:
         places,
         factor=2.0 if "custom_attribution_func" in options else 1.0,
         absolute=method == "Saliency" and options.get("abs", True),
+        distribution=method.endswith("DeepLiftShap"),
     )
 
 
@@ -283,7 +276,9 @@ def _selected(side: Json, tensor: str) -> Any:
     rank = len(shapes[tensor]) - 1
     selector = side["neuron_selector"]
     if isinstance(selector, dict) and "callable" in selector:
-        assert selector["python"] == "torch.sum(x)"
+        assert selector["python"] in ("torch.sum(x)", "x[:, 0]")
+        if selector["python"] == "x[:, 0]":
+            return (0, *(slice(None),) * (rank - 1))
         return (slice(None),) * rank
     chosen = index_of(selector)
     parts = chosen if isinstance(chosen, tuple) else (chosen,)
@@ -297,12 +292,35 @@ class Asker:
         self.engine = engine
         self._added: set[str] = set()
 
-    def __call__(self, call: Call) -> Attribution:
-        name = call.request.model
+    def __call__(self, call: Call, *, double: bool = False) -> Attribution:
+        return mean(self.each(call, double=double))
+
+    def each(self, call: Call, *, double: bool = False) -> list[Attribution]:
+        """The answer for each reference."""
+        name = f"{call.request.model} in double" if double else call.request.model
         if name not in self._added:
-            self.engine.add(name, model_of(name))
+            model = model_of(call.request.model)
+            self.engine.add(name, to_double(model) if double else model)
             self._added.add(name)
-        return self.engine.attribute(call.request)
+        given = call.request.inputs
+        if double:
+            given = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in given.items()}
+        return [self.engine.attribute(replace(r, model=name, inputs=given)) for r in call.requests()]
+
+
+def mean(answers: Sequence[Attribution]) -> Attribution:
+    """DeepSHAP: the mean over the references."""
+    if len(answers) == 1:
+        return answers[0]
+    layers = {
+        name: replace(
+            layer,
+            values=np.mean([a.layers[name].values.astype(np.float64) for a in answers], axis=0),
+            sum=np.mean([a.layers[name].sum for a in answers], axis=0),
+        )
+        for name, layer in answers[0].layers.items()
+    }
+    return replace(answers[0], layers=layers)
 
 
 def delta(answer: Attribution) -> Floats:

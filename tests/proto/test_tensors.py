@@ -122,6 +122,67 @@ def test_target_comes_back_as_it_was(index: Any) -> None:
     assert requests.from_request(requests.to_request(request)).target == target
 
 
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        ([[1], [2], [3]], [1, 2, 3]),
+        ([[1, 2], (3, 4)], [(1, 2), (3, 4)]),
+        (np.array([1, 2]), [1, 2]),
+        (np.array([[1, 2], [3, 4]]), [(1, 2), (3, 4)]),
+        (np.array(3), 3),
+        (np.int64(3), 3),
+        ([np.int64(1), 2], [1, 2]),
+        ([None, 1], [None, 1]),
+        ([None], [None]),
+        ([5], 5),
+    ],
+    ids=repr,
+)
+def test_target_of_several_samples_has_several_forms(given: Any, same: Any) -> None:
+    request = values.AttributionRequest("m", {}, target=values.Target(index=given, minus=given))
+    target = requests.from_request(requests.to_request(request)).target
+    assert (target.index, target.minus) == (same, same)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        [],
+        np.array([], np.int64),
+        True,
+        [True, False],
+        np.array([True]),
+        (1, False),
+        range(3),
+        {1, 2},
+        "seven",
+        2.0,
+        np.array([1.0]),
+        np.zeros((1, 1, 1), np.int64),
+        [[[1]]],
+        (1, [2]),
+        (None, 1),
+        slice(None, None, 0),
+        slice("a", None),
+        slice(1.5, None),
+        slice(True, None),
+        1 << 70,
+    ],
+    ids=repr,
+)
+def test_target_without_a_meaning_is_refused(index: Any) -> None:
+    for target in (values.Target(index=index), values.Target(minus=index)):
+        with pytest.raises(InvalidArgument) as caught:
+            requests.to_request(values.AttributionRequest("m", {}, target=target))
+        assert caught.value.reason == "TARGET_INVALID"
+        assert set(caught.value.violations) == {"target"}
+
+
+def test_bare_names_are_lists_of_one() -> None:
+    message = requests.to_request(values.AttributionRequest("m", {}, layers="conv2", source="relu1"))
+    assert (list(message.layers), list(message.source)) == (["conv2"], ["relu1"])
+
+
 def test_request_comes_back_as_it_was() -> None:
     request = values.AttributionRequest(
         "m",

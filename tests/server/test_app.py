@@ -134,6 +134,37 @@ def test_settings_come_from_variables_and_arguments_win(monkeypatch: pytest.Monk
     assert (settings.port, settings.provider, settings.models) == (98, "cpu", (Path("/a"), Path("/b")))
 
 
+FAILING = """
+from onnx_attribution.client import Client
+from onnx_attribution.errors import ServerBug
+from onnx_attribution.server import app
+from onnx_attribution.server.settings import Settings
+from tests.server.fake_engine import FakeEngine, X
+
+class Failing(FakeEngine):
+    def predict(self, model, inputs, outputs=()):
+        confidential = "secret" + "value"
+        raise RuntimeError("broken")
+
+with app.background(Failing(), Settings(port=0)) as (address, _), Client(address) as client:
+    try:
+        client.predict("linear", {"x": X})
+    except ServerBug:
+        print("failed")
+"""
+
+
+def test_log_of_a_background_server_holds_no_local_variables() -> None:
+    environment = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    result = subprocess.run(
+        [sys.executable, "-c", FAILING], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert result.stdout == "failed\n"
+    assert "incident" in result.stderr
+    assert "RuntimeError: broken" in result.stderr
+    assert "secretvalue" not in result.stderr
+
+
 SCRIPT = """
 import asyncio, sys, structlog
 from onnx_attribution.server import app

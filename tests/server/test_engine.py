@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -659,3 +660,95 @@ def test_a_cancelled_stream_ends_at_once(engine: Engine, request_: AttributionRe
     asked = replace(request_, layers=(), steps=4)
     with pytest.raises(Cancelled):
         list(engine.stream(asked, stop=lambda: "cancelled"))
+
+
+def test_a_layer_named_alone_is_refused_not_spelled_out(digits_path: Path) -> None:
+    with Engine(provider="cpu") as engine:
+        engine.add("digits", digits_path)
+        request = AttributionRequest("digits", {"image": np.zeros((1, 1, 8, 8))}, layers="conv2")
+        with pytest.raises(InvalidArgument, match="sequences of names"):
+            engine.attribute(request)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"steps": 1.5}, "no integer"),
+        ({"tolerance": 1e-9, "max_steps": 20000}, "max_steps is 20000"),
+        ({"multiply_by_inputs": False}, "neuron_ig has no form"),
+        ({"inputs": {"image": [[1.0], [1.0, 2.0]]}}, "ragged"),
+        ({"inputs": [1.0]}, "inputs map"),
+        ({"baselines": 0.5}, "baselines map"),
+        ({"target": Target(index=slice("a", None))}, "no integers"),
+        ({"target": Target(index=slice(None, None, 0))}, "step 0"),
+    ],
+)
+def test_what_has_the_wrong_form_is_refused_by_name(digits_path: Path, change: Any, words: str) -> None:
+    with Engine(provider="cpu") as engine:
+        engine.add("digits", digits_path)
+        request = AttributionRequest("digits", {"image": np.zeros((1, 1, 8, 8))})
+        with pytest.raises(InvalidArgument, match=words):
+            engine.attribute(replace(request, **change))
+
+
+def test_a_model_that_failed_to_load_keeps_no_frames_of_its_callers(tmp_path: Path) -> None:
+    with Engine(provider="cpu") as engine:
+        engine.add("bad", tmp_path / "missing.onnx")
+        depths = []
+        for _ in range(3):
+            with pytest.raises(ModelError) as refusal:
+                engine.info("bad")
+            depths.append(len(list(traceback.walk_tb(refusal.value.__traceback__))))
+        assert depths[1] == depths[2]
+
+
+def test_a_large_grid_is_accepted_at_once(digits_path: Path) -> None:
+    with Engine(provider="cpu") as engine:
+        engine.add("digits", digits_path)
+        engine.info("digits")
+        images = np.zeros((256, 1, 8, 8), dtype=np.float32)
+        stream = engine.stream(AttributionRequest("digits", {"image": images}, steps=16384, layers=["conv2"]))
+        first = next(stream)
+        assert isinstance(first, Accepted)
+        assert first.planned_evaluations >= 256 * 16385
+        stream.close()
+
+
+def test_baselines_are_named_like_sources(digits_path: Path) -> None:
+    with Engine(provider="cpu") as engine:
+        engine.add("digits", digits_path)
+        image = np.ones((1, 1, 8, 8), dtype=np.float32)
+        answers = [
+            engine.attribute(
+                AttributionRequest(
+                    "digits",
+                    {"image": image},
+                    "deeplift_rescale",
+                    ["relu2"],
+                    source=[name],
+                    baselines={name: 0.2},
+                )
+            )
+            for name in ("conv1", "/conv1/Conv")
+        ]
+        np.testing.assert_array_equal(answers[0].layers["relu2"].values, answers[1].layers["relu2"].values)
+
+
+def test_sizes_of_one_name_must_be_equal() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> n (float[N,T] x, float[N,T] m) => (float[N,T] y) { y = Mul(x, m) }'
+    with Engine(provider="cpu") as engine:
+        engine.add("net", onnx.parser.parse_model(text))
+        with pytest.raises(InvalidArgument, match="size 7 along 'T', input 'x' has 6"):
+            engine.predict("net", {"x": np.ones((1, 6)), "m": np.ones((1, 7))})
+
+
+def test_a_tensor_that_a_fusion_swallows_can_be_a_layer(shared: Path) -> None:
+    with Engine(provider="cpu") as engine:
+        engine.add("bert", shared / "models" / "bert-toy-fused" / "model.onnx")
+        tokens = {n: np.ones((1, 6), np.int64) for n in ("input_ids", "token_type_ids", "input_mask")}
+        answer = engine.attribute(
+            AttributionRequest(
+                "bert", tokens, "gradient", ["117"], target=Target("seq_relationship_score", 0)
+            )
+        )
+        assert np.isfinite(answer.layers["117"].values).all()

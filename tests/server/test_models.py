@@ -58,6 +58,28 @@ def test_links_out_of_the_folder_are_left_out(tmp_path: Path) -> None:
     assert names(tmp_path / "served") == [("inside", 1), ("ok", 1)]
 
 
+def test_what_is_left_out_is_reported_with_the_reason(tmp_path: Path) -> None:
+    put(tmp_path / "secret.onnx", tmp_path / "served" / "ok.onnx", tmp_path / "served" / "a b.onnx")
+    put(tmp_path / "served" / "v" / "latest" / "model.onnx", tmp_path / "served" / "ü" / "model.onnx")
+    (tmp_path / "served" / "link.onnx").symlink_to(tmp_path / "secret.onnx")
+    (tmp_path / "served" / "gone.onnx").symlink_to("missing.onnx")
+    skipped: dict[str, str] = {}
+    found = scan_all(
+        [tmp_path / "served"],
+        lambda file, why: skipped.update({str(file.relative_to(tmp_path / "served")): why}),
+    )
+    assert [served.name for served in found] == ["ok"]
+    said = {
+        "a b.onnx": "is no name",
+        "ü/model.onnx": "is no name",
+        "v/latest/model.onnx": "is no version",
+        "link.onnx": "a link out of the folder",
+        "gone.onnx": "a link to nothing",
+    }
+    assert skipped.keys() == said.keys()
+    assert all(said[file] in why for file, why in skipped.items())
+
+
 def test_same_name_and_version_twice_is_refused(tmp_path: Path) -> None:
     put(tmp_path / "a.onnx", tmp_path / "a" / "1" / "model.onnx", tmp_path / "b" / "a.onnx")
     with pytest.raises(InvalidArgument, match="'a' version 1 is there twice"):

@@ -1,0 +1,82 @@
+"""The table of operators: what each one does to a gradient and to DeepLIFT's multipliers, read from the registries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+
+from onnx_attribution.graph_tools import legacy, optionals, sequences
+from onnx_attribution.graph_tools.expand import has_body
+from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE, Rule
+from onnx_attribution.graph_tools.rules.secant import MANY, PARTS, SECANT, STEPS
+
+DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview")
+"""Those whose schemas are listed whole; of others, only operators with an entry of ours."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One operator.
+
+    `gradient` is rule, function body, rewritten, unrolled, straight-through, zero or refused, `deeplift` linear,
+    product, secant, own rule, function body, rewritten, unrolled, zero or refused; `reason` says why it is zero.
+    `tagged`: ONNX marks an input as differentiable.
+    """
+
+    domain: str
+    operator: str
+    gradient: str
+    deeplift: str
+    reason: str = ""
+    tagged: bool = False
+
+
+def catalogue() -> list[Entry]:
+    """All operators of the standard and those of other domains that have a rule, by domain and name."""
+    schemas = {("", name): None for name in legacy.DROPPED} | {
+        (schema.domain, schema.name): schema
+        for schema in onnx.defs.get_all_schemas()
+        if schema.domain in DOMAINS and not schema.deprecated
+    }
+    keys = sorted({*schemas, *VJP, *ZERO_DERIVATIVE})
+    return [_entry(domain, operator, schemas.get((domain, operator))) for domain, operator in keys]
+
+
+def _entry(domain: str, operator: str, schema: onnx.defs.OpSchema | None) -> Entry:
+    key, tagged = (domain, operator), schema is not None and _is_tagged(schema)
+    if key in VJP:
+        rule = VJP[key]
+        gradient = "straight-through" if rule.straight_through else "rule"
+        return Entry(domain, operator, gradient, _deeplift(domain, operator, rule), tagged=tagged)
+    if key in ZERO_DERIVATIVE:
+        deeplift = "own rule" if key in STEPS else "zero"
+        return Entry(domain, operator, "zero", deeplift, ZERO_DERIVATIVE[key], tagged)
+    word = next(_replaced(domain, operator, schema), "refused")
+    return Entry(domain, operator, word, word, tagged=tagged)
+
+
+def _replaced(domain: str, operator: str, schema: onnx.defs.OpSchema | None) -> Iterator[str]:
+    """What takes the operator's place before differentiation."""
+    if domain == "" and operator in legacy.DROPPED:
+        yield "rewritten"
+    if domain == "" and operator in sequences.UNROLLED | optionals.OPENED:
+        yield "unrolled"
+    if schema is not None and has_body(domain, operator, schema.since_version):
+        yield "function body"
+
+
+def _deeplift(domain: str, operator: str, rule: Rule) -> str:
+    if (domain in ("", "com.microsoft") and operator in SECANT) or (domain == "" and operator in PARTS):
+        return "own rule"
+    if rule.forward is not None:
+        return "function body"
+    kinds = (("product", rule.bilinear), ("linear", bool(rule.linear)), ("secant", rule.elementwise))
+    other = "own rule" if domain == "" and operator in MANY else "refused"
+    return next((word for word, holds in kinds if holds), other)
+
+
+def _is_tagged(schema: onnx.defs.OpSchema) -> bool:
+    wanted = onnx.defs.OpSchema.DifferentiationCategory.Differentiable
+    return any(x.differentiation_category == wanted for x in schema.inputs)

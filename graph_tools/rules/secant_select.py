@@ -1,0 +1,192 @@
+"""Secants of choices and steps: Where, comparisons, logic, rounding, casts, Max and Min of many, Clip.
+
+A truth value counts as 0 or 1. A comparison of x and y is a step of x - y; Where is the product c x + (1 - c) y with
+its midpoints, so that the change of a condition is shared between it and the branches; and, or, xor are products too.
+A step takes its own secant, whatever its size: what it jumps by is credited to what made it jump.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx
+
+from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
+from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, Rule
+from onnx_attribution.graph_tools.rules.secant import MANY, SECANT, STEPS, quotient, secant, times
+
+FLOATS = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+)
+
+
+def _nothing(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    return [None] * len(node.inputs)
+
+
+def step(*operators: str) -> None:
+    """Lists operators that have a secant, but no derivative."""
+    for operator in operators:
+        STEPS["", operator] = Rule(_nothing, elementwise=True, sparse=True)
+
+
+def _ratio(op: Emitter, change: Value, d: Value) -> Value:
+    """change / d, 0 where d is 0 or no number."""
+    flat = op("Or", op("Equal", d, op.like(d, 0)), op("IsNaN", d))
+    return quotient(op, change, d, flat, op.like(d, 0))
+
+
+# --- one input
+
+step("Round", "Floor", "Ceil", "Sign", "Not", "IsNaN", "IsInf")
+
+
+@secant("Round", "Floor", "Ceil", "Sign", "Not", "IsNaN", "IsInf", "ThresholdedRelu", "Shrink")
+def jump(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    d = op("Sub", node.input(0), reference.input(0))
+    return (op("Mul", g, _ratio(op, op("Sub", node.z, reference.z), d)),)
+
+
+@secant("Cast", "CastLike")
+def cast(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """Between floats the identity; to integers or truth values a step."""
+    to = node.attribute("to")
+    if node.operator == "CastLike":
+        return (g if is_float(node.input(1)) else jump(op, node, reference, g)[0]), None
+    return (g,) if to in FLOATS else jump(op, node, reference, g)
+
+
+# --- two inputs
+
+step("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor")
+
+
+@secant("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+def compare(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """A step of the difference of the two."""
+    kind = g.dtype
+    x, y, x0, y0 = (
+        op.cast(v, kind) for v in (node.input(0), node.input(1), reference.input(0), reference.input(1))
+    )
+    d = op("Sub", op("Sub", x, y), op("Sub", x0, y0))
+    slope = op("Mul", g, _ratio(op, op("Sub", node.z, reference.z), d))
+    return slope, op("Neg", slope)
+
+
+def _logic(
+    slope: Callable[[Emitter, Value], Value],
+) -> Callable[[Emitter, NodeView, NodeView, Value], Gradients]:
+    def rule(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+        middle = [
+            op("Mul", op("Add", op.cast(node.input(k), g.dtype), op.cast(reference.input(k), g.dtype)), op.like(g, 0.5))
+            for k in (0, 1)
+        ]  # fmt: skip
+        return op("Mul", g, slope(op, middle[1])), op("Mul", g, slope(op, middle[0]))
+
+    return rule
+
+
+SECANT["And"] = _logic(lambda op, other: other)  # x y
+SECANT["Or"] = _logic(lambda op, other: op("Sub", op.like(other, 1), other))  # x + y - x y
+SECANT["Xor"] = _logic(
+    lambda op, other: op("Sub", op.like(other, 1), op("Add", other, other))
+)  # x + y - 2 x y
+
+
+@secant("Where")
+def where(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """With c halfway between its two values, c g to x, (1 - c) g to y, and x - y, halfway, times g to c.
+
+    A branch that is no number at x or at x', as a guarded division by 0, counts as it is where it is chosen, and all of
+    the change is the condition's.
+    """
+    nothing = op.like(g, 0)
+    if not node.active[0]:
+        c = node.input(0)
+        return None, op("Where", c, g, nothing), op("Where", c, nothing, g)
+    kind, half = g.dtype, op.like(g, 0.5)
+    now, before = node.input(0), reference.input(0)
+    c = op("Mul", op("Add", now, before), half)
+    x, x_broken = _branch(op, node, reference, 1, kind)
+    y, y_broken = _branch(op, node, reference, 2, kind)
+    change = op("Sub", node.z, reference.z)
+    plain = op("Mul", op("Sub", x, y), op("Sub", now, before))
+    broken = op("Or", x_broken, y_broken)
+    given = op("Where", broken, change, plain)
+    by_condition = times(op, g, _ratio(op, given, op("Sub", now, before)))
+    unmoved = op("Equal", now, before)
+    lost = op("And", broken, op("Not", unmoved))
+    share = op("Where", lost, nothing, g)
+    return by_condition, op("Mul", share, c), op("Mul", share, op("Sub", op.like(c, 1), c))
+
+
+def _branch(
+    op: Emitter, node: NodeView, reference: NodeView, index: int, kind: object
+) -> tuple[Value, Value]:
+    """The mean of a branch at x and at x', and where that is no number."""
+    total = op("Add", op.cast(node.input(index), kind), op.cast(reference.input(index), kind))
+    mean = op("Mul", total, op.like(total, 0.5))
+    finite = op("Equal", op("Sub", mean, mean), op.like(mean, 0))
+    return op("Where", finite, mean, op.like(mean, 0)), op("Not", finite)
+
+
+# --- many inputs
+
+
+def extreme(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """Max and Min of more than two: cross-max, ties share."""
+    z, w = node.z, reference.z
+    c = op(node.operator, z, w)
+    ends = []
+    for view, of in ((node, z), (reference, w)):
+        hits = [op.cast(op("Equal", view.input(k), of), g.dtype) for k in range(len(view.inputs))]
+        ends.append((hits, op("Sum", *hits)))
+    (hits_x, count_x), (hits_y, count_y) = ends
+    to_x = op("Div", op("Mul", g, op("Sub", c, w)), count_x)
+    to_y = op("Div", op("Mul", g, op("Sub", z, c)), count_y)
+    results: list[Value | None] = []
+    for k, active in enumerate(node.active):
+        if not active:
+            results.append(None)
+            continue
+        d = op("Sub", node.input(k), reference.input(k))
+        given = op("Add", op("Mul", to_x, hits_x[k]), op("Mul", to_y, hits_y[k]))
+        results.append(_ratio(op, given, d))
+    return results
+
+
+def clip(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """With bounds that move: min(max(x, low), high), each by its two-factor Shapley value."""
+    x, low, high = (
+        (node.optional(k), reference.optional(k), k < len(node.active) and node.active[k]) for k in range(3)
+    )
+    middle: tuple[Value | None, Value | None] = x[:2]
+    if low[0] is not None:
+        middle = (op("Max", x[0], low[0]), op("Max", x[1], low[1]))
+    found: list[Value | None] = [None] * len(node.inputs)
+    g_middle = g
+    if high[0] is not None:
+        g_middle, found[2] = _pair(op, "Min", middle, high[:2], g)
+    if low[0] is not None:
+        found[0], found[1] = _pair(op, "Max", x[:2], low[:2], g_middle)
+    else:
+        found[0] = g_middle
+    return found
+
+
+def _pair(
+    op: Emitter, operator: str, x: Sequence[Value | None], y: Sequence[Value | None], g: Value
+) -> tuple[Value, Value]:
+    """The two-factor Shapley value of a Max or Min: what reaches each operand."""
+    both, none, first, second = (op(operator, x[i], y[j]) for i, j in ((0, 0), (1, 1), (0, 1), (1, 0)))
+    made = []
+    for alone, other, (here, there) in ((first, second, x), (second, first, y)):
+        change = op("Add", op("Sub", alone, none), op("Sub", both, other))
+        made.append(op("Mul", g, _ratio(op, op("Mul", change, op.like(change, 0.5)), op("Sub", here, there))))
+    return made[0], made[1]
+
+
+MANY.update({"Max": extreme, "Min": extreme, "Clip": clip})
