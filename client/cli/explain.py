@@ -16,6 +16,7 @@ import typer
 from onnx_attribution.client.cli import options, output
 from onnx_attribution.client.cli.asker import Asker, Place, asking
 from onnx_attribution.client.cli.inputs import (
+    FLOATS,
     Layout,
     Picture,
     axes_of,
@@ -168,24 +169,36 @@ class _Question:
     mean_centred: bool
 
     def request(self, info: ModelInfo, arrays: Mapping[str, Array], picture: Picture) -> AttributionRequest:
-        sources = self.source or info.sources
+        target = replace(
+            parse_target(self.target, self.minus, [one.name for one in info.outputs]),
+            logit=self.logit,
+            mean_centred=self.mean_centred,
+        )
+        sources = self.source or _default_sources(info, target.tensor)
         return AttributionRequest(
             model=info.name,
             inputs=arrays,
             method=self.method,
             layers=self.layers,
             source=self.source,
-            target=replace(
-                parse_target(self.target, self.minus, [one.name for one in info.outputs]),
-                logit=self.logit,
-                mean_centred=self.mean_centred,
-            ),
+            target=target,
             baselines=read_baselines(self.baseline, sources, info.inputs, picture),
             steps=self.steps,
             max_steps=max(self.max_steps, self.steps),
             tolerance=self.tolerance,
             quadrature=self.quadrature,
         )
+
+
+def _default_sources(info: ModelInfo, target: str | None) -> Sequence[str]:
+    """What a baseline alone is for: the sources are known for the first output, for others taken to be the float inputs.
+
+    A float input that does not lead to the target is then refused by name, where silence would drop a baseline.
+    """
+    first = next((one.name for one in info.outputs if one.dtype in FLOATS), None)
+    if target in (None, first):
+        return info.sources
+    return [one.name for one in info.inputs if one.dtype in FLOATS] or info.sources
 
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:

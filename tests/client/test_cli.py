@@ -402,6 +402,17 @@ def test_a_baseline_alone_is_for_the_float_inputs_where_the_target_decides_on_th
         assert said in result.stderr
 
 
+def test_a_baseline_alone_is_never_dropped_at_an_output_with_more_sources(tmp_path: Path) -> None:
+    text = "few (float[N,3] a, float[N,3] b) => (float[N,3] one, float[N,3] both)"
+    path = model(tmp_path, text + " { one = Exp(a) both = Add(a, b) }")
+    np.save(tmp_path / "x.npy", np.full((1, 3), 2, np.float32))
+    options = (path, "--input", f"a={tmp_path}/x.npy", "--input", f"b={tmp_path}/x.npy", "--baseline", "0.5")
+    assert explained(*options, "--target", "both:1")["target"]["baseline_value"] == [1]
+    assert explained(*options, "--target", "one:1")["target"]["baseline_value"] == [
+        pytest.approx(np.exp(0.5))
+    ]
+
+
 def test_names_of_baselines_are_passed_on_as_they_are() -> None:
     image = TensorInfo("image", "float32", ("N", 3), 0)
     words = TensorInfo("words", "int64", ("N", 3), 0)

@@ -707,11 +707,10 @@ def test_a_large_grid_is_accepted_at_once(digits_path: Path) -> None:
         engine.add("digits", digits_path)
         engine.info("digits")
         images = np.zeros((256, 1, 8, 8), dtype=np.float32)
-        stream = engine.stream(AttributionRequest("digits", {"image": images}, steps=16384, layers=["conv2"]))
-        first = next(stream)
+        asked = AttributionRequest("digits", {"image": images}, steps=16384, layers=["conv2"])
+        first = next(engine.stream(asked))
         assert isinstance(first, Accepted)
         assert first.planned_evaluations >= 256 * 16385
-        stream.close()
 
 
 def test_baselines_are_named_like_sources(digits_path: Path) -> None:
