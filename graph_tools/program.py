@@ -190,7 +190,14 @@ def clone(graph: gs.Graph, references: dict[str, Value]) -> None:
         inputs = [references.get(x.name, x) if not x.is_empty() else x for x in node.inputs]
         attributes = attributes_of(node, references, "reference")
         copies.append(
-            gs.Node(node.op, f"reference/{node.name}", attributes, inputs, outputs, domain=node.domain)
+            gs.Node(
+                node.op,
+                node.name and f"reference/{node.name}",
+                attributes,
+                inputs,
+                outputs,
+                domain=node.domain,
+            )
         )
     graph.nodes.extend(copies)
 

@@ -119,7 +119,8 @@ def _place(selector: Selector, value: NDArray[np.float64], unit: tuple[int, ...]
     for axis, (part, size) in enumerate(zip(parts, unit, strict=True)):
         if isinstance(part, slice):
             if not all(
-                isinstance(b, (int, np.integer, type(None))) for b in (part.start, part.stop, part.step)
+                isinstance(b, (int, np.integer, type(None))) and not isinstance(b, bool)
+                for b in (part.start, part.stop, part.step)
             ):
                 raise InvalidArgument(
                     f"the target region {part} has bounds that are no integers", reason="TARGET_INVALID"

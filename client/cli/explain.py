@@ -191,7 +191,7 @@ class _Question:
 
 
 def _default_sources(info: ModelInfo, target: str | None) -> Sequence[str]:
-    """What a baseline alone is for: the sources are known for the first output, for others taken to be the float inputs.
+    """What a baseline alone is for: the sources of the first output, which are known; else the float inputs.
 
     A float input that does not lead to the target is then refused by name, where silence would drop a baseline.
     """

@@ -73,7 +73,7 @@ def renamed(inner: Emitter, copy: Callable[[Emitter], dict[str, Value]]) -> dict
     other, count = Emitter(inner.graph, f"{inner.prefix}/reference"), len(inner.graph.nodes)
     made = copy(other)
     for node in inner.graph.nodes[count:]:
-        node.name = f"{other.prefix}/{node.name}"
+        node.name = node.name and f"{other.prefix}/{node.name}"
     return made
 
 

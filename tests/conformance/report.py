@@ -11,6 +11,7 @@ PASSED = Path(__file__).parent / "passed.json"
 MODEL_VERDICTS = {
     "refused": "refused",
     "fail": "wrong",
+    "rounded": "straight-through, which differences do not confirm",
     "unchecked": "without an oracle",
     "slow": "too slow to compare",
 }
@@ -19,7 +20,7 @@ PARTS = ("schema", "own", "untagged", "twin", "double", "model")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One case: `pass` or `fail`; a model may also be `refused` by name, or `unchecked` or `slow`: not compared."""
+    """One case: `pass` or `fail`; a model may also be `refused` by name, `rounded`, `unchecked`, `slow`."""
 
     id: str
     operator: str
