@@ -46,8 +46,8 @@ class Backend:
         self.provider = provider
         self.threads = threads or available_cores()
 
-    def session(self, model: onnx.ModelProto, *, optimise: bool = True) -> Session:
-        """A session that holds the model.
+    def session(self, model: onnx.ModelProto, *, optimise: bool = True, arena: bool = True) -> Session:
+        """A session that holds the model; without `arena` it gives memory back after each run.
 
         Raises:
             ModelError: onnxruntime does not accept the model.
@@ -56,6 +56,7 @@ class Backend:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        options.enable_cpu_mem_arena = arena
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers = [_PROVIDERS[self.provider]]
@@ -112,7 +113,7 @@ class Session:
             ModelError: the run failed. Overloaded: the memory did not suffice.
         """
         names = list(outputs) or list(self.outputs)
-        fed = {name: np.ascontiguousarray(inputs[name]) for name in self.inputs if name in inputs}
+        fed = {name: np.asarray(inputs[name], order="C") for name in self.inputs if name in inputs}
         try:
             found = self._session.run(names, fed)
         except Exception as error:  # onnxruntime raises a dozen unrelated types

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import Overloaded
+from onnx_attribution.errors import NotDifferentiable, Overloaded
 from onnx_attribution.graph_tools import path
 from onnx_attribution.graph_tools.batch import RowAxis
 from onnx_attribution.graph_tools.path import Batch, Plan, Term
@@ -69,12 +69,26 @@ def deeplift(model: LoadedModel, question: Question, memory: int) -> Evaluation:
     limit = max(row_limit(model, question, memory) // 2, 1)
     for inputs, weight in _slices(model, question, limit, references=True):
         found = session.run({**inputs, "target_weight": weight})
+        _refuse_different_ways(model, question, found)
         for layer in question.choice.layers:
             parts[layer].append(
                 _unit(found[f"contribution/{layer}"], question.rows[layer], question.together)
             )
         yield 2 * (_count(model, inputs) if question.together else 1)
     return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, 2 * question.count)
+
+
+def _refuse_different_ways(model: LoadedModel, question: Question, found: Mapping[str, Array]) -> None:
+    """Refuses NaN of a model with branches: what arrives at one that x and x' take differently turns to NaN."""
+    ends = [found[name].astype(np.float64) for name in ("target", "target_baseline")]
+    given = [found[f"contribution/{layer}"].astype(np.float64) for layer in question.choice.layers]
+    ways = [node for node in model.graph.nodes if node.op in ("If", "Loop")]
+    if ways and all(np.isfinite(end).all() for end in ends) and any(np.isnan(c).any() for c in given):
+        raise NotDifferentiable(
+            f"DeepLIFT has no rule for {ways[0].op} (node {ways[0].name!r}) where x and x' go different ways; choose a "
+            "reference that goes the way of x",
+            node=ways[0].name, operator=ways[0].op,
+        )  # fmt: skip
 
 
 def along_path(model: LoadedModel, question: Question, plan: Plan, delta: bool, memory: int) -> Evaluation:

@@ -25,6 +25,7 @@ from onnx_attribution.server.backend import Backend, Session
 from onnx_attribution.server.cache import Cache
 from onnx_attribution.values import Array, LayerInfo, TensorInfo
 
+LARGE = 1 << 30  # bytes of a row from which on sessions keep no memory between runs
 SLOW = 2.0  # seconds of a run from which on one sample has to do for the comparison with the original
 CAPACITY = 32  # sessions kept for one model; each holds the weights
 
@@ -61,10 +62,11 @@ class LoadedModel:
         self._cache = Cache(CAPACITY)
         self._proving = RLock()
         self._row_bytes: dict[tuple[object, ...], int] = {}
+        self.is_large = self.bytes_per_row(self.network.example) > LARGE
 
     def session(self, key: tuple[object, ...], build: Callable[[], Program]) -> Session:
         """The session of the program with this key, built at the first call."""
-        return self._cache.get(key, lambda: self.backend.session(build().model))
+        return self._cache.get(key, lambda: self.backend.session(build().model, arena=not self.is_large))
 
     def rows_of(self, tensors: Sequence[str]) -> dict[str, RowAxis | None]:
         """Where the rows of these tensors lie, proven at the first call; None: not separable."""

@@ -111,9 +111,10 @@ class ConvTranspose(OpRun):
                 (n - 1) * s + (k - 1) * d + 1
                 for n, s, k, d in zip(x.shape[2:], strides, w.shape[2:], dilations, strict=True)
             ]
-            totals = [r - n for r, n in zip(reach, wanted, strict=True)]
+            totals = [max(r - n, 0) for r, n in zip(reach, wanted, strict=True)]
             low = [t // 2 if auto_pad == "SAME_UPPER" else t - t // 2 for t in totals]
-            pads, output_padding = [*low, *(t - a for t, a in zip(totals, low, strict=True))], None
+            pads = [*low, *(t - a for t, a in zip(totals, low, strict=True))]
+            output_padding = [max(n - r, 0) for r, n in zip(reach, wanted, strict=True)]
         pads, added = pads or [0] * (2 * rank), output_padding or [0] * rank
         kernel, spatial = w.shape[2:], x.shape[2:]
         size = [

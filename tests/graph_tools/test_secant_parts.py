@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.batch import Network
 from onnx_attribution.graph_tools.program import Choice, deeplift_program
 from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.engine import Engine
+from onnx_attribution.values import AttributionRequest, Target
 
 Array = NDArray[Any]
 T, B, WIDTH, H = 5, 3, 4, 2
@@ -122,6 +126,17 @@ def test_an_if_that_goes_two_ways_gives_no_numbers() -> None:
     x, y = np.array([1.0, -0.5, 2, 1], np.float32), np.array([-0.5, -1, 0.3, -0.2], np.float32)
     c, _ = contributions(parsed(BRANCHES), x, y)
     assert np.isnan(c).any()
+
+
+def test_the_engine_refuses_an_if_that_goes_two_ways() -> None:
+    x, y = np.array([1.0, -0.5, 2, 1], np.float32), np.array([-0.5, -1, 0.3, -0.2], np.float32)
+    with Engine(provider="cpu", threads=1) as engine:
+        engine.add("branches", parsed(BRANCHES), batch_axes={"x": None})
+        ask = AttributionRequest("branches", {"x": x}, "deeplift_rescale", target=Target(index=1))
+        with pytest.raises(NotDifferentiable, match="go different ways"):
+            engine.attribute(dataclasses.replace(ask, baselines={"x": y}))
+        (layer,) = engine.attribute(dataclasses.replace(ask, baselines={"x": x / 2})).layers.values()
+        assert np.abs(layer.residual).max() < 1e-6
 
 
 REPEATED = """(float[4] x) => (float[4] z)
