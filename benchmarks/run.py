@@ -94,20 +94,20 @@ def measure(name: str, source: onnx.ModelProto | Path, layer: str, backend: Back
     path = backend.session(path_program(model.network, choice).model)
     lift = backend.session(deeplift_program(model.network, choice).model)
     (batch,) = batches(conductance_plan("trapezoid", ROWS - 1), 1, ROWS)
-    fields = {n: getattr(batch, n) for n in path.inputs if hasattr(batch, n)}
+    fields = {n: getattr(batch, n[5:]) for n in path.inputs if hasattr(batch, n.removeprefix("path/"))}
     ends = {
         f"sample/{info.name}": one,
         f"baseline/{info.name}": np.zeros_like(one),
-        "target_weight": seed[:1],
+        "target/weight": seed[:1],
     }
     found = medians(
         {
             "forward": lambda: forward.run({info.name: x}),
             "one by one": lambda: [forward.run({info.name: x[k : k + 1]}) for k in range(ROWS)],
-            "gradient": lambda: gradient.run({info.name: x, "target_weight": seed}, [f"gradient/{layer}"]),
-            "path": lambda: path.run({**ends, **fields, "slots": np.zeros(2, np.float32)}),
+            "gradient": lambda: gradient.run({info.name: x, "target/weight": seed}, [f"gradient/{layer}"]),
+            "path": lambda: path.run({**ends, **fields, "path/slots": np.zeros(2, np.float32)}),
             "deeplift": lambda: lift.run(
-                {info.name: x, f"baseline/{info.name}": np.zeros_like(x), "target_weight": seed},
+                {info.name: x, f"baseline/{info.name}": np.zeros_like(x), "target/weight": seed},
                 [f"contribution/{layer}"],
             ),
         }

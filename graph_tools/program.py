@@ -1,8 +1,8 @@
 """Programs: ONNX models that compute attributions, each with a typed signature.
 
 Every builder takes a proven network and names of sources, layers and a target, and returns a model whose inputs and
-outputs are named by role: `sample/<input>`, `baseline/<source>`, `target_weight`, `sum/<layer>` and so on. The target
-is a linear functional of one tensor: `target_weight` has that tensor's shape and holds 1 at the explained element, -1
+outputs are named by role: `sample/<input>`, `baseline/<source>`, `target/weight`, `sum/<layer>` and so on. The target
+is a linear functional of one tensor: `target/weight` has that tensor's shape and holds 1 at the explained element, -1
 at one that is subtracted, 0 elsewhere.
 """
 
@@ -33,8 +33,6 @@ from onnx_attribution.graph_tools.reveal_rules import Where
 from onnx_attribution.graph_tools.rules import VJP, RuleTable
 from onnx_attribution.graph_tools.rules.secant import STEPS, secant_of
 from onnx_attribution.graph_tools.select import dependents
-
-PATH_INPUTS = ("row_sample", "row_alpha", "gradient_row", "left_row", "right_row", "weight", "slot", "slots")
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,8 @@ def forward_program(network: Network, tensors: Sequence[str], sources: Sequence[
 def rows_program(network: Network, choice: Choice, *, rules: RuleTable = VJP) -> Program:
     """Gradient rows: one run of the network at the rows that are given.
 
-    Inputs are the network's own, hidden sources by name, and `target_weight`. Outputs are `activation/<layer>` and
-    `gradient/<layer>` in the layer's own shape, and `target`: `[rows]`, or `[1]` where rows are not separable.
+    Inputs are the network's own, hidden sources by name, and `target/weight`. Outputs are `activation/<layer>` and
+    `gradient/<layer>` in the layer's own shape, and `target/value`: `[rows]`, or `[1]` where rows are not separable.
     """
     graph = graph_of(network.model)
     op = Emitter(graph)
@@ -83,7 +81,7 @@ def rows_program(network: Network, choice: Choice, *, rules: RuleTable = VJP) ->
     graph.toposort()
     weight = _target_weight(graph, choice.target)
     gradients = _gradients(op, choice, weight, rules)
-    outputs = [_target_value(op, network, choice.target, weight, "target")]
+    outputs = [_target_value(op, network, choice.target, weight, "target/value")]
     for layer in choice.layers:
         outputs.append(_named(op, graph.tensors()[layer], f"activation/{layer}"))
         outputs.append(_named(op, gradients[layer], f"gradient/{layer}"))
@@ -94,26 +92,26 @@ def path_program(network: Network, choice: Choice, *, delta: bool = True, rules:
     """Path sums over many rows in one run: rows and terms are data.
 
     Inputs: `sample/<input>` for every model input, `sample/<source>` for hidden sources, and `baseline/<source>`, each
-    `[samples, ...]` along its batch axis; `row_sample` `[rows]` and `row_alpha` `[rows]` say where each row lies;
-    `gradient_row`, `left_row`, `right_row`, `weight`, `slot` `[terms]` are the summands
+    `[samples, ...]` along its batch axis; `path/row_sample` and `path/row_alpha` `[rows]` say where each row lies;
+    `path/gradient_row`, `path/left_row`, `path/right_row`, `path/weight`, `path/slot` `[terms]` are the summands
     `sum[slot] += weight * g[gradient_row] * (h[right_row] - h[left_row])`, without the difference if `delta` is False
-    (`row_alpha` and `weight` are float64 and cast to the model's type);
-    `slots` is a vector `[slots]` of any numbers; `target_weight` is `[samples, ...]`.
-    Outputs: `sum/<layer>` `[slots, *unit shape]`, in float32 at least, and `target` `[rows]`.
+    (alphas and weights are float64 and cast to the model's type); `path/slots` is a vector `[slots]` of any numbers;
+    `target/weight` is `[samples, ...]`.
+    Outputs: `sum/<layer>` `[slots, *unit shape]`, in float32 at least, and `target/value` `[rows]`.
     """
     graph = graph_of(network.model)
     op = Emitter(graph)
-    row_sample = gs.Variable("row_sample", dtype=np.dtype(np.int64), shape=["rows"])
-    row_alpha = gs.Variable("row_alpha", dtype=np.dtype(np.float64), shape=["rows"])
+    row_sample = gs.Variable("path/row_sample", dtype=np.dtype(np.int64), shape=["path/rows"])
+    row_alpha = gs.Variable("path/row_alpha", dtype=np.dtype(np.float64), shape=["path/rows"])
     graph.inputs += [row_sample, row_alpha]
     _interpolate(op, network, choice.sources, row_sample, row_alpha)
     graph.toposort()
-    sample_weight = input_like(graph.tensors()[choice.target], "target_weight")
+    sample_weight = input_like(graph.tensors()[choice.target], "target/weight")
     graph.inputs.append(sample_weight)
     weight = _gather(op, sample_weight, _rows_of(network, choice.target), row_sample)
     weight.shape = graph.tensors()[choice.target].shape
     gradients = _gradients(op, choice, weight, rules)
-    outputs = [_target_value(op, network, choice.target, weight, "target")]
+    outputs = [_target_value(op, network, choice.target, weight, "target/value")]
     sums = _PathSums(op, delta, op("Shape", row_sample))
     for layer in choice.layers:
         h = graph.tensors()[layer]
@@ -132,8 +130,8 @@ def deeplift_program(
 ) -> Program:
     """DeepLIFT at x and x' (arXiv 1704.02685): the Rescale rule, or RevealCancel after some linear operators.
 
-    Inputs are the network's own at x, hidden sources by name, `baseline/<source>` and `target_weight`. Outputs:
-    `contribution/<layer>` in the layer's own shape (multipliers if not `multiply`), `target`, `target_baseline`.
+    Inputs are the network's own at x, hidden sources by name, `baseline/<source>` and `target/weight`. Outputs:
+    `contribution/<layer>` in the layer's own shape (multipliers if not `multiply`), `target/value`, `target/baseline`.
     """
     graph = graph_of(network.model)
     op = Emitter(graph)
@@ -153,8 +151,8 @@ def deeplift_program(
     reference = references.get(choice.target, graph.tensors()[choice.target])
     choose, table = secant_of(references, moving), {**STEPS, **rules}
     outputs = [
-        _target_value(op, network, choice.target, weight, "target"),
-        _target_value(op, network, choice.target, weight, "target_baseline", reference),
+        _target_value(op, network, choice.target, weight, "target/value"),
+        _target_value(op, network, choice.target, weight, "target/baseline", reference),
     ]
     if reveal_cancel is None:
         multipliers = _gradients(op, choice, weight, table, choose, dependents)
@@ -243,7 +241,7 @@ def _interpolate(
     graph = op.graph
     tensors = graph.tensors()
     for name in [*dict.fromkeys([*(x.name for x in graph.inputs), *sources])]:
-        if name in ("row_sample", "row_alpha"):
+        if name.startswith("path/row_"):
             continue
         if name in network.input_axes:
             axis = network.input_axes[name]
@@ -290,13 +288,15 @@ class _PathSums:
         self.op, self.delta, self.rows = op, delta, rows
         names = ["gradient_row", "weight", "slot", "slots"] + (["left_row", "right_row"] if delta else [])
         kinds = {"weight": np.float64, "slots": np.float32}
-        self.inputs = [
-            gs.Variable(
-                n, dtype=np.dtype(kinds.get(n, np.int64)), shape=["slots" if n == "slots" else "terms"]
+        by_name = {
+            n: gs.Variable(
+                f"path/{n}",
+                dtype=np.dtype(kinds.get(n, np.int64)),
+                shape=["path/slots" if n == "slots" else "path/terms"],
             )
             for n in names
-        ]
-        by_name = {x.name: x for x in self.inputs}
+        }
+        self.inputs = list(by_name.values())
         self.gradient_row = by_name["gradient_row"]
         bits = op.constant(np.asarray([0, 1], dtype=np.float32))
         hot = op("OneHot", by_name["slot"], op("Shape", by_name["slots"]), bits, axis=0)
@@ -337,7 +337,7 @@ class _PathSums:
 
 def _target_weight(graph: gs.Graph, target: str) -> gs.Variable:
     value = graph.tensors()[target]
-    weight = input_like(value, "target_weight", value.shape)
+    weight = input_like(value, "target/weight", value.shape)
     graph.inputs.append(weight)
     return weight
 

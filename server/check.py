@@ -195,7 +195,7 @@ def gradient_disagrees(model: LoadedModel, choice: Choice, seed: int = 0) -> str
     weight = _cotangent(at_x[choice.target].shape, seed, rng)
     inputs: dict[str, Any] = {**example, **{n: at_x[n] for n in hidden}}
     session = model.session(("rows", choice), lambda: rows_program(model.network, choice))
-    found = session.run({**inputs, "target_weight": weight.astype(kind)})
+    found = session.run({**inputs, "target/weight": weight.astype(kind)})
     gradients = {n: found[f"gradient/{n}"].astype(np.float64) for n in choice.sources}
     if not all(np.isfinite(g).all() for g in gradients.values()):
         return NOT_FINITE
@@ -229,7 +229,7 @@ def _completeness(model: LoadedModel, choice: Choice) -> str:
     at_x = forward(model, example, [choice.target, *hidden])
     inputs = {**example, **{n: at_x[n] for n in hidden}}
     weight = _cotangent(at_x[choice.target].shape, 0, np.random.default_rng(0))
-    inputs["target_weight"] = weight.astype(at_x[choice.target].dtype)
+    inputs["target/weight"] = weight.astype(at_x[choice.target].dtype)
     inputs |= {f"baseline/{n}": (inputs[n] * 0.5).astype(inputs[n].dtype) for n in choice.sources}
     try:
         session = model.session(("deeplift", choice), lambda: deeplift_program(model.network, choice))
@@ -237,7 +237,7 @@ def _completeness(model: LoadedModel, choice: Choice) -> str:
     except AttributionError as error:
         return f"DeepLIFT is not possible: {error}"
     parts = [found[f"contribution/{n}"] for n in choice.sources]
-    change = float((found["target"] - found["target_baseline"]).sum())
+    change = float((found["target/value"] - found["target/baseline"]).sum())
     rest = abs(sum(float(c.sum()) for c in parts) - change) / max(sum(np.abs(c).sum() for c in parts), 1e-300)
     return f"DeepLIFT sums to the change of the target up to {rest:.1g}"
 

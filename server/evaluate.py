@@ -50,7 +50,7 @@ def gradient(model: LoadedModel, question: Question, memory: int) -> Evaluation:
     times = question.request.method == "gradient_x_activation" and question.request.multiply_by_inputs
     parts: dict[str, list[Floats]] = {layer: [] for layer in question.choice.layers}
     for inputs, weight in _slices(model, question, row_limit(model, question, memory)):
-        found = session.run({**inputs, "target_weight": weight})
+        found = session.run({**inputs, "target/weight": weight})
         for layer, (h, g) in _pairs(question, found).items():
             parts[layer].append(g * h if times else g)
         yield _count(model, inputs) if question.together else 1
@@ -68,7 +68,7 @@ def deeplift(model: LoadedModel, question: Question, memory: int) -> Evaluation:
     parts: dict[str, list[Floats]] = {layer: [] for layer in question.choice.layers}
     limit = max(row_limit(model, question, memory) // 2, 1)
     for inputs, weight in _slices(model, question, limit, references=True):
-        found = session.run({**inputs, "target_weight": weight})
+        found = session.run({**inputs, "target/weight": weight})
         _refuse_different_ways(model, question, found)
         for layer in question.choice.layers:
             parts[layer].append(
@@ -80,7 +80,7 @@ def deeplift(model: LoadedModel, question: Question, memory: int) -> Evaluation:
 
 def _refuse_different_ways(model: LoadedModel, question: Question, found: Mapping[str, Array]) -> None:
     """Refuses NaN of a model with branches: what arrives at one that x and x' take differently turns to NaN."""
-    ends = [found[name].astype(np.float64) for name in ("target", "target_baseline")]
+    ends = [found[name].astype(np.float64) for name in ("target/value", "target/baseline")]
     given = [found[f"contribution/{layer}"].astype(np.float64) for layer in question.choice.layers]
     ways = [node for node in model.graph.nodes if node.op in ("If", "Loop")]
     if ways and all(np.isfinite(end).all() for end in ends) and any(np.isnan(c).any() for c in given):
@@ -113,8 +113,8 @@ def _together(model: LoadedModel, question: Question, plan: Plan, delta: bool, l
         **{f"sample/{name}": array for name, array in question.samples[0].items()},
         **question.samples[0],  # those that all rows share keep their names
         **{f"baseline/{name}": array for name, array in question.baselines[0].items()},
-        "target_weight": question.weights[0],
-        "slots": np.zeros(slots, dtype=np.float32),
+        "target/weight": question.weights[0],
+        "path/slots": np.zeros(slots, dtype=np.float32),
     }
     totals: dict[str, Floats] = {}
     evaluations = 0
@@ -132,7 +132,7 @@ def _together(model: LoadedModel, question: Question, plan: Plan, delta: bool, l
 
 def _fields(batch: Batch) -> dict[str, Array]:
     names = ("row_sample", "row_alpha", "gradient_row", "left_row", "right_row", "weight", "slot")
-    return {name: getattr(batch, name) for name in names}
+    return {f"path/{name}": getattr(batch, name) for name in names}
 
 
 def _one_by_one(model: LoadedModel, question: Question, plan: Plan, delta: bool) -> Evaluation:
@@ -146,7 +146,7 @@ def _one_by_one(model: LoadedModel, question: Question, plan: Plan, delta: bool)
         totals: dict[tuple[str, int], Floats] = {}
         for node, alpha in enumerate(plan.alphas):
             moved = {n: _between(baseline[n], sample[n], float(alpha)) for n in question.choice.sources}
-            rows[node] = _pairs(question, session.run({**sample, **moved, "target_weight": weight}))
+            rows[node] = _pairs(question, session.run({**sample, **moved, "target/weight": weight}))
             yield 1
             for layer in question.choice.layers:
                 for term, level in ready.get(node, ()):

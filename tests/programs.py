@@ -35,7 +35,7 @@ def gradients(
     target = target or model.outputs[0].name
     program = rows_program(model.network, Choice(tuple(wrt), tuple(wrt), target))
     kind = model.graph.tensors()[target].dtype
-    found = _run(model, program.model, {**inputs, "target_weight": cotangent.astype(kind)})
+    found = _run(model, program.model, {**inputs, "target/weight": cotangent.astype(kind)})
     return {name: found[f"gradient/{name}"].astype(np.float64) for name in wrt}
 
 
@@ -48,9 +48,11 @@ def contributions(
     program = deeplift_program(model.network, Choice(wrt, wrt, target))
     feeds = {f"baseline/{name}": value for name, value in baselines.items()}
     weight = cotangent.astype(model.graph.tensors()[target].dtype)
-    found = _run(model, program.model, {**inputs, **feeds, "target_weight": weight})
+    found = _run(model, program.model, {**inputs, **feeds, "target/weight": weight})
     parts = [found[f"contribution/{name}"].astype(np.float64) for name in wrt]
-    change = found["target"].astype(np.float64).sum() - found["target_baseline"].astype(np.float64).sum()
+    change = (
+        found["target/value"].astype(np.float64).sum() - found["target/baseline"].astype(np.float64).sum()
+    )
     return sum(p.sum() for p in parts), change, sum(np.abs(p).sum() for p in parts)
 
 

@@ -180,7 +180,7 @@ def _lines(
     """The lines of one rule; the sources together are a line of their own."""
     choice = Choice(sources, (*sources, *layers), target)
     program = RULES[rule](model.network, choice)
-    fed = {**inputs, "target_weight": weight}
+    fed = {**inputs, "target/weight": weight}
     single = _residuals(choice, model.backend.session(program.model).run(fed))
     double: dict[str, float] = {}
     if max(single.values()) > TOLERANCE:
@@ -212,7 +212,7 @@ def _residuals(choice: Choice, found: Mapping[str, Any]) -> dict[str, float]:
     """By layer, and by the sources together, the residual relative to the sum of absolute contributions."""
     parts = {n: found[f"contribution/{n}"].astype(np.float64) for n in choice.layers}
     delta = float(
-        found["target"].astype(np.float64).sum() - found["target_baseline"].astype(np.float64).sum()
+        found["target/value"].astype(np.float64).sum() - found["target/baseline"].astype(np.float64).sum()
     )
 
     def residual(*arrays: Any) -> float:

@@ -149,14 +149,14 @@ def _errors(model: LoadedModel, sources: tuple[str, ...], target: str) -> Iterat
     at_x = exact.values[target]
     cotangents = [np.random.default_rng(seed).normal(size=at_x.shape) for seed in SEEDS]
     kind = tensors[target].dtype
-    single = [session.run({**inputs, "target_weight": v.astype(kind)}) for v in cotangents]
+    single = [session.run({**inputs, "target/weight": v.astype(kind)}) for v in cotangents]
     double: list[dict[str, Array]] = []
     for layer in layers:
         slopes = [_slopes(exact, layer, target, seed, v) for seed, v in enumerate(cotangents)]
         worst = _worst(layer, single, slopes)
         if worst > TOLERANCE and not double:
             wide = {**inputs, **{s: exact.values[s] for s in sources}}
-            double = [run_double(program.model, {**wide, "target_weight": v}) for v in cotangents]
+            double = [run_double(program.model, {**wide, "target/weight": v}) for v in cotangents]
         yield layer, Errors(worst, _worst(layer, double, slopes) if worst > TOLERANCE else None)
 
 

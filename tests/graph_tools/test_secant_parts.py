@@ -31,9 +31,9 @@ def contributions(model: onnx.ModelProto, x: Array, y: Array) -> tuple[Array, fl
     backend = Backend("cpu", 1)
     shape = backend.run(model, {"x": x}, ["z"])["z"].shape
     weight = np.asarray(np.random.default_rng(0).normal(size=shape).astype(np.float32))
-    found = backend.session(program.model).run({"x": x, "baseline/x": y, "target_weight": weight})
+    found = backend.session(program.model).run({"x": x, "baseline/x": y, "target/weight": weight})
     change = float(
-        found["target"].astype(np.float64).sum() - found["target_baseline"].astype(np.float64).sum()
+        found["target/value"].astype(np.float64).sum() - found["target/baseline"].astype(np.float64).sum()
     )
     return found["contribution/x"].astype(np.float64), change
 

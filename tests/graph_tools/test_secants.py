@@ -141,9 +141,9 @@ def lifted(
     weight = np.random.default_rng(seed).normal(size=np.shape(at_x))
     found = run(
         program.model,
-        {**x, **{f"baseline/{n}": a for n, a in y.items()}, "target_weight": np.asarray(weight)},
+        {**x, **{f"baseline/{n}": a for n, a in y.items()}, "target/weight": np.asarray(weight)},
     )
-    change = float(found["target"].sum() - found["target_baseline"].sum())
+    change = float(found["target/value"].sum() - found["target/baseline"].sum())
     return [found[f"contribution/{n}"] for n in moving], change
 
 

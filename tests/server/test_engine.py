@@ -566,7 +566,7 @@ def test_evaluations_are_the_rows_that_ran(
 
     def counting(self: Session, inputs: dict[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         first = inputs["image"] if "image" in inputs else inputs.get("x")
-        rows = len(inputs["row_sample"]) if "row_sample" in inputs else len(np.asarray(first))
+        rows = len(inputs["path/row_sample"]) if "path/row_sample" in inputs else len(np.asarray(first))
         counted.append(rows * (2 if any(n.startswith("contribution/") for n in self.outputs) else 1))
         return run(self, inputs, outputs)
 
@@ -751,3 +751,18 @@ def test_a_tensor_that_a_fusion_swallows_can_be_a_layer(shared: Path) -> None:
             )
         )
         assert np.isfinite(answer.layers["117"].values).all()
+
+
+@pytest.mark.parametrize("name", ["target", "weight", "slot", "slots", "row_sample", "target_weight"])
+@pytest.mark.parametrize("method", METHODS)
+def test_tensors_may_be_called_as_programs_call_theirs(name: str, method: Method) -> None:
+    graph = f"n (float[N,3] x) => (float[N,3] {name}) {{ h = Exp(x) {name} = Tanh(h) }}"
+    text = f'<ir_version: 8, opset_import: ["" : 17]> {graph}'
+    with Engine(provider="cpu") as engine:
+        engine.add("net", onnx.parser.parse_model(text))
+        layers = ["x" if method == "integrated_gradients" else "h"]
+        answer = engine.attribute(
+            AttributionRequest("net", {"x": np.ones((2, 3))}, method, layers, target=Target(index=1))
+        )
+        assert answer.target.tensor == name
+        assert np.isfinite(answer.layers[layers[0]].values).all()
