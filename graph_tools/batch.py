@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, ModelError
 from onnx_attribution.graph_tools.free import CannotFree, free
@@ -28,6 +29,11 @@ class RowAxis:
 
     axis: int
     factor: int = 1
+
+    def first(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The array as `[rows, *unit]`; neighbouring elements of one row become the first axis of its unit."""
+        front = np.moveaxis(array, self.axis, 0)
+        return front if self.factor == 1 else front.reshape(-1, self.factor, *front.shape[1:])
 
 
 @dataclass(frozen=True)

@@ -277,7 +277,7 @@ class Engine:
         steps: int,
         started: float,
     ) -> Attribution:
-        nodes = list(loaded.graph.nodes)
+        tensors = loaded.graph.tensors()
         change = question.value - question.baseline_value
         sums_to_change = question.request.multiply_by_inputs and question.request.method not in (
             "gradient",
@@ -291,14 +291,14 @@ class Engine:
                 if name in sums.coarse
                 else np.full_like(total, np.nan)
             )
-            dtype = np.dtype(loaded.graph.tensors()[name].dtype)
+            dtype = np.dtype(tensors[name].dtype)
             layers[name] = LayerAttribution(
                 name,
                 values.astype(dtype if dtype.kind == "f" and dtype.itemsize >= 4 else np.float32),
                 total,
                 total - change if sums_to_change else np.full_like(total, np.nan),
                 error,
-                select.is_cut(nodes, question.choice.sources, question.choice.target, [name]),
+                question.cuts[name],
             )
         bad = [name for name, values in sums.fine.items() if not np.isfinite(values).all()]
         warnings = question.warnings + tuple(

@@ -206,10 +206,7 @@ def _pairs(question: Question, found: Mapping[str, Array]) -> dict[str, tuple[Fl
 
 def _unit(array: Array, rows: RowAxis | None, together: bool) -> Floats:
     wide = array.astype(np.float64)
-    if not together or rows is None:
-        return wide[None]
-    front = np.moveaxis(wide, rows.axis, 0)
-    return front if rows.factor == 1 else front.reshape(-1, rows.factor, *front.shape[1:])
+    return rows.first(wide) if together and rows is not None else wide[None]
 
 
 def unit_of(question: Question, name: str) -> tuple[Floats, Floats]:

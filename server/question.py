@@ -30,6 +30,7 @@ class Question:
 
     request: AttributionRequest
     choice: Choice
+    cuts: Mapping[str, bool]
     together: bool
     rows: Mapping[str, RowAxis | None]
     samples: tuple[dict[str, Array], ...]
@@ -115,6 +116,7 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
     return Question(
         request,
         choice,
+        {layer: select.is_cut(list(model.graph.nodes), sources, target, [layer]) for layer in layers},
         together,
         rows,
         tuple(full),

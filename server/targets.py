@@ -35,10 +35,9 @@ def chosen(model: LoadedModel, request: AttributionRequest) -> tuple[str, int | 
 def units(array: Array, rows: RowAxis | None, together: bool) -> NDArray[np.float64]:
     """The target tensor as `[samples, *unit]`."""
     wide = array.astype(np.float64)
-    if not together or rows is None:
-        return wide if wide.ndim > 1 and wide.shape[0] == 1 else wide[None]
-    front = np.moveaxis(wide, rows.axis, 0)
-    return front if rows.factor == 1 else front.reshape(-1, rows.factor, *front.shape[1:])
+    if together and rows is not None:
+        return rows.first(wide)
+    return wide if wide.ndim > 1 and wide.shape[0] == 1 else wide[None]
 
 
 def restored(units: NDArray[np.float64], like: Array, rows: RowAxis | None) -> NDArray[np.float64]:
