@@ -1,0 +1,1 @@
+"""The published experiments of DeepLIFT, repeated: `python -m benchmarks.deeplift.digit_flip` and `.tal_gata`."""
