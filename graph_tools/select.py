@@ -137,7 +137,11 @@ def target_tensor(graph: gs.Graph, name: str | None) -> str:
             reason="TARGET_INVALID", outputs=listed,
         )  # fmt: skip
     proposed = float_before_outputs(graph)
-    hint = f"; name the float tensor before it: {proposed!r}" if proposed else ""
+    hint = (
+        f"; name the float tensor before it: {proposed!r}"
+        if proposed
+        else "; no float tensor leads to one, but the method occlusion takes an output of integers by name"
+    )
     raise InvalidArgument(
         f"no output of the model holds floats ({listed}){hint}", reason="TARGET_INVALID", outputs=listed,
     )  # fmt: skip
@@ -215,22 +219,25 @@ def dependents(nodes: Iterable[gs.Node], sources: Sequence[str]) -> set[str]:
     return found
 
 
-def ancestors(nodes: Sequence[gs.Node], targets: Sequence[str]) -> set[str]:
-    """Names of the tensors on whose values the targets depend, the targets included."""
+def ancestors(
+    nodes: Sequence[gs.Node], targets: Sequence[str], given: frozenset[str] = frozenset()
+) -> set[str]:
+    """Names of the tensors on whose values the targets depend, the targets included; `given` ones depend on nothing."""
     found = set(targets)
     for node in reversed(nodes):
-        if node.op not in SHAPE_ONLY and any(z.name in found for z in node.outputs):
+        if node.op not in SHAPE_ONLY and any(z.name in found and z.name not in given for z in node.outputs):
             found.update(x.name for x in inputs_of(node))
     return found
 
 
 def cut_tensors(nodes: Sequence[gs.Node], sources: Sequence[str], target: str) -> set[str]:
-    """The tensors that every way from the sources to the target crosses.
+    """The tensors that every way from the sources to the target crosses; what makes a source is no part of a way.
 
     In an order in which every edge leads forward, a tensor is crossed by every way exactly if no edge between tensors
     and nodes on such ways leaps over it.
     """
-    between = dependents(nodes, sources) & ancestors(nodes, [target])
+    given = frozenset(sources)
+    between = dependents(nodes, sources) & ancestors(nodes, [target], given)
     if target not in between:
         return set()
     place: dict[str, int] = dict.fromkeys(sources, 0)
@@ -240,7 +247,7 @@ def cut_tensors(nodes: Sequence[gs.Node], sources: Sequence[str], target: str) -
     for node in nodes:
         if node.op in SHAPE_ONLY or not any(x.name in between for x in inputs_of(node)):
             continue
-        if not any(z.name in between for z in node.outputs):
+        if not any(z.name in between and z.name not in given for z in node.outputs):
             continue
         clock += 1
         order.append((clock, node))
@@ -255,7 +262,7 @@ def cut_tensors(nodes: Sequence[gs.Node], sources: Sequence[str], target: str) -
         cuts.update(s for s in sources if s in between)
     furthest = max((last_use.get(s, 0) for s in sources if s in between), default=0)
     for moment, node in order:
-        made = [z.name for z in node.outputs if z.name in between]
+        made = [z.name for z in node.outputs if z.name in between and z.name not in given]
         # every way passes this node if no tensor made earlier is used later
         if furthest <= moment and len(made) == 1:
             cuts.add(made[0])
@@ -278,7 +285,7 @@ def is_cut(nodes: Sequence[gs.Node], sources: Sequence[str], target: str, layers
 def layers(graph: gs.Graph, sources: Sequence[str], target: str) -> list[LayerInfo]:
     """The float tensors between the sources and the target, in order, both ends included."""
     nodes = list(graph.nodes)
-    between = reachable(nodes, sources) & ancestors(nodes, [target])
+    between = reachable(nodes, sources) & ancestors(nodes, [target], frozenset(sources))
     cuts = cut_tensors(nodes, sources, target)
     tensors = graph.tensors()
     made_by = {z.name: node for node in nodes for z in node.outputs}

@@ -127,7 +127,10 @@ def random_nodes(rng: np.random.Generator) -> tuple[list[gs.Node], list[str], st
         made = [gs.Variable(f"t{k}.{j}", np.float32) for j in range(1 + (rng.random() < 0.2))]
         nodes.append(gs.Node("Shape" if rng.random() < 0.07 else "Sum", f"n{k}", inputs=chosen, outputs=made))
         tensors += made
-    return nodes, sources, tensors[-1].name
+    hidden = [
+        z.name for node in nodes[:-1] for z in node.outputs if rng.random() < 0.08
+    ]  # they may lie in a row
+    return nodes, [*sources, *hidden], tensors[-1].name
 
 
 def test_cuts_of_random_graphs_are_those_found_by_deletion(rng: np.random.Generator) -> None:
