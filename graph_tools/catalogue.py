@@ -10,7 +10,7 @@ import onnx
 from onnx_attribution.graph_tools import legacy, optionals, sequences
 from onnx_attribution.graph_tools.expand import has_body
 from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE, Rule
-from onnx_attribution.graph_tools.rules.secant import MANY, PARTS, SECANT, STEPS
+from onnx_attribution.graph_tools.rules.secant import CONTROL, MANY, PARTS, SECANT, STEPS
 
 DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview")
 """Those whose schemas are listed whole; of others, only operators with an entry of ours."""
@@ -68,7 +68,9 @@ def _replaced(domain: str, operator: str, schema: onnx.defs.OpSchema | None) -> 
 
 
 def _deeplift(domain: str, operator: str, rule: Rule) -> str:
-    if (domain in ("", "com.microsoft") and operator in SECANT) or (domain == "" and operator in PARTS):
+    if (domain in ("", "com.microsoft") and operator in SECANT) or (
+        domain == "" and operator in PARTS | CONTROL
+    ):
         return "own rule"
     if rule.forward is not None:
         return "function body"

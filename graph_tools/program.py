@@ -33,6 +33,7 @@ from onnx_attribution.graph_tools.reveal_rules import Where
 from onnx_attribution.graph_tools.rules import VJP, RuleTable
 from onnx_attribution.graph_tools.rules.secant import STEPS, secant_of
 from onnx_attribution.graph_tools.select import dependents
+from onnx_attribution.values import NearZero
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def deeplift_program(
     multiply: bool = True,
     rules: RuleTable = VJP,
     reveal_cancel: Where | None = None,
+    near_zero: NearZero = "midpoint",
 ) -> Program:
     """DeepLIFT at x and x' (arXiv 1704.02685): the Rescale rule, or RevealCancel after some linear operators.
 
@@ -149,7 +151,7 @@ def deeplift_program(
     clone(graph, references)
     weight = _target_weight(graph, choice.target)
     reference = references.get(choice.target, graph.tensors()[choice.target])
-    choose, table = secant_of(references, moving), {**STEPS, **rules}
+    choose, table = secant_of(references, moving, near_zero), {**STEPS, **rules}
     outputs = [
         _target_value(op, network, choice.target, weight, "target/value"),
         _target_value(op, network, choice.target, weight, "target/baseline", reference),

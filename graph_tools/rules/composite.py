@@ -17,7 +17,10 @@ from onnx_attribution.graph_tools.rules.registry import Forward, Gradients, Node
 
 
 def composite(
-    *operators: str, domain: str = "com.microsoft", straight_through: bool = False
+    *operators: str,
+    domain: str = "com.microsoft",
+    straight_through: bool = False,
+    approximate: bool = False,
 ) -> Callable[[Forward], Forward]:
     """Registers operators by a function `(op, node) -> output or outputs` that emits standard operators."""
 
@@ -25,7 +28,14 @@ def composite(
         def rule(op: Emitter, node: NodeView, *gradients: Value | None) -> Gradients:
             return staged(op, node, forward).back(op, node, gradients)
 
-        vjp(*operators, sparse=True, straight_through=straight_through, forward=forward, domain=domain)(rule)
+        vjp(
+            *operators,
+            sparse=True,
+            straight_through=straight_through,
+            forward=forward,
+            approximate=approximate,
+            domain=domain,
+        )(rule)
         return forward
 
     return register

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from onnx_attribution.graph_tools.broadcast import unbroadcast
 from onnx_attribution.graph_tools.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp
+from onnx_attribution.graph_tools.rules.secant import parts
 from onnx_attribution.graph_tools.rules.tricks import declare, dimensions, positions, rank_of, scatter_add
 
 
@@ -39,9 +40,33 @@ def parsed(equation: str, ranks: Sequence[int]) -> Equation:
 @vjp("Einsum", linear=[{k} for k in range(16)], bilinear=True)
 def einsum(op: Emitter, node: NodeView, g: Value) -> Gradients:
     values = [node.input(k) for k in range(len(node.inputs))]
+    return [
+        _operand(op, _equation(node), values, k, g) if node.active[k] else None for k in range(len(values))
+    ]
+
+
+@parts("Einsum", when=lambda node: sum(node.active) > 2)
+def pairwise(op: Emitter, node: NodeView) -> Value:
+    """Two operands at a time, from the left; what a later one or the result needs is kept."""
+    equation, (value, *rest) = _equation(node), [node.input(k) for k in range(len(node.inputs))]
+    labels, *terms = equation.operands
+    for number, (term, other) in enumerate(zip(terms, rest, strict=True), start=1):
+        needed = equation.result + "".join(terms[number:])
+        last = number == len(terms)
+        kept = equation.result if last else "".join(c for c in dict.fromkeys(labels + term) if c in needed)
+        made = op("Einsum", value, other, equation=f"{labels},{term}->{kept}")
+        known = dict(zip(term, dimensions(other), strict=True)) | dict(
+            zip(labels, dimensions(value), strict=True)
+        )
+        sizes = [f"stretched/{c}" if c in equation.stretched else known[c] for c in kept]
+        value, labels = declare(made, dimensions(node.z) if last else sizes), kept
+    return value
+
+
+def _equation(node: NodeView) -> Equation:
     text = node.attribute("equation")
-    equation = parsed(text.decode() if isinstance(text, bytes) else text, [rank_of(x) for x in values])
-    return [_operand(op, equation, values, k, g) if node.active[k] else None for k in range(len(values))]
+    ranks = [rank_of(node.input(k)) for k in range(len(node.inputs))]
+    return parsed(text.decode() if isinstance(text, bytes) else text, ranks)
 
 
 def _operand(op: Emitter, equation: Equation, values: Sequence[Value], k: int, g: Value) -> Value:

@@ -92,7 +92,8 @@ class Rule:
 
     `sparse`: None for an active input means that no way leads there, not that the rule cannot say.
     `straight_through`: the operator rounds, and its gradient is that of the operator without the rounding.
-    `forward` computes the outputs from standard operators, where the rule is the gradient of those.
+    `forward` computes the outputs from standard operators, where the rule is the gradient of those; `approximate`: to
+    within the tolerance of an operator that iterates, not of rounding.
     """
 
     vjp: RuleFunction
@@ -103,6 +104,7 @@ class Rule:
     sparse: bool = False
     straight_through: bool = False
     forward: Forward | None = None
+    approximate: bool = False
 
     def is_linear_in(self, node: NodeView, active: Iterable[int]) -> bool:
         """Whether the node is jointly linear in these inputs."""
@@ -133,6 +135,7 @@ def vjp(
     sparse: bool = False,
     straight_through: bool = False,
     forward: Forward | None = None,
+    approximate: bool = False,
     domain: str = "",
 ) -> Callable[[RuleFunction], RuleFunction]:
     """Registers a gradient rule; a second one for the same operator is refused."""
@@ -144,7 +147,15 @@ def vjp(
                 raise ValueError(f"a rule for {operator} exists already")
             groups = tuple(frozenset(group) for group in linear)
             VJP[key] = Rule(
-                function, groups, linear_if, elementwise, bilinear, sparse, straight_through, forward
+                function,
+                groups,
+                linear_if,
+                elementwise,
+                bilinear,
+                sparse,
+                straight_through,
+                forward,
+                approximate,
             )
         return function
 

@@ -19,6 +19,7 @@ from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.rules.composite import staged
 from onnx_attribution.graph_tools.rules.pooling import pool_indices, unpool
 from onnx_attribution.graph_tools.rules.registry import Forward, Gradients, NodeView, Rule
+from onnx_attribution.values import NearZero
 
 SecantRule = Callable[..., Gradients]
 SECANT: dict[str, SecantRule] = {}
@@ -56,13 +57,14 @@ def parts(
 
 
 def secant_of(
-    references: dict[str, Value], moving: set[str]
+    references: dict[str, Value], moving: set[str], near_zero: NearZero = "midpoint"
 ) -> Callable[[NodeView, Rule], Callable[..., Gradients]]:
     """The choice of the secant: which rule a node follows between x and x'.
 
     `references` maps tensors to their values at x'; `moving` names those whose values depend on the source. Both grow
     with the tensors of operators that are recomputed from standard ones; where one of those stands for an output, the
-    operator's own is taken.
+    operator's own is taken. Unless `near_zero` is "midpoint", functions of one input take the plain quotient,
+    as other libraries do, and its gradient there where that is rounding noise.
     """
     own: dict[str, Value] = {}
 
@@ -93,9 +95,9 @@ def secant_of(
             if chosen is not None:
                 return chosen(op, here, there, *g)
             assert forward is not None
-            return _through(op, here, there, forward, g, moved, references, moving, own)
+            return _through(op, here, there, rule, forward, g, moved, references, moving, own)
 
-        chosen = _chosen(node, rule, moved) if forward is None else None
+        chosen = _chosen(node, rule, moved, near_zero) if forward is None else None
         return follow
 
     return choose
@@ -125,8 +127,17 @@ def _numeric(op: Emitter, node: NodeView, gradients: Sequence[Value | None]) -> 
     )
 
 
-def _chosen(node: NodeView, rule: Rule, moved: Sequence[int]) -> Callable[..., Gradients]:
+def _chosen(
+    node: NodeView, rule: Rule, moved: Sequence[int], near_zero: NearZero
+) -> Callable[..., Gradients]:
     """What the node does, as `(op, node, reference, *gradients)`; `moved` are the inputs that differ at x'."""
+    if (
+        near_zero != "midpoint"
+        and rule.elementwise
+        and len(moved) == 1
+        and not rule.is_linear_in(node, moved)
+    ):
+        return lambda op, view, reference, g: _slope(op, view, reference, rule, moved[0], g, near_zero)
     if node.operator in SECANT and node.domain in ("", "com.microsoft"):
         return SECANT[node.operator]
     if rule.is_linear_in(node, moved):
@@ -155,6 +166,7 @@ def _through(
     op: Emitter,
     node: NodeView,
     reference: NodeView,
+    rule: Rule,
     forward: Forward,
     gradients: Sequence[Value | None],
     moved: Sequence[int],
@@ -173,7 +185,23 @@ def _through(
     for made, z, w in zip(here.outputs, node.outputs, reference.outputs, strict=False):
         if made is not None and z is not None and w is not None:
             own[made.name], references[made.name] = z, w
+    if rule.approximate:
+        pairs = zip(here.outputs, there.outputs, strict=True)
+        changes = [x and y and op("Sub", x, y) for x, y in pairs]
+        gradients = [
+            g if g is None or made is None else _rescaled(op, g, made, node.outputs[k], reference.outputs[k])
+            for k, (g, made) in enumerate(zip(gradients, changes, strict=False))
+        ]
     return here.back(op, node, gradients)
+
+
+def _rescaled(op: Emitter, g: Value, made: Value, z: Value | None, w: Value | None) -> Value:
+    """`g` for an output that changes by z - w where what stands for it changes by `made`."""
+    assert z is not None
+    assert w is not None
+    change = op("Sub", z, w)
+    small = op("LessOrEqual", op("Abs", made), op.like(made, 1e-6))
+    return op("Mul", g, quotient(op, change, made, small, op.like(made, 1)))
 
 
 def _mean(op: Emitter, x: Value, y: Value) -> Value:
@@ -210,18 +238,27 @@ def times(op: Emitter, g: Value, slope: Value) -> Value:
     return op("Where", op("Equal", g, nothing), nothing, op("Mul", g, slope))
 
 
-def _slope(op: Emitter, node: NodeView, reference: NodeView, rule: Rule, index: int, g: Value) -> Gradients:
-    """The secant of an elementwise function of one moving input; near 0 the gradient at the midpoint."""
+def _slope(
+    op: Emitter,
+    node: NodeView,
+    reference: NodeView,
+    rule: Rule,
+    index: int,
+    g: Value,
+    near_zero: NearZero = "midpoint",
+) -> Gradients:
+    """The secant of an elementwise function of one moving input; near 0 its gradient at one point."""
     x, y = node.input(index), reference.input(index)
     d = op("Sub", x, y)
-    middle = _midpoint(op, node, reference)
-    z = node.again(op, *middle.inputs)
+    point = {"input": node, "reference": reference}.get(near_zero) or _midpoint(op, node, reference)
+    z = node.again(op, *point.inputs)
     z.shape = node.z.shape
     one = op("Expand", op.like(g, 1), op.shape(node.z))
     one.shape = node.z.shape
-    local = rule.vjp(op, replace(middle, outputs=(z,)), one)[index]
+    local = rule.vjp(op, replace(point, outputs=(z,)), one)[index]
     assert local is not None
-    close = near(op, x, y, d, floor=0 if node.operator in PIECEWISE_LINEAR else 1)
+    exact = near_zero == "midpoint" and node.operator in PIECEWISE_LINEAR
+    close = near(op, x, y, d, floor=0 if exact else 1)
     slope = quotient(op, op("Sub", node.z, reference.z), d, close, local)
     return [times(op, g, slope) if k == index else None for k in range(len(node.inputs))]
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.rules.convolution import windows
+from onnx_attribution.graph_tools.rules.pooling import spread
 from onnx_attribution.graph_tools.rules.reduce import _axes, _kept, _sum
-from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView
+from onnx_attribution.graph_tools.rules.registry import VJP, Gradients, NodeView
 from onnx_attribution.graph_tools.rules.secant import parts, quotient, secant
 from onnx_attribution.graph_tools.rules.secant_norm import LogSums
 from onnx_attribution.graph_tools.rules.tricks import convert, declare, dimensions, known, rank_of
@@ -64,24 +66,41 @@ def cross(
 
 @secant("TopK")
 def top_k(op: Emitter, node: NodeView, reference: NodeView, g: Value | None, *_: Value | None) -> Gradients:
-    """The largest one by cross-max; more than one has no split between the places that is exact for every x and x'."""
+    """Each place of the ranking by itself: its change goes to the elements that crossed it.
+
+    Where the k-th value rises from w to z, at least one element was at most w and is at least z now, because fewer than
+    k elements were above w; those that crossed share z - w. Where it falls, the other way round. For the largest alone
+    this is cross-max.
+    """
     x, y = node.input(0), reference.input(0)
     count = known(node.input(1))
-    if count is None or int(count.reshape(-1)[0]) != 1:
+    if not node.attribute("sorted", 1) and (count is None or int(count.reshape(-1)[0]) != 1):
         raise NotDifferentiable(
-            f"DeepLIFT has no rule for TopK of more than one (node {node.name!r}); it has one for the largest alone",
+            f"DeepLIFT has no rule for TopK without an order (node {node.name!r}, sorted=0): its places at x and at x' "
+            "do not correspond",
             node=node.name, operator="TopK", tensor=node.z.name,
         )  # fmt: skip
     if g is None:
         return (op.zeros_like(x),)
-
-    def share(view: NodeView) -> Value:
-        axis = op.ints([node.attribute("axis", -1)])
-        reached = convert(op, op("Equal", view.input(0), view.z), g)
-        return op("Div", reached, op("ReduceSum", reached, axis, keepdims=1))
-
-    extreme = "Max" if node.attribute("largest", 1) else "Min"
-    return (cross(op, x, y, node.z, reference.z, share(node), share(reference), g, extreme),)
+    rank = rank_of(x)
+    axis = node.attribute("axis", -1) % rank
+    order = [a for a in range(rank) if a != axis] + [axis]
+    elements = [op("Unsqueeze", op("Transpose", v, perm=order), op.ints([rank])) for v in (x, y)]
+    places = [
+        op("Unsqueeze", op("Transpose", v, perm=order), op.ints([rank - 1])) for v in (node.z, reference.z, g)
+    ]
+    (here, there), (z, w, arrived) = elements, places
+    rose = op("And", op("GreaterOrEqual", here, z), op("LessOrEqual", there, w))
+    fell = op("And", op("LessOrEqual", here, z), op("GreaterOrEqual", there, w))
+    crossed = convert(op, op("Where", op("GreaterOrEqual", z, w), rose, fell), g)
+    share = op("Div", crossed, op("ReduceSum", crossed, op.ints([rank - 1]), keepdims=1))
+    given = op(
+        "ReduceSum", op("Mul", op("Mul", arrived, op("Sub", z, w)), share), op.ints([rank]), keepdims=0
+    )
+    back = [order.index(a) for a in range(rank)]
+    credit = declare(op("Transpose", given, perm=back), dimensions(x))
+    d = op("Sub", x, y)
+    return (quotient(op, credit, d, op("Equal", d, op.like(d, 0)), op.like(d, 0)),)
 
 
 @secant("ReduceLogSumExp")
@@ -167,6 +186,73 @@ def _product(op: Emitter, value: Value, axis: int) -> Value:
         size = half + size % 2
         value = declare(product, [size if a == axis else d for a, d in enumerate(dimensions(value))])
     return value
+
+
+@parts("CumProd")
+def cum_prod(op: Emitter, node: NodeView) -> Value:
+    """Each product is the one before times the next element, at its midpoint."""
+    x, axis = node.input(0), known(node.input(1))
+    size = None if axis is None else dimensions(x)[int(axis.reshape(-1)[0])]
+    if axis is None or not isinstance(size, int):
+        raise NotDifferentiable(
+            f"DeepLIFT needs the axis and the size that CumProd (node {node.name!r}) multiplies; they are unknown",
+            node=node.name, operator="CumProd", tensor=node.z.name,
+        )  # fmt: skip
+    place = int(axis.reshape(-1)[0]) % rank_of(x)
+    one = [1 if a == place else d for a, d in enumerate(dimensions(x))]
+    elements = [
+        declare(op("Slice", x, op.ints([k]), op.ints([k + 1]), op.ints([place])), one) for k in range(size)
+    ]
+    if node.attribute("reverse", 0):
+        elements.reverse()
+    products = elements[:1]
+    for element in elements[1:]:
+        products.append(declare(op("Mul", products[-1], element), one))
+    if node.attribute("exclusive", 0):
+        first = declare(op("Expand", op.like(x, 1), op.shape(elements[0])), one)
+        products = [first, *products[:-1]]
+    if node.attribute("reverse", 0):
+        products.reverse()
+    return declare(op("Concat", *products, axis=place), dimensions(node.z))
+
+
+@secant("MaxRoiPool")
+def max_roi_pool(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """Cross-max; the gradient's rule knows the way to the places of the maxima."""
+    x, y, z, w = node.input(0), reference.input(0), node.z, reference.z
+    route = VJP["", "MaxRoiPool"].vjp
+    c = op("Max", z, w)
+    (to_x,) = route(op, node, op("Mul", g, op("Sub", c, w)))[:1]
+    (to_y,) = route(op, reference, op("Mul", g, op("Sub", z, c)))[:1]
+    d = op("Sub", x, y)
+    return (quotient(op, op("Add", to_x, to_y), d, op("Equal", d, op.like(d, 0)), op.like(d, 0)), None)
+
+
+@secant("LpPool")
+def lp_pool(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """The root by its secant, spread over the window, times the secant of |x|^p."""
+    x, y, z, w = node.input(0), reference.input(0), node.z, reference.z
+    p = node.attribute("p", 2)
+    share = op("Mul", g, _secant(op, (z, w), (_power(op, z, p), _power(op, w, p)), root=True, p=p))
+    place_of = windows(op, node, node.attribute("kernel_shape"), x, z)
+    slope = _secant(op, (x, y), (_power(op, x, p), _power(op, y, p)), root=False, p=p)
+    return (op("Mul", spread(op, share, x, z, place_of), slope),)
+
+
+def _secant(
+    op: Emitter, ends: tuple[Value, Value], powers: tuple[Value, Value], *, root: bool, p: int
+) -> Value:
+    """The slope of the p-th power of |ends| between the two, or of its root; 0 where nothing changes."""
+    if p == 2:
+        total = op("Add", *ends)
+        return (
+            total
+            if not root
+            else quotient(op, op.like(total, 1), total, op("Equal", total, 0), op.like(total, 0))
+        )
+    changes = [op("Sub", *pair) for pair in (ends, powers)]
+    change, d = changes if root else changes[::-1]
+    return quotient(op, change, d, op("Equal", d, op.like(d, 0)), op.like(d, 0))
 
 
 @parts("GlobalLpPool")

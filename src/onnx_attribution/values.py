@@ -55,6 +55,9 @@ QUADRATURES: tuple[Quadrature, ...] = (
     "riemann_trapezoid",
     "gausslegendre",
 )
+NearZero = Literal["midpoint", "input", "reference"]
+"""Where the gradient is taken that stands for DeepLIFT's secant where x and x' are too close for a quotient."""
+NEAR_ZERO: tuple[NearZero, ...] = ("midpoint", "input", "reference")
 ModelState = Literal["READY", "FAILED", "UNLOADED"]
 StopReason = Literal["max_steps", "converged", "exact", "deadline_near", "draining"]
 

@@ -20,6 +20,7 @@ from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.batch import Network
 from onnx_attribution.graph_tools.program import Choice, deeplift_program
 from onnx_attribution.server.backend import Backend
+from onnx_attribution.values import NEAR_ZERO, NearZero
 from tests.conformance.float64 import run_double
 
 Array = NDArray[Any]
@@ -83,12 +84,23 @@ ROWS = [
     Row("ReduceProd", (S,), attributes={"keepdims": 0}),
     Row("TopK", (S,), {1: np.array([1])}, {"axis": 1}, outputs=2),
     Row("TopK", (S,), {1: np.array([1])}, {"axis": 2, "largest": 0}, outputs=2),
+    Row("TopK", (S,), {1: np.array([3])}, outputs=2),
+    Row("TopK", ((7, 2),), {1: np.array([4])}, {"axis": 0}, outputs=2),
+    Row("TopK", (S,), {1: np.array([2])}, {"axis": 1, "largest": 0}, outputs=2),
+    *(Row("CumProd", (S,), {1: np.array(1)}, {"exclusive": e, "reverse": r}) for e in (0, 1) for r in (0, 1)),
+    *(Row("LpPool", (IMAGE,), attributes={"kernel_shape": [3, 2], "strides": [1, 2], "pads": [1, 0, 0, 1], "p": p})
+      for p in (1, 2, 3)),
+    Row("MaxRoiPool", (IMAGE,), {1: np.array([[0, 0, 0, 3, 4], [1, 1, 1, 4, 4.0]])}, {"pooled_shape": [2, 2]},
+        single=True),
+    *(Row("Det", (shape,)) for shape in ((2, 3, 3), (4, 4), (1, 1))),
     Row("MaxPool", (IMAGE,), attributes={"kernel_shape": [3, 3], "strides": [1, 1]}),
     Row("MaxPool", (IMAGE,), attributes={"kernel_shape": [2, 2], "strides": [2, 2]}),
     Row("GlobalMaxPool", (IMAGE,)), Row("GlobalAveragePool", (IMAGE,)),
     Row("AveragePool", (IMAGE,), attributes={"kernel_shape": [2, 2]}),
     Row("MatMul", ((2, 3), (3, 4))), Row("MatMul", ((2, 3, 4), (2, 4, 5))), Row("Gemm", ((2, 3), (3, 4), (4,))),
     Row("Einsum", ((2, 3), (3, 4)), attributes={"equation": "ij,jk->ik"}),
+    Row("Einsum", ((2, 3), (3, 4), (4, 2)), attributes={"equation": "ij,jk,ki->i"}),
+    Row("Einsum", ((5, 2, 3), (3, 3), (5, 1), (2,)), attributes={"equation": "...ij,jk,...l,i->...k"}),
     Row("Conv", (IMAGE, (3, 4, 2, 2))), Row("Where", (S, S), {2: np.array(0.5)}),
     Row("CumSum", (S,), {1: np.array(1)}), Row("Transpose", (S,)), Row("Concat", (S, S), attributes={"axis": 1}),
 ]  # fmt: skip
@@ -123,19 +135,24 @@ def node_of(row: Row) -> tuple[onnx.ModelProto, list[str], list[str]]:
     )
     model = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", 23 if row.op == "RMSNormalization" else 21)],
+        opset_imports=[helper.make_opsetid("", {"RMSNormalization": 23, "CumProd": 26}.get(row.op, 21))],
         ir_version=10,
     )
     return onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True), moving, outputs
 
 
 def lifted(
-    row: Row, x: Mapping[str, Array], y: Mapping[str, Array], seed: int = 0
+    row: Row,
+    x: Mapping[str, Array],
+    y: Mapping[str, Array],
+    seed: int = 0,
+    *,
+    near_zero: NearZero = "midpoint",
 ) -> tuple[list[Array], float]:
     """The contributions of each input, and the change of a random functional of the output."""
     model, moving, _ = node_of(row)
     network = Network(model, "single", dict.fromkeys(moving), dict(x))
-    program = deeplift_program(network, Choice(tuple(moving), tuple(moving), "z"))
+    program = deeplift_program(network, Choice(tuple(moving), tuple(moving), "z"), near_zero=near_zero)
     run = run_single if row.single else run_double
     at_x = run(model, dict(x))["z"]
     weight = np.random.default_rng(seed).normal(size=np.shape(at_x))
@@ -198,6 +215,26 @@ def test_softmax_does_not_depend_on_shifts_of_its_argument(shift: float) -> None
     np.testing.assert_allclose(multipliers[0].sum(axis=1), 0, atol=1e-10)
 
 
+@pytest.mark.parametrize(("near_zero", "slope"), [("midpoint", 0.25), ("input", 1.0), ("reference", 0.0)])
+def test_too_near_for_a_quotient_the_gradient_is_that_of_the_chosen_point(
+    near_zero: NearZero, slope: float
+) -> None:
+    """Relu from -3e-16 to 1e-16: its own quotient is exact; a rounded one of a sigmoid would not be."""
+    x, y = {"x0": np.array([[1e-16]])}, {"x0": np.array([[-3e-16]])}
+    (c,), _ = lifted(Row("Relu", ((1, 1),)), x, y, near_zero=near_zero)
+    (whole,), _ = lifted(Row("Identity", ((1, 1),)), x, y)
+    np.testing.assert_allclose(c / whole, slope, rtol=1e-9)
+
+
+@pytest.mark.parametrize("near_zero", NEAR_ZERO)
+@pytest.mark.parametrize("operator", ["Relu", "Tanh", "Sigmoid", "Gelu", "LeakyRelu"])
+def test_the_secant_sums_wherever_the_gradient_near_zero_is_taken(operator: str, near_zero: NearZero) -> None:
+    row = Row(operator, (S,))
+    x, y = points(row)
+    (c,), change = lifted(row, x, y, near_zero=near_zero)
+    assert abs(float(c.sum()) - change) <= TOLERANCE * float(np.abs(c).sum())
+
+
 def test_cross_max_has_captums_numbers() -> None:
     """LinearMaxPoolLinear of Captum's tests: windows of four."""
     for x, y, expected in (
@@ -211,11 +248,20 @@ def test_cross_max_has_captums_numbers() -> None:
         np.testing.assert_allclose(c * (max(x) - max(y)) / change, [expected], atol=1e-12)
 
 
+def test_elements_that_cross_a_place_of_the_ranking_share_its_change() -> None:
+    """By hand: the first place falls from 5 to 3, by the second element; the next rises from 1 to 2, by the others."""
+    row = Row("TopK", ((1, 3),), {1: np.array([2])}, outputs=2)
+    model, _, _ = node_of(row)
+    program = deeplift_program(Network(model, "single", {"x0": None}, {}), Choice(("x0",), ("x0",), "z"))
+    ends = {"x0": np.array([[3.0, 1, 2]]), "baseline/x0": np.array([[0.0, 5, 1]])}
+    found = run_double(program.model, {**ends, "target/weight": np.ones((1, 2))})
+    np.testing.assert_allclose(found["contribution/x0"], [[0.5, -2, 0.5]], atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (Row("TopK", (S,), {1: np.array([2])}, outputs=2), "TopK of more than one"),
-        (Row("CumProd", (S,), {1: np.array(1)}), "CumProd"),
+        (Row("TopK", (S,), {1: np.array([2])}, {"sorted": 0}, outputs=2), "TopK without an order"),
     ],
     ids=lambda value: str(value),
 )
