@@ -184,23 +184,16 @@ def _polynomial(op: Emitter, x: Value, coefficients: Sequence[float]) -> Value:
 @vjp("GridSample", linear=[{0}])
 def grid_sample(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, grid = node.input(0), node.input(1)
-    axes = rank_of(x) - 2
-    mode = _text(node.attribute("mode", "linear"))
-    mode = MODES.get(mode, mode)
-    aligned = bool(node.attribute("align_corners", 0))
-    padding = _text(node.attribute("padding_mode", "zeros"))
+    axes, mode = rank_of(x) - 2, mode_of(node)
     columns = op("Reshape", grid, op.ints([0, -1, axes]))
     taps: list[Taps] = []
     slopes: list[list[Value | None]] = []
-    for axis in range(axes):  # the last column of the grid belongs to the first axis of the image
-        given = op("Gather", columns, op.constant(np.int64(axes - 1 - axis)), axis=2)
-        size = convert(op, op.dims(x, 2 + axis, 3 + axis), grid)
-        at, stretch = _in_pixels(op, given, size, aligned)
-        edge = Edge(padding, size, *_ends(op, size, aligned))
+    for axis in range(axes):
+        at, edge, stretch = at_pixels(op, node, columns, axis)
         if mode == "nearest":
             at = op("Round", at)
         # onnxruntime clamps the pixels of a cubic kernel, not its centre
-        at, slope = (at, None) if (mode, padding) == ("cubic", "border") else edge.mapped(op, at)
+        at, slope = (at, None) if (mode, edge.padding) == ("cubic", "border") else edge.mapped(op, at)
         taps.append(taps_at(op, at, mode, edge))
         slopes.append([stretch, slope])
     read = Read(op, x, [Taps(t.index, convert(op, t.weight, x), convert(op, t.slope, x)) for t in taps])
@@ -215,6 +208,26 @@ def grid_sample(op: Emitter, node: NodeView, g: Value) -> Gradients:
             total = total if factor is None else op("Mul", total, factor)
         parts.append(op("Unsqueeze", total, op.ints([2])))
     return dx, op.reshape_like(op("Concat", *parts[::-1], axis=2), grid)
+
+
+def mode_of(node: NodeView) -> str:
+    """nearest, linear or cubic."""
+    mode = _text(node.attribute("mode", "linear"))
+    return MODES.get(mode, mode)
+
+
+def at_pixels(op: Emitter, node: NodeView, columns: Value, axis: int) -> tuple[Value, Edge, Value]:
+    """Along an axis of the image: the coordinates `[B, Q]` in pixels, what lies outside, and how many pixels 1 is.
+
+    `columns`, `[B, Q, D]`, is the grid, whose last column belongs to the first axis.
+    """
+    x, grid = node.input(0), node.input(1)
+    aligned = bool(node.attribute("align_corners", 0))
+    given = op("Gather", columns, op.constant(np.int64(rank_of(x) - 3 - axis)), axis=2)
+    size = convert(op, op.dims(x, 2 + axis, 3 + axis), grid)
+    at, stretch = _in_pixels(op, given, size, aligned)
+    padding = _text(node.attribute("padding_mode", "zeros"))
+    return at, Edge(padding, size, *_ends(op, size, aligned)), stretch
 
 
 def _text(value: str | bytes) -> str:

@@ -92,6 +92,9 @@ ROWS = [
       for p in (1, 2, 3)),
     Row("MaxRoiPool", (IMAGE,), {1: np.array([[0, 0, 0, 3, 4], [1, 1, 1, 4, 4.0]])}, {"pooled_shape": [2, 2]},
         single=True),
+    *(Row("GridSample", (IMAGE, (2, 3, 2, 2)),
+          attributes={"mode": m, "padding_mode": p, "align_corners": a}, single=True)
+      for m, a in (("linear", 0), ("nearest", 1)) for p in ("zeros", "border", "reflection")),
     *(Row("Det", (shape,)) for shape in ((2, 3, 3), (4, 4), (1, 1))),
     Row("MaxPool", (IMAGE,), attributes={"kernel_shape": [3, 3], "strides": [1, 1]}),
     Row("MaxPool", (IMAGE,), attributes={"kernel_shape": [2, 2], "strides": [2, 2]}),
