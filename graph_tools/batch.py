@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -21,6 +21,7 @@ from onnx_attribution.graph_tools.normalise import same_values, typed
 from onnx_attribution.values import Array, BatchMode
 
 COUNTS = (3, 5)
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,15 @@ class RowAxis:
     axis: int
     factor: int = 1
 
-    def first(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
+    def first(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         """The array as `[rows, *unit]`; neighbouring elements of one row become the first axis of its unit."""
         front = np.moveaxis(array, self.axis, 0)
         return front if self.factor == 1 else front.reshape(-1, self.factor, *front.shape[1:])
+
+    def back(self, rows: NDArray[Scalar]) -> NDArray[Scalar]:
+        """The inverse of `first`."""
+        front = rows if self.factor == 1 else rows.reshape(-1, *rows.shape[2:])
+        return np.moveaxis(front, 0, self.axis)
 
 
 @dataclass(frozen=True)

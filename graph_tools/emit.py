@@ -73,6 +73,11 @@ def is_float(value: Value) -> bool:
     return _type_name(value) in _FLOATS
 
 
+def holds_numbers(value: Value) -> bool:
+    """Whether a value is a tensor of floats, integers or truth values: no text, no sequence, no map."""
+    return _type_name(value) not in ("", "object")
+
+
 def is_half(value: Value) -> bool:
     """Whether a tensor holds floats of 16 bits."""
     return _type_name(value) in ("float16", "bfloat16")

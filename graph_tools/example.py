@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper
 
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.load import Runner
+from onnx_attribution.graph_tools.weights import value_of
 from onnx_attribution.values import Array
 
 SIZES = (8, 1, 2, 4, 16, 32, 64, 128, 224, 256, 512, 1024, 4096, 16000)
@@ -28,21 +30,67 @@ def example_inputs(
     """Random inputs, with a batch of 1, on which the model runs: sizes that the file leaves open are searched.
 
     Raises:
-        ModelError: the model runs on none of them; the last error is told.
+        ModelError: the model runs on none of them; the last error is told. Or an input is no tensor.
     """
+    for value in model.graph.input:
+        if not value.type.HasField("tensor_type"):
+            raise _no_tensor(model, value)
     failure: ModelError | None = None
     has_integers = any(x.type.tensor_type.elem_type not in _FLOATS for x in model.graph.input)
-    for candidate, high in itertools.product(
-        _candidates(model, shapes or {}), (90, 2) if has_integers else (2,)
+    known = compared(model)
+    for chosen, candidate, high in itertools.product(
+        (known, {}) if known else ({},), _candidates(model, shapes or {}), (90, 2) if has_integers else (2,)
     ):
-        inputs = {**random_inputs(model, candidate, np.random.default_rng(seed), high), **(given or {})}
+        inputs = random_inputs(model, candidate, np.random.default_rng(seed), high)
+        inputs |= {name: np.full_like(inputs[name], value) for name, value in chosen.items()} | dict(
+            given or {}
+        )
         try:
             run(model, dict(inputs), [o.name for o in model.graph.output])
         except ModelError as error:
             failure = error
             continue
         return inputs
-    raise failure or ModelError("the model has an input that is not a tensor", reason="MODEL_INVALID")
+    assert failure is not None
+    raise failure
+
+
+def _no_tensor(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> ModelError:
+    """The refusal of an input that is a map or a sequence, with where a model of tensors would begin."""
+    kind = str(value.type.WhichOneof("value")).removesuffix("_type")
+    reader = next((node for node in model.graph.node if value.name in node.input), None)
+    hint = "" if reader is None else (
+        f": take the part of the file behind {reader.op_type} (node {reader.name!r}) as the model, with the tensor "
+        f"{reader.output[0]!r} as its input (onnx.utils.extract_model)"
+    )  # fmt: skip
+    return ModelError(
+        f"input {value.name!r} is a {kind}, and only tensors can be given{hint}",
+        reason="MODEL_INVALID", input=value.name,
+    )  # fmt: skip
+
+
+def compared(model: onnx.ModelProto) -> dict[str, int]:
+    """By name, the integer inputs of one element that the file compares with a constant, and that constant.
+
+    A sample rate, for instance, for which the file holds a branch.
+    """
+    integers = {
+        x.name
+        for x in model.graph.input
+        if x.type.tensor_type.elem_type in (TensorProto.INT32, TensorProto.INT64)
+        and all(d.dim_value == 1 for d in x.type.tensor_type.shape.dim)
+    }
+    constants = {t.name: t for t in model.graph.initializer}
+    constants |= {
+        node.output[0]: a.t for node in model.graph.node for a in node.attribute
+        if node.op_type == "Constant" and a.name == "value"
+    }  # fmt: skip
+    found: dict[str, int] = {}
+    for node in model.graph.node:
+        for x, other in (node.input, node.input[::-1]) if node.op_type == "Equal" else ():
+            if x in integers and other in constants and math.prod(constants[other].dims) == 1:
+                found.setdefault(x, int(value_of(constants[other]).item()))
+    return found
 
 
 def random_inputs(
@@ -75,8 +123,6 @@ def _candidates(
     """Shapes for all inputs; symbolic dimensions of one name have one size, the first axis is 1."""
     dims: dict[str, list[int | str]] = {}
     for value in model.graph.input:
-        if not value.type.HasField("tensor_type"):
-            return
         if value.name in fixed:
             dims[value.name] = list(fixed[value.name])
             continue
@@ -90,6 +136,8 @@ def _candidates(
             dict(zip(free, sizes, strict=True))
             for sizes in itertools.product((1, 4, 32, 64), repeat=len(free))
         ]
+    if len(free) > 1:  # one length, where the others are 1 as the batch is
+        grids += [{**dict.fromkeys(free, 1), one: size} for one in free for size in sorted(SIZES)]
     starts = [1, *SIZES] if not free else [1, 8]
     for start in dict.fromkeys(starts if batch else [1]):
         for grid in grids:

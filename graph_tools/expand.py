@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 from onnx import helper, inliner
 
+from onnx_attribution.graph_tools.hoist import inner_graphs
 from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE
 
 KEPT_WHOLE = frozenset(
@@ -99,9 +100,8 @@ def _nodes(graph: onnx.GraphProto, outer: _Types) -> Iterator[tuple[onnx.NodePro
     types = {**outer, **held, **{x.name: x.type for x in infos if x.type.WhichOneof("value")}}
     for node in graph.node:
         yield node, types
-        for attribute in node.attribute:
-            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _nodes(inner, types)
+        for inner in inner_graphs(node):
+            yield from _nodes(inner, types)
 
 
 def _body(node: onnx.NodeProto, types: _Types, versions: Mapping[str, int]) -> onnx.FunctionProto | None:

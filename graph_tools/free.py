@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx_attribution.graph_tools.weights import value_of
+
 ROWS = "rows"
 Dims = tuple[int | None, ...]
 
@@ -52,6 +54,7 @@ class _Freeing:
                     d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim
                 )
         self.tracked = {name: Axis(axis, 1) for name, axis in axes.items() if axis is not None}
+        self.guessed: set[str] = set()  # behind a shape that is computed at run time
         self.nodes: list[onnx.NodeProto] = []
         self.count = 0
 
@@ -61,22 +64,19 @@ class _Freeing:
             found = [self.tracked[x] for x in node.input if x in self.tracked]
             if found:
                 self._visit(node, found[0])
+            if node.op_type not in ("Shape", "Size") and any(x in self.guessed for x in node.input if x):
+                self.guessed.update(node.output)
             self.nodes.append(node)
-        for value in graph.value_info:
-            axis = self.tracked.get(value.name)
-            dims = value.type.tensor_type.shape.dim
-            if axis is not None and axis.position < len(dims):
-                dims[axis.position].dim_param = ROWS if axis.factor == 1 else f"{ROWS}*{axis.factor}"
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
         del graph.node[:]
         graph.node.extend(nodes)
-        for value in [*graph.input, *graph.output]:
-            axis = self.tracked.get(value.name)
+        for value in [*graph.value_info, *graph.input, *graph.output]:
             dims = value.type.tensor_type.shape.dim
-            if axis is not None and axis.position < len(dims):
-                dims[axis.position].Clear()
-                if axis.factor == 1:
-                    dims[axis.position].dim_param = ROWS
+            if value.name in self.guessed:  # runtimes reuse memory by declared sizes
+                for dim in dims:
+                    dim.Clear()
+            elif (axis := self.tracked.get(value.name)) is not None and axis.position < len(dims):
+                dims[axis.position].dim_param = ROWS if axis.factor == 1 else f"{ROWS}*{axis.factor}"
         return self.model
 
     def _visit(self, node: onnx.NodeProto, axis: Axis) -> None:
@@ -96,7 +96,7 @@ class _Freeing:
 
     def constant(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:
         if index < len(node.input) and node.input[index] in self.constants:
-            return numpy_helper.to_array(self.constants[node.input[index]])
+            return value_of(self.constants[node.input[index]])
         return None
 
     def rank(self, name: str) -> int:
@@ -104,7 +104,12 @@ class _Freeing:
             raise CannotFree(f"the rank of {name!r} is unknown")
         return len(self.shapes[name])
 
-    def new_constant(self, values: list[int]) -> str:
+    def set_attribute(self, node: onnx.NodeProto, name: str, value: int) -> None:
+        kept = [a for a in node.attribute if a.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+    def new_constant(self, values: list[int] | np.ndarray) -> str:
         self.count += 1
         name = f"{ROWS}/constant_{self.count}"
         tensor = numpy_helper.from_array(np.asarray(values, dtype=np.int64), name)
@@ -134,6 +139,7 @@ class _Freeing:
         before, after = self.shapes.get(node.input[0]), self.shapes.get(node.output[0])
         if before is None or after is None or None in before or None in after:
             if self.constant(node, 1) is None:  # the shape is computed at run time; the proof will tell
+                self.guessed.update(node.output)
                 return Axis(axis.position, axis.factor)
             raise self.fail(node)
         left = int(np.prod([d or 0 for d in before[: axis.position]]))
@@ -269,8 +275,47 @@ class _Freeing:
         if node.input[0] not in self.tracked:
             return Axis(along + self.tracked[node.input[1]].position, axis.factor)
         if along == axis.position:
-            raise self.fail(node)
+            return self._gather_within(node, axis)
         return Axis(axis.position + (indices - 1 if along < axis.position else 0), axis.factor)
+
+    def _gather_within(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        """Constant indices into the elements of the one row: the same elements of every row."""
+        before, chosen = self.shapes[node.input[0]], self.constant(node, 1)
+        if chosen is None or not chosen.ndim or chosen.shape[0] != 1 or None in before:
+            raise self.fail(node)
+        target = [*before[: axis.position], -1, axis.factor, *before[axis.position + 1 :]]
+        shape = self.new_constant([int(d or 0) for d in target])
+        node.input[0] = self.emit("Reshape", [node.input[0], shape])
+        node.input[1] = self.new_constant(chosen[0])
+        self.set_attribute(node, "axis", axis.position + 1)
+        return Axis(axis.position, 1)
+
+    def _gather_nd(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        """Constant indices whose first coordinate names the one row: the others, in every row."""
+        chosen = self.constant(node, 1)
+        if chosen is None or axis != Axis(0, 1) or self.attribute(node, "batch_dims", 0):
+            return self._aligned(node, axis)  # the proof will tell
+        if chosen.shape[0] != 1 or chosen.shape[-1] < 2 or chosen[..., 0].any():
+            raise self.fail(node)
+        others = self.new_constant(chosen[..., 1:])
+        sizes = self.sizes_with_rows(node.input[0], axis, [1] * chosen.ndim, 0)
+        node.input[1] = self.emit("Expand", [others, sizes])
+        self.set_attribute(node, "batch_dims", 1)
+        return axis
+
+    def _recurrent(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        batch_first = bool(self.attribute(node, "layout", 0))
+        rows, source = 0 if batch_first else 1, node.input[0]
+        if self.tracked.get(source, Axis(-1, 1)).position != rows:
+            raise self.fail(node)
+        for index, place in ((4, 0), (5, rows), (6, rows)):  # lengths and initial states
+            name = node.input[index] if index < len(node.input) else ""
+            if name in self.constants:
+                sizes = self.sizes_with_rows(source, axis, [1] * self.rank(name), place)
+                node.input[index] = self.emit("Expand", [name, sizes])
+        places = (0 if batch_first else 2, rows, rows)
+        self.tracked.update({n: Axis(k, axis.factor) for n, k in zip(node.output, places, strict=False) if n})
+        return None
 
     def _shape(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
         return None
@@ -306,6 +351,8 @@ _HANDLERS: dict[str, Callable[[_Freeing, onnx.NodeProto, Axis], Axis | None]] = 
     "MatMul": _Freeing._matmul,
     "Gemm": _Freeing._gemm,
     "Gather": _Freeing._gather,
+    "GatherND": _Freeing._gather_nd,
+    **dict.fromkeys(["GRU", "LSTM", "RNN"], _Freeing._recurrent),
     "Shape": _Freeing._shape,
     "Size": _Freeing._shape,
     "ArgMax": _Freeing._arg,

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from onnx_attribution.graph_tools.hoist import hoist
 from onnx_attribution.graph_tools.normalise import IR_VERSION
+from onnx_attribution.graph_tools.weights import value_of
 
 ROWS = "rows"
 
@@ -19,7 +24,19 @@ def graph_of(model: onnx.ModelProto) -> gs.Graph:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     with _quiet():
-        return gs.import_onnx(copy)
+        graph = gs.import_onnx(copy)
+    for value in graph.tensors().values():
+        if isinstance(value, gs.Constant) and value.data_location == onnx.TensorProto.EXTERNAL:
+            value._values = _Apart(value._values.tensor)
+            value.data_location = None  # where its values are read, they are written into the model
+    return graph
+
+
+class _Apart(LazyValues):  # type: ignore[misc]  # graphsurgeon has no types
+    """The values of a weight that is held apart; the tensor that names it is exported as it is."""
+
+    def load(self) -> NDArray[Any]:
+        return value_of(self.tensor)
 
 
 def model_of(graph: gs.Graph) -> onnx.ModelProto:
@@ -31,6 +48,7 @@ def model_of(graph: gs.Graph) -> onnx.ModelProto:
     graph.ir_version = IR_VERSION
     with _quiet():
         model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    hoist(model.graph)  # graphsurgeon writes outer constants into each inner graph that reads them
     return model
 
 

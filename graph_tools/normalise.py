@@ -6,6 +6,7 @@ Every step keeps the names of the tensors that stay. The result is run against t
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from onnxscript import optimizer
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools import legacy
 from onnx_attribution.graph_tools.expand import expanded
+from onnx_attribution.graph_tools.hoist import hoist, inner_graphs
 from onnx_attribution.graph_tools.load import Runner
 from onnx_attribution.graph_tools.optionals import opened
 from onnx_attribution.graph_tools.sequences import unrolled
@@ -57,7 +59,7 @@ def normalise(model: onnx.ModelProto, run: Runner, samples: Sequence[Mapping[str
         if not right(flat):
             raise ModelError("the inlined model differs from the file", reason="MODEL_INVALID")
         current, notes = _through_steps(flat, right)
-    return Normalised(typed(_lifted(current), run, samples[0]), tuple(notes))
+    return Normalised(typed(current, run, samples[0]), tuple(notes))
 
 
 def _through_steps(
@@ -71,6 +73,7 @@ def _through_steps(
         ("unrolling of sequences", unrolled),
         ("folding", _folded),
         ("expansion", _expanded),
+        ("lifting of constants", _lifted),
     ):
         try:
             changed = step(model)
@@ -129,7 +132,9 @@ def same_values(found: Array, wanted: Array, tolerance: float = TOLERANCE) -> bo
 
 
 def declared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with every operator set declared once, nodes named and sorted, and unnamed input dimensions named."""
+    """A copy with every operator set declared once, nodes named and sorted, constants of inner graphs outside of them,
+    and unnamed input dimensions named.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     versions: dict[str, int] = {}
@@ -161,6 +166,7 @@ def declared(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type == "STFT" and not any(a.name == "onesided" for a in node.attribute):
             node.attribute.append(helper.make_attribute("onesided", 1))  # onnx infers shapes as if it were 0
     _drop_repeated(copy.graph)
+    hoist(copy.graph)
     _name_nodes(copy)
     _sort(copy.graph)
     return copy
@@ -191,10 +197,9 @@ def _sort(graph: onnx.GraphProto) -> None:
 def _reads(node: onnx.NodeProto) -> list[str]:
     """Names that a node uses, those of its subgraphs included."""
     names = [x for x in node.input if x]
-    for attribute in node.attribute:
-        for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-            for inner in graph.node:
-                names += _reads(inner)
+    for graph in inner_graphs(node):
+        for inner in graph.node:
+            names += _reads(inner)
     return names
 
 
@@ -205,6 +210,7 @@ def _flattened(model: onnx.ModelProto) -> onnx.ModelProto:
         flat = onnx.ModelProto()
         flat.CopyFrom(model)
     legacy.rewrite_dropped(flat)
+    hoist(flat.graph)  # functions hold inner graphs too
     return flat
 
 
@@ -285,12 +291,32 @@ def _drop_repeated(graph: onnx.GraphProto) -> None:
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with constants and shape arithmetic folded, and decided branches taken."""
     graph = onnx_ir.from_proto(model)
-    for _ in range(2):
-        optimizer.fold_constants(graph, onnx_shape_inference=True, output_size_limit=FOLD_LIMIT)
-        optimizer.remove_unused_nodes(graph)
+    logger = logging.getLogger("onnxscript.optimizer")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of every operator that it leaves alone
+    try:
+        for _ in range(2):
+            optimizer.fold_constants(
+                graph,
+                onnx_shape_inference=True,
+                output_size_limit=FOLD_LIMIT,
+                should_fold=_is_small_filling,
+            )
+            optimizer.remove_unused_nodes(graph)
+    finally:
+        logger.setLevel(level)
     folded = onnx_ir.to_proto(graph)
     _name_nodes(folded)
     return folded
+
+
+def _is_small_filling(node: onnx_ir.Node) -> bool | None:
+    """True for a small ConstantOfShape, of which exporters make shapes and which is kept by default; None: as usual."""
+    if (node.domain, node.op_type) != ("", "ConstantOfShape"):
+        return None
+    shape = node.inputs[0]
+    sizes = None if shape is None else shape.const_value
+    return True if sizes is not None and np.prod(sizes.numpy(), dtype=np.float64) <= FOLD_LIMIT else None
 
 
 def _expanded(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -129,11 +129,15 @@ def deeplift_program(
     rules: RuleTable = VJP,
     reveal_cancel: Where | None = None,
     near_zero: NearZero = "midpoint",
+    shared: bool = False,
 ) -> Program:
     """DeepLIFT at x and x' (arXiv 1704.02685): the Rescale rule, or RevealCancel after some linear operators.
 
     Inputs are the network's own at x, hidden sources by name, `baseline/<source>` and `target/weight`. Outputs:
     `contribution/<layer>` in the layer's own shape (multipliers if not `multiply`), `target/value`, `target/baseline`.
+
+    With `shared`, `baseline/<source>` holds one row, and what the network makes of it stands for every row of x. That
+    row meets the rows by broadcasting: a tensor that holds several elements of a row along its batch axis ends the run.
     """
     graph = graph_of(network.model)
     op = Emitter(graph)
@@ -149,6 +153,13 @@ def deeplift_program(
     graph.toposort()
     moving = dependents(list(graph.nodes), choice.sources)
     clone(graph, references)
+    if shared:
+        tensors = graph.tensors()
+        for name, there in references.items():
+            if there.shape is not None:
+                there.shape = [d if isinstance(d, int) else f"reference/{d}" for d in there.shape]
+            references[name] = op("Expand", there, op("Shape", tensors[name]))
+            references[name].shape = tensors[name].shape
     weight = _target_weight(graph, choice.target)
     reference = references.get(choice.target, graph.tensors()[choice.target])
     choose, table = secant_of(references, moving, near_zero), {**STEPS, **rules}

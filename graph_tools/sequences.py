@@ -10,6 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from onnx_attribution.graph_tools.weights import value_of
+
 ATTRIBUTE_SPLITS = 13  # before this opset Split takes its sizes as an attribute
 
 
@@ -146,7 +148,7 @@ class _Unroller:
 
     def _number(self, name: str) -> NDArray[np.int64] | None:
         held = self.constants.get(name)
-        return None if held is None else numpy_helper.to_array(held).astype(np.int64)
+        return None if held is None else value_of(held).astype(np.int64)
 
     def _ints(self, name: str, values: Sequence[int]) -> str:
         """The name of a new constant."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,8 +12,10 @@ from typing import Literal
 import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from onnx_attribution.errors import ModelError, Overloaded
+from onnx_attribution.graph_tools.weights import place, weights_of
 from onnx_attribution.values import Array
 
 Provider = Literal["auto", "cpu", "cuda"]
@@ -52,6 +55,24 @@ class Backend:
         Raises:
             ModelError: onnxruntime does not accept the model.
         """
+        # Pad_Fusion loses the input of a Pad that something else reads too (seen in onnxruntime 1.31.1)
+        disabled = {"disabled_optimizers": ["Pad_Fusion"]} if optimise else {}
+        try:
+            return self._made(model, optimise, arena, disabled)
+        except ModelError:
+            raise
+        except Exception as error:  # onnxruntime raises a dozen unrelated types
+            failure = error
+        if optimise:  # some fusions fail where what they fuse is an output too; nothing is fused then
+            with contextlib.suppress(Exception):
+                return self._made(model, False, arena, {})
+        raise ModelError(
+            f"onnxruntime does not accept the model: {_text(failure)}", reason="MODEL_INVALID"
+        ) from failure
+
+    def _made(
+        self, model: onnx.ModelProto, optimise: bool, arena: bool, extra: dict[str, list[str]]
+    ) -> Session:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -62,46 +83,84 @@ class Backend:
         providers = [_PROVIDERS[self.provider]]
         if self.provider != "cpu":
             providers.append(_PROVIDERS["cpu"])
-        # Pad_Fusion loses the input of a Pad that something else reads too (seen in onnxruntime 1.31.1)
-        disabled = {"disabled_optimizers": ["Pad_Fusion"]} if optimise else {}
-        try:
-            return Session(self._made(model, options, providers, disabled))
-        except Exception as error:  # onnxruntime raises a dozen unrelated types
-            failure = error
-        if optimise:  # some fusions fail where what they fuse is an output too; nothing is fused then
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            with contextlib.suppress(Exception):
-                return Session(self._made(model, options, providers, {}))
-        raise ModelError(
-            f"onnxruntime does not accept the model: {_text(failure)}", reason="MODEL_INVALID"
-        ) from failure
-
-    @staticmethod
-    def _made(
-        model: onnx.ModelProto, options: ort.SessionOptions, providers: list[str], extra: dict[str, list[str]]
-    ) -> ort.InferenceSession:
-        return ort.InferenceSession(
-            model.SerializeToString(), options, providers=providers, enable_fallback=0, **extra
+        linked, shared = _linked(model, options)
+        session = ort.InferenceSession(
+            linked.SerializeToString(), options, providers=providers, enable_fallback=0, **extra
         )
+        return Session(session, shared)
 
     def run(
         self, model: onnx.ModelProto, inputs: Mapping[str, Array], outputs: list[str]
     ) -> dict[str, Array]:
         """Runs a model once; tensors that are not outputs of the file are exposed for it."""
+        return Trials(self)(model, inputs, outputs)
+
+
+class Trials:
+    """Runs models now and then, as `Backend.run` does; keeps the session of the last one, which often comes again.
+
+    So do inputs: arrays that the session was given before are not run anew, and must not be written to.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._last: tuple[bytes, Session] | None = None
+        self._runs: list[tuple[dict[str, Array], dict[str, Array]]] = []
+
+    def __call__(
+        self, model: onnx.ModelProto, inputs: Mapping[str, Array], outputs: list[str]
+    ) -> dict[str, Array]:
         declared = {o.name for o in model.graph.output}
-        missing = [name for name in outputs if name not in declared]
-        if missing:
-            exposed = onnx.ModelProto()
-            exposed.CopyFrom(model)
-            exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in missing)
-            model = exposed
-        return self.session(model).run(inputs, outputs)
+        exposed = onnx.ModelProto()
+        exposed.CopyFrom(model)
+        exposed.graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs if n not in declared)
+        bare = onnx.ModelProto()
+        bare.CopyFrom(exposed)
+        del bare.graph.value_info[:]  # to know more of types makes no other model
+        key = bare.SerializeToString()
+        if self._last is None or self._last[0] != key:
+            self._last, self._runs = None, []  # before the next one takes its memory
+            self._last = (key, self._backend.session(exposed))
+        for given, found in self._runs:
+            same = given.keys() == inputs.keys() and all(given[n] is inputs[n] for n in given)
+            if same and found.keys() == set(outputs):
+                return found
+        found = self._last[1].run(inputs, outputs)
+        self._runs.append((dict(inputs), found))
+        return found
+
+
+def _linked(
+    model: onnx.ModelProto, options: ort.SessionOptions
+) -> tuple[onnx.ModelProto, list[NDArray[np.uint8]]]:
+    """The model with what it holds apart within onnxruntime's reach, and what has to live as long as its session.
+
+    Each weight is given as a file in memory, which onnxruntime reads where it is.
+    """
+    held = weights_of(model.graph.initializer)
+    if not held:
+        return model, []
+    linked = onnx.ModelProto()
+    linked.CopyFrom(model)
+    names = {name: f"memory/{k}" for k, name in enumerate(held)}
+    for tensor in linked.graph.initializer:
+        if tensor.name in held:
+            place(tensor, names[tensor.name], 0, held[tensor.name].data.nbytes)
+    shared = [h.data for h in held.values()]
+    options.add_external_initializers_from_files_in_memory(
+        list(names.values()), shared, [data.nbytes for data in shared]
+    )
+    options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
+    # packed weights are a second copy, and gain little where many rows share a run
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return linked, shared
 
 
 class Session:
     """A model that is ready to run; may be used from several threads."""
 
-    def __init__(self, session: ort.InferenceSession) -> None:
+    def __init__(self, session: ort.InferenceSession, shared: Sequence[NDArray[np.uint8]] = ()) -> None:
+        self._shared = shared  # weights that onnxruntime reads without owning them
         self._session = session
         self.inputs = tuple(x.name for x in session.get_inputs())
         self.outputs = tuple(x.name for x in session.get_outputs())
@@ -117,10 +176,12 @@ class Session:
         try:
             found = self._session.run(names, fed)
         except Exception as error:  # onnxruntime raises a dozen unrelated types
-            text = _text(error)
-            if "allocate" in text or "out of memory" in text.lower() or "bad_alloc" in text:
+            if _MEMORY.search(str(error)):
                 raise Overloaded("the memory does not suffice", reason="DEVICE_OUT_OF_MEMORY") from error
-            raise ModelError(f"onnxruntime cannot run the model: {text}", reason="RUNTIME_FAILURE") from error
+            text = _text(error)
+            raise ModelError(
+                f"onnxruntime cannot run the model: {text}", reason="RUNTIME_FAILURE", detail=text
+            ) from error
         return dict(zip(names, found, strict=True))
 
 
@@ -138,8 +199,24 @@ _PROBE = onnx.parser.parse_model(
 )
 
 
+_MEMORY = re.compile(
+    r"failed to allocate|bad_?alloc|alloc_failed|out of memory|available memory of", re.IGNORECASE
+)
+_NODE = re.compile(
+    r".*Non-zero status code returned while running (\S+) node\. Name:'([^']*)' Status Message: "
+)
+_PLACE = re.compile(
+    r"\S+\.(?:cc|cpp|h|cuh?):\d+ (?:(?:[\w:<>*&]+ ){0,3}?[\w:~<>]+\(.*?\)(?: const)?(?: \[with [^\]]*\])? |\w+ )?"
+    r"(?:.* was false\. )?"
+)
+
+
 def _text(error: Exception) -> str:
-    """The first line of an onnxruntime message, without the source file it names."""
+    """The first line of an onnxruntime message: the node that failed, and why, without places in its source."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    parts = [word for word in line.split() if not word.startswith("/")]
+    node = _NODE.match(line)
+    if node is not None:  # the innermost, where graphs are nested
+        line = f"{node[1]} (node {node[2]!r}): {line[node.end() :]}"
+    plain = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", _PLACE.sub("", line))
+    parts = [word for word in plain.split() if not word.startswith("/")]
     return " ".join(parts)[:300]

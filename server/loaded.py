@@ -11,8 +11,9 @@ from typing import cast
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import InvalidArgument, NotDifferentiable
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.batch import Network, NotSeparable, RowAxis, prepare, prove
 from onnx_attribution.graph_tools.differentiate import straight_through
@@ -21,13 +22,14 @@ from onnx_attribution.graph_tools.graph import graph_of
 from onnx_attribution.graph_tools.load import ModelSource, digest, load
 from onnx_attribution.graph_tools.normalise import declared, normalise, opset_of
 from onnx_attribution.graph_tools.program import Program
-from onnx_attribution.server.backend import Backend, Session
+from onnx_attribution.graph_tools.weights import Weights
+from onnx_attribution.server.backend import Backend, Session, Trials
 from onnx_attribution.server.cache import Cache
 from onnx_attribution.values import Array, LayerInfo, TensorInfo
 
 LARGE = 1 << 30  # bytes of a row from which on sessions keep no memory between runs
 SLOW = 2.0  # seconds of a run from which on one sample has to do for the comparison with the original
-CAPACITY = 32  # sessions kept for one model; each holds the weights
+CAPACITY = 32  # sessions kept for one model; each may hold weights in another layout
 
 
 class LoadedModel:
@@ -41,17 +43,20 @@ class LoadedModel:
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         given: Mapping[str, Array] | None = None,
     ) -> None:
-        model = load(source)
+        self.weights = Weights()  # lives as long as its model
+        model = load(source, self.weights)
         self.backend = backend
+        run = Trials(backend)
         self.digest = digest(source)
         self.opset = opset_of(model)
         plain = declared(model)
+        self.weights.take(plain.graph)  # what was inside of inner graphs
         begun = time.monotonic()
-        found = [example_inputs(plain, backend.run, shapes=shapes, given=given)]
+        found = [example_inputs(plain, run, shapes=shapes, given=given)]
         if time.monotonic() - begun < SLOW:
-            found.append(example_inputs(plain, backend.run, seed=1, shapes=shapes, given=given))
-        normalised = normalise(model, backend.run, found)
-        self.network: Network = prepare(normalised.model, backend.run, found[0], axes, normalised.notes)
+            found.append(example_inputs(plain, run, seed=1, shapes=shapes, given=given))
+        normalised = normalise(plain, run, found)
+        self.network: Network = prepare(normalised.model, run, found[0], axes, normalised.notes)
         self.graph = graph_of(self.network.model)
         self.declared = [_dims(value) for value in plain.graph.input]
         self.inputs = tuple(
@@ -74,7 +79,7 @@ class LoadedModel:
             return dict.fromkeys(tensors)
         with self._proving:
             try:
-                prove(self.network, self.backend.run, tensors)
+                prove(self.network, Trials(self.backend), tensors)
             except NotSeparable:  # outputs are proven at load; hidden tensors do not raise
                 return dict.fromkeys(tensors)
             return {name: self.network.rows.get(name) for name in tensors}
@@ -98,11 +103,35 @@ class LoadedModel:
         found = tuple(select.default_sources(self.graph, target))
         if not found:
             raise NotDifferentiable(
-                f"no float tensor that depends on the inputs leads to {target!r}",
+                f"no float tensor that depends on the inputs leads to {target!r}; the method occlusion needs none",
                 reason="NO_PATH",
                 tensor=target,
             )
         return found
+
+    def features(self, names: Sequence[str], target: str) -> tuple[str, ...]:
+        """The tensors by name, of any type, or the inputs that lead to the target and that each sample has of its own.
+
+        Raises:
+            InvalidArgument: a constant, or no input leads to the target.
+        """
+        if names:
+            found = tuple(dict.fromkeys(select.resolve(self.graph, name) for name in names))
+            for name in found:
+                if isinstance(self.graph.tensors()[name], gs.Constant):
+                    raise InvalidArgument(
+                        f"source {name!r} is a constant", reason="SOURCE_INVALID", name=name
+                    )
+            return found
+        behind = select.ancestors(list(self.graph.nodes), [target])
+        leading = [x for x in self.inputs if x.name in behind]
+        alone = self.network.batch == "single"  # no axis is known; scalars are settings rather than samples
+        own = [x.name for x in leading if (x.shape if alone else x.batch_axis is not None)]
+        if not leading:
+            raise InvalidArgument(
+                f"no input leads to the target {target!r}", reason="TARGET_INVALID", target=target
+            )
+        return tuple(own or [x.name for x in leading])
 
     def layers(self, pattern: str = "") -> list[LayerInfo]:
         """The layers between the default sources and the first target; `pattern` is a part or a glob of the name or

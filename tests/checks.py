@@ -23,6 +23,7 @@ from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.differentiate import differentiate
 from onnx_attribution.graph_tools.emit import Emitter, is_float, is_half
 from onnx_attribution.graph_tools.rules import VJP, RuleTable
+from onnx_attribution.graph_tools.weights import whole
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -299,7 +300,7 @@ def _oracles(model: onnx.ModelProto, inputs: Arrays, outputs: Sequence[str]) -> 
 
 def to_double(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with every narrower float type replaced by double: declarations, weights, casts, attributes."""
-    result = copy.deepcopy(model)
+    result = whole(model)
     del result.graph.value_info[:]
     _graph_to_double(result.graph)
     for function in result.functions:

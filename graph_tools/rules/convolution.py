@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_static, shape_of
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp
@@ -94,12 +94,12 @@ def _conv_data(op: Emitter, node: NodeView, g: Value, place: Windows, group: int
     kernel flipped, which runs faster."""
     x, w = node.input(0), node.input(1)
     counts, sizes, begin = shape_of(node.z), shape_of(x), place.static_begin
-    weight = getattr(w, "values", None)
-    if weight is not None and begin is not None and set(place.strides) == {1}:
+    if isinstance(w, gs.Constant) and begin is not None and set(place.strides) == {1}:
         pads = _stride_one_pads(node, begin, place.extent)
         if pads is not None and min(pads) >= 0:
-            flipped = op.constant(_flipped(np.asarray(weight), group))
-            made = op("Conv", g, flipped, pads=pads, dilations=list(place.dilations), group=group)
+            made = op(
+                "Conv", g, _flipped(op, w, group), pads=pads, dilations=list(place.dilations), group=group
+            )
             made.shape = x.shape
             return made
     attributes = {"strides": list(place.strides), "dilations": list(place.dilations), "group": group}
@@ -140,12 +140,19 @@ def _stride_one_pads(node: NodeView, begin: Sequence[int], extent: Sequence[int]
     return [*before, *after]
 
 
-def _flipped(weight: np.ndarray, group: int) -> np.ndarray:
-    """The kernel mirrored in space with its channel axes exchanged within each group."""
-    out, per_group, *kernel = weight.shape
-    mirrored = weight[(slice(None), slice(None), *[slice(None, None, -1)] * len(kernel))]
-    grouped = mirrored.reshape(group, out // group, per_group, *kernel).swapaxes(1, 2)
-    return np.ascontiguousarray(grouped.reshape(group * per_group, out // group, *kernel))
+def _flipped(op: Emitter, kernel: gs.Constant, group: int) -> Value:
+    """The kernel mirrored in space with its channel axes exchanged within each group; the runtime folds it."""
+    out, per_group, *sizes = (int(d) for d in kernel.shape)
+    turned: Value = kernel
+    if any(size > 1 for size in sizes):
+        axes = range(2, 2 + len(sizes))
+        last, before_first = [-1] * len(sizes), [-(2**62)] * len(sizes)
+        turned = op("Slice", turned, op.ints(last), op.ints(before_first), op.ints(axes), op.ints(last))
+    if group == 1:
+        return op("Transpose", turned, perm=[1, 0, *range(2, 2 + len(sizes))])
+    split = op("Reshape", turned, op.ints([group, out // group, per_group, *sizes]))
+    swapped = op("Transpose", split, perm=[0, 2, 1, *range(3, 3 + len(sizes))])
+    return op("Reshape", swapped, op.ints([group * per_group, out // group, *sizes]))
 
 
 def _conv_weight(op: Emitter, x: Value, w: Value, g: Value, place: Windows, group: int) -> Value:

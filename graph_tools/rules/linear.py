@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx_graphsurgeon as gs
+
 from onnx_attribution.graph_tools.broadcast import unbroadcast
-from onnx_attribution.graph_tools.emit import Emitter, Value, shape_of
+from onnx_attribution.graph_tools.emit import COPIED, Emitter, Value, shape_of
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp
 
 
@@ -19,9 +22,19 @@ def matmul(op: Emitter, node: NodeView, g: Value) -> Gradients:
         rank_z = len(shape_of(z) or ()) + len(added)
         grown = op("Unsqueeze", g, op.ints([a % rank_z for a in added]))
     batch = list(shape_of(z) or ())[: max(rank_x, rank_y, 2) - 2]
-    dx = op("MatMul", grown, _transposed(op, right, max(rank_y, 2)))
     dy = op("MatMul", _transposed(op, left, max(rank_x, 2)), grown)
-    return _without_batch(op, dx, x, batch), _without_batch(op, dy, y, batch)
+    if rank_x > 1 and rank_y == 2 and isinstance(y, gs.Constant) and np.prod(y.shape) > COPIED:
+        dx = op.reshape_like(_times_transposed(op, g, y, rank_x), x)
+    else:
+        dx = op("MatMul", grown, _transposed(op, right, max(rank_y, 2)))
+        dx = _without_batch(op, dx, x, batch)
+    return dx, _without_batch(op, dy, y, batch)
+
+
+def _times_transposed(op: Emitter, g: Value, weight: gs.Constant, rank: int) -> Value:
+    """The rows of g times a large weight, of which onnxruntime would fold a transposed copy."""
+    flat = g if rank == 2 else op("Reshape", g, op.ints([-1, int(weight.shape[1])]))
+    return op("Gemm", flat, weight, transB=1)
 
 
 def _transposed(op: Emitter, value: Value, rank: int) -> Value:

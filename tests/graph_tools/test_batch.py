@@ -56,6 +56,23 @@ CASES = {
         "net (float[1,4,1] x) => (float[1,4] y) { a = Constant<value = int64[1] {2}>() y = Squeeze(x, a) }",
         "freed",
     ),
+    "constant states of a recurrent layer": (
+        """net (float[3,1,2] x) => (float[3,1,1,1] y) {
+        w = Constant<value = float[1,3,2] {1, -1, 0.5, 2, -2, 1}>() h = Constant<value = float[1,1,1] {0.7}>()
+        r = Constant<value = float[1,3,1] {1, -0.5, 2}>() y = GRU<hidden_size=1>(x, w, r, , , h) }""",
+        "freed",
+    ),
+    "the elements of the one row by constant indices": (
+        """net (float[1,3] x) => (float[1,2,2] y) {
+        f = Flatten<axis=2>(x) i = Constant<value = int64[1,2,2] {2, 0, 1, -1}>() g = Gather<axis=0>(f, i)
+        s = Constant<value = int64[3] {1, 2, 2}>() y = Reshape(g, s) }""",
+        "freed",
+    ),
+    "the one row and its elements by constant indices": (
+        """net (float[1,3] x) => (float[1,2] y) {
+        i = Constant<value = int64[1,2,2] {0, 2, 0, 1}>() y = GatherND(x, i) }""",
+        "freed",
+    ),
     "a batch that is mixed with other axes": (
         """net (float[1,4] x) => (float[4,1] y)
         { t = Transpose(x) s = Constant<value = int64[2] {2, 2}>() r = Reshape(t, s)
@@ -78,6 +95,37 @@ def test_a_rewrite_that_runs_but_mixes_the_samples_is_caught() -> None:
         t = Transpose<perm=[1,0,2]>(x) s = Constant<value = int64[2] {1, 6}>() y = Reshape(t, s) }"""
     )
     assert found.batch == "single"
+
+
+def test_states_that_are_inputs_come_with_the_samples() -> None:
+    """Shared by all rows they would fit as well."""
+    found = network(
+        """net (float[1,3,1] x, float[2,1,1] h) => (float[3,2,1,1] y) {
+        w = Constant<value = float[2,3,1] {1, -1, 0.5, 2, -2, 1}>() t = Transpose<perm=[1,0,2]>(x)
+        r = Constant<value = float[2,3,1] {1, -0.5, 2, 1, 1, -1}>()
+        y = GRU<direction="bidirectional", hidden_size=1>(t, w, r, , , h) }"""
+    )
+    assert (found.batch, dict(found.input_axes)) == ("freed", {"x": 0, "h": 1})
+
+
+def test_no_size_is_declared_behind_a_shape_that_is_computed_at_run_time() -> None:
+    """The rows of `r` come in twos, which free cannot know; a runtime reuses memory by the sizes that are declared."""
+    found = network(
+        """net (float[1,T,4] x) => (float[1,T,4] y) {
+        u = Shape<start=1, end=2>(x) zero = Constant<value = int64[1] {0}>() p = Mul(u, zero)
+        pads = Concat<axis=0>(p, p, p, p, p, p) c = Pad(x, pads) n = Shape<start=0, end=1>(c)
+        two = Constant<value = int64[1] {2}>() m = Mul(n, two) rest = Constant<value = int64[1] {-1}>()
+        s = Concat<axis=0>(rest, m, two) t = Transpose<perm=[1,0,2]>(c) r = Reshape(t, s) v = Softmax<axis=0>(r)
+        four = Constant<value = int64[1] {4}>() q = Concat<axis=0>(rest, n, four)
+        w = Reshape(v, q) y = Transpose<perm=[1,0,2]>(w) }"""
+    )
+    shapes = {
+        value.name: [d.dim_param for d in value.type.tensor_type.shape.dim]
+        for value in found.model.graph.value_info
+    }
+    assert found.batch == "freed"
+    assert all("rows" not in shapes[name] for name in ("r", "v"))
+    assert "rows" in shapes["t"]
 
 
 def test_the_rows_of_hidden_tensors_are_found_on_other_axes_and_in_groups() -> None:

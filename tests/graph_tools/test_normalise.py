@@ -162,3 +162,37 @@ def test_outputs_of_other_shape_or_type_differ() -> None:
     ones = np.ones((2, 1), dtype=np.float32)
     assert not same_values(ones, ones.reshape(1, 2))
     assert not same_values(ones, ones.astype(np.float64))
+
+
+def test_folding_logs_no_warning_about_what_it_leaves_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """A Split of a constant has two outputs, which onnxscript does not fold."""
+    normal_form(
+        parsed(
+            """net (float[N,2] x) => (float[N,2] y) {
+            c = Constant<value = float[4] {1, 2, 3, 4}>() a, b = Split<axis=0>(c) h = Mul(x, a) y = Add(h, b) }"""
+        )
+    )
+    assert not caplog.records
+
+
+def test_shapes_that_are_made_of_fillings_are_folded() -> None:
+    """What torch exports of `x.expand(-1, 3)`: a -1 means that the size stays."""
+    found = normal_form(
+        parsed(
+            """net (float[2,1] x) => (float[2,3] y) {
+            n = Constant<value = int64[1] {2}>() ones = ConstantOfShape<value = int64[1] {1}>(n)
+            minus = Constant<value = int64 {-1}>() all = Mul(ones, minus) s = Constant<value = int64[2] {-1, 3}>()
+            same = Equal(s, all) sizes = Where(same, ones, s) y = Expand(x, sizes) }"""
+        )
+    )
+    assert [node.op_type for node in found.model.graph.node] == ["Expand"]
+
+
+def test_a_large_filling_stays_computed() -> None:
+    found = normal_form(
+        parsed(
+            """net (float[N,1] x) => (float[N,100000] y) {
+            n = Constant<value = int64[1] {100000}>() c = ConstantOfShape<value = float[1] {2}>(n) y = Mul(x, c) }"""
+        )
+    )
+    assert [node.op_type for node in found.model.graph.node] == ["ConstantOfShape", "Mul"]

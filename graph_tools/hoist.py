@@ -1,0 +1,108 @@
+"""Moves the constants of inner graphs out of them: programs copy branches and bodies, and share what is outside."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import onnx
+from onnx import helper
+
+from onnx_attribution.graph_tools.weights import size_of
+
+SMALL = 1 << 10  # bytes up to which a Constant node stays where it is
+
+
+def hoist(graph: onnx.GraphProto) -> None:
+    """Moves, in place, the initializers and large Constant nodes of all inner graphs to `graph`; equal ones become
+    one."""
+    if any(True for node in graph.node for _ in inner_graphs(node)):
+        _Hoisting(graph).hoist(graph)
+
+
+def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs among the attributes of a node."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+class _Hoisting:
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.outer = graph
+        self.defined = Counter(_defined(graph))
+        self.known = {_content(tensor): tensor.name for tensor in graph.initializer}
+
+    def hoist(self, graph: onnx.GraphProto) -> None:
+        for node in graph.node:
+            for inner in inner_graphs(node):
+                self.hoist(inner)
+                self._empty(inner)
+
+    def _empty(self, inner: onnx.GraphProto) -> None:
+        """Moves the constants of one inner graph out, under new names where others have theirs."""
+        inputs, outputs = {x.name for x in inner.input}, {z.name for z in inner.output}
+        large = [node for node in inner.node if _is_large(node)]
+        moved = {tensor.name: tensor for tensor in inner.initializer if tensor.name not in inputs}
+        moved |= {node.output[0]: node.attribute[0].t for node in large}
+        if not moved:
+            return
+        names = {name: self._moved(name, tensor, name in outputs) for name, tensor in moved.items()}
+        for node in large:
+            inner.node.remove(node)
+        _rename(inner, names)
+        for name in names.keys() & outputs:  # what a graph returns has to be made there
+            inner.node.append(helper.make_node("Identity", [names[name]], [name], names[name]))
+        kept = [
+            onnx.TensorProto.FromString(t.SerializeToString()) for t in inner.initializer if t.name in inputs
+        ]
+        del inner.initializer[:]
+        inner.initializer.extend(kept)
+
+    def _moved(self, name: str, tensor: onnx.TensorProto, is_taken: bool) -> str:
+        """The name of the outer constant that equals `tensor`, which is added if there is none."""
+        content = _content(tensor)
+        if content not in self.known:
+            new = name
+            if is_taken or self.defined[name] > 1:
+                new = f"{name}/{len(self.outer.initializer)}"
+                while new in self.defined:
+                    new += "_"
+                self.defined[new] += 1
+            self.outer.initializer.add().CopyFrom(tensor)
+            self.outer.initializer[-1].name = self.known[content] = new
+        return self.known[content]
+
+
+def _content(tensor: onnx.TensorProto) -> bytes:
+    """All of a tensor but its name."""
+    copy = onnx.TensorProto()
+    copy.CopyFrom(tensor)
+    copy.ClearField("name")
+    return copy.SerializeToString()
+
+
+def _is_large(node: onnx.NodeProto) -> bool:
+    value = node.attribute[0] if node.op_type == "Constant" else None
+    return value is not None and value.name == "value" and size_of(value.t.data_type, value.t.dims) > SMALL
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Gives what nodes read its new name, in graphs inside them too unless they define the old name anew."""
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
+        for inner in inner_graphs(node):
+            own = {x.name for x in inner.input} | {z for n in inner.node for z in n.output}
+            _rename(inner, {old: new for old, new in names.items() if old not in own})
+
+
+def _defined(graph: onnx.GraphProto) -> Iterator[str]:
+    """The names of all values, once for each time that one is defined, in inner graphs too."""
+    initializers = {t.name for t in graph.initializer}
+    yield from initializers | {x.name for x in graph.input}
+    for node in graph.node:
+        yield from (z for z in node.output if z)
+        for inner in inner_graphs(node):
+            yield from _defined(inner)

@@ -1,0 +1,200 @@
+"""Large weights apart from the models that name them: read once, held once, shared by all programs of a file.
+
+A protobuf message ends at 2 GiB, and every step on the way from a file to a program copies the one it is given. So
+initializers from `LARGE` bytes on stay outside of it. In the model they are external data whose location names the
+`Weights` that hold them; what needs their values asks here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_attribution.errors import ModelError
+from onnx_attribution.graph_tools.serialised import PLACE, Read, shortened
+
+LARGE = 1 << 16  # bytes of a tensor
+
+_living: WeakValueDictionary[str, Weights] = WeakValueDictionary()
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that is mapped into memory, and what it was like then."""
+
+    path: Path
+    stamp: tuple[int, ...]
+    data: NDArray[np.uint8]
+
+    def require_current(self) -> None:
+        """Refuses to go on with what somebody has written over the file."""
+        try:
+            changed = _stamp(self.path) != self.stamp
+        except OSError:
+            changed = False  # a file that is gone stays mapped
+        if changed:
+            raise ModelError(
+                f"the file {self.path.name!r} has changed since the model was loaded; load it again",
+                reason="MODEL_INVALID", file=self.path.name,
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Held:
+    """One weight: the bytes of its values, and the file that they lie in, if they do."""
+
+    data_type: int
+    dims: tuple[int, ...]
+    data: NDArray[np.uint8]
+    file: File | None
+
+    def array(self) -> NDArray[Any]:
+        """The values; they may not be written to."""
+        if self.data_type in _PLAIN:
+            kind = helper.tensor_dtype_to_np_dtype(self.data_type)
+            return self.data.view(kind).reshape(self.dims)
+        tensor = TensorProto(data_type=self.data_type, dims=self.dims, raw_data=self.data.tobytes())
+        return numpy_helper.to_array(tensor)
+
+
+@dataclass(eq=False)
+class Weights:
+    """The weights of one file that take `large` bytes or more, for as long as anyone holds this."""
+
+    large: int = field(default_factory=lambda: LARGE)
+    # not to be guessed, or a file could name the weights of another one
+    location: str = field(default_factory=lambda: f"onnx_attribution.weights/{secrets.token_hex()}")
+    held: list[Held] = field(default_factory=list)
+    _files: dict[Path, File] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _living[self.location] = self
+
+    def map(self, tensor: TensorProto, path: Path, offset: int, length: int) -> None:
+        """Makes the tensor, in place, name a weight whose values stay in a file."""
+        if path not in self._files:
+            self._files[path] = File(path, _stamp(path), np.memmap(path, np.uint8, "r"))
+        file = self._files[path]
+        self._take(tensor, file.data[offset : offset + length], file)
+
+    def take(self, graph: onnx.GraphProto) -> None:
+        """Takes, in place, the large initializers of a graph that still hold their values."""
+        for tensor in graph.initializer:
+            if tensor.data_location != TensorProto.EXTERNAL and self._wants(tensor):
+                array = np.ascontiguousarray(numpy_helper.to_array(tensor))
+                self._take(tensor, array.reshape(-1).view(np.uint8))
+
+    def split(self, read: Read, size: int) -> onnx.ModelProto:
+        """The model of `size` bytes that `read` gives; the values of its large initializers are taken unparsed.
+
+        Raises:
+            ValueError, DecodeError: this is no serialised model.
+        """
+        model = onnx.ModelProto.FromString(b"".join(shortened(read, 0, size, self.large)))
+        for tensor in model.graph.initializer:
+            if len(tensor.raw_data) != PLACE.size or size_of(tensor.data_type, tensor.dims) < self.large:
+                continue
+            start, length = PLACE.unpack(tensor.raw_data)
+            values = read(start, length)
+            if len(values) != size_of(tensor.data_type, tensor.dims):
+                raise ValueError(f"{tensor.name!r} has {len(values)} bytes")
+            if self._wants(tensor):
+                self._take(tensor, np.frombuffer(values, np.uint8))
+            else:
+                tensor.raw_data = values
+        return model
+
+    def _wants(self, tensor: TensorProto) -> bool:
+        return tensor.data_type in _PLAIN and size_of(tensor.data_type, tensor.dims) >= self.large
+
+    def _take(self, tensor: TensorProto, data: NDArray[np.uint8], file: File | None = None) -> None:
+        name, data_type, dims = tensor.name, tensor.data_type, tuple(tensor.dims)
+        self.held.append(Held(data_type, dims, data, file))
+        tensor.Clear()
+        tensor.name, tensor.data_type = name, data_type
+        tensor.dims.extend(dims)
+        place(tensor, self.location, len(self.held) - 1, data.nbytes)
+
+
+# types whose elements are whole bytes and that numpy has itself
+_PLAIN = frozenset(
+    {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BOOL}
+    | {TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64}
+    | {TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64}
+)
+_FOUR_BITS = frozenset({TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1})
+_TWO_BITS = frozenset({TensorProto.INT2, TensorProto.UINT2})
+
+
+def size_of(data_type: int, dims: Iterable[int]) -> int:
+    """The bytes that a tensor takes in a file, where small elements share one."""
+    bits = 4 if data_type in _FOUR_BITS else 2 if data_type in _TWO_BITS else 0
+    bits = bits or 8 * np.dtype(helper.tensor_dtype_to_np_dtype(data_type)).itemsize
+    return -(-math.prod(dims) * bits // 8)
+
+
+def is_apart(tensor: TensorProto) -> bool:
+    """Whether the values of a tensor are held by a `Weights`."""
+    return any(e.key == "location" and e.value in _living for e in tensor.external_data)
+
+
+def place(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    """Says, in place, where the values of a tensor lie."""
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def weights_of(tensors: Iterable[TensorProto]) -> dict[str, Held]:
+    """By name, those of the tensors that are held apart.
+
+    Raises:
+        ModelError: nobody keeps the weights of one any more, or its file has changed.
+    """
+    found: dict[str, Held] = {}
+    for tensor in tensors:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        entries = {e.key: e.value for e in tensor.external_data}
+        owner = _living.get(entries.get("location", ""))
+        if owner is None:
+            raise ModelError(f"the values of {tensor.name!r} are not there any more", reason="MODEL_INVALID")
+        found[tensor.name] = held = owner.held[int(entries["offset"])]
+        if held.file is not None:
+            held.file.require_current()
+    return found
+
+
+def value_of(tensor: TensorProto) -> NDArray[Any]:
+    """The values of a tensor, wherever they are."""
+    held = weights_of([tensor])
+    return held[tensor.name].array() if held else numpy_helper.to_array(tensor)
+
+
+def whole(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model, or of a program, that holds all its values itself."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            array, name = value_of(tensor), tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
+    return copy
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a file does."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
