@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -18,12 +19,15 @@ from onnx_attribution.values import (
     Array,
     Attribution,
     AttributionRequest,
+    Baseline,
     Completed,
     Event,
     Method,
     ModelInfo,
+    NearZero,
     Progress,
     Quadrature,
+    References,
     Revision,
     Selector,
     Target,
@@ -94,7 +98,10 @@ class Plain(TypedDict, total=False):
     tolerance: float | None
     quadrature: Quadrature
     multiply_by_inputs: bool
+    near_zero: NearZero
     request_id: str
+    windows: Mapping[str, Sequence[int]]
+    strides: Mapping[str, Sequence[int]]
 
 
 class Options(Plain, total=False):
@@ -103,7 +110,8 @@ class Options(Plain, total=False):
     layers: str | Sequence[str]
     source: str | Sequence[str]
     target: Target | Selector | Sequence[Selector]
-    baselines: Mapping[str, ArrayLike] | None
+    baselines: Mapping[str, ArrayLike | References] | None
+    groups: Mapping[str, ArrayLike] | None
 
 
 def to_request(
@@ -113,7 +121,8 @@ def to_request(
     layers: str | Sequence[str] = (),
     source: str | Sequence[str] = (),
     target: Target | Selector | Sequence[Selector] = None,
-    baselines: Mapping[str, ArrayLike] | None = None,
+    baselines: Mapping[str, ArrayLike | References] | None = None,
+    groups: Mapping[str, ArrayLike] | None = None,
     **plain: Unpack[Plain],
 ) -> pb.AttributeRequest:
     """Raises: InvalidArgument for what has no form on the wire; what the model thinks of it, the server says."""
@@ -123,10 +132,22 @@ def to_request(
         layers=layers,
         source=source,
         target=target if isinstance(target, Target) else Target(index=target),
-        baselines={} if baselines is None else arrays(baselines, "baselines", "BASELINE_INVALID"),
+        baselines={} if baselines is None else _baselines(baselines),
+        groups={} if groups is None else arrays(groups, "groups", "GROUPS_INVALID"),
         **plain,
     )
     return requests.to_request(request)
+
+
+def _baselines(given: Mapping[str, ArrayLike | References]) -> dict[str, Baseline]:
+    """Arrays, and references as they are. Raises: InvalidArgument with every one that is neither."""
+    if not isinstance(given, Mapping):
+        return dict(arrays(given, "baselines", "BASELINE_INVALID"))  # which refuses it
+    several = {name: value for name, value in given.items() if isinstance(value, References)}
+    points = {name: value for name, value in given.items() if not isinstance(value, References)}
+    one = arrays(points, "baselines", "BASELINE_INVALID")
+    many = arrays({name: value.values for name, value in several.items()}, "baselines", "BASELINE_INVALID")
+    return {**one, **{name: replace(several[name], values=array) for name, array in many.items()}}
 
 
 def to_predict(model: str, inputs: Mapping[str, ArrayLike], outputs: Sequence[str]) -> pb.PredictRequest:

@@ -8,6 +8,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class NearZero(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NEAR_ZERO_UNSPECIFIED: _ClassVar[NearZero]
+    NEAR_ZERO_MIDPOINT: _ClassVar[NearZero]
+    NEAR_ZERO_INPUT: _ClassVar[NearZero]
+    NEAR_ZERO_REFERENCE: _ClassVar[NearZero]
+
 class Method(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     METHOD_UNSPECIFIED: _ClassVar[Method]
@@ -18,6 +25,7 @@ class Method(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     METHOD_DEEPLIFT_RESCALE: _ClassVar[Method]
     METHOD_DEEPLIFT_REVEAL_CANCEL: _ClassVar[Method]
     METHOD_DEEPLIFT_GENOMICS_DEFAULT: _ClassVar[Method]
+    METHOD_OCCLUSION: _ClassVar[Method]
 
 class Quadrature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -46,6 +54,10 @@ class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STOP_REASON_DEADLINE_NEAR: _ClassVar[StopReason]
     STOP_REASON_DRAINING: _ClassVar[StopReason]
     STOP_REASON_EXACT: _ClassVar[StopReason]
+NEAR_ZERO_UNSPECIFIED: NearZero
+NEAR_ZERO_MIDPOINT: NearZero
+NEAR_ZERO_INPUT: NearZero
+NEAR_ZERO_REFERENCE: NearZero
 METHOD_UNSPECIFIED: Method
 METHOD_GRADIENT: Method
 METHOD_GRADIENT_X_ACTIVATION: Method
@@ -54,6 +66,7 @@ METHOD_NEURON_IG: Method
 METHOD_DEEPLIFT_RESCALE: Method
 METHOD_DEEPLIFT_REVEAL_CANCEL: Method
 METHOD_DEEPLIFT_GENOMICS_DEFAULT: Method
+METHOD_OCCLUSION: Method
 QUADRATURE_UNSPECIFIED: Quadrature
 QUADRATURE_TRAPEZOID: Quadrature
 QUADRATURE_LEFT: Quadrature
@@ -127,12 +140,28 @@ class Target(_message.Message):
     def __init__(self, tensor: _Optional[str] = ..., selectors: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ..., minus: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ..., logit: bool = ..., mean_centred: bool = ...) -> None: ...
 
 class Baseline(_message.Message):
-    __slots__ = ("scalar", "tensor")
+    __slots__ = ("scalar", "tensor", "references")
     SCALAR_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
+    REFERENCES_FIELD_NUMBER: _ClassVar[int]
     scalar: float
     tensor: Tensor
-    def __init__(self, scalar: _Optional[float] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    references: References
+    def __init__(self, scalar: _Optional[float] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., references: _Optional[_Union[References, _Mapping]] = ...) -> None: ...
+
+class References(_message.Message):
+    __slots__ = ("tensor", "per_sample")
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    PER_SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    tensor: Tensor
+    per_sample: bool
+    def __init__(self, tensor: _Optional[_Union[Tensor, _Mapping]] = ..., per_sample: bool = ...) -> None: ...
+
+class Sizes(_message.Message):
+    __slots__ = ("sizes",)
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, sizes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
     __slots__ = ("model", "inputs", "outputs")
@@ -151,7 +180,7 @@ class PredictResponse(_message.Message):
     def __init__(self, outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
 class AttributeRequest(_message.Message):
-    __slots__ = ("model", "inputs", "method", "layers", "source", "target", "baselines", "quadrature", "steps", "max_steps", "tolerance", "multiply_by_inputs", "request_id", "validate_only")
+    __slots__ = ("model", "inputs", "method", "layers", "source", "target", "baselines", "quadrature", "steps", "max_steps", "tolerance", "multiply_by_inputs", "request_id", "validate_only", "groups", "windows", "strides", "near_zero")
     class BaselinesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +188,27 @@ class AttributeRequest(_message.Message):
         key: str
         value: Baseline
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Baseline, _Mapping]] = ...) -> None: ...
+    class GroupsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Tensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    class WindowsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Sizes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
+    class StridesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Sizes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +223,10 @@ class AttributeRequest(_message.Message):
     MULTIPLY_BY_INPUTS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    STRIDES_FIELD_NUMBER: _ClassVar[int]
+    NEAR_ZERO_FIELD_NUMBER: _ClassVar[int]
     model: str
     inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
     method: Method
@@ -187,7 +241,11 @@ class AttributeRequest(_message.Message):
     multiply_by_inputs: bool
     request_id: str
     validate_only: bool
-    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., method: _Optional[_Union[Method, str]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., quadrature: _Optional[_Union[Quadrature, str]] = ..., steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., tolerance: _Optional[float] = ..., multiply_by_inputs: bool = ..., request_id: _Optional[str] = ..., validate_only: bool = ...) -> None: ...
+    groups: _containers.MessageMap[str, Tensor]
+    windows: _containers.MessageMap[str, Sizes]
+    strides: _containers.MessageMap[str, Sizes]
+    near_zero: NearZero
+    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., method: _Optional[_Union[Method, str]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., quadrature: _Optional[_Union[Quadrature, str]] = ..., steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., tolerance: _Optional[float] = ..., multiply_by_inputs: bool = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., groups: _Optional[_Mapping[str, Tensor]] = ..., windows: _Optional[_Mapping[str, Sizes]] = ..., strides: _Optional[_Mapping[str, Sizes]] = ..., near_zero: _Optional[_Union[NearZero, str]] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("request_id", "digest", "batch_mode", "target_tensor", "layers", "planned_evaluations")
@@ -228,7 +286,7 @@ class ResolvedTarget(_message.Message):
     def __init__(self, tensor: _Optional[str] = ..., indices: _Optional[_Iterable[str]] = ..., values: _Optional[_Iterable[float]] = ..., baseline_values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class LayerSummary(_message.Message):
-    __slots__ = ("name", "datatype", "shape", "cut", "sums", "residuals", "error_estimates")
+    __slots__ = ("name", "datatype", "shape", "cut", "sums", "residuals", "error_estimates", "spreads")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATATYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
@@ -236,6 +294,7 @@ class LayerSummary(_message.Message):
     SUMS_FIELD_NUMBER: _ClassVar[int]
     RESIDUALS_FIELD_NUMBER: _ClassVar[int]
     ERROR_ESTIMATES_FIELD_NUMBER: _ClassVar[int]
+    SPREADS_FIELD_NUMBER: _ClassVar[int]
     name: str
     datatype: str
     shape: _containers.RepeatedScalarFieldContainer[int]
@@ -243,7 +302,8 @@ class LayerSummary(_message.Message):
     sums: _containers.RepeatedScalarFieldContainer[float]
     residuals: _containers.RepeatedScalarFieldContainer[float]
     error_estimates: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., cut: bool = ..., sums: _Optional[_Iterable[float]] = ..., residuals: _Optional[_Iterable[float]] = ..., error_estimates: _Optional[_Iterable[float]] = ...) -> None: ...
+    spreads: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., cut: bool = ..., sums: _Optional[_Iterable[float]] = ..., residuals: _Optional[_Iterable[float]] = ..., error_estimates: _Optional[_Iterable[float]] = ..., spreads: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class AttributionSummary(_message.Message):
     __slots__ = ("method", "batch_mode", "target", "layers", "evaluations", "steps", "seconds", "digest", "provider", "warnings")

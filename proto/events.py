@@ -89,6 +89,7 @@ def to_summary(attribution: v.Attribution) -> pb.AttributionSummary:
                 sums=_floats(layer.sum),
                 residuals=_floats(layer.residual),
                 error_estimates=_floats(layer.error_estimate),
+                spreads=_floats(layer.spread),
             )
             for layer in attribution.layers.values()
         ],
@@ -121,6 +122,7 @@ def from_summary(message: pb.AttributionSummary, arrays: Sequence[Array]) -> v.A
                 residual=np.array(layer.residuals, np.float64),
                 error_estimate=np.array(layer.error_estimates, np.float64),
                 cut=layer.cut,
+                spread=np.array(layer.spreads or [np.nan] * len(layer.sums), np.float64),
             )
             for layer, array in zip(message.layers, arrays, strict=True)
         },

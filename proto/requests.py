@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -65,6 +65,8 @@ def to_request(request: v.AttributionRequest, *, validate_only: bool = False) ->
         message.method = words.METHODS.number(request.method)
     with found.at("quadrature"):
         message.quadrature = words.QUADRATURES.number(request.quadrature)
+    with found.at("near_zero"):
+        message.near_zero = words.NEAR_ZERO.number(request.near_zero)
     for field in ("steps", "max_steps", "tolerance"):
         if getattr(request, field) is not None:
             with found.at(field):
@@ -75,6 +77,17 @@ def to_request(request: v.AttributionRequest, *, validate_only: bool = False) ->
     for name, baseline in request.baselines.items():
         with found.at(f"baselines.{name}"):
             message.baselines[name].CopyFrom(_to_baseline(name, baseline))
+    for name, groups in request.groups.items():
+        with found.at(f"groups.{name}"):
+            message.groups[name].CopyFrom(tensors.encode(name, np.asarray(groups)))
+    for field in ("windows", "strides"):
+        given = getattr(request, field)
+        found.require(
+            isinstance(given, Mapping), field, f"is a dict of sizes by name; it cannot be {_shown(given)}"
+        )
+        for name, sizes in given.items() if isinstance(given, Mapping) else ():
+            with found.at(f"{field}.{name}"):
+                getattr(message, field)[_text(name)].CopyFrom(_to_sizes(sizes))
     with found.at("target"):
         message.target.CopyFrom(_to_target(request.target))
     found.raise_if_any()
@@ -93,10 +106,14 @@ def from_request(message: pb.AttributeRequest) -> v.AttributionRequest:
     plain = len(message.request_id) <= 64 and message.request_id.isprintable()
     found.require(plain, "request_id", "must be at most 64 printable characters")
     inputs = from_tensors(message.inputs, "inputs", found)
-    baselines: dict[str, Array | float] = {}
+    baselines: dict[str, v.Baseline] = {}
     for name, baseline in message.baselines.items():
         with found.at(f"baselines.{name}"):
             baselines[name] = _from_baseline(baseline)
+    groups: dict[str, Array] = {}
+    for name, tensor in message.groups.items():
+        with found.at(f"groups.{name}"):
+            groups[name] = tensors.decode(tensor)
     target = v.Target()
     with found.at("target"):
         target = _from_target(message.target)
@@ -115,7 +132,11 @@ def from_request(message: pb.AttributeRequest) -> v.AttributionRequest:
         tolerance=message.tolerance if message.HasField("tolerance") else None,
         quadrature=words.QUADRATURES.word(message.quadrature or pb.QUADRATURE_TRAPEZOID),
         multiply_by_inputs=message.multiply_by_inputs if message.HasField("multiply_by_inputs") else True,
+        near_zero=words.NEAR_ZERO.word(message.near_zero or pb.NEAR_ZERO_MIDPOINT),
         request_id=message.request_id,
+        groups=groups,
+        windows={name: tuple(one.sizes) for name, one in message.windows.items()},
+        strides={name: tuple(one.sizes) for name, one in message.strides.items()},
     )
 
 
@@ -234,20 +255,34 @@ def _from_axis(message: pb.Axis) -> int | slice:
     raise InvalidArgument("an axis needs an index or a range", reason="TARGET_INVALID")
 
 
-def _to_baseline(name: str, baseline: Array | float) -> pb.Baseline:
+def _to_sizes(sizes: object) -> pb.Sizes:
+    try:
+        return pb.Sizes(sizes=[_to_integer(size) for size in cast("Sequence[object]", sizes)])
+    except (TypeError, ValueError):
+        message = f"has one integer for each of the last axes; it cannot be {_shown(sizes)}"
+        raise InvalidArgument(message, reason="GROUPS_INVALID") from None
+
+
+def _to_baseline(name: str, baseline: v.Baseline) -> pb.Baseline:
+    if isinstance(baseline, v.References):
+        tensor = tensors.encode(name, np.asarray(baseline.values))
+        return pb.Baseline(references=pb.References(tensor=tensor, per_sample=_switch(baseline.per_sample)))
     array = np.asarray(baseline)
     if array.ndim == 0 and array.dtype.kind in "biuf":
         return pb.Baseline(scalar=float(array))
     return pb.Baseline(tensor=tensors.encode(name, array))
 
 
-def _from_baseline(message: pb.Baseline) -> Array | float:
+def _from_baseline(message: pb.Baseline) -> v.Baseline:
     match message.WhichOneof("kind"):
         case "scalar":
             return message.scalar
         case "tensor":
             return tensors.decode(message.tensor)
-    raise InvalidArgument("a baseline needs a scalar or a tensor", reason="BASELINE_INVALID")
+        case "references":
+            given = message.references
+            return v.References(tensors.decode(given.tensor), given.per_sample)
+    raise InvalidArgument("a baseline needs a scalar, a tensor or references", reason="BASELINE_INVALID")
 
 
 def _set_number(message: pb.AttributeRequest, field: str, number: object) -> None:

@@ -9,7 +9,7 @@ from onnx_attribution import values as v
 from onnx_attribution.errors import InvalidArgument, Unsupported
 from onnx_attribution.proto import attribution_pb2 as pb
 
-__all__ = ["BATCH_MODES", "METHODS", "MODEL_STATES", "QUADRATURES", "STOP_REASONS", "Words"]
+__all__ = ["BATCH_MODES", "METHODS", "MODEL_STATES", "NEAR_ZERO", "QUADRATURES", "STOP_REASONS", "Words"]
 
 Word = TypeVar("Word", bound=str)
 Number = TypeVar("Number", bound=int)
@@ -47,6 +47,15 @@ METHODS: Words[v.Method, pb.Method] = Words(
         "deeplift_rescale": pb.METHOD_DEEPLIFT_RESCALE,
         "deeplift_reveal_cancel": pb.METHOD_DEEPLIFT_REVEAL_CANCEL,
         "deeplift_genomics_default": pb.METHOD_DEEPLIFT_GENOMICS_DEFAULT,
+        "occlusion": pb.METHOD_OCCLUSION,
+    },
+)
+NEAR_ZERO: Words[v.NearZero, pb.NearZero] = Words(
+    "near_zero",
+    {
+        "midpoint": pb.NEAR_ZERO_MIDPOINT,
+        "input": pb.NEAR_ZERO_INPUT,
+        "reference": pb.NEAR_ZERO_REFERENCE,
     },
 )
 QUADRATURES: Words[v.Quadrature, pb.Quadrature] = Words(

@@ -21,20 +21,15 @@ from onnx_attribution.errors import (
     NotReady,
 )
 from onnx_attribution.graph_tools import select
+from onnx_attribution.graph_tools.emit import element_type
 from onnx_attribution.graph_tools.load import ModelSource
 from onnx_attribution.graph_tools.path import Plan, conductance_plan, count_rows, mean_plan
-from onnx_attribution.server import evaluate
+from onnx_attribution.server import evaluate, notes, occlusion
 from onnx_attribution.server.backend import Backend, Provider
+from onnx_attribution.server.forward import forward
+from onnx_attribution.server.inputs import checked_inputs, join_samples, split_samples
 from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.server.question import (
-    Question,
-    ask,
-    check_request,
-    checked_inputs,
-    forward,
-    join_samples,
-    split_samples,
-)
+from onnx_attribution.server.question import Question, ask, check_request
 from onnx_attribution.values import (
     DEEPLIFT_METHODS,
     PATH_METHODS,
@@ -184,6 +179,12 @@ class Engine:
         `stop` is asked between runs: a reason ends the stream with the best revision, once there is one; "cancelled"
         raises Cancelled at once.
         """
+        try:
+            yield from self._events(request, stop)
+        except NotDifferentiable as error:
+            raise _with_way_out(error) from error
+
+    def _events(self, request: AttributionRequest, stop: Stop | None) -> Iterator[Event]:
         started = time.monotonic()
         check_request(request)
         loaded = self._model(request.model)
@@ -248,6 +249,8 @@ class Engine:
     def _runs(self, loaded: LoadedModel, question: Question, plan: Plan | None) -> evaluate.Evaluation:
         """The runs of one revision."""
         method = question.request.method
+        if method == "occlusion":
+            return (yield from occlusion.occlusion(loaded, question, self._memory))
         if plan is None:
             compute = evaluate.deeplift if method in DEEPLIFT_METHODS else evaluate.gradient
             return (yield from compute(loaded, question, self._memory))
@@ -262,6 +265,8 @@ class Engine:
         return replace(sums, fine=scaled[0], coarse=scaled[1])
 
     def _planned(self, loaded: LoadedModel, question: Question, plan: Plan | None) -> int:
+        if question.request.method == "occlusion":
+            return len(occlusion.rows_of(question))
         if plan is None:
             return question.count * (2 if question.request.method in DEEPLIFT_METHODS else 1)
         if not question.together or len(plan.fine) * question.count > EXACT_PLAN:
@@ -277,33 +282,30 @@ class Engine:
         steps: int,
         started: float,
     ) -> Attribution:
+        question, sums = evaluate.averaged(question, sums)
         tensors = loaded.graph.tensors()
         change = question.value - question.baseline_value
         sums_to_change = question.request.multiply_by_inputs and question.request.method not in (
             "gradient",
             "gradient_x_activation",
+            "occlusion",
         )
         layers: dict[str, LayerAttribution] = {}
         for name, values in sums.fine.items():
             total = _per_sample(values)
-            error = (
-                _per_sample(np.abs(values - sums.coarse[name]))
-                if name in sums.coarse
-                else np.full_like(total, np.nan)
-            )
-            dtype = np.dtype(tensors[name].dtype)
+            none = np.full_like(total, np.nan)
+            error = _per_sample(np.abs(values - sums.coarse[name])) if name in sums.coarse else none
+            dtype = element_type(tensors[name])
             layers[name] = LayerAttribution(
                 name,
                 values.astype(dtype if dtype.kind == "f" and dtype.itemsize >= 4 else np.float32),
                 total,
-                total - change if sums_to_change else np.full_like(total, np.nan),
+                total - change if sums_to_change else none,
                 error,
                 question.cuts[name],
+                sums.spread.get(name, none),
             )
-        bad = [name for name, values in sums.fine.items() if not np.isfinite(values).all()]
-        warnings = question.warnings + tuple(
-            f"the attributions of {name!r} hold NaN or infinite numbers" for name in bad
-        )
+        warnings = question.warnings + tuple(notes.notes(loaded, question, sums, layers, self._memory))
         return Attribution(
             question.request.method,
             loaded.network.batch,
@@ -380,6 +382,18 @@ class Engine:
             model.inputs,
             model.outputs,
         )
+
+
+def _with_way_out(error: NotDifferentiable) -> NotDifferentiable:
+    """The refusal with the method that needs no derivative, unless there is no way to the target at all."""
+    if error.reason == "NO_PATH":
+        return error
+    return NotDifferentiable(
+        f"{error}; the method occlusion needs no derivative",
+        reason=error.reason,
+        violations=error.violations,
+        **error.metadata,
+    )
 
 
 def _plans(request: AttributionRequest) -> Iterator[tuple[int, Plan | None]]:

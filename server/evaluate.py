@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from onnx_attribution.graph_tools.program import deeplift_program, path_program,
 from onnx_attribution.graph_tools.reveal_rules import Where
 from onnx_attribution.server.backend import Session
 from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.server.question import Question
+from onnx_attribution.server.question import Question, source_ends
 from onnx_attribution.values import Array, Method
 
 Floats = NDArray[np.float64]
@@ -32,11 +32,42 @@ REVEALED: dict[Method, Where] = {
 
 @dataclass(frozen=True)
 class Sums:
-    """Per layer the attributions `[samples, *unit]` and, for path methods, those of the coarse grid."""
+    """Per layer the attributions `[samples, *unit]` and, for path methods, those of the coarse grid.
+
+    `spread` `[samples]` is there where samples have several references: see `LayerAttribution`.
+    """
 
     fine: dict[str, Floats]
     coarse: dict[str, Floats]
     evaluations: int
+    spread: dict[str, Floats] = field(default_factory=dict)
+
+
+def averaged(question: Question, sums: Sums) -> tuple[Question, Sums]:
+    """The question and its sums with one entry a sample: the mean over its references."""
+    count = question.references
+    if count == 1:
+        return question, sums
+
+    def apart(array: Floats) -> Floats:
+        return array.reshape(-1, count, *array.shape[1:])
+
+    def spread(array: Floats) -> Floats:
+        deviation = apart(array).std(axis=1)
+        return np.asarray(deviation.reshape(len(deviation), -1).sum(axis=1))
+
+    fine, coarse = (
+        {layer: np.asarray(apart(array).mean(axis=1)) for layer, array in part.items()}
+        for part in (sums.fine, sums.coarse)
+    )
+    spreads = {layer: spread(array) for layer, array in sums.fine.items()}
+    answered = replace(
+        question,
+        index=question.index[::count],
+        value=question.value[::count],
+        baseline_value=apart(question.baseline_value).mean(axis=1),
+    )
+    return answered, Sums(fine, coarse, sums.evaluations, spreads)
 
 
 def row_limit(model: LoadedModel, question: Question, memory: int) -> int:
@@ -59,11 +90,13 @@ def gradient(model: LoadedModel, question: Question, memory: int) -> Evaluation:
 
 def deeplift(model: LoadedModel, question: Question, memory: int) -> Evaluation:
     """DeepLIFT contributions, or multipliers."""
-    multiply, where = question.request.multiply_by_inputs, REVEALED.get(question.request.method)
-    key = ("deeplift", question.choice, multiply, where)
+    request = question.request
+    multiply, where, near_zero = request.multiply_by_inputs, REVEALED.get(request.method), request.near_zero
     session = model.session(
-        key,
-        lambda: deeplift_program(model.network, question.choice, multiply=multiply, reveal_cancel=where),
+        ("deeplift", question.choice, multiply, where, near_zero),
+        lambda: deeplift_program(
+            model.network, question.choice, multiply=multiply, reveal_cancel=where, near_zero=near_zero
+        ),
     )
     parts: dict[str, list[Floats]] = {layer: [] for layer in question.choice.layers}
     limit = max(row_limit(model, question, memory) // 2, 1)
@@ -145,7 +178,7 @@ def _one_by_one(model: LoadedModel, question: Question, plan: Plan, delta: bool)
         rows: dict[int, dict[str, tuple[Floats, Floats]]] = {}
         totals: dict[tuple[str, int], Floats] = {}
         for node, alpha in enumerate(plan.alphas):
-            moved = {n: _between(baseline[n], sample[n], float(alpha)) for n in question.choice.sources}
+            moved = {n: between(baseline[n], sample[n], float(alpha)) for n in question.choice.sources}
             rows[node] = _pairs(question, session.run({**sample, **moved, "target/weight": weight}))
             yield 1
             for layer in question.choice.layers:
@@ -177,7 +210,8 @@ def _schedule(plan: Plan) -> tuple[dict[int, list[tuple[Term, int]]], dict[int, 
     return ready, last_need
 
 
-def _between(low: Array, high: Array, alpha: float) -> Array:
+def between(low: Array, high: Array, alpha: float) -> Array:
+    """The point at `alpha` of the way from `low` to `high`, in their type."""
     wide = alpha * high.astype(np.float64) + (1 - alpha) * low.astype(np.float64)
     return wide.astype(high.dtype)
 
@@ -211,10 +245,8 @@ def _unit(array: Array, rows: RowAxis | None, together: bool) -> Floats:
 
 def unit_of(question: Question, name: str) -> tuple[Floats, Floats]:
     """A source at x and at x' as `[samples, *unit]`."""
-    pairs = [(s[name], b[name]) for s, b in zip(question.samples, question.baselines, strict=True)]
-    high = np.concatenate([_unit(x, question.rows[name], question.together) for x, _ in pairs])
-    low = np.concatenate([_unit(y, question.rows[name], question.together) for _, y in pairs])
-    return high, low
+    high, low = source_ends(question, name)
+    return high.astype(np.float64), low.astype(np.float64)
 
 
 def _slices(
@@ -230,11 +262,11 @@ def _slices(
         assert rows is not None
         for start in range(0, question.count, limit):
             stop = min(start + limit, question.count)
-            part = {n: _cut(a, _axis_of(model, question, n), start, stop) for n, a in fed.items()}
-            yield part, _cut(weight, rows, start, stop)
+            part = {n: taken(a, axis_of(model, question, n), range(start, stop)) for n, a in fed.items()}
+            yield part, taken(weight, rows, range(start, stop))
 
 
-def _axis_of(model: LoadedModel, question: Question, name: str) -> RowAxis | None:
+def axis_of(model: LoadedModel, question: Question, name: str) -> RowAxis | None:
     plain = name.removeprefix("baseline/")
     if plain in model.network.input_axes:
         axis = model.network.input_axes[plain]
@@ -242,10 +274,25 @@ def _axis_of(model: LoadedModel, question: Question, name: str) -> RowAxis | Non
     return question.rows[plain]
 
 
-def _cut(array: Array, rows: RowAxis | None, start: int, stop: int) -> Array:
+def taken(array: Array, rows: RowAxis | None, samples: Sequence[int]) -> Array:
+    """The rows of these samples; the whole array where all samples share it."""
     if rows is None:
         return array
-    return np.take(array, range(start * rows.factor, stop * rows.factor), axis=rows.axis)
+    places = np.asarray(samples)[:, None] * rows.factor + np.arange(rows.factor)
+    return np.take(array, places.reshape(-1), axis=rows.axis)
+
+
+def one_sample(
+    model: LoadedModel, question: Question, sample: int
+) -> tuple[dict[str, Array], dict[str, Array], Array]:
+    """Inputs, baselines and target weights of one sample, as a run takes them."""
+    if not question.together:
+        return question.samples[sample], question.baselines[sample], question.weights[sample]
+    inputs, baselines = (
+        {n: taken(a, axis_of(model, question, n), [sample]) for n, a in arrays.items()}
+        for arrays in (question.samples[0], question.baselines[0])
+    )
+    return inputs, baselines, taken(question.weights[0], question.rows[question.choice.target], [sample])
 
 
 def _count(model: LoadedModel, inputs: Mapping[str, Array]) -> int:

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.batch import RowAxis
+from onnx_attribution.graph_tools.emit import holds_numbers
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.values import Array, AttributionRequest, Index, Selector
 
 
 def chosen(model: LoadedModel, request: AttributionRequest) -> tuple[str, int | None, list[str]]:
     """The target tensor, the axis of its classes where it is known, and what to say about it."""
-    target = select.target_tensor(model.graph, request.target.tensor)
+    wanted, before = request.target.tensor, []
+    if request.method == "occlusion":
+        target = _number_tensor(model, wanted)
+        if wanted is None and target not in select.float_outputs(model.graph):
+            before = [f"no output holds floats; the target is {target!r}"]
+    else:
+        target = select.target_tensor(model.graph, wanted)
     found = select.logit_of(model.graph, target)
     if request.target.logit:
         if found is None:
@@ -24,12 +32,34 @@ def chosen(model: LoadedModel, request: AttributionRequest) -> tuple[str, int | 
                 f"the target {target!r} is not made by a Softmax, LogSoftmax or Sigmoid, so that it has no logit",
                 reason="TARGET_INVALID", target=target,
             )  # fmt: skip
-        return found.tensor, found.axis, []
+        return found.tensor, found.axis, before
     if found is None or all(target != out.name for out in model.graph.outputs):
-        return target, None, []
+        return target, None, before
     return target, found.axis, [
+        *before,
         f"the target {target!r} is made by {found.operator}, which saturates; recommended is its logit {found.tensor!r}"
     ]  # fmt: skip
+
+
+def _number_tensor(model: LoadedModel, name: str | None) -> str:
+    """A target of which no derivative is taken: the named tensor, or the float output, or the floats before outputs.
+
+    Raises:
+        InvalidArgument: several float outputs and no name, or the tensor is a constant or holds no numbers.
+    """
+    name = name or model.default_target()
+    if name is None:
+        return select.target_tensor(model.graph, None)
+    found = select.resolve(model.graph, name)
+    value = model.graph.tensors()[found]
+    if isinstance(value, gs.Constant) or not holds_numbers(value):
+        listed = ", ".join(x.name for x in model.outputs if x.shape is not None and x.dtype != "string")
+        raise InvalidArgument(
+            f"the target {found!r} is no tensor of numbers that depends on the inputs; the outputs that are tensors: "
+            f"{listed or 'none'}",
+            reason="TARGET_INVALID", target=found,
+        )  # fmt: skip
+    return found
 
 
 def units(array: Array, rows: RowAxis | None, together: bool) -> NDArray[np.float64]:
@@ -40,11 +70,38 @@ def units(array: Array, rows: RowAxis | None, together: bool) -> NDArray[np.floa
     return wide if wide.ndim > 1 and wide.shape[0] == 1 else wide[None]
 
 
-def restored(units: NDArray[np.float64], like: Array, rows: RowAxis | None) -> NDArray[np.float64]:
-    """`[samples, *unit]` in the layout of the target tensor."""
-    assert rows is not None
-    moved = np.moveaxis(like, rows.axis, 0).shape
-    return np.moveaxis(units.reshape(moved), 0, rows.axis)
+def stacked(found: Sequence[Array], rows: RowAxis | None, together: bool) -> NDArray[np.float64]:
+    """The target tensor of several runs as `[samples, *unit]`.
+
+    Raises:
+        InvalidArgument: its shape differs between samples.
+    """
+    parts = [units(array, rows, together) for array in found]
+    _check_unit({part.shape[1:] for part in parts})
+    return np.concatenate(parts)
+
+
+def values(
+    found: Sequence[Array], rows: RowAxis | None, together: bool, weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The target per sample: the elements of several runs, weighted by `[samples, *unit]`.
+
+    Raises:
+        InvalidArgument: the tensor has not the shape that it has at x.
+    """
+    parts = stacked(found, rows, together)
+    _check_unit({parts.shape[1:], weights.shape[1:]})
+    return dot(parts, weights)
+
+
+def _check_unit(shapes: set[tuple[int, ...]]) -> None:
+    if len(shapes) > 1:
+        listed = " and ".join(str(list(shape)) for shape in sorted(shapes))
+        raise InvalidArgument(
+            f"the target's shape depends on the values of the inputs: {listed}"
+            "; name a tensor of one shape, such as the scores before a selection",
+            reason="TARGET_INVALID",
+        )  # fmt: skip
 
 
 def dot(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -142,6 +142,11 @@ class _Remote:
             max_steps=request.max_steps,
             tolerance=request.tolerance,
             quadrature=request.quadrature,
+            multiply_by_inputs=request.multiply_by_inputs,
+            near_zero=request.near_zero,
+            groups=request.groups,
+            windows=request.windows,
+            strides=request.strides,
         )
 
 

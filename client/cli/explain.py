@@ -16,28 +16,31 @@ import typer
 from onnx_attribution.client.cli import options, output
 from onnx_attribution.client.cli.asker import Asker, Place, asking
 from onnx_attribution.client.cli.inputs import (
-    FLOATS,
-    Layout,
-    Picture,
     axes_of,
-    channel_axis,
     parse_numbers,
     parse_rows,
     read_baselines,
+    read_groups,
     read_inputs,
+    read_references,
+    read_sizes,
     shapes_of,
 )
+from onnx_attribution.client.cli.pictures import FLOATS, Layout, Picture, channel_axis
 from onnx_attribution.client.cli.target import parse_target
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.values import (
     METHODS,
+    NEAR_ZERO,
     QUADRATURES,
     Array,
     Attribution,
     AttributionRequest,
+    Baseline,
     Completed,
     Method,
     ModelInfo,
+    NearZero,
     Progress,
     Quadrature,
     Revision,
@@ -53,7 +56,8 @@ def explain(
     input: Annotated[
         Many,
         typer.Option(
-            metavar="[NAME=]FILE", help="npy, npz[:KEY], png or jpeg; FILE[0:4] takes rows. Repeatable."
+            metavar="[NAME=]FILE",
+            help="npy, npz[:KEY], json, png or jpeg; FILE[0:4] takes rows; NAME=VALUE for single values. Repeatable.",
         ),
     ] = None,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}; hyphens will do.")] = "neuron_ig",
@@ -84,7 +88,15 @@ def explain(
     baseline: Annotated[
         Many,
         typer.Option(
-            metavar="[NAME=]FILE|NUMBER", help="Default 0. A number or file alone holds for all sources."
+            metavar="[NAME=]FILE|NUMBER",
+            help="Default 0, or empty text. A number or file alone holds for all sources; NAME=TEXT for strings.",
+        ),
+    ] = None,
+    references: Annotated[
+        Many,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="Several baselines, averaged over: [references, ...], or [samples, references, ...].",
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Segments of the path.")] = 64,
@@ -94,6 +106,27 @@ def explain(
     ] = None,
     max_steps: Annotated[int, typer.Option(help="Where --tolerance gives up.")] = 1024,
     quadrature: Annotated[str, typer.Option(help=f"One of {', '.join(QUADRATURES)}.")] = "trapezoid",
+    groups: Annotated[
+        Many,
+        typer.Option(
+            metavar="[NAME=]FILE", help="For occlusion: equal integers are replaced together. Repeatable."
+        ),
+    ] = None,
+    window: Annotated[
+        Many,
+        typer.Option(metavar="[NAME=]16x16", help="For occlusion: a window over the last axes. Repeatable."),
+    ] = None,
+    stride: Annotated[
+        Many,
+        typer.Option(metavar="[NAME=]8x8", help="How far a window moves; default: its size. Repeatable."),
+    ] = None,
+    near_zero: Annotated[
+        str,
+        typer.Option(help=f"DeepLIFT's gradient where x and x' are too close: {', '.join(NEAR_ZERO)}."),
+    ] = "midpoint",
+    multipliers: Annotated[
+        bool, typer.Option("--multipliers", help="Not multiplied by the difference to the baseline.")
+    ] = False,
     rows: Annotated[
         str | None, typer.Option(metavar="3|0:3", help="Only these samples of the inputs.")
     ] = None,
@@ -128,8 +161,10 @@ def explain(
     wanted_rows = parse_rows(rows) if rows is not None else None
     question = _Question(
         _named(method, METHODS, "method"), tuple(layer or ()), tuple(source or ()), tuple(target or ()),
-        tuple(minus or ()), tuple(baseline or ()), steps, tolerance, max_steps,
+        tuple(minus or ()), tuple(baseline or ()), tuple(references or ()), steps, tolerance, max_steps,
         _named(quadrature, QUADRATURES, "quadrature"), logit, mean_centred,
+        tuple(groups or ()), tuple(window or ()), tuple(stride or ()),
+        _named(near_zero, NEAR_ZERO, "point"), not multipliers,
     )  # fmt: skip
     _check_places(out, plot)
 
@@ -161,12 +196,18 @@ class _Question:
     target: tuple[str, ...]
     minus: tuple[str, ...]
     baseline: tuple[str, ...]
+    references: tuple[str, ...]
     steps: int
     tolerance: float | None
     max_steps: int
     quadrature: Quadrature
     logit: bool
     mean_centred: bool
+    groups: tuple[str, ...]
+    window: tuple[str, ...]
+    stride: tuple[str, ...]
+    near_zero: NearZero
+    multiply_by_inputs: bool
 
     def request(self, info: ModelInfo, arrays: Mapping[str, Array], picture: Picture) -> AttributionRequest:
         target = replace(
@@ -174,7 +215,12 @@ class _Question:
             logit=self.logit,
             mean_centred=self.mean_centred,
         )
-        sources = self.source or _default_sources(info, target.tensor)
+        groups = read_groups(self.groups, info.inputs)
+        windows = read_sizes(self.window, info.inputs, "--window")
+        if self.method == "occlusion":
+            sources = self.source or self.layers or tuple({**groups, **windows}) or _own_inputs(info)
+        else:
+            sources = self.source or tuple(_default_sources(info, target.tensor))
         return AttributionRequest(
             model=info.name,
             inputs=arrays,
@@ -182,12 +228,29 @@ class _Question:
             layers=self.layers,
             source=self.source,
             target=target,
-            baselines=read_baselines(self.baseline, sources, info.inputs, picture),
+            baselines=self._baselines(sources, info, picture),
             steps=self.steps,
             max_steps=max(self.max_steps, self.steps),
             tolerance=self.tolerance,
             quadrature=self.quadrature,
+            multiply_by_inputs=self.multiply_by_inputs,
+            near_zero=self.near_zero,
+            groups=groups,
+            windows=windows,
+            strides=read_sizes(self.stride, info.inputs, "--stride"),
         )
+
+    def _baselines(self, sources: Sequence[str], info: ModelInfo, picture: Picture) -> dict[str, Baseline]:
+        one = read_baselines(self.baseline, sources, info.inputs, picture) if self.baseline else {}
+        several = read_references(self.references, sources, info.inputs, picture) if self.references else {}
+        for name in one.keys() & several.keys():
+            raise InvalidArgument(f"{name!r} has both --baseline and --references", reason="BASELINE_INVALID")
+        return {**one, **several}
+
+
+def _own_inputs(info: ModelInfo) -> tuple[str, ...]:
+    """The inputs of which each sample has its own; all, where samples are run one by one."""
+    return tuple(one.name for one in info.inputs if one.batch_axis is not None or info.batch == "single")
 
 
 def _default_sources(info: ModelInfo, target: str | None) -> Sequence[str]:

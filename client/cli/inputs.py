@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from onnx_attribution.client.cli.pictures import FLOATS, PICTURES, Picture, read_picture
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.values import Array, TensorInfo
+from onnx_attribution.values import Array, Baseline, References, TensorInfo
 
-PICTURES = (".png", ".jpg", ".jpeg")
-FLOATS = ("float16", "float32", "float64", "bfloat16")
-CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
-Layout = Literal["nchw", "nhwc"]
 Rows = slice | None
-Reader = Callable[[str, TensorInfo | None], Array]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """How the pixels of a picture become numbers: `(pixel * scale - mean) / std`, per channel.
-
-    Without a scale, pixels are divided by 255 for float inputs and left as they are for integer ones.
-    """
-
-    scale: float | None = None
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    layout: Layout | None = None
-    resize: bool = False
 
 
 def read_inputs(
     given: Sequence[str], infos: Sequence[TensorInfo], picture: Picture, rows: Rows = None
 ) -> dict[str, Array]:
     """The arrays of `NAME=FILE` (or FILE, where the model has one input); files of one name become one batch.
+
+    Where a sample of an input is one value, the value itself will do: `age=29`, `sex=female`.
 
     Raises:
         InvalidArgument: a name, file, key or shape that cannot be used; it is named.
@@ -56,7 +39,8 @@ def read_inputs(
                     reason="INPUT_UNKNOWN",
                 )
             name = next(iter(known))
-        array = read_file(file, known[name], picture)
+        value = _value(file, known[name])
+        array = read_file(file, known[name], picture) if value is None else value
         found.setdefault(name, []).append(_with_batch(array, known[name]))
     return {
         name: _take(name, _joined(name, parts, known[name]), known[name], rows)
@@ -65,9 +49,14 @@ def read_inputs(
 
 
 def read_baselines(
-    given: Sequence[str], sources: Sequence[str], infos: Sequence[TensorInfo], picture: Picture
-) -> dict[str, Array | float]:
-    """The baselines of `NAME=FILE`, `NAME=NUMBER`, or FILE or NUMBER alone, which all other sources take.
+    given: Sequence[str],
+    sources: Sequence[str],
+    infos: Sequence[TensorInfo],
+    picture: Picture,
+    option: str = "--baseline",
+) -> dict[str, Array | float | str]:
+    """The baselines of `NAME=FILE`, `NAME=NUMBER`, or FILE or NUMBER alone, which all other sources take; for inputs
+    of strings, `NAME=TEXT`.
 
     Names are passed on as they are. Without `sources` (they depend on the target of a model with several outputs),
     what stands alone is for the float inputs.
@@ -81,7 +70,7 @@ def read_baselines(
         name, value = split_name(text, (*sources, *known), strict=False)
         if name in texts:
             raise InvalidArgument(
-                f"--baseline {text}: {'all sources have' if name is None else repr(name) + ' has'} one already",
+                f"{option} {text}: {'all sources have' if name is None else repr(name) + ' has'} one already",
                 reason="BASELINE_INVALID",
             )
         texts[name] = value
@@ -90,16 +79,60 @@ def read_baselines(
         names = sources or [info.name for info in infos if info.dtype in FLOATS]
         if not names:
             raise InvalidArgument(
-                f"--baseline {alone}: the source depends on the target; name it with --source, or write NAME={alone}",
+                f"{option} {alone}: the source depends on the target; name it with --source, or write NAME={alone}",
                 reason="BASELINE_INVALID",
             )
         texts = {**dict.fromkeys(names, alone), **texts}
-    found: dict[str, Array | float] = {}
+    found: dict[str, Array | float | str] = {}
     for name, value in texts.items():
-        if name is not None:
-            number = _number(value)
-            found[name] = read_file(value, known.get(name), picture) if number is None else number
+        if name is None:
+            continue
+        info, number = known.get(name), _number(value)
+        if info is not None and info.dtype == "string" and not _is_file(value):
+            found[name] = value
+        else:
+            found[name] = read_file(value, info, picture) if number is None else number
     return found
+
+
+def read_references(
+    given: Sequence[str], sources: Sequence[str], infos: Sequence[TensorInfo], picture: Picture
+) -> dict[str, Baseline]:
+    """Several baselines of `NAME=FILE`, or FILE for all sources: of all samples, or with an axis more of each.
+
+    Raises:
+        InvalidArgument: as for one baseline.
+    """
+    ranks = {info.name: len(info.shape or ()) for info in infos}
+    read = read_baselines(given, sources, infos, picture, "--references")
+    found = {name: np.asarray(value) for name, value in read.items()}
+    return {n: References(a, per_sample=n in ranks and a.ndim > ranks[n]) for n, a in found.items()}
+
+
+def read_groups(given: Sequence[str], infos: Sequence[TensorInfo]) -> dict[str, Array]:
+    """The integers of `NAME=FILE`, or FILE where the model has one input. Raises: InvalidArgument."""
+    found: dict[str, Array] = {}
+    for text in given:
+        name, file = split_name(text, [info.name for info in infos], strict=False)
+        found[_only(name, infos, f"--groups {text}")] = read_file(file, None, Picture())
+    return found
+
+
+def read_sizes(given: Sequence[str], infos: Sequence[TensorInfo], option: str) -> dict[str, tuple[int, ...]]:
+    """The sizes of `NAME=16x16`, or `16x16` where the model has one input. Raises: InvalidArgument."""
+    return {
+        _only(name, infos, f"{option} {text}"): sizes
+        for text in given
+        for name, sizes in [_sizes(text, option)]
+    }
+
+
+def _only(name: str | None, infos: Sequence[TensorInfo], text: str) -> str:
+    """The name, or that of the only input."""
+    if name is None and len(infos) != 1:
+        listed = ", ".join(repr(info.name) for info in infos)
+        raise InvalidArgument(f"{text}: the model has {len(infos)} inputs ({listed}); write NAME= before it")
+    return infos[0].name if name is None else name
 
 
 def split_name(text: str, names: Sequence[str], *, strict: bool = True) -> tuple[str | None, str]:
@@ -115,7 +148,7 @@ def split_name(text: str, names: Sequence[str], *, strict: bool = True) -> tuple
                 raise InvalidArgument(f"{text!r}: a file is missing after =")
             return name, rest
     before, sign, rest = text.partition("=")
-    if not sign or Path(_locate(text)[0]).exists():
+    if not sign or _is_file(text):
         return None, text
     if not strict:
         return before, rest
@@ -136,14 +169,16 @@ def read_file(text: str, info: TensorInfo | None, picture: Picture) -> Array:
         raise InvalidArgument(f"no file {file!r}", file=file)
     try:
         if path.suffix.lower() in PICTURES:
-            array = _read_picture(path, info, picture)
+            array = read_picture(path, info, picture)
         elif path.suffix.lower() == ".npz":
             array = _read_npz(path, key, info)
         elif path.suffix.lower() == ".npy":
             array = np.asarray(np.load(path, allow_pickle=False))
+        elif path.suffix.lower() == ".json":
+            array = _typed(np.asarray(json.loads(path.read_text())), info)
         else:
             raise InvalidArgument(
-                f"{file!r} is of no known kind; read are .npy, .npz, {', '.join(PICTURES)}", file=file
+                f"{file!r} is of no known kind; read are .npy, .npz, .json, {', '.join(PICTURES)}", file=file
             )
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, SyntaxError) as error:
         raise InvalidArgument(f"{file!r} cannot be read: {_line(error)}", file=file) from error
@@ -178,16 +213,29 @@ def parse_numbers(text: str, option: str) -> tuple[float, ...]:
     return found
 
 
-def channel_axis(info: TensorInfo, layout: Layout | None) -> int:
-    """Where the channels of a four-dimensional input lie: 1 for nchw, 3 for nhwc; guessed from its shape."""
-    if layout is not None:
-        return 1 if layout == "nchw" else 3
-    shape = info.shape or ()
-    for sizes in ((1, 3), (4,)):
-        for axis in (1, 3):
-            if len(shape) == 4 and shape[axis] in sizes:
-                return axis
-    return 1
+def _is_file(text: str) -> bool:
+    return Path(_locate(text)[0]).exists()
+
+
+def _value(text: str, info: TensorInfo) -> Array | None:
+    """The sample that is one value: text for an input of strings, a number for others; None for all else."""
+    shape = info.shape
+    if shape is None or _is_file(text):
+        return None
+    if any(size != 1 for axis, size in enumerate(shape) if axis != (info.batch_axis or 0)):
+        return None
+    number = _number(text)
+    if info.dtype == "string":
+        return np.full([1] * len(shape), text)
+    return None if number is None else _typed(np.full([1] * len(shape), number), info)
+
+
+def _typed(array: Array, info: TensorInfo | None) -> Array:
+    """Numbers as text has them, in the type of the input where it can hold them."""
+    if info is None or array.dtype.kind not in "iuf" or info.dtype == "string":
+        return array
+    cast = array.astype("float32" if info.dtype == "bfloat16" else info.dtype)
+    return cast if info.dtype in FLOATS or np.array_equal(cast, array) else array
 
 
 def _locate(text: str) -> tuple[str, str | None, Rows]:
@@ -233,62 +281,6 @@ def _fits(array: Array, info: TensorInfo) -> bool:
     )
 
 
-def _read_picture(path: Path, info: TensorInfo | None, picture: Picture) -> Array:
-    """`[1, C, H, W]`, `[1, H, W, C]`, or `[1, H, W]` for an input without channels."""
-    try:
-        from PIL import Image
-    except ModuleNotFoundError:
-        raise InvalidArgument("pictures need pillow: pip install 'onnx-attribution[plot]'") from None
-    shape: tuple[int | str | None, ...] = info.shape if info is not None and info.shape else (None,) * 4
-    if len(shape) not in (3, 4):
-        name = info.name if info is not None else ""
-        raise InvalidArgument(
-            f"input {name!r} takes the shape {_shown(shape)}; a picture fills [batch, channels, height, width]",
-            reason="SHAPE_MISMATCH",
-        )
-    axis = channel_axis(info, picture.layout) if info is not None else 1
-    channels = shape[axis] if len(shape) == 4 else 1
-    height, width = [size for k, size in enumerate(shape) if k != 0 and (len(shape) == 3 or k != axis)]
-    mode = CHANNELS.get(channels) if isinstance(channels, int) else "RGB"
-    if mode is None:
-        raise InvalidArgument(
-            f"the input takes {channels} channels in {_shown(shape)}; a picture has 1, 3 or 4: say --layout",
-            reason="SHAPE_MISMATCH",
-        )
-    with Image.open(path) as opened:
-        image = opened.convert(mode)
-    if picture.resize:
-        if not isinstance(height, int) or not isinstance(width, int):
-            raise InvalidArgument(
-                f"--resize needs a size in the file; the model takes {_shown(shape)}", reason="SHAPE_MISMATCH"
-            )
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    if (isinstance(height, int) and height != image.height) or (
-        isinstance(width, int) and width != image.width
-    ):
-        raise InvalidArgument(
-            f"{path.name!r} has {image.height} x {image.width} pixels; the model takes {_shown(shape)}: use --resize",
-            reason="SHAPE_MISMATCH",
-        )
-    pixels = np.asarray(image, np.float64).reshape(image.height, image.width, -1)
-    dtype = info.dtype if info is not None else "float32"
-    scale = picture.scale if picture.scale is not None else (1 / 255 if dtype in FLOATS else 1.0)
-    for option, values in (("--mean", picture.mean), ("--std", picture.std)):
-        if len(values) not in (1, pixels.shape[2]):
-            raise InvalidArgument(
-                f"{option} has {len(values)} numbers; the picture has {pixels.shape[2]} channels"
-            )
-    if 0 in picture.std:
-        raise InvalidArgument("--std holds 0")
-    numbers = (pixels * scale - np.asarray(picture.mean)) / np.asarray(picture.std)
-    if len(shape) == 3:
-        numbers = numbers[..., 0]
-    elif axis == 1:
-        numbers = np.moveaxis(numbers, 2, 0)
-    whole = numbers if dtype in FLOATS else np.rint(numbers)
-    return np.asarray(whole[None], dtype="float32" if dtype == "bfloat16" else dtype)
-
-
 def _with_batch(array: Array, info: TensorInfo) -> Array:
     """An array of one rank less is one sample."""
     if info.shape is None or array.ndim != len(info.shape) - 1:
@@ -324,10 +316,6 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _shown(shape: Sequence[int | str | None]) -> str:
-    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
-
-
 def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
@@ -336,12 +324,20 @@ def shapes_of(given: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
     """`NAME=1x3x224x224`, by name. Raises: InvalidArgument."""
     found = {}
     for text in given:
-        name, sign, sizes = text.rpartition("=")
-        parts = re.split(r"[x,]", sizes) if sizes else []
-        if not sign or not name or not all(part.strip().isdigit() for part in parts):
+        name, sizes = _sizes(text, "--shape")
+        if name is None:
             raise InvalidArgument(f"--shape {text!r} is not of the form NAME=1x3x224x224")
-        found[name] = tuple(int(part) for part in parts)
+        found[name] = sizes
     return found
+
+
+def _sizes(text: str, option: str) -> tuple[str | None, tuple[int, ...]]:
+    """Name, if there is one, and sizes of `NAME=1x3x224x224`."""
+    name, sign, sizes = text.rpartition("=")
+    parts = re.split(r"[x,]", sizes) if sizes else []
+    if (sign and not name) or not all(part.strip().isdigit() for part in parts):
+        raise InvalidArgument(f"{option} {text!r} is not of the form NAME=1x3x224x224")
+    return name or None, tuple(int(part) for part in parts)
 
 
 def axes_of(given: Sequence[str]) -> Mapping[str, int | None]:

@@ -125,6 +125,7 @@ def explain_json(answer: Attribution) -> dict[str, object]:
                 "sum": layer.sum,
                 "residual": layer.residual,
                 "error_estimate": layer.error_estimate,
+                "spread": layer.spread,
                 "cut": layer.cut,
             }
             for name, layer in answer.layers.items()
@@ -152,7 +153,9 @@ def print_answer(model: str, answer: Attribution) -> None:
         name = f"{answer.target.tensor}[{index}]"
         targets.add_row(str(k), escape(name), number(value), number(base), number(value - base))
     out.print(targets)
-    table = _table("layer", "sample", "shape", "sum", "residual", "L1 error", "cut", right=(3, 4, 5))
+    several = any(np.isfinite(layer.spread).any() for layer in answer.layers.values())
+    columns = ["layer", "sample", "shape", "sum", "residual", "L1 error", *["spread"] * several, "cut"]
+    table = _table(*columns, right=range(3, len(columns) - 1))
     for name, layer in answer.layers.items():
         for k in range(len(layer.values)):
             table.add_row(
@@ -162,6 +165,7 @@ def print_answer(model: str, answer: Attribution) -> None:
                 number(layer.sum[k]),
                 number(layer.residual[k]),
                 number(layer.error_estimate[k]),
+                *[number(layer.spread[k])] * several,
                 MARKS[layer.cut],
             )
     out.print(table)

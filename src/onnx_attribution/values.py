@@ -21,6 +21,7 @@ Method = Literal[
     "deeplift_rescale",
     "deeplift_reveal_cancel",
     "deeplift_genomics_default",
+    "occlusion",
 ]
 METHODS: tuple[Method, ...] = (
     "gradient",
@@ -30,11 +31,14 @@ METHODS: tuple[Method, ...] = (
     "deeplift_rescale",
     "deeplift_reveal_cancel",
     "deeplift_genomics_default",
+    "occlusion",
 )
 PATH_METHODS: frozenset[Method] = frozenset({"integrated_gradients", "neuron_ig"})
 DEEPLIFT_METHODS: frozenset[Method] = frozenset(
     {"deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default"}
 )
+SOURCE_METHODS: frozenset[Method] = frozenset({"integrated_gradients", "occlusion"})
+"""Methods that attribute to their source: a layer that is asked for is the source."""
 Quadrature = Literal[
     "trapezoid",
     "left",
@@ -66,10 +70,11 @@ StopReason = Literal["max_steps", "converged", "exact", "deadline_near", "draini
 class Target:
     """The scalar per sample that is explained.
 
-    `tensor` names an output, or any other float tensor (a hidden neuron is a target too); None takes the only
-    float output. `index` selects within one sample, without the batch axis: an int, a tuple of ints and slices
-    (the selected elements are summed), one of these per sample in a list, or None: the only element, or for a
-    `[batch, classes]` output the largest class at the input. `minus`, of the same forms, is subtracted.
+    `tensor` names an output, or any other float tensor (a hidden neuron is a target too; for occlusion integers and
+    truth values will do); None takes the only float output, and for occlusion the floats before outputs that hold
+    none. `index` selects within one sample, without the batch axis: an int, a tuple of ints and slices (the selected
+    elements are summed), one of these per sample in a list, or None: the only element, or for a `[batch, classes]`
+    output the largest class at the input. `minus`, of the same forms, is subtracted.
     `logit` takes what a final Softmax, LogSoftmax or Sigmoid is made of in place of the tensor; `mean_centred`
     subtracts the mean over the classes, which is what remains of a logit behind a softmax (arXiv 1605.01713, eq. 21).
     """
@@ -82,15 +87,40 @@ class Target:
 
 
 @dataclass(frozen=True)
+class References:
+    """Several baselines for each sample, over which the answer is averaged (Captum's distributions of baselines).
+
+    `values` is `[references, *unit]`, for all samples, or with `per_sample` `[samples, references, *unit]`; of several
+    sources, those of one place belong together.
+    """
+
+    values: Array
+    per_sample: bool = False
+
+
+Baseline = Array | float | str | References
+
+
+@dataclass(frozen=True)
 class AttributionRequest:
     """One question: which units of `layers` (default: the source itself) contribute how much to `target`.
 
     `inputs` maps every model input to an array with its batch axis. `source` names the tensors on which the path
     or the reference lives (default: the float inputs). `baselines` maps a source (or a model input, whose
-    activation at a hidden source is then taken) to a scalar or an array that broadcasts to it; default zeros.
+    activation at a hidden source is then taken) to a scalar, an array that broadcasts to it, or `References`; default
+    zeros.
     `steps` is the number of path segments (trapezoid, left, right) or Captum's `n_steps` (its five quadratures).
     With `tolerance`, the grid is doubled from `steps` up to `max_steps` until the estimated L1 error is at most
-    `tolerance` times the L1 norm of the attributions.
+    `tolerance` times the L1 norm of the attributions. `near_zero` says where DeepLIFT takes the gradient that stands
+    for a secant whose ends are too close for a quotient: at the midpoint, or as Captum at the input, or as
+    kundajelab/deeplift at the reference.
+
+    The fields below are for occlusion, whose sources may hold integers, text and truth values too (baselines: 0, ""
+    and False) and are by default the inputs of which each sample has its own, or those that `groups` and `windows`
+    name. `groups` maps a source to integers from 0 that broadcast to the shape of one sample: elements of one number
+    are replaced together, across sources too (Captum's `feature_mask`). `windows` maps a source to the sizes of a
+    window that moves over its last axes by `strides` (default: the window, so that windows do not overlap); leading
+    axes that it leaves out are taken whole. A source with neither has every element as its own group.
     """
 
     model: str
@@ -99,13 +129,17 @@ class AttributionRequest:
     layers: Sequence[str] = ()
     source: Sequence[str] = ()
     target: Target = field(default_factory=Target)
-    baselines: Mapping[str, Array | float] = field(default_factory=dict)
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
     steps: int = 64
     max_steps: int = 1024
     tolerance: float | None = None
     quadrature: Quadrature = "trapezoid"
     multiply_by_inputs: bool = True
+    near_zero: NearZero = "midpoint"
     request_id: str = ""
+    groups: Mapping[str, Array] = field(default_factory=dict)
+    windows: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    strides: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,8 +150,10 @@ class LayerAttribution:
     "single", or a warning says so) it is the layer's whole shape.
 
     `sum` is the float64 sum of the values; `residual` is `sum - (value - baseline_value)`; `error_estimate` is an
-    estimate of the L1 error of the values (path methods; NaN where there is none). `cut`: whether every way from
-    source to target crosses the layer, without which `residual` measures what bypasses it.
+    estimate of the L1 error of the values. Both are NaN where there is none: only path methods have an error estimate,
+    and the values of gradients and occlusion need not sum to the change. `cut`: whether every way from source to
+    target crosses the layer, without which `residual` measures what bypasses it. `spread` is the L1 norm of the
+    standard deviation of the values over several references; NaN with one.
     """
 
     name: str
@@ -126,6 +162,7 @@ class LayerAttribution:
     residual: NDArray[np.float64]
     error_estimate: NDArray[np.float64]
     cut: bool
+    spread: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

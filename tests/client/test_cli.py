@@ -21,7 +21,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from onnx_attribution.client.cli.app import app
-from onnx_attribution.client.cli.inputs import Picture, read_baselines
+from onnx_attribution.client.cli.inputs import read_baselines
+from onnx_attribution.client.cli.pictures import Picture
 from onnx_attribution.client.cli.target import parse_target
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.app import background
@@ -232,6 +233,88 @@ def test_integer_inputs_come_from_a_path_method_at_a_hidden_source(digits_path: 
     assert list(found["layers"]) == ["conv2"]
 
 
+# --- occlusion
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    """Returns a model of a city, an age and two tokens; the city counts 1, 4 or 0, all is summed with weights."""
+    text = """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>
+        people (string[N,1] city, float[N,1] age, int64[N,2] ids) => (float[N,1] y)
+        <float[4,1] W = {10,1,100,1000}> {
+            code = ai.onnx.ml.LabelEncoder<keys_strings = ["Bern", "Rome"], values_floats = [1.0, 4.0],
+                default_float = 0.0>(city)
+            numbers = Cast<to = 1>(ids)
+            row = Concat<axis = 1>(code, age, numbers)
+            y = MatMul(row, W)
+        }"""
+    path = tmp_path / "people.onnx"
+    onnx.save(parser.parse_model(text), path)
+    (tmp_path / "ids.json").write_text("[[2, 3]]")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], {"city": [40], "age": [29], "ids": [200, 3000]}),
+        (["--baseline", "city=Bern", "--baseline", "ids=1"], {"city": [30], "age": [29], "ids": [100, 2000]}),
+        (["--source", "ids", "--baseline", "1"], {"ids": [100, 2000]}),
+        (["--window", "ids=2"], {"ids": [3200, 3200]}),
+        (["--groups", "ids={ids}", "--groups", "age={two}"], {"ids": [229, 3000], "age": [229]}),
+    ],
+)
+def test_single_values_are_written_out_and_groups_come_from_files(
+    people: Path, tmp_path: Path, options: list[str], expected: dict[str, list[float]]
+) -> None:
+    np.save(tmp_path / "two.npy", np.array([2]))
+    files = {"ids": tmp_path / "ids.json", "two": tmp_path / "two.npy"}
+    out = tmp_path / "out.npz"
+    inputs = ["--input", "city=Rome", "--input", "age=29", "--input", f"ids={files['ids']}"]
+    given = [text.format(**files) for text in options]
+    found = explained(people, *inputs, "--method", "occlusion", *given, "--output", out)
+    assert found["layers"][next(iter(expected))]["residual"] == [None]
+    with np.load(out) as data:
+        assert {name: data[name][0].tolist() for name in data.files} == expected
+
+
+def test_a_window_alone_is_for_the_only_input(digits_path: Path, image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.npz"
+    explained(digits_path, "--input", image, "--method", "occlusion", "--window", "2x8", "--output", out)
+    with np.load(out) as data:
+        rows = data["image"].reshape(2, 4, 16)
+    assert (rows == rows[:, :, :1]).all()
+    assert len(np.unique(rows)) > 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--window", "2x2"], "3 inputs"),
+        (["--window", "ids=big"], "--window"),
+        (["--window", "ids=3"], "[2]"),
+        (["--stride", "ids=1"], "no window"),
+        (["--groups", "nothing={ids}"], "nothing"),
+        (["--groups", "ids=missing.npy"], "missing.npy"),
+        (["--baseline", "ids=0.5"], "int64"),
+        (["--input", "age=old"], "old"),
+        (["--method", "gradient", "--window", "ids=1"], "occlusion"),
+    ],
+)
+def test_unusable_groups_are_status_2_and_named(
+    arguments: list[str], said: str, people: Path, tmp_path: Path
+) -> None:
+    files = tmp_path / "ids.json"
+    inputs = ["--input", "city=Rome", "--input", f"ids={files}"] + ["--input", "age=29"] * (
+        "age=old" not in arguments
+    )
+    result = run(
+        "explain", people, *inputs, "--method", "occlusion", *[a.format(ids=files) for a in arguments]
+    )
+    assert result.exit_code == 2, result.output
+    assert said in result.output
+
+
 # --- inputs
 
 
@@ -374,6 +457,27 @@ def test_a_baseline_is_a_number_or_a_file(digits_path: Path, image: Path, tmp_pa
     assert found[0] == found[1] == found[2] == found[3] != found[4]
 
 
+def test_references_are_averaged_and_their_spread_is_told(
+    digits_path: Path, image: Path, tmp_path: Path
+) -> None:
+    references = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
+    np.save(tmp_path / "several.npy", references)
+    np.save(tmp_path / "own.npy", np.stack([references, references]))  # of two images
+    options = (digits_path, "--input", image, "--method", "deeplift-rescale", "--target", "3")
+    alone = []
+    for k in range(3):
+        np.save(tmp_path / "one.npy", references[k : k + 1])
+        alone.append(explained(*options, "--baseline", f"{tmp_path}/one.npy")["layers"]["image"]["sum"])
+    for file in ("several.npy", "own.npy"):
+        found = explained(*options, "--references", f"image={tmp_path}/{file}")["layers"]["image"]
+        np.testing.assert_allclose(found["sum"], np.mean(alone, axis=0), rtol=1e-5)
+        assert found["spread"][0] > 0
+    shown = run("explain", *options, "--references", f"{tmp_path}/several.npy")
+    assert "spread" in shown.stdout
+    shown = run("explain", *options, "--references", f"{tmp_path}/several.npy", "--baseline", "image=0")
+    assert (shown.exit_code, "'image' has both --baseline and --references" in shown.stderr) == (2, True)
+
+
 def test_a_baseline_alone_is_for_the_float_inputs_where_the_target_decides_on_the_sources(
     two: Path, tmp_path: Path
 ) -> None:
@@ -490,7 +594,7 @@ def test_arrays_that_do_not_fit_are_status_2(array: NDArray[Any], digits_path: P
     assert "'image'" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.png", "x.txt"])
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.png", "x.json", "x.txt"])
 def test_broken_files_are_status_2(name: str, digits_path: Path, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"nothing of use")
     result = run("explain", digits_path, "--input", tmp_path / name)
@@ -588,6 +692,16 @@ def test_a_server_answers_like_the_file(server: str, digits_path: Path, image: P
         for where in ((digits_path,), ("digits", "--server", server))
     ]
     assert listed[0]["layers"] == listed[1]["layers"]
+
+
+def test_a_server_occludes_like_the_file(server: str, digits_path: Path, image: Path) -> None:
+    options = (
+        "--input", image, "--method", "occlusion", "--window", "image=4x4", "--stride", "image=2x2",
+        "--provider", "cpu",
+    )  # fmt: skip
+    near, far = explained(digits_path, *options), explained("digits", "--server", server, *options)
+    assert near["layers"] == far["layers"]
+    assert near["evaluations"] == far["evaluations"] > 4
 
 
 def test_a_server_does_not_know_every_model(server: str, image: Path) -> None:

@@ -20,7 +20,8 @@ def answer(values: Floats, *, cut: bool = True, error: float = 0.25, steps: int 
     """Returns an attribution of one layer with these values `[samples, *unit]`."""
     count = len(values)
     sums = values.reshape(count, -1).sum(axis=1)
-    layer = LayerAttribution("conv", values, sums, np.full(count, -0.125), np.full(count, error), cut)
+    residual, errors, none = (np.full(count, number) for number in (-0.125, error, np.nan))
+    layer = LayerAttribution("conv", values, sums, residual, errors, cut, none)
     target = ResolvedTarget("logits", ("7",) * count, np.full(count, 11.5), np.full(count, 0.5))
     return Attribution("neuron_ig", "dynamic", target, {"conv": layer}, 66, steps, 0.1, "digest", "cpu")
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import Attribution, AttributionRequest, Method, Target
+from onnx_attribution.values import Attribution, AttributionRequest, Method, References, Target
 from tests.checks import to_double
 
 Json = dict[str, Any]
@@ -192,6 +192,13 @@ class Call:
             replace(self.request, baselines={n: b[k : k + 1] for n, b in given.items()}) for k in range(count)
         ]
 
+    def whole(self) -> AttributionRequest:
+        """One request, for a distribution with all references."""
+        if not self.distribution:
+            return self.request
+        several = {n: References(np.asarray(b)) for n, b in self.request.baselines.items()}
+        return replace(self.request, baselines=several)
+
     def result(self, answer: Attribution) -> Nested:
         """The attributions in the peer's nesting."""
         return self._at(answer, self.places)
@@ -293,10 +300,13 @@ class Asker:
         self._added: set[str] = set()
 
     def __call__(self, call: Call, *, double: bool = False) -> Attribution:
-        return mean(self.each(call, double=double))
+        return self._asked(call, [call.whole()], double)[0]
 
     def each(self, call: Call, *, double: bool = False) -> list[Attribution]:
         """The answer for each reference."""
+        return self._asked(call, call.requests(), double)
+
+    def _asked(self, call: Call, asked: Sequence[AttributionRequest], double: bool) -> list[Attribution]:
         name = f"{call.request.model} in double" if double else call.request.model
         if name not in self._added:
             model = model_of(call.request.model)
@@ -305,22 +315,7 @@ class Asker:
         given = call.request.inputs
         if double:
             given = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in given.items()}
-        return [self.engine.attribute(replace(r, model=name, inputs=given)) for r in call.requests()]
-
-
-def mean(answers: Sequence[Attribution]) -> Attribution:
-    """DeepSHAP: the mean over the references."""
-    if len(answers) == 1:
-        return answers[0]
-    layers = {
-        name: replace(
-            layer,
-            values=np.mean([a.layers[name].values.astype(np.float64) for a in answers], axis=0),
-            sum=np.mean([a.layers[name].sum for a in answers], axis=0),
-        )
-        for name, layer in answers[0].layers.items()
-    }
-    return replace(answers[0], layers=layers)
+        return [self.engine.attribute(replace(r, model=name, inputs=given)) for r in asked]
 
 
 def delta(answer: Attribution) -> Floats:

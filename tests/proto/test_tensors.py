@@ -98,8 +98,41 @@ def test_every_word_of_values_travels() -> None:
     for quadrature in values.QUADRATURES:
         assert words.QUADRATURES.word(words.QUADRATURES.number(quadrature)) == quadrature
     for enum, table in ((pb.Method, words.METHODS), (pb.Quadrature, words.QUADRATURES),
+                        (pb.NearZero, words.NEAR_ZERO),
                         (pb.StopReason, words.STOP_REASONS), (pb.BatchMode, words.BATCH_MODES)):  # fmt: skip
         assert set(enum.values()) == {0, *table.words}
+
+
+def test_groups_windows_and_text_baselines_come_back() -> None:
+    request = values.AttributionRequest(
+        "m", {"ids": np.array([[1, 2]]), "city": np.array(["Bern"], object)}, "occlusion",
+        baselines={"city": "Rome", "other": np.array([["a", "b"]])},
+        groups={"ids": np.array([0, 7])}, windows={"image": (1, 16, 16)}, strides={"image": (1, 8, 8)},
+    )  # fmt: skip
+    back = requests.from_request(requests.to_request(request))
+    assert back.method == "occlusion"
+    assert (back.windows, back.strides) == (request.windows, request.strides)
+    np.testing.assert_array_equal(back.groups["ids"], [0, 7])
+    assert np.asarray(back.baselines["city"]).item() == "Rome"
+    np.testing.assert_array_equal(np.asarray(back.baselines["other"]), [["a", "b"]])
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_references_come_back(per_sample: bool) -> None:
+    given = values.References(np.arange(6.0).reshape(1, 2, 3), per_sample)
+    request = values.AttributionRequest("m", {}, "deeplift_rescale", baselines={"x": given})
+    back = requests.from_request(requests.to_request(request)).baselines["x"]
+    assert isinstance(back, values.References)
+    assert back.per_sample is per_sample
+    np.testing.assert_array_equal(back.values, given.values)
+
+
+@pytest.mark.parametrize("sizes", [(1.5, 2), "16", 16, (1 << 70,), (True,)])
+def test_windows_that_are_no_integers_do_not_travel(sizes: Any) -> None:
+    request = values.AttributionRequest("m", {}, "occlusion", windows={"x": sizes})
+    with pytest.raises(InvalidArgument, match="one integer for each") as caught:
+        requests.to_request(request)
+    assert list(caught.value.violations) == ["windows.x"]
 
 
 SELECTORS: list[Any] = [
@@ -197,6 +230,7 @@ def test_request_comes_back_as_it_was() -> None:
         0.1,
         "left",
         False,
+        "reference",
         "id",
     )
     assert requests.from_request(requests.to_request(request)) == request

@@ -113,7 +113,7 @@ class FakeEngine:
             values = np.tile(np.arange(1_500_000, dtype=np.float32), (len(x), 1))
         sums = values.sum(1, dtype=np.float64)
         nan = np.full(len(x), np.nan)
-        layers = {name: LayerAttribution(name, values, sums, sums * 0, nan, True) for name in names}
+        layers = {name: LayerAttribution(name, values, sums, sums * 0, nan, True, nan) for name in names}
         resolved = ResolvedTarget("y", (str(index),) * len(x), sums, sums * 0)
         return Attribution(
             request.method, "dynamic", resolved, layers, steps, steps, 0.5, "sha256:0", "cpu", ("fake",)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -20,9 +21,31 @@ from onnx_attribution.client import AsyncClient, Client
 from onnx_attribution.server import app
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
-from onnx_attribution.values import METHODS, Accepted, AttributionRequest, Completed, Method, Revision, Target
+from onnx_attribution.values import (
+    METHODS,
+    SOURCE_METHODS,
+    Accepted,
+    AttributionRequest,
+    Completed,
+    Method,
+    References,
+    Revision,
+    Target,
+)
 
 Digits = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+PEOPLE = """<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>
+    people (string[N,1] city, int64[N,2] ids) => (float[N,2] y)
+    <float[4,1] table = {1,2,4,8}, float[3,2] W = {1,2,3,4,5,6}> {
+        code = ai.onnx.ml.LabelEncoder<keys_strings = ["Bern", "Rome"], values_floats = [1.0, 4.0]>(city)
+        rows = Gather(table, ids)
+        numbers = Flatten(rows)
+        row = Concat<axis = 1>(code, numbers)
+        y = MatMul(row, W)
+    }"""
+ASKED: dict[str, Any] = {"city": [["Rome"], ["Bern"]], "ids": [[1, 2], [3, 0]]}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +58,7 @@ def engine(
         engine.add("digits", digits_path)
         engine.add("fixed", digits_fixed_path)
         engine.add("broken", broken)
+        engine.add("people", onnx.parser.parse_model(PEOPLE))
         yield engine
 
 
@@ -50,8 +74,7 @@ def test_remote_answer_equals_the_embedded_one(
     engine: Engine, client: Client, digits_data: Digits, model: str, method: Method
 ) -> None:
     images = digits_data[0][:3]
-    # Integrated gradients attribute to their source, so a layer is one.
-    layers = ["relu1"] if method == "integrated_gradients" else ["relu1", "dense1"]
+    layers = ["relu1"] if method in SOURCE_METHODS else ["relu1", "dense1"]
     request = AttributionRequest(
         model, {"image": images}, method, layers, target=Target(index=[1, 2, 3]), steps=8
     )
@@ -65,7 +88,74 @@ def test_remote_answer_equals_the_embedded_one(
         np.testing.assert_array_equal(remote.sum, layer.sum)
         np.testing.assert_array_equal(remote.residual, layer.residual)
         np.testing.assert_array_equal(remote.error_estimate, layer.error_estimate)
+        np.testing.assert_array_equal(remote.spread, layer.spread)
         assert remote.cut == layer.cut
+
+
+def test_references_and_the_point_near_zero_travel(
+    engine: Engine, client: Client, digits_data: Digits
+) -> None:
+    images = digits_data[0][:2]
+    given = References(digits_data[0][4:7])
+    options: dict[str, Any] = {"method": "deeplift_rescale", "near_zero": "reference"}
+    there = client.attribute("digits", images, target=7, baselines={"image": given}, **options)
+    here = engine.attribute(
+        AttributionRequest(
+            "digits", {"image": images}, target=Target(index=7), baselines={"image": given}, **options
+        )
+    )
+    np.testing.assert_array_equal(there.layers["image"].values, here.layers["image"].values)
+    np.testing.assert_array_equal(there.layers["image"].spread, here.layers["image"].spread)
+    assert (there.layers["image"].spread > 0).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"baselines": {"city": "Bern", "ids": 3}, "target": 1},
+        {"groups": {"city": [5], "ids": [5, 6]}, "target": [0, 1]},
+        {"source": ["ids"], "windows": {"ids": (2,)}, "strides": {"ids": (1,)}, "target": 0},
+    ],
+)
+def test_text_and_tokens_are_occluded_remotely_as_embedded(
+    engine: Engine, client: Client, options: dict[str, Any]
+) -> None:
+    there = client.attribute("people", ASKED, method="occlusion", **options)
+    arrays = {name: np.asarray(value) for name, value in ASKED.items()}
+    fields = {**options, "groups": {n: np.asarray(g) for n, g in options.get("groups", {}).items()}}
+    here = engine.attribute(
+        AttributionRequest(
+            "people", arrays, "occlusion", **{**fields, "target": Target(index=options["target"])}
+        )
+    )
+    assert list(there.layers) == list(here.layers)
+    assert there.evaluations == here.evaluations
+    for name, layer in here.layers.items():
+        assert np.any(layer.values)
+        np.testing.assert_array_equal(there.layers[name].values, layer.values)
+        assert np.isnan(there.layers[name].residual).all()
+
+
+async def test_the_async_client_occludes_windows(engine: Engine, digits_data: Digits) -> None:
+    server = app.build(engine, Settings(port=0))
+    port = await server.start()
+    async with AsyncClient(f"127.0.0.1:{port}") as client:
+        result = await client.attribute(
+            "digits", digits_data[0][:2], method="occlusion", target=7, windows={"image": (4, 4)}
+        )
+    await server.drain()
+    values = result.layers["image"].values.reshape(2, 2, 4, 2, 4)
+    assert (values == values[:, :, :1, :, :1]).all()
+    assert len(np.unique(values)) > 4
+
+
+def test_a_token_outside_the_table_is_an_invalid_argument(client: Client) -> None:
+    wrong = {**ASKED, "ids": [[1, 2], [4, 0]]}
+    for call in (client.predict, client.attribute):
+        with pytest.raises(errors.InvalidArgument, match=r"'ids' holds 4; .* looks up 0 to 3$") as caught:
+            call("people", wrong)
+        assert (caught.value.code, caught.value.reason) == ("INVALID_ARGUMENT", "INPUT_INVALID")
+        assert list(caught.value.violations) == ["inputs.ids"]
 
 
 def test_predictions_are_right(client: Client, digits_data: Digits) -> None:

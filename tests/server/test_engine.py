@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from onnx_attribution.errors import (
     NotDifferentiable,
     NotFound,
     NotReady,
+    Overloaded,
 )
 from onnx_attribution.server import evaluate
 from onnx_attribution.server.backend import Session
@@ -29,6 +31,7 @@ from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.values import (
     METHODS,
+    SOURCE_METHODS,
     Accepted,
     Array,
     Attribution,
@@ -349,6 +352,81 @@ def test_an_integer_source_is_refused_with_a_float_one_proposed() -> None:
             engine.attribute(AttributionRequest("tokens", {**inputs, "ids": np.ones((2, 3), np.int64)}))
 
 
+def test_a_token_outside_the_table_is_refused_with_the_range(engine: Engine) -> None:
+    inputs = {"ids": np.array([[1, 7, 3], [4, 0, 0]]), "weight": np.ones((2, 3), np.float32)}
+    engine.add("tokens", parsed(TOKENS))
+    words = r"the model cannot be run on these inputs: input 'ids' holds 7; Gather \(node '[^']*'\) looks up 0 to 4$"
+    for call in (
+        lambda: engine.predict("tokens", inputs),
+        lambda: engine.attribute(AttributionRequest("tokens", inputs, "gradient", target=Target(index=0))),
+    ):
+        with pytest.raises(InvalidArgument, match=words) as caught:
+            call()
+        assert caught.value.reason == "INPUT_INVALID"
+        assert caught.value.metadata["legal"] == "0..4"
+        assert list(caught.value.violations) == ["inputs.ids"]
+    low = {"ids": np.array([[1, 2, 3]]), "weight": np.ones((1, 3), np.float32)}
+    asked = AttributionRequest(
+        "tokens", low, "occlusion", source=["ids"], baselines={"ids": 9}, target=Target(index=0)
+    )
+    with pytest.raises(InvalidArgument, match=r"cannot be run at the baseline: input 'ids' holds 9"):
+        engine.attribute(asked)
+
+
+@pytest.mark.parametrize(
+    ("body", "inputs", "words"),
+    [
+        (
+            "(float[N,T] x, float[N,U] z) => (float[M,V] y) { y = Concat<axis = 0>(x, z) }",
+            {"x": np.ones((1, 3)), "z": np.ones((1, 4))},
+            r"Concat \(node '\w+'\): .*Axis 1 has mismatched dimensions of 4 and 3",
+        ),
+        (
+            "(float[N,T] x, float[N,U] z) => (float[N,V] y) { y = Add(x, z) }",
+            {"x": np.ones((1, 3)), "z": np.ones((1, 2))},
+            r"Add \(node '\w+'\): Attempting to broadcast an axis by a dimension other than 1. 2 by 3",
+        ),
+        (
+            "(float[N,T] x) => (float[N,V] y) <int64[2] s = {-1, 2}> { y = Reshape(x, s) }",
+            {"x": np.ones((1, 3))},
+            r"Reshape \(node '\w+'\): .*Input shape:\{1,3\}",
+        ),
+        (
+            "(int64[N,1] k) => (float[N,1] y) <float[1,3] t = {1,2,3}> { y = GatherElements<axis = 1>(t, k) }",
+            {"k": np.array([[9]])},
+            r"GatherElements \(node '\w+'\): .*Out of range value in index tensor",
+        ),
+    ],
+)
+def test_inputs_on_which_the_model_does_not_run_are_refused_without_places_in_the_runtime(
+    body: str, inputs: dict[str, Array], words: str
+) -> None:
+    with Engine(provider="cpu") as engine:
+        engine.add("net", parsed(body), shapes={n: (1, 2) for n in inputs if n != "k"})
+        with pytest.raises(
+            InvalidArgument, match=f"the model cannot be run on these inputs: {words}"
+        ) as caught:
+            engine.predict("net", inputs)
+    assert not re.search(
+        r"ONNXRuntimeError|Status Message|Non-zero|::|\.(h|cc):\d|/onnx|was false", str(caught.value)
+    )
+
+
+def test_a_run_beyond_the_memory_is_overload_and_not_an_input_error() -> None:
+    body = "(float[N,1] x, int64[2] s) => (float[N,M] y) { y = Expand(x, s) }"
+    with Engine(provider="cpu") as engine:
+        engine.add("net", parsed(body), example={"s": np.array([1, 2])}, batch_axes={"s": None})
+        with pytest.raises(Overloaded):
+            engine.predict("net", {"x": np.ones((1, 1)), "s": np.array([1, 1 << 42])})
+
+
+def test_a_failure_that_speaks_of_allocated_outputs_is_no_lack_of_memory(shared: Path) -> None:
+    """With several rows a Cast inside this loop meets an output that onnxruntime made for one."""
+    with Engine(provider="cpu") as engine:
+        engine.add("loop", shared / "models" / "loop-if-issue4031" / "model.onnx")
+        assert engine.info("loop").batch == "single"
+
+
 def test_a_file_that_is_no_model_is_refused_at_first_use_and_told_in_the_list(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with Engine(provider="cpu", threads=1) as engine:
@@ -371,7 +449,7 @@ def test_the_freed_export_of_the_digits_answers_like_the_dynamic_one(
     images = digits_data[0][:4]
     found: list[Attribution] = []
     for name in ("digits", "fixed"):
-        layers = () if method == "integrated_gradients" else ("image", *relu_layers(engine, name))
+        layers = () if method in SOURCE_METHODS else ("image", *relu_layers(engine, name))
         found.append(
             engine.attribute(
                 AttributionRequest(
@@ -422,7 +500,7 @@ def test_a_model_whose_batch_is_mixed_has_the_sums_of_the_same_function_one_row_
             engine.add(name, parsed(body, **WEIGHTS))
             inputs = x[:, None] if name == "mixed" else x
             baseline = low[:, None] if name == "mixed" else low
-            layers = ("x",) if method == "integrated_gradients" else ("x", "h", "p")
+            layers = ("x",) if method in SOURCE_METHODS else ("x", "h", "p")
             found.append(
                 engine.attribute(
                     AttributionRequest(
@@ -474,7 +552,7 @@ def test_samples_that_a_reshape_folds_into_rows_answer_together_as_alone(
 ) -> None:
     """`r` to `p` hold two neighbouring rows for each sample, as layers, as sources and as targets."""
     x, low = rng.normal(size=(2, 3, 2, 4)).astype(np.float32)
-    layers = () if method == "integrated_gradients" else ("z", "h")
+    layers = () if method in SOURCE_METHODS else ("z", "h")
     assert_together_as_alone(parsed(FOLDED, **WEIGHTS), 0, x, low, method, layers, source, target)
 
 
@@ -484,7 +562,7 @@ def test_samples_along_the_second_axis_answer_together_as_alone(
     rng: np.random.Generator, method: Method, source: str
 ) -> None:
     x, low = rng.normal(size=(2, 2, 3, 4)).astype(np.float32)
-    layers = () if method == "integrated_gradients" else (source, "h", "s", "c")
+    layers = () if method in SOURCE_METHODS else (source, "h", "s", "c")
     assert_together_as_alone(
         parsed(SECOND_AXIS, **WEIGHTS), 1, x, low, method, layers, source, Target(index=2)
     )
@@ -760,7 +838,7 @@ def test_tensors_may_be_called_as_programs_call_theirs(name: str, method: Method
     text = f'<ir_version: 8, opset_import: ["" : 17]> {graph}'
     with Engine(provider="cpu") as engine:
         engine.add("net", onnx.parser.parse_model(text))
-        layers = ["x" if method == "integrated_gradients" else "h"]
+        layers = ["x" if method in SOURCE_METHODS else "h"]
         answer = engine.attribute(
             AttributionRequest("net", {"x": np.ones((2, 3))}, method, layers, target=Target(index=1))
         )

@@ -1,0 +1,175 @@
+"""The inputs of a request: checked against the model, and taken apart into samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from onnx_attribution.errors import InvalidArgument, NotFound
+from onnx_attribution.graph_tools import select
+from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.values import Array
+
+MAX_SAMPLES = 256
+Given = TypeVar("Given")
+
+
+def checked_inputs(model: LoadedModel, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The inputs as arrays of the model's types; every violation is told, not the first only."""
+    if not isinstance(inputs, Mapping):
+        raise InvalidArgument("inputs map the name of every model input to an array", reason="INPUT_INVALID")
+    wanted = {info.name: info for info in model.inputs}
+    problems: list[tuple[str, str, str]] = []
+    for name in wanted:
+        if name not in inputs:
+            problems.append(("INPUT_MISSING", name, f"input {name!r} is missing"))
+    checked: dict[str, Array] = {}
+    for name, value in inputs.items():
+        if name not in wanted:
+            known = ", ".join(map(repr, wanted))
+            problems.append(("INPUT_UNKNOWN", name, f"there is no input {name!r}; the inputs are {known}"))
+            continue
+        try:
+            checked[name] = _checked(model, wanted[name].dtype, name, array_of(f"input {name!r}", value))
+        except InvalidArgument as error:
+            problems.append((error.reason, name, error.message))
+    problems += _unequal_sizes(model, checked)
+    if problems:
+        reasons = {reason for reason, _, _ in problems}
+        raise InvalidArgument(
+            "; ".join(text for _, _, text in problems),
+            reason=problems[0][0] if len(reasons) == 1 else "INPUT_INVALID",
+            violations={f"inputs.{name}": text for _, name, text in problems},
+        )
+    return checked
+
+
+def array_of(role: str, value: object) -> Array:
+    """What is given as an array. Raises: InvalidArgument: it is ragged; `role` says what it is."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise InvalidArgument(
+            f"{role} is ragged: its rows differ in length", reason="SHAPE_MISMATCH"
+        ) from None
+
+
+def _unequal_sizes(model: LoadedModel, inputs: Mapping[str, Array]) -> list[tuple[str, str, str]]:
+    """Sizes that the file calls by one name and that differ between the inputs."""
+    seen: dict[str, tuple[str, int]] = {}
+    problems: list[tuple[str, str, str]] = []
+    for info in model.inputs:
+        array, dims = inputs.get(info.name), info.shape or ()
+        if array is None or array.ndim != len(dims):
+            continue
+        for axis, (dim, size) in enumerate(zip(dims, array.shape, strict=True)):
+            if not isinstance(dim, str) or axis == info.batch_axis:
+                continue
+            first, expected = seen.setdefault(dim, (info.name, size))
+            if size != expected:
+                text = f"input {info.name!r} has size {size} along {dim!r}, input {first!r} has {expected}"
+                problems.append(("SHAPE_MISMATCH", info.name, text))
+    return problems
+
+
+def _checked(model: LoadedModel, kind: str, name: str, array: Array) -> Array:
+    if kind == "string":
+        if array.dtype.kind not in "OUST":
+            raise InvalidArgument(
+                f"input {name!r} has type {array.dtype.name}; the model takes strings",
+                reason="DTYPE_MISMATCH",
+            )
+        array = array.astype(object)
+    else:
+        wanted = np.dtype(kind)
+        floats = array.dtype.kind == "f" and wanted.kind in "fV"
+        integers = array.dtype.kind in "iu" and wanted.kind in "iu"
+        if array.dtype != wanted and not floats and not integers:
+            raise InvalidArgument(
+                f"input {name!r} has type {array.dtype.name}; the model takes {kind}", reason="DTYPE_MISMATCH"
+            )
+        cast = array.astype(wanted)
+        if integers and not np.array_equal(cast, array):
+            raise InvalidArgument(f"input {name!r} holds numbers outside {kind}", reason="DTYPE_MISMATCH")
+        array = cast
+    _check_shape(model, name, array)
+    if array.dtype.kind in "fV" and array.size:
+        bad = ~np.isfinite(array.astype(np.float64))
+        if bad.any():
+            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise InvalidArgument(
+                f"input {name!r} holds {int(bad.sum())} numbers that are NaN or infinite, the first at {first}",
+                reason="NON_FINITE_INPUT",
+            )
+    return array
+
+
+def _check_shape(model: LoadedModel, name: str, array: Array) -> None:
+    dims = next(info.shape for info in model.inputs if info.name == name) or ()
+    axis = model.network.input_axes[name]
+    shape: tuple[int, ...] = array.shape
+    if model.network.batch == "single" and len(shape) == len(dims) + 1:
+        shape = shape[1:]
+    fits = len(shape) == len(dims) and all(
+        k == axis or not isinstance(d, int) or d == n
+        for k, (d, n) in enumerate(zip(dims, shape, strict=False))
+    )
+    if not fits or (axis is not None and axis < len(shape) and shape[axis] == 0):
+        shown = [("batch" if k == axis else d) for k, d in enumerate(dims)]
+        raise InvalidArgument(
+            f"input {name!r} has shape {list(array.shape)}; the model takes {shown}", reason="SHAPE_MISMATCH"
+        )
+
+
+def split_samples(model: LoadedModel, inputs: Mapping[str, Array], copies: int = 1) -> list[dict[str, Array]]:
+    """One entry a sample, each as the model takes it, `copies` times."""
+    axes = model.network.input_axes
+    counts: dict[str, int] = {}
+    if model.network.batch == "single":
+        ranks = {info.name: len(info.shape or ()) for info in model.inputs}
+        counts = {n: len(a) for n, a in inputs.items() if a.ndim == ranks[n] + 1}
+    else:
+        counts = {n: a.shape[axis] for n, a in inputs.items() if (axis := axes[n]) is not None}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name!r}: {count}" for name, count in counts.items())
+        raise InvalidArgument(
+            f"the inputs hold different numbers of samples: {listed}", reason="SHAPE_MISMATCH"
+        )
+    count = next(iter(counts.values()), 1)
+    if not 1 <= count * copies <= MAX_SAMPLES:
+        times = f" with {copies} references each" if copies > 1 else ""
+        raise InvalidArgument(
+            f"the request holds {count} samples{times}; it may hold 1 to {MAX_SAMPLES}"
+            + (" in all" if copies > 1 else ""),
+            reason="REQUEST_TOO_LARGE", limit=MAX_SAMPLES, actual=count * copies,
+        )  # fmt: skip
+    single = model.network.batch == "single"
+    return [
+        {
+            n: a if n not in counts else (a[k] if single else np.take(a, [k], axis=axes[n]))
+            for n, a in inputs.items()
+        }
+        for k in range(count)
+        for _ in range(copies)
+    ]
+
+
+def join_samples(model: LoadedModel, samples: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """The samples in one dict of arrays, along the batch axes."""
+    axes = model.network.input_axes
+    return {
+        n: a if axes[n] is None else np.concatenate([sample[n] for sample in samples], axis=axes[n])
+        for n, a in samples[0].items()
+    }
+
+
+def by_tensor(model: LoadedModel, given: Mapping[str, Given], reason: str) -> dict[str, Given]:
+    """What is given for names, by tensor. Raises: InvalidArgument of this reason: no tensor has the name."""
+    inputs = model.network.input_axes
+    try:
+        return {n if n in inputs else select.resolve(model.graph, n): value for n, value in given.items()}
+    except NotFound as error:
+        word = "baseline" if reason == "BASELINE_INVALID" else "group or window"
+        raise InvalidArgument(f"a {word} has no tensor: {error}", reason=reason) from error

@@ -1,0 +1,99 @@
+"""Occlusion: by how much the target falls where a group of features is at its baseline.
+
+For a group G, `F(x) - F(x with the elements of G at the baseline)`, in units of the target. Every element has the value
+of its group, as in Captum's FeatureAblation; where windows overlap, the mean over those that cover it, as in Captum's
+Occlusion (sliding windows: Zeiler and Fergus 2014, arXiv 1311.2901). No derivative is taken, so that any model that
+runs can be asked. The values do not sum to F(x) - F(x') unless F is additive in the groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.errors import Overloaded
+from onnx_attribution.server import targets
+from onnx_attribution.server.evaluate import Evaluation, Sums, axis_of, row_limit, taken
+from onnx_attribution.server.features import Features
+from onnx_attribution.server.forward import forward
+from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.question import Question, source_ends
+from onnx_attribution.values import Array
+
+Row = tuple[int, int]
+"""A sample and the group that is at its baseline there."""
+
+
+def rows_of(question: Question) -> list[Row]:
+    """What is evaluated: the groups that differ from their baseline. The effect of the others is exactly 0."""
+    touched: list[set[int]] = [set() for _ in range(question.count)]
+    for name, parts in _features(question).of.items():
+        high, low = source_ends(question, name)
+        for groups, x, y in zip(touched, high, low, strict=True):
+            groups |= parts.touched(np.asarray(x != y))
+    return [(k, group) for k, groups in enumerate(touched) for group in sorted(groups)]
+
+
+def occlusion(model: LoadedModel, question: Question, memory: int) -> Evaluation:
+    """The effects of all groups, spread over their elements."""
+    features, rows = _features(question), rows_of(question)
+    effects = np.zeros((question.count, features.count))
+    limit = row_limit(model, question, memory) if question.together else 1
+    ends = {name: source_ends(question, name) for name in features.of}
+    start = 0
+    while start < len(rows):
+        part = rows[start : start + limit]
+        try:
+            values = _values(model, question, part, _occluded(question, ends, part))
+        except Overloaded:
+            if limit == 1:
+                raise
+            limit = max(limit // 2, 1)
+            continue
+        samples, groups = np.array(part).T
+        effects[samples, groups] = question.value[samples] - values
+        start += len(part)
+        yield len(part)
+    return Sums({name: parts.spread(effects) for name, parts in features.of.items()}, {}, len(rows))
+
+
+def _features(question: Question) -> Features:
+    assert question.features is not None
+    return question.features
+
+
+def _occluded(
+    question: Question, ends: dict[str, tuple[Array, Array]], rows: Sequence[Row]
+) -> dict[str, Array]:
+    """The sources at the rows, `[rows, *unit]`."""
+    samples = [k for k, _ in rows]
+    found: dict[str, Array] = {}
+    for name, parts in _features(question).of.items():
+        high, low = ends[name]
+        masks = np.stack([parts.mask(group) for _, group in rows])
+        found[name] = np.where(masks, low[samples], high[samples])
+    return found
+
+
+def _values(
+    model: LoadedModel, question: Question, rows: Sequence[Row], sources: dict[str, Array]
+) -> NDArray[np.float64]:
+    """The target at the rows."""
+    target, samples = question.choice.target, [k for k, _ in rows]
+    if question.together:
+        inputs = {n: taken(a, axis_of(model, question, n), samples) for n, a in question.samples[0].items()}
+        for name, array in sources.items():
+            place = axis_of(model, question, name)
+            assert place is not None
+            inputs[name] = place.back(array)
+    else:
+        inputs = {**question.samples[samples[0]], **{n: a[0] for n, a in sources.items()}}
+    if target in sources:
+        found = inputs[target]
+    else:
+        hidden = [name for name in sources if name not in model.network.input_axes]
+        found = forward(model, inputs, [target], hidden, where="with a group at its baseline")[target]
+    lead = question.rows[target] if question.together else None
+    return targets.values([found], lead, question.together, question.selection[samples])

@@ -1,0 +1,101 @@
+"""Where NaN and infinite numbers begin: the gradient once more, with every tensor between source and target in view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_attribution.errors import AttributionError
+from onnx_attribution.graph_tools import select
+from onnx_attribution.graph_tools.differentiate import reachable
+from onnx_attribution.graph_tools.nested import inputs_of
+from onnx_attribution.graph_tools.program import Choice, rows_program
+from onnx_attribution.server.evaluate import between, one_sample
+from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.question import Question
+from onnx_attribution.values import Array
+
+ALPHAS = (1.0, 0.0, 0.5, 0.25, 0.75)
+
+
+def origin_of(model: LoadedModel, question: Question, sample: int, memory: int) -> str | None:
+    """Where the numbers of a sample stop being finite: at x, at x', or at some points between them.
+
+    None where they are finite at all of these, or where the tensors of one row take more than `memory` bytes.
+    """
+    if model.bytes_per_row(question.samples[0]) > memory:
+        return None
+    inputs, baseline, weight = one_sample(model, question, sample)
+    points = [
+        {
+            **inputs,
+            **{n: between(low, inputs[n], alpha) for n, low in baseline.items()},
+            "target/weight": weight,
+        }
+        for alpha in ALPHAS
+    ]
+    try:
+        return origin(model, question.choice, points)
+    except AttributionError:  # a way that gradients do not take
+        return None
+
+
+def origin(model: LoadedModel, choice: Choice, points: Iterable[Mapping[str, Array]]) -> str | None:
+    """In words the first node, forward or on the way back, that makes NaN or infinity of finite numbers.
+
+    Each point holds the inputs of a gradient program: the model's, hidden sources by name and `target/weight`. None
+    where all numbers are finite. Infinity that a later operator takes as it is, as a softmax takes a mask, counts last.
+    """
+    nodes = list(model.graph.nodes)
+    between = select.layers(model.graph, choice.sources, choice.target)
+    names = tuple(x.name for x in between if choice.target in reachable(nodes, [x.name]))
+    program = rows_program(model.network, replace(choice, layers=names))
+    session = model.backend.session(program.model, optimise=False)
+    found = (_first(nodes, names, session.run(inputs)) for inputs in points)
+    return next((words for words in found if words), None)
+
+
+def _first(nodes: list[gs.Node], names: Sequence[str], found: Mapping[str, Array]) -> str | None:
+    values = {name: found[f"activation/{name}"] for name in names}
+    gradients = {name: found[f"gradient/{name}"] for name in names}
+    not_numbers = {name for name, value in values.items() if np.isnan(value).any()}
+    infinite = {name for name, value in values.items() if not np.isfinite(value).all()}
+    lost = {name for name, value in gradients.items() if not np.isfinite(value).all()}
+    if node := _first_ahead(nodes, not_numbers):
+        return f"NaN begins in the forward pass, at {_words(node)}"
+    if node := _first_back(nodes, lost, set(names)):
+        return f"NaN or infinity begins in the backward pass, at {_words(node)}"
+    if node := _first_ahead(nodes, infinite):
+        return f"infinity begins in the forward pass, at {_words(node)}"
+    return None
+
+
+def _first_ahead(nodes: list[gs.Node], bad: set[str]) -> gs.Node | None:
+    return next(
+        (
+            node
+            for node in nodes
+            if any(z.name in bad for z in node.outputs) and not any(x.name in bad for x in inputs_of(node))
+        ),
+        None,
+    )
+
+
+def _first_back(nodes: list[gs.Node], bad: set[str], known: set[str]) -> gs.Node | None:
+    return next(
+        (
+            node
+            for node in reversed(nodes)
+            if any(x.name in bad for x in inputs_of(node))
+            and any(z.name in known for z in node.outputs)
+            and not any(z.name in bad for z in node.outputs)
+        ),
+        None,
+    )
+
+
+def _words(node: gs.Node) -> str:
+    return f"{node.op} (node {node.name!r}, output {node.outputs[0].name!r})"

@@ -1,0 +1,176 @@
+"""Several references: the mean over them, its sum, and the spread. Expected numbers are written out in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.server.engine import Engine
+from onnx_attribution.values import AttributionRequest, Method, References, Target
+from tests.methods.toys import Floats, model, values
+
+SQUARES = """(float[N,3] x) => (float[N] y) {
+    s = Mul(x, x)
+    axes = Constant<value_ints=[1]>()
+    y = ReduceSum<keepdims=0>(s, axes)
+}"""
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine(provider="cpu", threads=1) as made:
+        made.add("squares", model(SQUARES))
+        made.add(
+            "two",
+            model("(double[N,2] a, double[N,2] b) => (double[N,2] y) { y = Mul(a, b) }"),
+        )
+        made.add("alone", model("(float[2,3] x) => (float[3,2] y) { y = Transpose<perm=[1,0]>(x) }"))
+        yield made
+
+
+def points(*shape: int, seed: int = 0) -> Floats:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "method", ["integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel"]
+)
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_the_answer_is_the_mean_over_the_references_with_its_spread(
+    engine: Engine, method: Method, per_sample: bool
+) -> None:
+    """Of a sum of squares each contribution is x^2 - x'^2 under all four methods."""
+    x = points(4, 3)
+    references = points(4, 5, 3, seed=1) if per_sample else points(5, 3, seed=1)
+    answer = engine.attribute(
+        AttributionRequest(
+            "squares", {"x": x}, method, baselines={"x": References(references, per_sample)}, steps=8
+        )
+    )
+    each = x[:, None] ** 2 - (references if per_sample else references[None]) ** 2
+    layer = answer.layers["x"]
+    np.testing.assert_allclose(values(answer), each.mean(axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer.spread, each.std(axis=1).sum(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(layer.residual, 0, atol=1e-4)
+    np.testing.assert_allclose(answer.target.value, (x**2).sum(axis=1), rtol=1e-5)
+    expected = (x**2).sum(axis=1) - each.sum(axis=2).mean(axis=1)
+    np.testing.assert_allclose(answer.target.baseline_value, expected, rtol=1e-4)
+    assert answer.target.index == ("()",) * 4
+
+
+def test_one_reference_has_no_spread(engine: Engine) -> None:
+    x = points(2, 3)
+    answer = engine.attribute(
+        AttributionRequest("squares", {"x": x}, "deeplift_rescale", baselines={"x": 0.5})
+    )
+    assert np.isnan(answer.layers["x"].spread).all()
+
+
+def test_references_of_two_sources_belong_together_and_targets_stay_with_their_sample(engine: Engine) -> None:
+    """Of a product the shares are Da (b + b') / 2 and Db (a + a') / 2, pair by pair."""
+    a, b = points(3, 2).astype(np.float64), points(3, 2, seed=1).astype(np.float64)
+    a0, b0 = points(4, 2, seed=2).astype(np.float64), points(4, 2, seed=3).astype(np.float64)
+    answer = engine.attribute(
+        AttributionRequest(
+            "two",
+            {"a": a, "b": b},
+            "deeplift_rescale",
+            target=Target(index=[0, 1, 0]),
+            baselines={"a": References(a0), "b": References(b0)},
+        )
+    )
+    chosen = np.eye(2)[[0, 1, 0]]
+    share = ((a[:, None] - a0) * (b[:, None] + b0) / 2).mean(axis=1) * chosen
+    np.testing.assert_allclose(values(answer, "a"), share, rtol=1e-9, atol=1e-12)
+    assert answer.target.index == ("0", "1", "0")
+
+
+def test_a_model_that_takes_one_sample_a_run_averages_too(engine: Engine) -> None:
+    x, references = points(2, 3), points(3, 2, 3, seed=1)
+    answer = engine.attribute(
+        AttributionRequest(
+            "alone", {"x": x}, "deeplift_rescale", target=Target(index=(1, 0)),
+            baselines={"x": References(references)},
+        )
+    )  # fmt: skip
+    assert answer.batch == "single"
+    expected = np.zeros((1, 2, 3))
+    expected[0, 0, 1] = (x - references).mean(axis=0)[0, 1]
+    np.testing.assert_allclose(values(answer, "x"), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("baselines", "words"),
+    [
+        ({"x": References(np.zeros((0, 3)))}, r"shape \[0, 3\]; it must be \[references, ...\]"),
+        ({"x": References(np.zeros(4), per_sample=True)}, r"shape \[4\]; it must be \[samples, references, ...\]"),
+        ({"x": References(np.zeros((5, 2, 3)), per_sample=True)}, "'x' has references of 5 samples; there are 4"),
+        ({"x": References(np.zeros((5, 4)))}, "must broadcast"),
+        ({"x": References(np.full((2, 3), np.nan))}, "NaN or infinite"),
+        ({"x": References(np.zeros((100, 3)))}, "4 samples with 100 references each; it may hold 1 to 256 in all"),
+    ],
+)  # fmt: skip
+def test_unusable_references_are_refused_by_name(
+    engine: Engine, baselines: dict[str, References], words: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        engine.attribute(
+            AttributionRequest("squares", {"x": points(4, 3)}, "deeplift_rescale", baselines=baselines)
+        )
+
+
+def test_sources_with_different_numbers_of_references_are_refused(engine: Engine) -> None:
+    given = {"a": References(np.zeros((2, 2))), "b": References(np.zeros((3, 2)))}
+    inputs = {"a": np.zeros((1, 2)), "b": np.zeros((1, 2))}
+    with pytest.raises(InvalidArgument, match="different numbers of references: 'a': 2, 'b': 3"):
+        engine.attribute(
+            AttributionRequest("two", inputs, "deeplift_rescale", target=Target(index=0), baselines=given)
+        )
+
+
+def test_scalars_are_references_too(engine: Engine) -> None:
+    x = points(2, 3)
+    answer = engine.attribute(
+        AttributionRequest(
+            "squares", {"x": x}, "deeplift_rescale", baselines={"x": References(np.array([0.0, 2.0]))}
+        )
+    )
+    np.testing.assert_allclose(values(answer, "x"), x**2 - 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("near_zero", "slope"), [("midpoint", 0.25), ("input", 1.0), ("reference", 0.0)])
+def test_near_zero_chooses_the_point_of_the_gradient(engine: Engine, near_zero: str, slope: float) -> None:
+    engine.add("relu", model("(double[N] x) => (double[N] y) { y = Relu(x) }"))
+    answer = engine.attribute(
+        AttributionRequest(
+            "relu", {"x": np.array([1e-16])}, "deeplift_rescale", baselines={"x": -3e-16},
+            multiply_by_inputs=False, near_zero=near_zero,  # type: ignore[arg-type]
+        )
+    )  # fmt: skip
+    np.testing.assert_allclose(values(answer, "x"), [slope], rtol=1e-9)
+
+
+def test_an_unknown_point_is_refused(engine: Engine) -> None:
+    with pytest.raises(InvalidArgument, match="near_zero is 'here'; it may be: midpoint, input, reference"):
+        engine.attribute(
+            AttributionRequest("squares", {"x": points(1, 3)}, "deeplift_rescale", near_zero="here")  # type: ignore[arg-type]
+        )
+
+
+@pytest.mark.parametrize("method", ["gradient", "neuron_ig", "deeplift_rescale"])
+def test_where_nan_begins_is_said(engine: Engine, method: Method) -> None:
+    engine.add(
+        "root",
+        model("(float[N,2] x) => (float[N,2] y) { s = Mul(x, x) [square_root] r = Sqrt(s) y = Tanh(r) }"),
+    )
+    x = np.array([[1, 2], [0, 1]], dtype=np.float32)
+    answer = engine.attribute(AttributionRequest("root", {"x": x}, method, target=Target(index=0)))
+    assert np.isfinite(values(answer, "x")[0]).all() or method == "neuron_ig"
+    if not np.isfinite(values(answer, "x")).all():
+        (warning,) = [w for w in answer.warnings if "NaN" in w]
+        assert "begins in the backward pass, at Sqrt (node 'square_root'" in warning
+    else:
+        assert method == "deeplift_rescale"  # its secant of the root is finite

@@ -1,0 +1,74 @@
+"""What `check` believes: gradients that differences confirm, and no others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+
+from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.rules import VJP, NodeView
+from onnx_attribution.graph_tools.rules.registry import Gradients
+from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.check import check_file
+
+HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
+BEND = "test (float[1, 6] x) => (float[1, 6] y) { a = Tanh(x) y = Exp(a) }"
+RATE = """test (float[1, 4] x, int64 rate) => (float[1, 4] y) <int64 wanted = {16000}, int64[1] seven = {7}> {
+    known = Equal(rate, wanted)
+    y = If (known) <
+        then_branch = then () => (float[1, 4] a) { a = Mul(x, x) },
+        else_branch = otherwise () => (float[7] b) { b = Reshape(x, seven) }
+    >
+}"""
+
+
+def saved(text: str, folder: Path) -> Path:
+    path = folder / "model.onnx"
+    onnx.save(onnx.parser.parse_model(f"{HEADER} {text}"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def backend() -> Backend:
+    return Backend("cpu")
+
+
+@pytest.mark.parametrize("factor", [0.95, 1.05])
+@pytest.mark.parametrize("operator", ["Tanh", "Relu", "Conv"])
+def test_a_gradient_that_is_5_percent_wrong_is_refused(
+    operator: str,
+    factor: float,
+    backend: Backend,
+    digits_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = saved(BEND, tmp_path) if operator == "Tanh" else digits_path
+    assert check_file(path, backend).attributable
+    right = VJP["", operator]
+
+    def wrong(op: Emitter, node: NodeView, *gradients: Value | None) -> Gradients:
+        found = right.vjp(op, node, *gradients)
+        return [g and op("Mul", g, op.like(g, factor)) for g in found]
+
+    monkeypatch.setitem(VJP, ("", operator), replace(right, vjp=wrong))
+    verdict = check_file(path, backend)
+    assert not verdict.attributable
+    assert "the gradient says" in verdict.refused[0]["reason"]
+
+
+def test_an_input_is_the_number_that_the_file_compares_it_with(backend: Backend, tmp_path: Path) -> None:
+    verdict = check_file(saved(RATE, tmp_path), backend)
+    assert verdict.attributable, verdict.refused
+    assert verdict.sources == ["x"]
+    assert "input 'rate' is 16000, a number that the file compares it with" in verdict.notes
+
+
+@pytest.mark.parametrize("name", ["basic-pitch", "silero-vad-v5"])
+def test_steep_and_branching_files_are_confirmed(name: str, shared: Path, backend: Backend) -> None:
+    """A spectrogram whose logarithm bends within 1e-6 of the input; a file with a branch for a sample rate."""
+    verdict = check_file(shared / "models" / name / "model.onnx", backend)
+    assert verdict.attributable, verdict.refused
