@@ -2,7 +2,8 @@
 
 Runs the frozen backend cases and own models for the six operators they miss (reference evaluator in float64, else
 onnxruntime in float64, else float32, by finite differences), the function-expanded twin of each case (the same gradient
-as its plain form), second derivatives of one case an operator, and the real models of the shared folder where it is.
+as its plain form), second derivatives of one case an operator, and the real models of the shared folder where it is, at
+four layers each (`gradients.py`).
 Ends with status 1 if something that passed before does not; `--update` rewrites `passed.json`.
 """
 
@@ -21,19 +22,15 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from tests.conformance import cases, run
 from tests.conformance.report import Outcome, Report, lost, update
-from tests.conformance.test_gradients import QUICK
 
 
 def main(arguments: list[str]) -> int:
     """Prints what does not pass, what is left out and why, and the line that sums it up."""
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="leave out the models that take longer than a few seconds"
-    )
     parser.add_argument("--update", action="store_true", help="rewrite passed.json")
     parser.add_argument("--operator", action="append", help="only this operator's cases; no models")
     given = parser.parse_args(arguments)
-    if given.update and (given.operator or given.quick):
+    if given.update and given.operator:
         parser.error("--update needs a whole run")
     G_LOGGER.severity = G_LOGGER.ERROR
     warnings.simplefilter("ignore")  # some cases overflow on purpose
@@ -43,7 +40,8 @@ def main(arguments: list[str]) -> int:
     folder, same = os.environ.get("ONNX_ATTRIBUTION_TEST_DATA"), True
     if folder and not given.operator:
         same = _is_frozen(Path(folder))
-        _models(report, Path(folder), given.quick)
+        for outcome in run.model_outcomes(sorted(Path(folder).glob("models/*/model.onnx"))):
+            _take(report, outcome)
     elif not given.operator:
         report.skipped.append("the real models; ONNX_ATTRIBUTION_TEST_DATA is not set")
     for words in report.skipped:
@@ -80,18 +78,6 @@ def _outcomes(operators: list[str] | None) -> Iterator[Outcome]:
     for operator in cases.OWN:
         if not operators or operator in operators:
             yield run.outcome(cases.own(operator))
-
-
-def _models(report: Report, folder: Path, quick: bool) -> None:
-    """The gradients of real models at four layers each."""
-    paths = sorted((folder / "models").glob("*/model.onnx"))
-    chosen = [p for p in paths if not quick or p.parent.name in QUICK]
-    if len(chosen) < len(paths):
-        report.skipped.append(
-            f"{len(paths) - len(chosen)} of {len(paths)} models, which take longer (--quick)"
-        )
-    for outcome in run.model_outcomes(chosen):
-        _take(report, outcome)
 
 
 def _is_frozen(folder: Path) -> bool:

@@ -8,19 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PASSED = Path(__file__).parent / "passed.json"
-MODEL_VERDICTS = {
-    "refused": "refused",
-    "fail": "wrong",
-    "rounded": "straight-through, which differences do not confirm",
-    "unchecked": "without an oracle",
-    "slow": "too slow to compare",
-}
+MODEL_VERDICTS = {"refused": "refused", "fail": "wrong"}
 PARTS = ("schema", "own", "untagged", "twin", "double", "model")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One case: `pass` or `fail`; a model may also be `refused` by name, `rounded`, `unchecked`, `slow`."""
+    """One case: `pass` or `fail`; a model may also be `refused` by name, with the reason."""
 
     id: str
     operator: str
