@@ -1,6 +1,8 @@
 # Each target makes its environment when it is missing: Python 3.11, make and git are enough.
 PYTHON := $(or $(PYTHON),$(shell command -v python3.11 || echo python3))
 VENV ?= .venv
+# torch and its relatives live apart, so that the tests cannot come to need them.
+PEERS_VENV ?= .venv-peers
 # Versions to hold fast, e.g. PINS='onnxruntime==1.23.0'
 PINS ?=
 # Model files and expected numbers too large to commit; without them the tests that need them are skipped.
@@ -9,7 +11,7 @@ export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
 endif
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: demo test conformance completeness check bench proto
+.PHONY: demo test conformance completeness peers check bench proto
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
 test: $(VENV)/stamp
@@ -18,6 +20,8 @@ conformance: $(VENV)/stamp
 	python -m tests.conformance
 completeness: $(VENV)/stamp
 	python -m tests.conformance.completeness
+peers: $(PEERS_VENV)/stamp
+	$(PEERS_VENV)/bin/python -m tests.peers
 check: $(VENV)/stamp
 	.ci/check
 bench: $(VENV)/stamp
@@ -28,4 +32,11 @@ proto: $(VENV)/stamp
 $(VENV)/stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[dev]' $(PINS)
+	@touch $@
+
+# torch comes first and alone: asked for by its version only, it is the build for the CPU.
+$(PEERS_VENV)/stamp: pyproject.toml
+	$(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0
+	$(PEERS_VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[server,peers]' $(PINS)
 	@touch $@

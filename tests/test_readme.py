@@ -41,15 +41,18 @@ def executed(code: str) -> str:
 
 
 def test_client_code_runs_against_a_server(digits_path: Path) -> None:
-    (code,) = [block for block in blocks("python") if "Client(" in block]
-    assert len(code.splitlines()) <= 10
+    first, references = [block for block in blocks("python") if "Client(" in block]
+    assert len(first.splitlines()) <= 10
+    assert "127.0.0.1:8081" in first
     with Engine(provider="cpu") as engine:
         engine.add("digits", digits_path)
         with background(engine, Settings(port=0)) as (address, _):
-            assert "127.0.0.1:8081" in code
-            shown = executed(code.replace("127.0.0.1:8081", address))
+            shown, spread = (
+                executed(code.replace("127.0.0.1:8081", address)) for code in (first, references)
+            )
     assert "'conv2'" in shown
     assert "(1, 32, 8, 8)" in shown
+    assert re.fullmatch(r"\[[\d.]+\] \[[\d.]+\]\n", spread)
 
 
 def test_embedded_code_runs() -> None:

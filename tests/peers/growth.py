@@ -1,0 +1,25 @@
+"""How many nodes a gradient program adds to a model."""
+
+from __future__ import annotations
+
+from onnx_attribution.graph_tools.load import ModelSource, load
+from onnx_attribution.graph_tools.program import Choice, rows_program
+from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.loaded import LoadedModel
+
+STATIC, DYNAMIC = 3, 6
+"""At most so many nodes are to be added for each node of the model, with static shapes and with a dynamic batch."""
+
+
+def growth(source: ModelSource, *, static: bool = False) -> float:
+    """Nodes that the gradient of the first output at the sources adds, for each node of the normalised (folded) model.
+
+    With `static`, every size that the file fixes stays as it is; otherwise a batch axis is sought, and freed.
+    """
+    axes = dict.fromkeys((x.name for x in load(source).graph.input), None) if static else None
+    model = LoadedModel(source, Backend("cpu"), axes)
+    target = model.first_target()
+    sources = model.sources((), target)
+    program = rows_program(model.network, Choice(sources, sources, target))
+    before = len(model.network.model.graph.node)
+    return (len(program.model.graph.node) - before) / before
