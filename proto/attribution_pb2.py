@@ -4,15 +4,18 @@
 # source: onnx_attribution/proto/attribution.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 31, 1, "", "onnx_attribution/proto/attribution.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'onnx_attribution/proto/attribution.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -22,125 +25,123 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n(onnx_attribution/proto/attribution.proto\x12\x13onnx_attribution.v1\x1a\x1fgoogle/api/field_behavior.proto"J\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x08\x64\x61tatype\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0b\n\x03raw\x18\x04 \x01(\x0c"]\n\x05Range\x12\x12\n\x05start\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\x04stop\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\x04step\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x08\n\x06_startB\x07\n\x05_stopB\x07\n\x05_step"L\n\x04\x41xis\x12\x0f\n\x05index\x18\x01 \x01(\x03H\x00\x12+\n\x05range\x18\x02 \x01(\x0b\x32\x1a.onnx_attribution.v1.RangeH\x00\x42\x06\n\x04kind"F\n\x08Selector\x12\'\n\x04\x61xes\x18\x01 \x03(\x0b\x32\x19.onnx_attribution.v1.Axis\x12\x11\n\tautomatic\x18\x02 \x01(\x08"\x9d\x01\n\x06Target\x12\x0e\n\x06tensor\x18\x01 \x01(\t\x12\x30\n\tselectors\x18\x02 \x03(\x0b\x32\x1d.onnx_attribution.v1.Selector\x12,\n\x05minus\x18\x03 \x03(\x0b\x32\x1d.onnx_attribution.v1.Selector\x12\r\n\x05logit\x18\x04 \x01(\x08\x12\x14\n\x0cmean_centred\x18\x05 \x01(\x08"\x8a\x01\n\x08\x42\x61seline\x12\x10\n\x06scalar\x18\x01 \x01(\x01H\x00\x12-\n\x06tensor\x18\x02 \x01(\x0b\x32\x1b.onnx_attribution.v1.TensorH\x00\x12\x35\n\nreferences\x18\x03 \x01(\x0b\x32\x1f.onnx_attribution.v1.ReferencesH\x00\x42\x06\n\x04kind"M\n\nReferences\x12+\n\x06tensor\x18\x01 \x01(\x0b\x32\x1b.onnx_attribution.v1.Tensor\x12\x12\n\nper_sample\x18\x02 \x01(\x08"\x16\n\x05Sizes\x12\r\n\x05sizes\x18\x01 \x03(\x03"i\n\x0ePredictRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x06inputs\x18\x02 \x03(\x0b\x32\x1b.onnx_attribution.v1.TensorB\x04\xe2\x41\x01\x02\x12\x0f\n\x07outputs\x18\x03 \x03(\t"?\n\x0fPredictResponse\x12,\n\x07outputs\x18\x01 \x03(\x0b\x32\x1b.onnx_attribution.v1.Tensor"\xd9\x08\n\x10\x41ttributeRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x06inputs\x18\x02 \x03(\x0b\x32\x1b.onnx_attribution.v1.TensorB\x04\xe2\x41\x01\x02\x12\x31\n\x06method\x18\x03 \x01(\x0e\x32\x1b.onnx_attribution.v1.MethodB\x04\xe2\x41\x01\x02\x12\x0e\n\x06layers\x18\x04 \x03(\t\x12\x0e\n\x06source\x18\x05 \x03(\t\x12+\n\x06target\x18\x06 \x01(\x0b\x32\x1b.onnx_attribution.v1.Target\x12G\n\tbaselines\x18\x07 \x03(\x0b\x32\x34.onnx_attribution.v1.AttributeRequest.BaselinesEntry\x12\x33\n\nquadrature\x18\x08 \x01(\x0e\x32\x1f.onnx_attribution.v1.Quadrature\x12\x12\n\x05steps\x18\t \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tmax_steps\x18\n \x01(\x05H\x01\x88\x01\x01\x12\x16\n\ttolerance\x18\x0b \x01(\x01H\x02\x88\x01\x01\x12\x1f\n\x12multiply_by_inputs\x18\x0c \x01(\x08H\x03\x88\x01\x01\x12\x12\n\nrequest_id\x18\r \x01(\t\x12\x15\n\rvalidate_only\x18\x0e \x01(\x08\x12\x41\n\x06groups\x18\x0f \x03(\x0b\x32\x31.onnx_attribution.v1.AttributeRequest.GroupsEntry\x12\x43\n\x07windows\x18\x10 \x03(\x0b\x32\x32.onnx_attribution.v1.AttributeRequest.WindowsEntry\x12\x43\n\x07strides\x18\x11 \x03(\x0b\x32\x32.onnx_attribution.v1.AttributeRequest.StridesEntry\x12\x30\n\tnear_zero\x18\x12 \x01(\x0e\x32\x1d.onnx_attribution.v1.NearZero\x1aO\n\x0e\x42\x61selinesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.onnx_attribution.v1.Baseline:\x02\x38\x01\x1aJ\n\x0bGroupsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.onnx_attribution.v1.Tensor:\x02\x38\x01\x1aJ\n\x0cWindowsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.onnx_attribution.v1.Sizes:\x02\x38\x01\x1aJ\n\x0cStridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.onnx_attribution.v1.Sizes:\x02\x38\x01\x42\x08\n\x06_stepsB\x0c\n\n_max_stepsB\x0c\n\n_toleranceB\x15\n\x13_multiply_by_inputs"\xa6\x01\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x32\n\nbatch_mode\x18\x03 \x01(\x0e\x32\x1e.onnx_attribution.v1.BatchMode\x12\x15\n\rtarget_tensor\x18\x04 \x01(\t\x12\x0e\n\x06layers\x18\x05 \x03(\t\x12\x1b\n\x13planned_evaluations\x18\x06 \x01(\x03":\n\x08Progress\x12\x0c\n\x04\x64one\x18\x01 \x01(\x03\x12\x0f\n\x07planned\x18\x02 \x01(\x03\x12\x0f\n\x07seconds\x18\x03 \x01(\x01"Z\n\x0eResolvedTarget\x12\x0e\n\x06tensor\x18\x01 \x01(\t\x12\x0f\n\x07indices\x18\x02 \x03(\t\x12\x0e\n\x06values\x18\x03 \x03(\x01\x12\x17\n\x0f\x62\x61seline_values\x18\x04 \x03(\x01"\x95\x01\n\x0cLayerSummary\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0b\n\x03\x63ut\x18\x04 \x01(\x08\x12\x0c\n\x04sums\x18\x05 \x03(\x01\x12\x11\n\tresiduals\x18\x06 \x03(\x01\x12\x17\n\x0f\x65rror_estimates\x18\x07 \x03(\x01\x12\x0f\n\x07spreads\x18\x08 \x03(\x01"\xc6\x02\n\x12\x41ttributionSummary\x12+\n\x06method\x18\x01 \x01(\x0e\x32\x1b.onnx_attribution.v1.Method\x12\x32\n\nbatch_mode\x18\x02 \x01(\x0e\x32\x1e.onnx_attribution.v1.BatchMode\x12\x33\n\x06target\x18\x03 \x01(\x0b\x32#.onnx_attribution.v1.ResolvedTarget\x12\x31\n\x06layers\x18\x04 \x03(\x0b\x32!.onnx_attribution.v1.LayerSummary\x12\x13\n\x0b\x65valuations\x18\x05 \x01(\x03\x12\r\n\x05steps\x18\x06 \x01(\x05\x12\x0f\n\x07seconds\x18\x07 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12\x10\n\x08provider\x18\t \x01(\t\x12\x10\n\x08warnings\x18\n \x03(\t"T\n\x08Revision\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x38\n\x07summary\x18\x02 \x01(\x0b\x32\'.onnx_attribution.v1.AttributionSummary"T\n\x05\x43hunk\x12\x10\n\x08revision\x18\x01 \x01(\x05\x12\r\n\x05layer\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0c\n\x04last\x18\x05 \x01(\x08"X\n\tCompleted\x12\x34\n\x0bstop_reason\x18\x01 \x01(\x0e\x32\x1f.onnx_attribution.v1.StopReason\x12\x15\n\rbest_revision\x18\x02 \x01(\x05"\x9d\x02\n\x17StreamAttributeResponse\x12\x31\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1d.onnx_attribution.v1.AcceptedH\x00\x12\x31\n\x08progress\x18\x02 \x01(\x0b\x32\x1d.onnx_attribution.v1.ProgressH\x00\x12\x31\n\x08revision\x18\x03 \x01(\x0b\x32\x1d.onnx_attribution.v1.RevisionH\x00\x12+\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x1a.onnx_attribution.v1.ChunkH\x00\x12\x33\n\tcompleted\x18\x05 \x01(\x0b\x32\x1e.onnx_attribution.v1.CompletedH\x00\x42\x07\n\x05\x65vent"\xe7\x01\n\x11\x41ttributeResponse\x12/\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1d.onnx_attribution.v1.Accepted\x12\x38\n\x07summary\x18\x02 \x01(\x0b\x32\'.onnx_attribution.v1.AttributionSummary\x12\x31\n\x0c\x61ttributions\x18\x03 \x03(\x0b\x32\x1b.onnx_attribution.v1.Tensor\x12\x34\n\x0bstop_reason\x18\x04 \x01(\x0e\x32\x1f.onnx_attribution.v1.StopReason"5\n\tDimension\x12\x0e\n\x04size\x18\x01 \x01(\x03H\x00\x12\x10\n\x06symbol\x18\x02 \x01(\tH\x00\x42\x06\n\x04kind";\n\x05Shape\x12\x32\n\ndimensions\x18\x01 \x03(\x0b\x32\x1e.onnx_attribution.v1.Dimension"|\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12)\n\x05shape\x18\x03 \x01(\x0b\x32\x1a.onnx_attribution.v1.Shape\x12\x17\n\nbatch_axis\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_batch_axis"\x85\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .onnx_attribution.v1.Model.State\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\r\n\x05opset\x18\x06 \x01(\x05\x12\x32\n\nbatch_mode\x18\x07 \x01(\x0e\x32\x1e.onnx_attribution.v1.BatchMode\x12\x0f\n\x07sources\x18\x08 \x03(\t\x12/\n\x06inputs\x18\t \x03(\x0b\x32\x1f.onnx_attribution.v1.TensorInfo\x12\x30\n\x07outputs\x18\n \x03(\x0b\x32\x1f.onnx_attribution.v1.TensorInfo"U\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x10\n\x0cSTATE_FAILED\x10\x02\x12\x12\n\x0eSTATE_UNLOADED\x10\x03"|\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x10\n\x08operator\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12)\n\x05shape\x18\x05 \x01(\x0b\x32\x1a.onnx_attribution.v1.Shape\x12\x0b\n\x03\x63ut\x18\x06 \x01(\x08":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t"Y\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x1a.onnx_attribution.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t"&\n\x0fGetModelRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02"=\n\x10GetModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.onnx_attribution.v1.Model"_\n\x11ListLayersRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t"Y\n\x12ListLayersResponse\x12*\n\x06layers\x18\x01 \x03(\x0b\x32\x1a.onnx_attribution.v1.Layer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*k\n\x08NearZero\x12\x19\n\x15NEAR_ZERO_UNSPECIFIED\x10\x00\x12\x16\n\x12NEAR_ZERO_MIDPOINT\x10\x01\x12\x13\n\x0fNEAR_ZERO_INPUT\x10\x02\x12\x17\n\x13NEAR_ZERO_REFERENCE\x10\x03*\x8a\x02\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x13\n\x0fMETHOD_GRADIENT\x10\x01\x12 \n\x1cMETHOD_GRADIENT_X_ACTIVATION\x10\x02\x12\x1f\n\x1bMETHOD_INTEGRATED_GRADIENTS\x10\x03\x12\x14\n\x10METHOD_NEURON_IG\x10\x04\x12\x1b\n\x17METHOD_DEEPLIFT_RESCALE\x10\x05\x12!\n\x1dMETHOD_DEEPLIFT_REVEAL_CANCEL\x10\x06\x12$\n METHOD_DEEPLIFT_GENOMICS_DEFAULT\x10\x07\x12\x14\n\x10METHOD_OCCLUSION\x10\x08*\x87\x02\n\nQuadrature\x12\x1a\n\x16QUADRATURE_UNSPECIFIED\x10\x00\x12\x18\n\x14QUADRATURE_TRAPEZOID\x10\x01\x12\x13\n\x0fQUADRATURE_LEFT\x10\x02\x12\x14\n\x10QUADRATURE_RIGHT\x10\x03\x12\x1b\n\x17QUADRATURE_RIEMANN_LEFT\x10\x04\x12\x1c\n\x18QUADRATURE_RIEMANN_RIGHT\x10\x05\x12\x1d\n\x19QUADRATURE_RIEMANN_MIDDLE\x10\x06\x12 \n\x1cQUADRATURE_RIEMANN_TRAPEZOID\x10\x07\x12\x1c\n\x18QUADRATURE_GAUSSLEGENDRE\x10\x08*l\n\tBatchMode\x12\x1a\n\x16\x42\x41TCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42\x41TCH_MODE_DYNAMIC\x10\x01\x12\x14\n\x10\x42\x41TCH_MODE_FREED\x10\x02\x12\x15\n\x11\x42\x41TCH_MODE_SINGLE\x10\x03*\xaf\x01\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15STOP_REASON_CONVERGED\x10\x01\x12\x19\n\x15STOP_REASON_MAX_STEPS\x10\x02\x12\x1d\n\x19STOP_REASON_DEADLINE_NEAR\x10\x03\x12\x18\n\x14STOP_REASON_DRAINING\x10\x04\x12\x15\n\x11STOP_REASON_EXACT\x10\x05\x32\xb0\x02\n\x12\x41ttributionService\x12T\n\x07Predict\x12#.onnx_attribution.v1.PredictRequest\x1a$.onnx_attribution.v1.PredictResponse\x12Z\n\tAttribute\x12%.onnx_attribution.v1.AttributeRequest\x1a&.onnx_attribution.v1.AttributeResponse\x12h\n\x0fStreamAttribute\x12%.onnx_attribution.v1.AttributeRequest\x1a,.onnx_attribution.v1.StreamAttributeResponse0\x01\x32\xa5\x02\n\x0cModelService\x12]\n\nListModels\x12&.onnx_attribution.v1.ListModelsRequest\x1a\'.onnx_attribution.v1.ListModelsResponse\x12W\n\x08GetModel\x12$.onnx_attribution.v1.GetModelRequest\x1a%.onnx_attribution.v1.GetModelResponse\x12]\n\nListLayers\x12&.onnx_attribution.v1.ListLayersRequest\x1a\'.onnx_attribution.v1.ListLayersResponseb\x06proto3'
-)
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(onnx_attribution/proto/attribution.proto\x12\x13onnx_attribution.v1\x1a\x1fgoogle/api/field_behavior.proto\"J\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x08\x64\x61tatype\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0b\n\x03raw\x18\x04 \x01(\x0c\"]\n\x05Range\x12\x12\n\x05start\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\x04stop\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\x04step\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x08\n\x06_startB\x07\n\x05_stopB\x07\n\x05_step\"L\n\x04\x41xis\x12\x0f\n\x05index\x18\x01 \x01(\x03H\x00\x12+\n\x05range\x18\x02 \x01(\x0b\x32\x1a.onnx_attribution.v1.RangeH\x00\x42\x06\n\x04kind\"F\n\x08Selector\x12\'\n\x04\x61xes\x18\x01 \x03(\x0b\x32\x19.onnx_attribution.v1.Axis\x12\x11\n\tautomatic\x18\x02 \x01(\x08\"\x9d\x01\n\x06Target\x12\x0e\n\x06tensor\x18\x01 \x01(\t\x12\x30\n\tselectors\x18\x02 \x03(\x0b\x32\x1d.onnx_attribution.v1.Selector\x12,\n\x05minus\x18\x03 \x03(\x0b\x32\x1d.onnx_attribution.v1.Selector\x12\r\n\x05logit\x18\x04 \x01(\x08\x12\x14\n\x0cmean_centred\x18\x05 \x01(\x08\"\x8a\x01\n\x08\x42\x61seline\x12\x10\n\x06scalar\x18\x01 \x01(\x01H\x00\x12-\n\x06tensor\x18\x02 \x01(\x0b\x32\x1b.onnx_attribution.v1.TensorH\x00\x12\x35\n\nreferences\x18\x03 \x01(\x0b\x32\x1f.onnx_attribution.v1.ReferencesH\x00\x42\x06\n\x04kind\"M\n\nReferences\x12+\n\x06tensor\x18\x01 \x01(\x0b\x32\x1b.onnx_attribution.v1.Tensor\x12\x12\n\nper_sample\x18\x02 \x01(\x08\"\x16\n\x05Sizes\x12\r\n\x05sizes\x18\x01 \x03(\x03\"i\n\x0ePredictRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x06inputs\x18\x02 \x03(\x0b\x32\x1b.onnx_attribution.v1.TensorB\x04\xe2\x41\x01\x02\x12\x0f\n\x07outputs\x18\x03 \x03(\t\"?\n\x0fPredictResponse\x12,\n\x07outputs\x18\x01 \x03(\x0b\x32\x1b.onnx_attribution.v1.Tensor\"\xd9\x08\n\x10\x41ttributeRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x06inputs\x18\x02 \x03(\x0b\x32\x1b.onnx_attribution.v1.TensorB\x04\xe2\x41\x01\x02\x12\x31\n\x06method\x18\x03 \x01(\x0e\x32\x1b.onnx_attribution.v1.MethodB\x04\xe2\x41\x01\x02\x12\x0e\n\x06layers\x18\x04 \x03(\t\x12\x0e\n\x06source\x18\x05 \x03(\t\x12+\n\x06target\x18\x06 \x01(\x0b\x32\x1b.onnx_attribution.v1.Target\x12G\n\tbaselines\x18\x07 \x03(\x0b\x32\x34.onnx_attribution.v1.AttributeRequest.BaselinesEntry\x12\x33\n\nquadrature\x18\x08 \x01(\x0e\x32\x1f.onnx_attribution.v1.Quadrature\x12\x12\n\x05steps\x18\t \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tmax_steps\x18\n \x01(\x05H\x01\x88\x01\x01\x12\x16\n\ttolerance\x18\x0b \x01(\x01H\x02\x88\x01\x01\x12\x1f\n\x12multiply_by_inputs\x18\x0c \x01(\x08H\x03\x88\x01\x01\x12\x12\n\nrequest_id\x18\r \x01(\t\x12\x15\n\rvalidate_only\x18\x0e \x01(\x08\x12\x41\n\x06groups\x18\x0f \x03(\x0b\x32\x31.onnx_attribution.v1.AttributeRequest.GroupsEntry\x12\x43\n\x07windows\x18\x10 \x03(\x0b\x32\x32.onnx_attribution.v1.AttributeRequest.WindowsEntry\x12\x43\n\x07strides\x18\x11 \x03(\x0b\x32\x32.onnx_attribution.v1.AttributeRequest.StridesEntry\x12\x30\n\tnear_zero\x18\x12 \x01(\x0e\x32\x1d.onnx_attribution.v1.NearZero\x1aO\n\x0e\x42\x61selinesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.onnx_attribution.v1.Baseline:\x02\x38\x01\x1aJ\n\x0bGroupsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.onnx_attribution.v1.Tensor:\x02\x38\x01\x1aJ\n\x0cWindowsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.onnx_attribution.v1.Sizes:\x02\x38\x01\x1aJ\n\x0cStridesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.onnx_attribution.v1.Sizes:\x02\x38\x01\x42\x08\n\x06_stepsB\x0c\n\n_max_stepsB\x0c\n\n_toleranceB\x15\n\x13_multiply_by_inputs\"\xa6\x01\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x32\n\nbatch_mode\x18\x03 \x01(\x0e\x32\x1e.onnx_attribution.v1.BatchMode\x12\x15\n\rtarget_tensor\x18\x04 \x01(\t\x12\x0e\n\x06layers\x18\x05 \x03(\t\x12\x1b\n\x13planned_evaluations\x18\x06 \x01(\x03\":\n\x08Progress\x12\x0c\n\x04\x64one\x18\x01 \x01(\x03\x12\x0f\n\x07planned\x18\x02 \x01(\x03\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"Z\n\x0eResolvedTarget\x12\x0e\n\x06tensor\x18\x01 \x01(\t\x12\x0f\n\x07indices\x18\x02 \x03(\t\x12\x0e\n\x06values\x18\x03 \x03(\x01\x12\x17\n\x0f\x62\x61seline_values\x18\x04 \x03(\x01\"\x95\x01\n\x0cLayerSummary\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0b\n\x03\x63ut\x18\x04 \x01(\x08\x12\x0c\n\x04sums\x18\x05 \x03(\x01\x12\x11\n\tresiduals\x18\x06 \x03(\x01\x12\x17\n\x0f\x65rror_estimates\x18\x07 \x03(\x01\x12\x0f\n\x07spreads\x18\x08 \x03(\x01\"\xc6\x02\n\x12\x41ttributionSummary\x12+\n\x06method\x18\x01 \x01(\x0e\x32\x1b.onnx_attribution.v1.Method\x12\x32\n\nbatch_mode\x18\x02 \x01(\x0e\x32\x1e.onnx_attribution.v1.BatchMode\x12\x33\n\x06target\x18\x03 \x01(\x0b\x32#.onnx_attribution.v1.ResolvedTarget\x12\x31\n\x06layers\x18\x04 \x03(\x0b\x32!.onnx_attribution.v1.LayerSummary\x12\x13\n\x0b\x65valuations\x18\x05 \x01(\x03\x12\r\n\x05steps\x18\x06 \x01(\x05\x12\x0f\n\x07seconds\x18\x07 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12\x10\n\x08provider\x18\t \x01(\t\x12\x10\n\x08warnings\x18\n \x03(\t\"T\n\x08Revision\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x38\n\x07summary\x18\x02 \x01(\x0b\x32\'.onnx_attribution.v1.AttributionSummary\"T\n\x05\x43hunk\x12\x10\n\x08revision\x18\x01 \x01(\x05\x12\r\n\x05layer\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0c\n\x04last\x18\x05 \x01(\x08\"X\n\tCompleted\x12\x34\n\x0bstop_reason\x18\x01 \x01(\x0e\x32\x1f.onnx_attribution.v1.StopReason\x12\x15\n\rbest_revision\x18\x02 \x01(\x05\"\x9d\x02\n\x17StreamAttributeResponse\x12\x31\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1d.onnx_attribution.v1.AcceptedH\x00\x12\x31\n\x08progress\x18\x02 \x01(\x0b\x32\x1d.onnx_attribution.v1.ProgressH\x00\x12\x31\n\x08revision\x18\x03 \x01(\x0b\x32\x1d.onnx_attribution.v1.RevisionH\x00\x12+\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x1a.onnx_attribution.v1.ChunkH\x00\x12\x33\n\tcompleted\x18\x05 \x01(\x0b\x32\x1e.onnx_attribution.v1.CompletedH\x00\x42\x07\n\x05\x65vent\"\xe7\x01\n\x11\x41ttributeResponse\x12/\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1d.onnx_attribution.v1.Accepted\x12\x38\n\x07summary\x18\x02 \x01(\x0b\x32\'.onnx_attribution.v1.AttributionSummary\x12\x31\n\x0c\x61ttributions\x18\x03 \x03(\x0b\x32\x1b.onnx_attribution.v1.Tensor\x12\x34\n\x0bstop_reason\x18\x04 \x01(\x0e\x32\x1f.onnx_attribution.v1.StopReason\"5\n\tDimension\x12\x0e\n\x04size\x18\x01 \x01(\x03H\x00\x12\x10\n\x06symbol\x18\x02 \x01(\tH\x00\x42\x06\n\x04kind\";\n\x05Shape\x12\x32\n\ndimensions\x18\x01 \x03(\x0b\x32\x1e.onnx_attribution.v1.Dimension\"|\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12)\n\x05shape\x18\x03 \x01(\x0b\x32\x1a.onnx_attribution.v1.Shape\x12\x17\n\nbatch_axis\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_batch_axis\"\x85\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .onnx_attribution.v1.Model.State\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\r\n\x05opset\x18\x06 \x01(\x05\x12\x32\n\nbatch_mode\x18\x07 \x01(\x0e\x32\x1e.onnx_attribution.v1.BatchMode\x12\x0f\n\x07sources\x18\x08 \x03(\t\x12/\n\x06inputs\x18\t \x03(\x0b\x32\x1f.onnx_attribution.v1.TensorInfo\x12\x30\n\x07outputs\x18\n \x03(\x0b\x32\x1f.onnx_attribution.v1.TensorInfo\"U\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x10\n\x0cSTATE_FAILED\x10\x02\x12\x12\n\x0eSTATE_UNLOADED\x10\x03\"|\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x10\n\x08operator\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12)\n\x05shape\x18\x05 \x01(\x0b\x32\x1a.onnx_attribution.v1.Shape\x12\x0b\n\x03\x63ut\x18\x06 \x01(\x08\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x1a.onnx_attribution.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x0fGetModelRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"=\n\x10GetModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.onnx_attribution.v1.Model\"_\n\x11ListLayersRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Y\n\x12ListLayersResponse\x12*\n\x06layers\x18\x01 \x03(\x0b\x32\x1a.onnx_attribution.v1.Layer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*k\n\x08NearZero\x12\x19\n\x15NEAR_ZERO_UNSPECIFIED\x10\x00\x12\x16\n\x12NEAR_ZERO_MIDPOINT\x10\x01\x12\x13\n\x0fNEAR_ZERO_INPUT\x10\x02\x12\x17\n\x13NEAR_ZERO_REFERENCE\x10\x03*\x8a\x02\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x13\n\x0fMETHOD_GRADIENT\x10\x01\x12 \n\x1cMETHOD_GRADIENT_X_ACTIVATION\x10\x02\x12\x1f\n\x1bMETHOD_INTEGRATED_GRADIENTS\x10\x03\x12\x14\n\x10METHOD_NEURON_IG\x10\x04\x12\x1b\n\x17METHOD_DEEPLIFT_RESCALE\x10\x05\x12!\n\x1dMETHOD_DEEPLIFT_REVEAL_CANCEL\x10\x06\x12$\n METHOD_DEEPLIFT_GENOMICS_DEFAULT\x10\x07\x12\x14\n\x10METHOD_OCCLUSION\x10\x08*\x87\x02\n\nQuadrature\x12\x1a\n\x16QUADRATURE_UNSPECIFIED\x10\x00\x12\x18\n\x14QUADRATURE_TRAPEZOID\x10\x01\x12\x13\n\x0fQUADRATURE_LEFT\x10\x02\x12\x14\n\x10QUADRATURE_RIGHT\x10\x03\x12\x1b\n\x17QUADRATURE_RIEMANN_LEFT\x10\x04\x12\x1c\n\x18QUADRATURE_RIEMANN_RIGHT\x10\x05\x12\x1d\n\x19QUADRATURE_RIEMANN_MIDDLE\x10\x06\x12 \n\x1cQUADRATURE_RIEMANN_TRAPEZOID\x10\x07\x12\x1c\n\x18QUADRATURE_GAUSSLEGENDRE\x10\x08*l\n\tBatchMode\x12\x1a\n\x16\x42\x41TCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42\x41TCH_MODE_DYNAMIC\x10\x01\x12\x14\n\x10\x42\x41TCH_MODE_FREED\x10\x02\x12\x15\n\x11\x42\x41TCH_MODE_SINGLE\x10\x03*\xaf\x01\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15STOP_REASON_CONVERGED\x10\x01\x12\x19\n\x15STOP_REASON_MAX_STEPS\x10\x02\x12\x1d\n\x19STOP_REASON_DEADLINE_NEAR\x10\x03\x12\x18\n\x14STOP_REASON_DRAINING\x10\x04\x12\x15\n\x11STOP_REASON_EXACT\x10\x05\x32\xb0\x02\n\x12\x41ttributionService\x12T\n\x07Predict\x12#.onnx_attribution.v1.PredictRequest\x1a$.onnx_attribution.v1.PredictResponse\x12Z\n\tAttribute\x12%.onnx_attribution.v1.AttributeRequest\x1a&.onnx_attribution.v1.AttributeResponse\x12h\n\x0fStreamAttribute\x12%.onnx_attribution.v1.AttributeRequest\x1a,.onnx_attribution.v1.StreamAttributeResponse0\x01\x32\xa5\x02\n\x0cModelService\x12]\n\nListModels\x12&.onnx_attribution.v1.ListModelsRequest\x1a\'.onnx_attribution.v1.ListModelsResponse\x12W\n\x08GetModel\x12$.onnx_attribution.v1.GetModelRequest\x1a%.onnx_attribution.v1.GetModelResponse\x12]\n\nListLayers\x12&.onnx_attribution.v1.ListLayersRequest\x1a\'.onnx_attribution.v1.ListLayersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "onnx_attribution.proto.attribution_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'onnx_attribution.proto.attribution_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_TENSOR"].fields_by_name["datatype"]._loaded_options = None
-    _globals["_TENSOR"].fields_by_name["datatype"]._serialized_options = b"\342A\001\002"
-    _globals["_PREDICTREQUEST"].fields_by_name["model"]._loaded_options = None
-    _globals["_PREDICTREQUEST"].fields_by_name["model"]._serialized_options = b"\342A\001\002"
-    _globals["_PREDICTREQUEST"].fields_by_name["inputs"]._loaded_options = None
-    _globals["_PREDICTREQUEST"].fields_by_name["inputs"]._serialized_options = b"\342A\001\002"
-    _globals["_ATTRIBUTEREQUEST_BASELINESENTRY"]._loaded_options = None
-    _globals["_ATTRIBUTEREQUEST_BASELINESENTRY"]._serialized_options = b"8\001"
-    _globals["_ATTRIBUTEREQUEST_GROUPSENTRY"]._loaded_options = None
-    _globals["_ATTRIBUTEREQUEST_GROUPSENTRY"]._serialized_options = b"8\001"
-    _globals["_ATTRIBUTEREQUEST_WINDOWSENTRY"]._loaded_options = None
-    _globals["_ATTRIBUTEREQUEST_WINDOWSENTRY"]._serialized_options = b"8\001"
-    _globals["_ATTRIBUTEREQUEST_STRIDESENTRY"]._loaded_options = None
-    _globals["_ATTRIBUTEREQUEST_STRIDESENTRY"]._serialized_options = b"8\001"
-    _globals["_ATTRIBUTEREQUEST"].fields_by_name["model"]._loaded_options = None
-    _globals["_ATTRIBUTEREQUEST"].fields_by_name["model"]._serialized_options = b"\342A\001\002"
-    _globals["_ATTRIBUTEREQUEST"].fields_by_name["inputs"]._loaded_options = None
-    _globals["_ATTRIBUTEREQUEST"].fields_by_name["inputs"]._serialized_options = b"\342A\001\002"
-    _globals["_ATTRIBUTEREQUEST"].fields_by_name["method"]._loaded_options = None
-    _globals["_ATTRIBUTEREQUEST"].fields_by_name["method"]._serialized_options = b"\342A\001\002"
-    _globals["_GETMODELREQUEST"].fields_by_name["model"]._loaded_options = None
-    _globals["_GETMODELREQUEST"].fields_by_name["model"]._serialized_options = b"\342A\001\002"
-    _globals["_LISTLAYERSREQUEST"].fields_by_name["model"]._loaded_options = None
-    _globals["_LISTLAYERSREQUEST"].fields_by_name["model"]._serialized_options = b"\342A\001\002"
-    _globals["_NEARZERO"]._serialized_start = 4899
-    _globals["_NEARZERO"]._serialized_end = 5006
-    _globals["_METHOD"]._serialized_start = 5009
-    _globals["_METHOD"]._serialized_end = 5275
-    _globals["_QUADRATURE"]._serialized_start = 5278
-    _globals["_QUADRATURE"]._serialized_end = 5541
-    _globals["_BATCHMODE"]._serialized_start = 5543
-    _globals["_BATCHMODE"]._serialized_end = 5651
-    _globals["_STOPREASON"]._serialized_start = 5654
-    _globals["_STOPREASON"]._serialized_end = 5829
-    _globals["_TENSOR"]._serialized_start = 98
-    _globals["_TENSOR"]._serialized_end = 172
-    _globals["_RANGE"]._serialized_start = 174
-    _globals["_RANGE"]._serialized_end = 267
-    _globals["_AXIS"]._serialized_start = 269
-    _globals["_AXIS"]._serialized_end = 345
-    _globals["_SELECTOR"]._serialized_start = 347
-    _globals["_SELECTOR"]._serialized_end = 417
-    _globals["_TARGET"]._serialized_start = 420
-    _globals["_TARGET"]._serialized_end = 577
-    _globals["_BASELINE"]._serialized_start = 580
-    _globals["_BASELINE"]._serialized_end = 718
-    _globals["_REFERENCES"]._serialized_start = 720
-    _globals["_REFERENCES"]._serialized_end = 797
-    _globals["_SIZES"]._serialized_start = 799
-    _globals["_SIZES"]._serialized_end = 821
-    _globals["_PREDICTREQUEST"]._serialized_start = 823
-    _globals["_PREDICTREQUEST"]._serialized_end = 928
-    _globals["_PREDICTRESPONSE"]._serialized_start = 930
-    _globals["_PREDICTRESPONSE"]._serialized_end = 993
-    _globals["_ATTRIBUTEREQUEST"]._serialized_start = 996
-    _globals["_ATTRIBUTEREQUEST"]._serialized_end = 2109
-    _globals["_ATTRIBUTEREQUEST_BASELINESENTRY"]._serialized_start = 1741
-    _globals["_ATTRIBUTEREQUEST_BASELINESENTRY"]._serialized_end = 1820
-    _globals["_ATTRIBUTEREQUEST_GROUPSENTRY"]._serialized_start = 1822
-    _globals["_ATTRIBUTEREQUEST_GROUPSENTRY"]._serialized_end = 1896
-    _globals["_ATTRIBUTEREQUEST_WINDOWSENTRY"]._serialized_start = 1898
-    _globals["_ATTRIBUTEREQUEST_WINDOWSENTRY"]._serialized_end = 1972
-    _globals["_ATTRIBUTEREQUEST_STRIDESENTRY"]._serialized_start = 1974
-    _globals["_ATTRIBUTEREQUEST_STRIDESENTRY"]._serialized_end = 2048
-    _globals["_ACCEPTED"]._serialized_start = 2112
-    _globals["_ACCEPTED"]._serialized_end = 2278
-    _globals["_PROGRESS"]._serialized_start = 2280
-    _globals["_PROGRESS"]._serialized_end = 2338
-    _globals["_RESOLVEDTARGET"]._serialized_start = 2340
-    _globals["_RESOLVEDTARGET"]._serialized_end = 2430
-    _globals["_LAYERSUMMARY"]._serialized_start = 2433
-    _globals["_LAYERSUMMARY"]._serialized_end = 2582
-    _globals["_ATTRIBUTIONSUMMARY"]._serialized_start = 2585
-    _globals["_ATTRIBUTIONSUMMARY"]._serialized_end = 2911
-    _globals["_REVISION"]._serialized_start = 2913
-    _globals["_REVISION"]._serialized_end = 2997
-    _globals["_CHUNK"]._serialized_start = 2999
-    _globals["_CHUNK"]._serialized_end = 3083
-    _globals["_COMPLETED"]._serialized_start = 3085
-    _globals["_COMPLETED"]._serialized_end = 3173
-    _globals["_STREAMATTRIBUTERESPONSE"]._serialized_start = 3176
-    _globals["_STREAMATTRIBUTERESPONSE"]._serialized_end = 3461
-    _globals["_ATTRIBUTERESPONSE"]._serialized_start = 3464
-    _globals["_ATTRIBUTERESPONSE"]._serialized_end = 3695
-    _globals["_DIMENSION"]._serialized_start = 3697
-    _globals["_DIMENSION"]._serialized_end = 3750
-    _globals["_SHAPE"]._serialized_start = 3752
-    _globals["_SHAPE"]._serialized_end = 3811
-    _globals["_TENSORINFO"]._serialized_start = 3813
-    _globals["_TENSORINFO"]._serialized_end = 3937
-    _globals["_MODEL"]._serialized_start = 3940
-    _globals["_MODEL"]._serialized_end = 4329
-    _globals["_MODEL_STATE"]._serialized_start = 4244
-    _globals["_MODEL_STATE"]._serialized_end = 4329
-    _globals["_LAYER"]._serialized_start = 4331
-    _globals["_LAYER"]._serialized_end = 4455
-    _globals["_LISTMODELSREQUEST"]._serialized_start = 4457
-    _globals["_LISTMODELSREQUEST"]._serialized_end = 4515
-    _globals["_LISTMODELSRESPONSE"]._serialized_start = 4517
-    _globals["_LISTMODELSRESPONSE"]._serialized_end = 4606
-    _globals["_GETMODELREQUEST"]._serialized_start = 4608
-    _globals["_GETMODELREQUEST"]._serialized_end = 4646
-    _globals["_GETMODELRESPONSE"]._serialized_start = 4648
-    _globals["_GETMODELRESPONSE"]._serialized_end = 4709
-    _globals["_LISTLAYERSREQUEST"]._serialized_start = 4711
-    _globals["_LISTLAYERSREQUEST"]._serialized_end = 4806
-    _globals["_LISTLAYERSRESPONSE"]._serialized_start = 4808
-    _globals["_LISTLAYERSRESPONSE"]._serialized_end = 4897
-    _globals["_ATTRIBUTIONSERVICE"]._serialized_start = 5832
-    _globals["_ATTRIBUTIONSERVICE"]._serialized_end = 6136
-    _globals["_MODELSERVICE"]._serialized_start = 6139
-    _globals["_MODELSERVICE"]._serialized_end = 6432
+  DESCRIPTOR._loaded_options = None
+  _globals['_TENSOR'].fields_by_name['datatype']._loaded_options = None
+  _globals['_TENSOR'].fields_by_name['datatype']._serialized_options = b'\342A\001\002'
+  _globals['_PREDICTREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_PREDICTREQUEST'].fields_by_name['model']._serialized_options = b'\342A\001\002'
+  _globals['_PREDICTREQUEST'].fields_by_name['inputs']._loaded_options = None
+  _globals['_PREDICTREQUEST'].fields_by_name['inputs']._serialized_options = b'\342A\001\002'
+  _globals['_ATTRIBUTEREQUEST_BASELINESENTRY']._loaded_options = None
+  _globals['_ATTRIBUTEREQUEST_BASELINESENTRY']._serialized_options = b'8\001'
+  _globals['_ATTRIBUTEREQUEST_GROUPSENTRY']._loaded_options = None
+  _globals['_ATTRIBUTEREQUEST_GROUPSENTRY']._serialized_options = b'8\001'
+  _globals['_ATTRIBUTEREQUEST_WINDOWSENTRY']._loaded_options = None
+  _globals['_ATTRIBUTEREQUEST_WINDOWSENTRY']._serialized_options = b'8\001'
+  _globals['_ATTRIBUTEREQUEST_STRIDESENTRY']._loaded_options = None
+  _globals['_ATTRIBUTEREQUEST_STRIDESENTRY']._serialized_options = b'8\001'
+  _globals['_ATTRIBUTEREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_ATTRIBUTEREQUEST'].fields_by_name['model']._serialized_options = b'\342A\001\002'
+  _globals['_ATTRIBUTEREQUEST'].fields_by_name['inputs']._loaded_options = None
+  _globals['_ATTRIBUTEREQUEST'].fields_by_name['inputs']._serialized_options = b'\342A\001\002'
+  _globals['_ATTRIBUTEREQUEST'].fields_by_name['method']._loaded_options = None
+  _globals['_ATTRIBUTEREQUEST'].fields_by_name['method']._serialized_options = b'\342A\001\002'
+  _globals['_GETMODELREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_GETMODELREQUEST'].fields_by_name['model']._serialized_options = b'\342A\001\002'
+  _globals['_LISTLAYERSREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_LISTLAYERSREQUEST'].fields_by_name['model']._serialized_options = b'\342A\001\002'
+  _globals['_NEARZERO']._serialized_start=4899
+  _globals['_NEARZERO']._serialized_end=5006
+  _globals['_METHOD']._serialized_start=5009
+  _globals['_METHOD']._serialized_end=5275
+  _globals['_QUADRATURE']._serialized_start=5278
+  _globals['_QUADRATURE']._serialized_end=5541
+  _globals['_BATCHMODE']._serialized_start=5543
+  _globals['_BATCHMODE']._serialized_end=5651
+  _globals['_STOPREASON']._serialized_start=5654
+  _globals['_STOPREASON']._serialized_end=5829
+  _globals['_TENSOR']._serialized_start=98
+  _globals['_TENSOR']._serialized_end=172
+  _globals['_RANGE']._serialized_start=174
+  _globals['_RANGE']._serialized_end=267
+  _globals['_AXIS']._serialized_start=269
+  _globals['_AXIS']._serialized_end=345
+  _globals['_SELECTOR']._serialized_start=347
+  _globals['_SELECTOR']._serialized_end=417
+  _globals['_TARGET']._serialized_start=420
+  _globals['_TARGET']._serialized_end=577
+  _globals['_BASELINE']._serialized_start=580
+  _globals['_BASELINE']._serialized_end=718
+  _globals['_REFERENCES']._serialized_start=720
+  _globals['_REFERENCES']._serialized_end=797
+  _globals['_SIZES']._serialized_start=799
+  _globals['_SIZES']._serialized_end=821
+  _globals['_PREDICTREQUEST']._serialized_start=823
+  _globals['_PREDICTREQUEST']._serialized_end=928
+  _globals['_PREDICTRESPONSE']._serialized_start=930
+  _globals['_PREDICTRESPONSE']._serialized_end=993
+  _globals['_ATTRIBUTEREQUEST']._serialized_start=996
+  _globals['_ATTRIBUTEREQUEST']._serialized_end=2109
+  _globals['_ATTRIBUTEREQUEST_BASELINESENTRY']._serialized_start=1741
+  _globals['_ATTRIBUTEREQUEST_BASELINESENTRY']._serialized_end=1820
+  _globals['_ATTRIBUTEREQUEST_GROUPSENTRY']._serialized_start=1822
+  _globals['_ATTRIBUTEREQUEST_GROUPSENTRY']._serialized_end=1896
+  _globals['_ATTRIBUTEREQUEST_WINDOWSENTRY']._serialized_start=1898
+  _globals['_ATTRIBUTEREQUEST_WINDOWSENTRY']._serialized_end=1972
+  _globals['_ATTRIBUTEREQUEST_STRIDESENTRY']._serialized_start=1974
+  _globals['_ATTRIBUTEREQUEST_STRIDESENTRY']._serialized_end=2048
+  _globals['_ACCEPTED']._serialized_start=2112
+  _globals['_ACCEPTED']._serialized_end=2278
+  _globals['_PROGRESS']._serialized_start=2280
+  _globals['_PROGRESS']._serialized_end=2338
+  _globals['_RESOLVEDTARGET']._serialized_start=2340
+  _globals['_RESOLVEDTARGET']._serialized_end=2430
+  _globals['_LAYERSUMMARY']._serialized_start=2433
+  _globals['_LAYERSUMMARY']._serialized_end=2582
+  _globals['_ATTRIBUTIONSUMMARY']._serialized_start=2585
+  _globals['_ATTRIBUTIONSUMMARY']._serialized_end=2911
+  _globals['_REVISION']._serialized_start=2913
+  _globals['_REVISION']._serialized_end=2997
+  _globals['_CHUNK']._serialized_start=2999
+  _globals['_CHUNK']._serialized_end=3083
+  _globals['_COMPLETED']._serialized_start=3085
+  _globals['_COMPLETED']._serialized_end=3173
+  _globals['_STREAMATTRIBUTERESPONSE']._serialized_start=3176
+  _globals['_STREAMATTRIBUTERESPONSE']._serialized_end=3461
+  _globals['_ATTRIBUTERESPONSE']._serialized_start=3464
+  _globals['_ATTRIBUTERESPONSE']._serialized_end=3695
+  _globals['_DIMENSION']._serialized_start=3697
+  _globals['_DIMENSION']._serialized_end=3750
+  _globals['_SHAPE']._serialized_start=3752
+  _globals['_SHAPE']._serialized_end=3811
+  _globals['_TENSORINFO']._serialized_start=3813
+  _globals['_TENSORINFO']._serialized_end=3937
+  _globals['_MODEL']._serialized_start=3940
+  _globals['_MODEL']._serialized_end=4329
+  _globals['_MODEL_STATE']._serialized_start=4244
+  _globals['_MODEL_STATE']._serialized_end=4329
+  _globals['_LAYER']._serialized_start=4331
+  _globals['_LAYER']._serialized_end=4455
+  _globals['_LISTMODELSREQUEST']._serialized_start=4457
+  _globals['_LISTMODELSREQUEST']._serialized_end=4515
+  _globals['_LISTMODELSRESPONSE']._serialized_start=4517
+  _globals['_LISTMODELSRESPONSE']._serialized_end=4606
+  _globals['_GETMODELREQUEST']._serialized_start=4608
+  _globals['_GETMODELREQUEST']._serialized_end=4646
+  _globals['_GETMODELRESPONSE']._serialized_start=4648
+  _globals['_GETMODELRESPONSE']._serialized_end=4709
+  _globals['_LISTLAYERSREQUEST']._serialized_start=4711
+  _globals['_LISTLAYERSREQUEST']._serialized_end=4806
+  _globals['_LISTLAYERSRESPONSE']._serialized_start=4808
+  _globals['_LISTLAYERSRESPONSE']._serialized_end=4897
+  _globals['_ATTRIBUTIONSERVICE']._serialized_start=5832
+  _globals['_ATTRIBUTIONSERVICE']._serialized_end=6136
+  _globals['_MODELSERVICE']._serialized_start=6139
+  _globals['_MODELSERVICE']._serialized_end=6432
 # @@protoc_insertion_point(module_scope)
