@@ -1,9 +1,9 @@
 """From a model file to a gradient that is ready to run: seconds, memory and nodes. `python -m benchmarks.build`
 
-Each measurement is a process of its own. Both kinds import the same packages. The bare one makes a session of the
-file and runs one row; the other loads the file as the engine does and makes the session of the gradient of the first
-output with respect to the default sources. Bare and built take turns, so that what else the machine does meets both;
-seconds are without imports, memory is the peak of the whole process.
+Each measurement is a process of its own. The bare one imports numpy and onnxruntime alone, makes a session of the
+file and runs one row (`bare.py`); the other loads the file as the engine does and makes the session of the gradient of
+the first output with respect to the default sources. Bare and built take turns, so that what else the machine does
+meets both; seconds are without imports, memory is the peak of the whole process.
 """
 
 from __future__ import annotations
@@ -20,41 +20,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 
+from benchmarks.bare import TOKENS, peak
 from benchmarks.networks import bert, resnet, vit
 from onnx_attribution.graph_tools.program import Choice, Program, rows_program
 from onnx_attribution.graph_tools.weights import whole
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.values import Array
 
 ROUNDS = 3
-TOKENS = 128
-
-
-def peak() -> int:
-    """The largest resident memory of this process so far, in MiB; Linux only."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) >> 10
-
-
-def bare(path: Path) -> float:
-    """Seconds to a session of the file that has run once."""
-    started = time.perf_counter()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = Backend("cpu").threads
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    ready = time.perf_counter() - started
-    session.run(None, {x.name: _one_row(x.shape, x.type) for x in session.get_inputs()})
-    return ready
-
-
-def _one_row(shape: list[int | str], kind: str) -> Array:
-    sizes = [1 if k == 0 else TOKENS if isinstance(d, str) else d for k, d in enumerate(shape)]
-    return np.ones(sizes, np.int64 if "int64" in kind else np.float32)
 
 
 def built(path: Path) -> float:
@@ -75,7 +51,10 @@ def gradient(model: LoadedModel) -> Program:
     return rows_program(model.network, Choice(sources, sources, target))
 
 
-KINDS: Mapping[str, Callable[[Path], float]] = {"bare": bare, "built": built}
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "bare": ("benchmarks.bare",),
+    "built": ("benchmarks.build", "--measure"),
+}
 FILES: Mapping[str, Callable[[], onnx.ModelProto]] = {
     "ResNet-50": partial(resnet, (3, 4, 6, 3), True),
     "BERT-base": partial(bert, tokens=TOKENS),
@@ -93,7 +72,7 @@ def measure(path: Path) -> dict[str, tuple[float, float]]:
     found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     for _ in range(ROUNDS):
         for kind, results in found.items():
-            call = [sys.executable, "-m", "benchmarks.build", "--measure", kind, "--file", str(path)]
+            call = [sys.executable, "-m", *KINDS[kind], str(path)]
             results.append(json.loads(subprocess.run(call, check=True, capture_output=True).stdout))
     return {
         k: (statistics.median(s for s, _ in r), statistics.median(m for _, m in r)) for k, r in found.items()
@@ -126,14 +105,13 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def main() -> None:
     """Measures every file and prints two tables in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measure", choices=tuple(KINDS), help="measure once, in this process")
-    parser.add_argument("--file", type=Path)
-    asked = parser.parse_args()
-    if asked.measure:
-        print(json.dumps([KINDS[asked.measure](asked.file), peak()]))
+    parser.add_argument("--measure", type=Path, metavar="FILE", help="measure once, in this process")
+    file = parser.parse_args().measure
+    if file:
+        print(json.dumps([built(file), peak()]))
         return
     machine = f"{platform.machine()}, {Backend('cpu').threads} threads, onnxruntime {ort.__version__}, cpu"
-    print(f"Median of {ROUNDS} rounds; {machine}; {peak()} MiB are the imports of either process\n")
+    print(f"Median of {ROUNDS} rounds; {machine}; {peak()} MiB are the imports of this package\n")
     rows = []
     for name, make in FILES.items():
         with tempfile.TemporaryDirectory() as folder:

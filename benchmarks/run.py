@@ -116,7 +116,7 @@ def measure(name: str, source: onnx.ModelProto | Path, layer: str, backend: Back
     return [
         name,
         f"{layer} ({units:,} units)",
-        f"{found['forward'] / ROWS * 1e3:.2f} ms",
+        f"{found['forward'] / ROWS * 1e3:.3g} ms",
         f"{found['one by one'] / found['forward']:.2f}",
         f"{found['gradient'] / found['forward']:.2f}",
         f"{found['path'] / found['gradient']:.2f}",

@@ -158,7 +158,9 @@ def deeplift_program(
         for name, there in references.items():
             if there.shape is not None:
                 there.shape = [d if isinstance(d, int) else f"reference/{d}" for d in there.shape]
-            references[name] = op("Expand", there, op("Shape", tensors[name]))
+            sizes = op("Shape", tensors[name])
+            sizes.shape = [len(tensors[name].shape or ())]
+            references[name] = op("Expand", there, sizes)
             references[name].shape = tensors[name].shape
     weight = _target_weight(graph, choice.target)
     reference = references.get(choice.target, graph.tensors()[choice.target])

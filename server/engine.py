@@ -267,8 +267,10 @@ class Engine:
     def _planned(self, loaded: LoadedModel, question: Question, plan: Plan | None) -> int:
         if question.request.method == "occlusion":
             return len(occlusion.rows_of(question))
+        if plan is None and question.request.method in DEEPLIFT_METHODS:
+            return evaluate.deeplift_evaluations(loaded, question, self._memory)
         if plan is None:
-            return question.count * (2 if question.request.method in DEEPLIFT_METHODS else 1)
+            return question.count
         if not question.together or len(plan.fine) * question.count > EXACT_PLAN:
             return len(plan.alphas) * question.count  # rows that two runs need are counted as they come
         return count_rows(plan, question.count, evaluate.row_limit(loaded, question, self._memory))

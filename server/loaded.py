@@ -21,7 +21,7 @@ from onnx_attribution.graph_tools.example import example_inputs
 from onnx_attribution.graph_tools.graph import graph_of
 from onnx_attribution.graph_tools.load import ModelSource, digest, load
 from onnx_attribution.graph_tools.normalise import declared, normalise, opset_of
-from onnx_attribution.graph_tools.program import Program
+from onnx_attribution.graph_tools.program import Choice, Program
 from onnx_attribution.graph_tools.weights import Weights
 from onnx_attribution.server.backend import Backend, Session, Trials
 from onnx_attribution.server.cache import Cache
@@ -66,6 +66,7 @@ class LoadedModel:
         self.outputs = tuple(TensorInfo(v.name, _type(v), _shape(v), None) for v in plain.graph.output)
         self._cache = Cache(CAPACITY)
         self._proving = RLock()
+        self.apart: set[Choice] = set()  # of which each row needs a reference of its own
         self._row_bytes: dict[tuple[object, ...], int] = {}
         self.is_large = self.bytes_per_row(self.network.example) > LARGE
 

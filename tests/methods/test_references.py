@@ -131,6 +131,37 @@ def test_sources_with_different_numbers_of_references_are_refused(engine: Engine
         )
 
 
+MIXED = """(float[N,4,3] x) => (float[N] y) {
+    wide = Constant<value_ints=[-1,3]>()
+    flat = Reshape(x, wide)
+    rows = Tanh(flat)
+    back = Constant<value_ints=[-1,12]>()
+    whole = Reshape(rows, back)
+    bent = Sigmoid(whole)
+    axes = Constant<value_ints=[1]>()
+    y = ReduceSum<keepdims=0>(bent, axes)
+}"""
+
+
+@pytest.mark.parametrize(("body", "evaluations"), [(SQUARES, 4 + 1), (MIXED, 4 + 4)])
+def test_a_reference_of_all_samples_is_evaluated_once_where_that_is_possible(
+    engine: Engine, body: str, evaluations: int
+) -> None:
+    """Where a tensor holds four elements of a row along its first axis, each row needs its own."""
+    x = points(4, 3) if body == SQUARES else points(4, 4, 3)
+    low = points(1, *x.shape[1:], seed=1)
+    engine.add("shared", model(body))
+    together = engine.attribute(
+        AttributionRequest("shared", {"x": x}, "deeplift_rescale", baselines={"x": low})
+    )
+    for k in range(4):
+        alone = engine.attribute(
+            AttributionRequest("shared", {"x": x[k : k + 1]}, "deeplift_rescale", baselines={"x": low})
+        )
+        np.testing.assert_allclose(values(together)[k], values(alone)[0], rtol=1e-5, atol=1e-6)
+    assert together.evaluations == evaluations + 8  # and both ends of the target
+
+
 def test_scalars_are_references_too(engine: Engine) -> None:
     x = points(2, 3)
     answer = engine.attribute(

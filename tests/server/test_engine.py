@@ -638,14 +638,16 @@ def test_evaluations_are_the_rows_that_ran(
     name: str,
     limit: int,
 ) -> None:
-    """Counted at the runtime: rows of a path program, else samples, twice for DeepLIFT's two points."""
+    """Counted at the runtime: rows of a path program, else samples, and DeepLIFT's references."""
     counted: list[int] = []
     run = Session.run
 
     def counting(self: Session, inputs: dict[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         first = inputs["image"] if "image" in inputs else inputs.get("x")
         rows = len(inputs["path/row_sample"]) if "path/row_sample" in inputs else len(np.asarray(first))
-        counted.append(rows * (2 if any(n.startswith("contribution/") for n in self.outputs) else 1))
+        references = [len(a) for n, a in inputs.items() if n.startswith("baseline/")]
+        lifts = any(n.startswith("contribution/") for n in self.outputs)
+        counted.append(rows + (references[0] if lifts else 0))
         return run(self, inputs, outputs)
 
     monkeypatch.setattr(evaluate, "MAX_ROWS", limit)
