@@ -26,6 +26,7 @@ check: $(VENV)/stamp
 	.ci/check
 bench: $(VENV)/stamp
 	python -m benchmarks.run
+	python -m benchmarks.build
 proto: $(VENV)/stamp
 	.ci/proto src
 

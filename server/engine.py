@@ -24,7 +24,7 @@ from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.emit import element_type
 from onnx_attribution.graph_tools.load import ModelSource
 from onnx_attribution.graph_tools.path import Plan, conductance_plan, count_rows, mean_plan
-from onnx_attribution.server import evaluate, notes, occlusion
+from onnx_attribution.server import deeplift, evaluate, notes, occlusion
 from onnx_attribution.server.backend import Backend, Provider
 from onnx_attribution.server.forward import forward
 from onnx_attribution.server.inputs import checked_inputs, join_samples, split_samples
@@ -252,7 +252,7 @@ class Engine:
         if method == "occlusion":
             return (yield from occlusion.occlusion(loaded, question, self._memory))
         if plan is None:
-            compute = evaluate.deeplift if method in DEEPLIFT_METHODS else evaluate.gradient
+            compute = deeplift.deeplift if method in DEEPLIFT_METHODS else evaluate.gradient
             return (yield from compute(loaded, question, self._memory))
         sums = yield from evaluate.along_path(loaded, question, plan, method == "neuron_ig", self._memory)
         if method == "neuron_ig" or not question.request.multiply_by_inputs:
@@ -268,7 +268,7 @@ class Engine:
         if question.request.method == "occlusion":
             return len(occlusion.rows_of(question))
         if plan is None and question.request.method in DEEPLIFT_METHODS:
-            return evaluate.deeplift_evaluations(loaded, question, self._memory)
+            return deeplift.deeplift_evaluations(loaded, question, self._memory)
         if plan is None:
             return question.count
         if not question.together or len(plan.fine) * question.count > EXACT_PLAN:

@@ -112,11 +112,7 @@ def compare(path: Path, backend: Backend, rules: Sequence[str] = tuple(RULES)) -
         try:
             found: list[Line] = []
             for reference, inputs, weight in points:
-                found = [
-                    line
-                    for number, layers in enumerate(groups)
-                    for line in _lines(model, rule, sources, layers, target, inputs, weight)[number > 0 :]
-                ]  # the sources' own line comes first, and once
+                found = _lines(model, rule, sources, groups, target, inputs, weight)
                 found = [replace(line, reference=reference) for line in found]
                 if all(np.isfinite(line.single) for line in found):
                     break
@@ -176,21 +172,24 @@ def _lines(
     model: LoadedModel,
     rule: str,
     sources: tuple[str, ...],
-    layers: Sequence[str],
+    groups: Sequence[Sequence[str]],
     target: str,
     inputs: Mapping[str, Array],
     weight: Array,
 ) -> list[Line]:
-    """The lines of one rule; the sources together are a line of their own."""
-    choice = Choice(sources, (*sources, *layers), target)
-    program = RULES[rule](model.network, choice)
+    """The lines of one rule, a program for each group of layers; the sources together are a line of their own."""
     fed = {**inputs, "target/weight": weight}
-    single = _residuals(choice, model.backend.session(program.model).run(fed))
-    double: dict[str, float] = {}
-    if max(single.values()) > TOLERANCE:
-        double = _in_double(model, rule, choice, fed)
-    names = {" + ".join(sources): " + ".join(sources), **{n: n for n in layers}}
-    return [Line(n, True, rule, single[n], double.get(n) if single[n] > TOLERANCE else None) for n in names]
+    single: dict[str, float] = {}
+    for layers in groups:
+        choice = Choice(sources, (*sources, *layers), target)
+        program = RULES[rule](model.network, choice)
+        single |= _residuals(choice, model.backend.session(program.model).run(fed))
+    far = [name for name, residual in single.items() if residual > TOLERANCE]
+    wanted = Choice(sources, (*sources, *(name for name in far if name != " + ".join(sources))), target)
+    double = _in_double(model, rule, wanted, fed) if far else {}
+    return [
+        Line(name, True, rule, single[name], double.get(name) if name in far else None) for name in single
+    ]
 
 
 def _in_double(model: LoadedModel, rule: str, choice: Choice, fed: Mapping[str, Array]) -> dict[str, float]:

@@ -1,0 +1,118 @@
+"""Runs DeepLIFT: pairs of rows at x and x', or rows at x beside one reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnx_attribution.errors import ModelError, NotDifferentiable
+from onnx_attribution.graph_tools.program import deeplift_program
+from onnx_attribution.graph_tools.reveal_rules import Where
+from onnx_attribution.server.evaluate import (
+    Evaluation,
+    Floats,
+    Sums,
+    axis_of,
+    count_of,
+    row_limit,
+    slices,
+    taken,
+    unit,
+)
+from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.question import Question
+from onnx_attribution.values import Array, Method
+
+REVEALED: dict[Method, Where] = {
+    "deeplift_reveal_cancel": "everywhere",
+    "deeplift_genomics_default": "dense",
+}
+"""After which linear operators a DeepLIFT method takes RevealCancel."""
+
+
+def deeplift(model: LoadedModel, question: Question, memory: int) -> Evaluation:
+    """DeepLIFT contributions, or multipliers. A reference that all samples share is evaluated once a run."""
+    one = _one_reference(model, question)
+    if one and question.choice not in model.apart:
+        try:
+            return (yield from _lifted(model, question, memory, one))
+        except ModelError:  # what it makes of one row does not broadcast to the rows
+            model.apart.add(question.choice)
+    return (yield from _lifted(model, question, memory))
+
+
+def deeplift_evaluations(model: LoadedModel, question: Question, memory: int) -> int:
+    """How many rows DeepLIFT evaluates, as far as that is known before."""
+    if question.choice in model.apart or not _one_reference(model, question):
+        return 2 * question.count
+    return question.count + -(-question.count // _pairs_a_run(model, question, memory))
+
+
+def _pairs_a_run(model: LoadedModel, question: Question, memory: int) -> int:
+    return max(row_limit(model, question, memory) // 2, 1)
+
+
+def _one_reference(model: LoadedModel, question: Question) -> dict[str, Array]:
+    """The sources at x' as one row, if it is the same for all samples, and nothing but sources differs between them.
+
+    For the Rescale rule: with RevealCancel the rows' own parts outweigh what one reference saves.
+    """
+    axes = model.network.input_axes
+    own = {name for name, axis in axes.items() if axis is not None}
+    if not question.together or question.count == 1 or not own <= set(question.choice.sources):
+        return {}
+    if question.request.method in REVEALED:
+        return {}
+    found: dict[str, Array] = {}
+    for name, array in question.baselines[0].items():
+        place = axis_of(model, question, name)
+        if place is None or place.factor != 1:
+            return {}
+        found[name] = taken(array, place, [0])
+        if not np.array_equal(np.broadcast_to(found[name], array.shape), array):
+            return {}
+    return found
+
+
+def _lifted(
+    model: LoadedModel, question: Question, memory: int, shared: Mapping[str, Array] | None = None
+) -> Evaluation:
+    request, alone = question.request, not shared
+    multiply, where, near_zero = request.multiply_by_inputs, REVEALED.get(request.method), request.near_zero
+    session = model.session(
+        ("deeplift", question.choice, multiply, where, near_zero, alone),
+        lambda: deeplift_program(
+            model.network,
+            question.choice,
+            multiply=multiply,
+            reveal_cancel=where,
+            near_zero=near_zero,
+            shared=not alone,
+        ),
+    )
+    reference = {f"baseline/{name}": array for name, array in (shared or {}).items()}
+    parts: dict[str, list[Floats]] = {layer: [] for layer in question.choice.layers}
+    evaluations = 0
+    for inputs, weight in slices(model, question, _pairs_a_run(model, question, memory), references=alone):
+        found = session.run({**inputs, **reference, "target/weight": weight})
+        _refuse_different_ways(model, question, found)
+        for layer in question.choice.layers:
+            parts[layer].append(unit(found[f"contribution/{layer}"], question.rows[layer], question.together))
+        rows = count_of(model, inputs) if question.together else 1
+        evaluations += 2 * rows if alone else rows + 1
+        yield 2 * rows if alone else rows + 1
+    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, evaluations)
+
+
+def _refuse_different_ways(model: LoadedModel, question: Question, found: Mapping[str, Array]) -> None:
+    """Refuses NaN of a model with branches: what arrives at one that x and x' take differently turns to NaN."""
+    ends = [found[name].astype(np.float64) for name in ("target/value", "target/baseline")]
+    given = [found[f"contribution/{layer}"].astype(np.float64) for layer in question.choice.layers]
+    ways = [node for node in model.graph.nodes if node.op in ("If", "Loop")]
+    if ways and all(np.isfinite(end).all() for end in ends) and any(np.isnan(c).any() for c in given):
+        raise NotDifferentiable(
+            f"DeepLIFT has no rule for {ways[0].op} (node {ways[0].name!r}) where x and x' go different ways; choose a "
+            "reference that goes the way of x",
+            node=ways[0].name, operator=ways[0].op,
+        )  # fmt: skip
