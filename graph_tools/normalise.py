@@ -88,10 +88,11 @@ def _through_steps(
 
 
 def _first_line(error: BaseException) -> str:
-    """What the innermost error says, in a line."""
+    """What the innermost error says, in a line, without a library's advice to its developers."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.partition(" Please ")[0][:200]
 
 
 def _agrees(

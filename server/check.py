@@ -23,6 +23,7 @@ from onnx_attribution.graph_tools.load import load
 from onnx_attribution.graph_tools.normalise import declared
 from onnx_attribution.graph_tools.program import Choice, deeplift_program, rows_program
 from onnx_attribution.graph_tools.rules import ZERO_DERIVATIVE
+from onnx_attribution.graph_tools.weights import Weights
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.forward import forward
 from onnx_attribution.server.loaded import LoadedModel
@@ -66,15 +67,19 @@ def check_file(
     """
     started = time.monotonic()
     backend = backend or Backend()
-    backend.session(declared(load(path)))
     name = str(path)
     try:
         model = LoadedModel(path, backend, batch_axes, shapes, example)
     except ModelError as error:
+        weights = Weights()
+        plain = declared(load(path, weights))
+        backend.session(plain)  # a file that onnxruntime does not accept is no verdict
         reason = f"no input was found on which the model runs: {error}"
-        found = _readers(declared(load(path)), reason) or [_refusal(reason)]
+        found = _readers(plain, reason) or [_refusal(reason)]
         return Verdict(name, False, refused=found, seconds=time.monotonic() - started)
     verdict = _judge(model, name)
+    if not verdict.attributable:
+        verdict.notes.append("the method occlusion needs no derivative: it answers for this model")
     return Verdict(**{**vars(verdict), "seconds": round(time.monotonic() - started, 3)})
 
 

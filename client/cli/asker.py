@@ -154,11 +154,13 @@ def _example(file: Path, read: Read | None) -> dict[str, Array]:
     """The first sample of the inputs that are to be explained; empty where the file cannot be read."""
     from onnx_attribution.graph_tools.load import load
     from onnx_attribution.graph_tools.normalise import declared
+    from onnx_attribution.graph_tools.weights import Weights
 
     if read is None:
         return {}
     found: dict[str, Array] = {}
-    infos = [_declared_input(value) for value in declared(load(file)).graph.input]
+    weights = Weights()
+    infos = [_declared_input(value) for value in declared(load(file, weights)).graph.input]
     for name, array in read(infos).items():
         shape = next(info.shape for info in infos if info.name == name) or ()
         first = shape[0] if shape and array.ndim == len(shape) else None

@@ -95,7 +95,8 @@ def print_verdict(file: str, verdict: Verdict | None, error: str) -> None:
     details = f"batch {verdict.batch or 'unknown'}, source {', '.join(verdict.sources) or 'none'}"
     out.print(f"{word}  {escape(file)}: {escape(details)} ({verdict.seconds:.1f} s)", soft_wrap=True)
     for one in verdict.refused:
-        node = f" (node {one['node']!r}, output {one['tensor']!r})" if one.get("node") else ""
+        named = not one.get("node") or f"(node {one['node']!r}" in one["reason"]
+        node = "" if named else f" (node {one['node']!r}, output {one['tensor']!r})"
         out.print(
             f"    {escape(' '.join(filter(None, (one.get('operator'), one.get('reason')))) + node)}",
             soft_wrap=True,
