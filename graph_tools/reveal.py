@@ -104,7 +104,8 @@ def _forward(
     walk = walk_of(rules, choose, reach)
     parts, origins = Parts(op, references, moving, {}), dict[str, str]()
     steps = []
-    for node in [node for node in op.graph.nodes if any(x.name in moving for x in inputs_of(node))]:
+    own = [node for node in op.graph.nodes if any(z.name in moving for z in node.outputs)]
+    for node in [node for node in own if any(x.name in moving for x in inputs_of(node))]:
         view = view_of(op.graph, node, moving, walk)
         move = move_of(view.real(op), rules, parts, origins, choose, where)
         steps.append(_Step(node, inputs_of(node), (view.domain, view.operator), move))
