@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import onnx_graphsurgeon as gs
 
+from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value
 from onnx_attribution.graph_tools.nested import infer_types
 from onnx_attribution.graph_tools.rules.registry import Forward, Gradients, NodeView, vjp
@@ -52,9 +54,14 @@ class Staged:
     def back(self, op: Emitter, node: NodeView, gradients: Sequence[Value | None]) -> Gradients:
         """Walks back through the graph and appends all of it to the graph of `op`."""
         arrived: dict[str, list[Value]] = {}
-        for z, g in zip(self.outputs, gradients, strict=False):
+        for z, g, output in zip_longest(self.outputs, gradients, node.outputs):
             if z is not None and g is not None:
                 arrived.setdefault(z.name, []).append(g)
+            elif g is not None and output is not None:
+                raise NotDifferentiable(
+                    f"no gradient rule for the output {output.name!r} of {node.operator} (node {node.name!r})",
+                    node=node.name, operator=node.operator, tensor=output.name,
+                )  # fmt: skip
         seeds = {name: g[0] if len(g) == 1 else self.inner("Sum", *g) for name, g in arrived.items()}
         active = [x for x, is_active in zip(self.inputs, node.active, strict=True) if is_active and x]
         assert node.walk is not None

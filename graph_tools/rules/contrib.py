@@ -10,10 +10,20 @@ import numpy as np
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.composite import composite
+from onnx_attribution.graph_tools.rules.quantised import number, unpacked
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp, zero
+from onnx_attribution.graph_tools.rules.sampling import MODES
 from onnx_attribution.graph_tools.rules.tricks import rank_of
 
 CONVOLUTION = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
+POSITIVE_FP4 = (0.0, 0.0625 / 12, 8 / 12, 1.0, 4 / 12, 6 / 12, 2 / 12, 3 / 12)
+FP4 = (*POSITIVE_FP4, *(-x for x in POSITIVE_FP4))
+NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+"""The numbers that bitsandbytes' codes stand for; NF4 after arXiv:2305.14314, appendix E."""
 SIMPLE = frozenset({"Relu", "Sigmoid", "Softplus", "Softsign", "Tanh"})
 
 
@@ -27,6 +37,24 @@ def biased(op: Emitter, value: Value, *added: Value | None) -> Value:
 
 def _only(node: NodeView, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in node.attributes.items() if name in names}
+
+
+def unknown(node: NodeView, what: str) -> NotDifferentiable:
+    """The error of a node whose rule does not know this form of it."""
+    return NotDifferentiable(
+        f"no gradient rule for {node.operator} (node {node.name!r}) with {what}",
+        node=node.name, operator=node.operator, tensor=node.z.name,
+    )  # fmt: skip
+
+
+def refuse(node: NodeView, **given: object) -> None:
+    """Refuses a node that is given any of these.
+
+    Raises:
+        NotDifferentiable: it is; the words say what.
+    """
+    if found := [what.replace("_", " ") for what, is_given in given.items() if is_given]:
+        raise unknown(node, ", ".join(found))
 
 
 def activated(op: Emitter, node: NodeView, value: Value, parameters: Mapping[str, Any]) -> Value:
@@ -47,10 +75,7 @@ def activated(op: Emitter, node: NodeView, value: Value, parameters: Mapping[str
         return op("Clip", value, op.like(value, parameters["alpha"]), op.like(value, parameters["beta"]))
     if kind == "HardSwish":
         return op("HardSwish", value)
-    raise NotDifferentiable(
-        f"no gradient rule for {node.operator} (node {node.name!r}) with the activation {kind!r}",
-        node=node.name, operator=node.operator, tensor=node.z.name,
-    )  # fmt: skip
+    raise unknown(node, f"the activation {kind!r}")
 
 
 def _parameters(node: NodeView) -> dict[str, Any]:
@@ -80,6 +105,18 @@ def nhwc_conv(op: Emitter, node: NodeView) -> Value:
     kernel = op("Transpose", node.input(1), perm=first)
     made = op("Conv", x, kernel, node.optional(2), **_only(node, CONVOLUTION))
     return op("Transpose", made, perm=last)
+
+
+@composite("ConvTransposeWithDynamicPads")
+def conv_transpose_with_dynamic_pads(op: Emitter, node: NodeView) -> Value:
+    """The pads are an input, `[begins, ends]`: what they name is cut off the result without pads."""
+    if (auto := node.attribute("auto_pad", "NOTSET")) not in ("NOTSET", "VALID"):
+        raise unknown(node, f"auto_pad={auto}")  # onnxruntime 1.31 then expects another shape than it makes
+    attributes = _only(node, ("dilations", "group", "kernel_shape", "output_padding", "strides"))
+    made = op("ConvTranspose", node.input(0), node.input(1), node.optional(3), **attributes)
+    begins, ends = op.multi("Split", 2, node.input(2), axis=0, num_outputs=2)
+    axes = op.ints(range(2, rank_of(node.input(0))))
+    return op("Slice", made, begins, op("Sub", op("Shape", made, start=2), ends), axes)
 
 
 @composite("FusedGemm")
@@ -113,6 +150,25 @@ def _turned(op: Emitter, value: Value, batch: int, last: int) -> Value:
 def gemm_fast_gelu(op: Emitter, node: NodeView) -> Value:
     made = biased(op, op("MatMul", node.input(0), node.input(1)), node.optional(2))
     return op("Gelu", made, approximate="tanh")
+
+
+@composite("MatMulBnb4")
+def matmul_bnb4(op: Emitter, node: NodeView) -> Value:
+    """The weights `[N, K]` are codes of four bits, the first of a byte in its high bits, each block with its scale."""
+    if not node.attribute("transB", 1):  # onnxruntime 1.31 then reads the weights out of order
+        raise unknown(node, "transB=0")
+    n, k, block = (node.attribute(name) for name in ("N", "K", "block_size"))
+    pairs = op("Reshape", unpacked(op, node.input(1), 4), op.ints([-1, 2]))
+    codes = op("Reshape", op("Gather", pairs, op.ints([1, 0]), axis=1), op.ints([-1]))
+    scales = op("Expand", op("Unsqueeze", number(op, node.input(2)), op.ints([1])), op.ints([1, block]))
+    weight, scale = (
+        op("Slice", op("Reshape", flat, op.ints([-1])), op.ints([0]), op.ints([n * k]), op.ints([0]))
+        for flat in (codes, scales)
+    )
+    values = op.constant(np.asarray(NF4 if node.attribute("quant_type") else FP4, dtype=np.float32))
+    weight = op("Mul", op("Gather", values, op.cast(weight, np.int64), axis=0), scale)
+    weight = op("Reshape", weight, op.ints([n, k]))
+    return op("MatMul", node.input(0), op("Transpose", weight, perm=[1, 0]))
 
 
 @vjp("Inverse", domain="com.microsoft")
@@ -171,6 +227,37 @@ def trilu(op: Emitter, node: NodeView) -> Value:
 def pad(op: Emitter, node: NodeView) -> Value:
     pads = op("Reshape", node.input(1), op.ints([-1]))
     return op("Pad", node.input(0), pads, node.optional(2), mode=node.attribute("mode", "constant"))
+
+
+@composite("GatherND")
+def gather_nd(op: Emitter, node: NodeView) -> Value:
+    return op("GatherND", node.input(0), op.cast(node.input(1), np.int64))
+
+
+@composite("Unique")
+def unique(op: Emitter, node: NodeView) -> list[Value | None]:
+    """The values in the order in which they come."""
+    return [op("Unique", node.input(0), sorted=0), None, None]
+
+
+@composite("UnfoldTensor")
+def unfold_tensor(op: Emitter, node: NodeView) -> Value:
+    """Every slice of `size` elements along an axis, `step` apart, on a new last axis."""
+    x, size, step = node.input(0), node.attribute("size"), node.attribute("step", 1)
+    rank = rank_of(x)
+    axis = node.attribute("dim", -1) % rank
+    last = op("Sub", op("Squeeze", op.dims(x, axis, axis + 1), op.ints([0])), op.constant(np.int64(size - 1)))
+    starts = op("Range", op.constant(np.int64(0)), last, op.constant(np.int64(step)))
+    places = op("Add", op("Unsqueeze", starts, op.ints([1])), op.ints(range(size)))
+    others = [k for k in range(rank + 1) if k != axis + 1]
+    return op("Transpose", op("Gather", x, places, axis=axis), perm=[*others, axis + 1])
+
+
+@composite("GridSample")
+def grid_sample(op: Emitter, node: NodeView) -> Value:
+    mode = node.attribute("mode", "bilinear")
+    attributes = _only(node, ("align_corners", "padding_mode"))
+    return op("GridSample", node.input(0), node.input(1), mode=MODES.get(mode, mode), **attributes)
 
 
 # --- normalisations

@@ -14,7 +14,7 @@ import numpy as np
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.rules.composite import composite
-from onnx_attribution.graph_tools.rules.contrib import biased
+from onnx_attribution.graph_tools.rules.contrib import biased, refuse
 from onnx_attribution.graph_tools.rules.registry import NodeView
 from onnx_attribution.graph_tools.rules.tricks import rank_of
 
@@ -52,21 +52,34 @@ def attend(
     scale: float,
     added: Sequence[Value | None],
     softcap: float = 0.0,
-    rank: int = 4,
-) -> Value:
-    """softmax(scale q k^T + added) v on `[..., S, D]` of that rank."""
-    turned = op("Transpose", k, perm=[*range(rank - 2), rank - 1, rank - 2])
+    sink: Value | None = None,
+) -> tuple[Value, Value, Value]:
+    """softmax(scale q k^T + added) v on `[B, N, S, D]`, what the softmax is of, and the softmax.
+
+    `sink` is one more score of each query, of a key that has no value.
+    """
+    turned = op("Transpose", k, perm=[0, 1, 3, 2])
     scores = op("MatMul", q, turned)
     scores = op("Mul", scores, op.like(scores, scale))
     if softcap:
         scores = op(
             "Mul", op("Tanh", op("Mul", scores, op.like(scores, 1 / softcap))), op.like(scores, softcap)
         )
-    return op("MatMul", op("Softmax", biased(op, scores, *added), axis=-1), v)
+    scores = biased(op, scores, *added)
+    if sink is None:
+        weights = op("Softmax", scores, axis=-1)
+    else:
+        first = op("Slice", scores, op.ints([0]), op.ints([1]), op.ints([-1]))
+        column = op("Expand", sink, op("Shape", first))
+        weights = op("Softmax", op("Concat", scores, column, axis=-1), axis=-1)
+        weights = op("Slice", weights, op.ints([0]), op.ints([-1]), op.ints([-1]))
+    return op("MatMul", weights, v), scores, weights
 
 
 def _padding(op: Emitter, mask: Value, batch: Value, total: Value, amount: float) -> Value:
-    """What a mask of keys adds, `[B, 1, S or 1, T]`: ones where keys count, or lengths, or lengths and starts."""
+    """What a mask of keys adds, `[B, 1, S or 1, T]`: ones where keys count, or where they end, `[B]`,
+    with where they start, `[2 * B]`, or with offsets that no score depends on, `[3 * B + 2]`.
+    """
     rank = rank_of(mask)
     if rank == 4:
         raise NotDifferentiable(f"a mask of four axes ({mask.name!r}) is not supported", tensor=mask.name)
@@ -76,14 +89,13 @@ def _padding(op: Emitter, mask: Value, batch: Value, total: Value, amount: float
     if rank == 2:
         return _where(op, op("Greater", op("Unsqueeze", mask, op.ints([1, 2])), op.ints([0])), amount)
     places = _range(op, total, [1, -1])
-    parts = op("Reshape", mask, op("Concat", op.ints([-1]), batch, op.ints([1]), axis=0))  # ends, starts
-    keep = op("Less", places, op("Gather", parts, op.constant(np.int64(0)), axis=0))
-    starts = op("Slice", parts, op.ints([1]), op.ints([2]), op.ints([0]))
-    early = op("Cast", op("Less", places, starts), to=6)  # [0 or 1, B, T]
-    early.dtype = np.dtype(np.int32)
-    count = op("ReduceSum", early, op.ints([0]), keepdims=0)
-    count.dtype = np.dtype(np.int32)
-    keep = op("And", keep, op("Equal", count, op.constant(np.int32(0))))
+    padded = op("Concat", mask, op("Expand", op.ints([0]), batch), axis=0)
+    bounds = op("Slice", padded, op.ints([0]), op("Mul", batch, op.ints([2])), op.ints([0]))
+    bounds = op("Reshape", bounds, op("Concat", op.ints([2]), batch, op.ints([1]), axis=0))
+    ends, starts = (op("Gather", bounds, op.constant(np.int64(part)), axis=0) for part in range(2))
+    paired = op("Equal", op("Shape", mask), op("Mul", batch, op.ints([2])))
+    early = op("And", op("Less", places, starts), paired)
+    keep = op("And", op("Less", places, ends), op("Not", early))
     return _where(op, op("Unsqueeze", keep, op.ints([1, 2])), amount)
 
 
@@ -98,10 +110,7 @@ def _causal(op: Emitter, queries: Value, total: Value, amount: float) -> Value:
 def attention(op: Emitter, node: NodeView) -> list[Value | None]:
     """Inputs: x, weights, bias, mask, past, what is added to the scores. Outputs: result, present keys and values."""
     heads, sizes = node.attribute("num_heads"), node.attribute("qkv_hidden_sizes")
-    if node.attribute("do_rotary", 0):
-        raise NotDifferentiable(
-            f"Attention with do_rotary (node {node.name!r}) is not supported", node=node.name
-        )
+    refuse(node, rotary=node.attribute("do_rotary", 0), shared=node.optional(6))
     x = node.input(0)
     projected = biased(op, op("MatMul", x, node.input(1)), node.optional(2))
     if sizes:
@@ -112,15 +121,14 @@ def attention(op: Emitter, node: NodeView) -> list[Value | None]:
     if (past := node.optional(4)) is not None:
         k = op("Concat", op("Gather", past, op.constant(np.int64(0)), axis=0), k, axis=2)
         v = op("Concat", op("Gather", past, op.constant(np.int64(1)), axis=0), v, axis=2)
+    made, _, _ = attend(op, q, k, v, scale=_scale(node, sizes), added=_added(op, node, q, k, 3, 5))
     return [
-        _merged(
-            op, attend(op, q, k, v, scale=_scale(node, op, q, sizes), added=_added(op, node, q, k, 3, 5))
-        ),
+        _merged(op, made),
         op("Concat", op("Unsqueeze", k, op.ints([0])), op("Unsqueeze", v, op.ints([0])), axis=0),
     ]
 
 
-def _scale(node: NodeView, op: Emitter, q: Value, sizes: Sequence[int] | None) -> float:
+def _scale(node: NodeView, sizes: Sequence[int] | None) -> float:
     """1 / sqrt(D) where the node says nothing."""
     if scale := node.attribute("scale", 0.0):
         return float(scale)
@@ -144,7 +152,11 @@ def _added(op: Emitter, node: NodeView, q: Value, k: Value, mask: int, bias: int
 
 @composite("MultiHeadAttention")
 def multi_head_attention(op: Emitter, node: NodeView) -> list[Value | None]:
-    """Inputs: q, k, v (or packed), bias, mask, what is added to the scores, past keys, past values."""
+    """Inputs: q, k, v (or packed), bias, mask, what is added to the scores, past keys, past values, their length.
+
+    Outputs: result, present keys, present values, scores.
+    """
+    refuse(node, beams=node.optional(9))
     heads, query, key = node.attribute("num_heads"), node.input(0), node.optional(1)
     if rank_of(query) == 5:  # [B, S, N, 3, D]
         q, k, v = (_unpacked(op, query, part) for part in range(3))
@@ -155,12 +167,26 @@ def multi_head_attention(op: Emitter, node: NodeView) -> list[Value | None]:
         k, v = (_as_heads(op, node.input(at), heads) for at in (1, 2))
     if (bias := node.optional(3)) is not None:
         q, k, v = _with_bias(op, node, bias, q, k, v)
-    past = node.optional(6), node.optional(7)
+    present: Sequence[Value] = ()
+    past, length = (node.optional(6), node.optional(7)), node.optional(8)
     if past[0] is not None and past[1] is not None:
-        k, v = op("Concat", past[0], k, axis=2), op("Concat", past[1], v, axis=2)
+        (k, v), present = zip(
+            *(_joined(op, *pair, length) for pair in zip(past, (k, v), strict=True)), strict=True
+        )
     scale = node.attribute("scale", 0.0) or 1 / math.sqrt(_head_size(node))
-    made = attend(op, q, k, v, scale=scale, added=_added(op, node, q, k, 4, 5))
-    return [_merged(op, made), op("Identity", k), op("Identity", v)]
+    made, scores, _ = attend(op, q, k, v, scale=scale, added=_added(op, node, q, k, 4, 5))
+    return [_merged(op, made), *(op("Identity", part) for part in (*(present or (k, v)), scores))]
+
+
+def _joined(op: Emitter, past: Value, new: Value, length: Value | None) -> tuple[Value, Value]:
+    """The keys or values that count, and all that is kept: of the past, a buffer has `length` at its start."""
+    if length is None:
+        both = op("Concat", past, new, axis=2)
+        return both, both
+    start = op.cast(op("Reshape", length, op.ints([1])), np.int64)
+    both = op("Concat", op("Slice", past, op.ints([0]), start, op.ints([2])), new, axis=2)
+    end = op("Add", start, op("Shape", new, start=2, end=3))
+    return both, op("Concat", both, op("Slice", past, end, op.ints([2**31]), op.ints([2])), axis=2)
 
 
 def _head_size(node: NodeView) -> int:
@@ -255,25 +281,26 @@ def rotary_embedding(op: Emitter, node: NodeView) -> Value:
 
 @composite("GroupQueryAttention")
 def group_query_attention(op: Emitter, node: NodeView) -> list[Value | None]:
-    """Inputs: q (or all packed), k, v, past keys, past values, lengths - 1 `[B]`, the longest, tables of angles."""
+    """Inputs: q (or all packed), k, v, past keys, past values, lengths - 1 `[B]`, the longest, tables of angles,
+    positions, what is added to the scores, a score a head of a key without value.
+
+    Outputs: result, present keys, present values, scores or weights.
+    """
     heads, groups = int(node.attribute("num_heads")), int(node.attribute("kv_num_heads"))
-    if (
-        node.optional(10) is not None
-        or node.optional(11) is not None
-        or node.attribute("smooth_softmax", 0) > 0
-    ):
-        raise NotDifferentiable(
-            f"GroupQueryAttention (node {node.name!r}) with a bias or sinks is not supported",
-            node=node.name, operator=node.operator, tensor=node.z.name,
-        )  # fmt: skip
+    refuse(
+        node,
+        sliding_window_cache=node.attribute("sliding_window_cache", 0),
+        quantised_keys=node.attribute("k_quant_type", "NONE") not in ("NONE", b"NONE"),
+        quantised_values=node.attribute("v_quant_type", "NONE") not in ("NONE", b"NONE"),
+        normalised_queries=node.optional(14) or node.optional(15),
+    )
     q, k, v = _grouped(op, node, heads, groups)
     last = op("Reshape", op.cast(node.input(5), np.int64), op.ints([-1, 1, 1, 1]))
     queries = op("Shape", q, start=2, end=3)
-    steps = _range(op, queries, [1, 1, -1, 1])
     longest = op.cast(op("Reshape", node.input(6), op.ints([1])), np.int64)
     before = op("Sub", op("Add", last, op.ints([1])), queries)  # how many keys of the past count
     before = op("Where", op("Equal", longest, queries), op.ints([0]), before)
-    at = op("Add", before, steps)  # [B, 1, S, 1]
+    at = op("Add", before, _range(op, queries, [1, 1, -1, 1]))  # [B, 1, S, 1]
     if node.attribute("do_rotary", 0):
         places = node.optional(9)
         if places is None:
@@ -284,31 +311,52 @@ def group_query_attention(op: Emitter, node: NodeView) -> list[Value | None]:
             rotated(op, part, places, node.input(7), node.input(8), interleaved=interleaved, size=size)
             for part in (q, k)
         )
-    own = op("Transpose", at, perm=[0, 1, 3, 2])  # where the new keys lie: [B, 1, 1, S]
     if node.optional(3) is not None:
-        old = op("Shape", node.input(3), start=2, end=3)
-        there = op("Add", _range(op, old, [1, 1, 1, -1]), op("Mul", before, op.ints([0])))
-        there = op("Where", op("Less", there, before), there, op.ints([2**40]))
-        own = op("Concat", there, own, axis=3)
-        k, v = op("Concat", node.input(3), k, axis=2), op("Concat", node.input(4), v, axis=2)
-    keep = op("LessOrEqual", own, at)
+        k, v = (_written(op, node.input(old), new, before, longest) for old, new in ((3, k), (4, v)))
+    keys = _range(op, op("Shape", k, start=2, end=3), [1, 1, 1, -1])
+    keep = op("LessOrEqual", keys, last)  # behind the last lies what pads a shorter sample
+    if node.attribute("causal", 1):
+        keep = op("And", keep, op("LessOrEqual", keys, at))
     if (window := node.attribute("local_window_size", -1)) > 0:
-        keep = op("And", keep, op("Greater", own, op("Sub", at, op.ints([window]))))
-    hidden = op("Unsqueeze", _where(op, keep, LOWEST), op.ints([2]))
-    made = attend(
+        keep = op("And", keep, op("Greater", keys, op("Sub", at, op.ints([window]))))
+    made, scores, weights = attend(
         op,
-        op(
-            "Reshape", q, op("Concat", op.ints([0, groups, heads // groups]), op("Shape", q, start=2), axis=0)
-        ),
-        op("Unsqueeze", k, op.ints([2])),
-        op("Unsqueeze", v, op.ints([2])),
+        q,
+        *(_repeated(op, part, heads // groups) for part in (k, v)),
         scale=node.attribute("scale", 0.0) or 1 / math.sqrt(_group_head_size(node, heads, groups)),
-        added=[hidden],
+        added=[node.optional(10), _where(op, keep, LOWEST)],
         softcap=node.attribute("softcap", 0.0),
-        rank=5,
+        sink=_sink(op, node),
     )
-    made = op("Reshape", made, op("Concat", op.ints([0, heads]), op("Shape", made, start=3), axis=0))
-    return [_merged(op, made), op("Identity", k), op("Identity", v)]
+    shown = {1: op("Where", keep, scores, op.like(scores, 0)), 2: weights}.get(node.attribute("qk_output", 0))
+    return [_merged(op, made), op("Identity", k), op("Identity", v), shown]
+
+
+def _repeated(op: Emitter, value: Value, times: int) -> Value:
+    """Each head of `[B, groups, T, D]` as often as queries share it: `[B, N, T, D]`."""
+    wide = op("Expand", op("Unsqueeze", value, op.ints([2])), op.ints([1, 1, times, 1, 1]))
+    sizes = op("Concat", op.ints([0, -1]), op("Shape", value, start=2), axis=0)
+    return op("Reshape", wide, sizes)
+
+
+def _sink(op: Emitter, node: NodeView) -> Value | None:
+    """The score of a key without value, one a head."""
+    if (given := node.optional(11)) is not None:
+        return op("Reshape", given, op.ints([-1, 1, 1]))
+    return op.constant(np.float32(0)) if node.attribute("smooth_softmax", 0) > 0 else None
+
+
+def _written(op: Emitter, old: Value, new: Value, before: Value, longest: Value) -> Value:
+    """`before` `[B, 1, 1, 1]` of the old ones, then the new ones, then zeros, over T = the longest or the old."""
+    size = op("Shape", old, start=2, end=3)
+    places = _range(op, op("Max", size, longest), [1, 1, -1, 1])
+    behind = op("GreaterOrEqual", places, op("Add", before, op("Shape", new, start=2, end=3)))
+    source = op("Where", op("Less", places, before), places, op("Add", op("Sub", places, before), size))
+    source = op("Where", behind, op.ints([0]), source)
+    shape = op("Concat", op("Shape", old, end=2), op.ints([1]), op("Shape", old, start=3), axis=0)
+    both = op("Concat", old, new, axis=2)
+    made = op("GatherElements", both, op("Expand", source, shape), axis=2)
+    return op("Where", behind, op.like(made, 0), made)
 
 
 def _grouped(op: Emitter, node: NodeView, heads: int, groups: int) -> tuple[Value, Value, Value]:

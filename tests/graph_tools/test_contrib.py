@@ -13,11 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter
 from onnx_attribution.graph_tools.graph import model_of as model_of_graph
 from onnx_attribution.graph_tools.rules import VJP, NodeView
+from onnx_attribution.graph_tools.rules.composite import staged
 from onnx_attribution.server.backend import Backend
-from tests.programs import assert_slope, contributions
+from tests.programs import assert_slope, contributions, gradients
 
 Array = NDArray[Any]
 Input = tuple[int, ...] | Array | None
@@ -27,7 +29,7 @@ Input = tuple[int, ...] | Array | None
 class Row:
     """One operator on normal inputs of the given shapes; an array is a constant, None an absent input.
 
-    `outputs` says which outputs there are; each in turn is the target, where it is a float that depends on the inputs.
+    `outputs` names the outputs: m and i are left out, a and b are integers. Each of `targets` in turn is the target.
     """
 
     operator: str
@@ -55,9 +57,18 @@ def table(size: int, function: Any) -> Array:
 
 COS, SIN = table(2, np.cos), table(2, np.sin)
 TABLES = (table(8, np.cos), table(8, np.sin))
+GRID = np.random.default_rng(2).uniform(-1.1, 1.1, size=(2, 3, 2, 2)).astype(np.float32)
+BUFFER = ((2, 2, 8, 16),) * 2
+CODES = np.random.default_rng(2).integers(0, 256, 50).astype(np.uint8)
+SCALES = np.asarray([0.5, 2.0, 1.5, 0.1], dtype=np.float32)
+BNB4 = {"N": 5, "K": 10, "block_size": 16, "quant_type": 1}
 X, W, B = (2, 5, 8), (8, 24), (24,)
 GQA = {"num_heads": 4, "kv_num_heads": 2}
 Q, KV, ONE, PAST = (2, 5, 64), (2, 5, 32), ((2, 1, 64), (2, 1, 32), (2, 1, 32)), ((2, 2, 3, 16),) * 2
+KEYS = ints(1, 1, 1, 0, 0, 1, 1, 1, 1, 0).reshape(2, 5)
+OFFSETS = ints(
+    3, 4, 0, 5, 10, 0, 5, 10
+)  # lengths of two samples, then where each begins, of queries and of keys
 LENGTHS = (ints(4, 4), ints(5).reshape(()))
 
 ROWS = [
@@ -66,6 +77,12 @@ ROWS = [
     Row("FusedConv", ((2, 3, 5, 5), (4, 3, 3, 3)), {"activation": "LeakyRelu", "activation_params": [0.2]}),
     Row("FusedConv", ((2, 3, 5, 5), (4, 3, 3, 3)), {"activation": "Clip", "activation_params": [-2.0, 3.0]}),
     Row("FusedConv", ((2, 3, 5, 5), (4, 3, 3, 3)), {"activation": "HardSigmoid", "activation_params": [0.1, 0.4]}),
+    Row("ConvTransposeWithDynamicPads", ((2, 3, 4, 4), (3, 4, 3, 3), ints(1, 0, 2, 1, kind=np.int64), (4,)),
+        {"strides": [2, 2], "output_padding": [1, 0]}),
+    Row("ConvTransposeWithDynamicPads", ((2, 4, 5), (4, 2, 3), ints(0, 2, kind=np.int64)),
+        {"group": 2, "dilations": [2]}),
+    Row("MatMulBnb4", ((2, 3, 10), CODES[:25], SCALES), BNB4),
+    Row("MatMulBnb4", ((2, 10), CODES[25:], SCALES), {**BNB4, "quant_type": 0}),
     Row("FusedGemm", ((2, 3), (4, 3), (4,)), {"activation": "Sigmoid", "transB": 1, "alpha": 0.5}),
     Row("FusedGemm", ((2, 3), (3, 4), (4,)), {"activation": "LeakyRelu", "activation_alpha": 0.1}),
     Row("FusedMatMul", ((2, 3, 4), (2, 5, 3)), {"transA": 1, "transB": 1, "alpha": 0.3}),
@@ -81,6 +98,12 @@ ROWS = [
     Row("CDist", ((3, 4), (2, 4)), {"metric": "sqeuclidean"}),
     Row("CDist", ((3, 4), (2, 4)), {"metric": "euclidean"}),
     Row("ExpandDims", ((2, 3), ints(1).reshape(()))),
+    Row("GatherND", ((3, 4, 2), ints(0, 1, 2, 3).reshape(2, 2))),
+    Row("Unique", ((5,),), outputs="zab", deeplift=False),
+    Row("UnfoldTensor", ((2, 7, 3),), {"dim": 1, "size": 3, "step": 2}),
+    Row("UnfoldTensor", ((2, 7),), {"size": 2}),
+    Row("GridSample", ((2, 3, 4, 5), GRID), {"mode": "bilinear", "padding_mode": "border"}),
+    Row("GridSample", ((2, 3, 4, 5), GRID), {"mode": "bicubic", "align_corners": 1}),
     Row("Trilu", ((2, 3, 4), ints(1, kind=np.int64).reshape(()))),
     Row("Pad", ((2, 3), ints(1, 0, 2, 1, kind=np.int64), np.asarray([2.0], dtype=np.float32))),
     Row("SkipLayerNormalization", ((2, 3, 6), (2, 3, 6), (6,), (6,), (6,)), {"epsilon": 1e-5}, "zmis", "zs"),
@@ -94,20 +117,27 @@ ROWS = [
         {"num_heads": 3, "rotary_embedding_dim": 4}),
     Row("Attention", (X, W, B), {"num_heads": 2}),
     Row("Attention", (X, W, B), {"num_heads": 2, "unidirectional": 1, "scale": 0.4}),
-    Row("Attention", (X, W, B, ints(1, 1, 1, 0, 0, 1, 1, 1, 1, 0).reshape(2, 5)), {"num_heads": 2}),
+    Row("Attention", (X, W, B, KEYS), {"num_heads": 2}),
     Row("Attention", (X, W, B, ints(3, 4)), {"num_heads": 2}),
     Row("Attention", (X, W, B, ints(3, 4, 0, 1)), {"num_heads": 2}),
     Row("Attention", (X, W, B, (np.arange(50).reshape(2, 5, 5) % 3 != 1).astype(np.int32)), {"num_heads": 2}),
     Row("Attention", (X, W, B, None, (2, 2, 2, 3, 4)), {"num_heads": 2, "unidirectional": 1}, "zp", "zp"),
     Row("Attention", (X, W, B, None, None, (2, 2, 5, 5)), {"num_heads": 2}),
     Row("Attention", ((2, 5, 8), (8, 20), (20,)), {"num_heads": 2, "qkv_hidden_sizes": [8, 8, 4]}),
+    Row("Attention", (X, W, B, OFFSETS), {"num_heads": 2}),
+    Row("Attention", (X, W, B, ints(3, 6), (2, 2, 2, 3, 4)), {"num_heads": 2}, "zp", "zp"),
+    Row("Attention", (X, W, B, KEYS, None, (1, 1, 5, 5)), {"num_heads": 2, "mask_filter_value": -3.0}),
     Row("MultiHeadAttention", (X, (2, 6, 8), (2, 6, 8)), {"num_heads": 2}),
     Row("MultiHeadAttention", (X, (2, 6, 8), (2, 6, 8), (24,)), {"num_heads": 2}),
-    Row("MultiHeadAttention", (X, X, X, None, ints(1, 1, 1, 0, 0, 1, 1, 1, 1, 0).reshape(2, 5)), {"num_heads": 2}),
+    Row("MultiHeadAttention", (X, X, X, None, KEYS), {"num_heads": 2}),
     Row("MultiHeadAttention", (X, X, X, None, ints(3, 5)), {"num_heads": 2}),
     Row("MultiHeadAttention", (X, X, X, None, None, (1, 2, 5, 5)), {"num_heads": 2, "unidirectional": 1}),
     Row("MultiHeadAttention", (X, (2, 2, 6, 4), (2, 2, 6, 4)), {"num_heads": 2}),
     Row("MultiHeadAttention", (X, X, X, None, None, None, (2, 2, 3, 4), (2, 2, 3, 4)), {"num_heads": 2}, "zkv", "zkv"),
+    Row("MultiHeadAttention", (X, X, X, None, OFFSETS), {"num_heads": 2}),
+    Row("MultiHeadAttention", (X, X, X, None, None, (2, 2, 5, 5)), {"num_heads": 2}, "zkvq", "zq"),
+    Row("MultiHeadAttention", (*((2, 2, 8),) * 3, None, None, None, *((2, 2, 8, 4),) * 2, ints(3)), {"num_heads": 2},
+        "zkv", "zkv"),
     Row("GroupQueryAttention", (Q, KV, KV, None, None, *LENGTHS), GQA, "zkv"),
     Row("GroupQueryAttention", ((2, 5, 128), None, None, None, None, *LENGTHS), {**GQA, "scale": 0.3}, "zkv"),
     Row("GroupQueryAttention", (Q, KV, KV, None, None, *LENGTHS, *TABLES), {**GQA, "do_rotary": 1}, "zkv"),
@@ -116,7 +146,18 @@ ROWS = [
     Row("GroupQueryAttention", (Q, KV, KV, None, None, *LENGTHS), {**GQA, "local_window_size": 2}, "zkv"),
     Row("GroupQueryAttention", (*ONE, *PAST, ints(3, 3), ints(4).reshape(()), *TABLES), {**GQA, "do_rotary": 1},
         "zkv", "zkv"),
-    Row("GroupQueryAttention", (*ONE, *PAST, ints(2, 3), ints(4).reshape(())), GQA, "zkv"),
+    Row("GroupQueryAttention", (*ONE, *PAST, ints(2, 3), ints(4).reshape(())), GQA, "zkv", "zkv"),
+    Row("GroupQueryAttention", (*ONE, *PAST, ints(2, 3), ints(4).reshape(())), {**GQA, "causal": 0}, "zkv"),
+    Row("GroupQueryAttention", (*ONE, *BUFFER, ints(3, 3), ints(4).reshape(())), GQA, "zkv", "zkv"),
+    Row("GroupQueryAttention", (Q, KV, KV, None, None, ints(2, 4), ints(5).reshape(()), *TABLES),
+        {**GQA, "do_rotary": 1}, "zkv"),
+    Row("GroupQueryAttention", (Q, KV, KV, None, None, ints(2, 4), ints(5).reshape(())), {**GQA, "causal": 0}, "zkv"),
+    Row("GroupQueryAttention", (Q, KV, KV, None, None, *LENGTHS, None, None, None, (1, 4, 5, 5), (4,)),
+        {**GQA, "softcap": 2.0}, "zkv"),
+    Row("GroupQueryAttention", (Q, KV, KV, None, None, *LENGTHS), {**GQA, "smooth_softmax": 1}, "zkv"),
+    Row("GroupQueryAttention", (Q, KV, KV, None, None, *LENGTHS), {**GQA, "qk_output": 1, "local_window_size": 3},
+        "zkvq", "zq"),
+    Row("GroupQueryAttention", (Q, KV, KV, None, None, *LENGTHS), {**GQA, "qk_output": 2}, "zkvq", "zq"),
 ]  # fmt: skip
 
 
@@ -134,7 +175,7 @@ def model_of(row: Row) -> tuple[onnx.ModelProto, dict[str, Array]]:
             arrays[f"x{k}"] = (size * rng.normal(size=x)).astype(np.float32)
     node = helper.make_node(row.operator, names, list(row.outputs), domain=row.domain, **row.attributes)
     outputs = [
-        helper.make_tensor_value_info(z, TensorProto.FLOAT, None) for z in row.outputs if z not in "mi"
+        helper.make_tensor_value_info(z, TensorProto.FLOAT, None) for z in row.outputs if z not in "miab"
     ]
     node.output[:] = [z if z not in "mi" else "" for z in row.outputs]
     graph = helper.make_graph([node], "net", given, outputs, constants)
@@ -146,6 +187,8 @@ def _depends(row: Row, target: str, name: str) -> bool:
     """Whether an output depends on an input: present keys on keys, the sum that is normalised not on its scale."""
     if row.operator.endswith("LayerNormalization") and target == "s":
         return name in ("x0", "x1", "x4" if row.operator.startswith("SkipLayer") else "x3")
+    if target == "q":
+        return name not in ("x2", "x4")
     if target in "kv":
         return name in {"k": ("x1", "x6", "x3"), "v": ("x2", "x7", "x4")}[target]
     return True
@@ -171,6 +214,36 @@ def test_fused_operator_has_contributions_that_sum_to_its_change(row: Row) -> No
     z = Backend("cpu").run(model, inputs, [model.graph.output[0].name])[model.graph.output[0].name]
     total, change, size = contributions(model, inputs, moved, rng.normal(size=z.shape))
     assert abs(total - change) <= 1e-4 * size  # the kernel of the operator differs from those of its parts
+
+
+PADS = ints(1, 1, kind=np.int64)
+REFUSED = {
+    "auto_pad=SAME_UPPER": Row("ConvTransposeWithDynamicPads", ((2, 3, 4), (3, 4, 3), PADS),
+                               {"auto_pad": "SAME_UPPER"}),
+    "transB=0": Row("MatMulBnb4", ((2, 5), CODES[:25], SCALES), {**BNB4, "transB": 0}),
+    "sliding window cache": Row("GroupQueryAttention", (*ONE, *BUFFER, ints(3, 3), ints(4).reshape(())),
+                                {**GQA, "local_window_size": 4, "sliding_window_cache": 1}, "zkv"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", REFUSED)
+def test_form_without_a_rule_is_refused_by_name(form: str) -> None:
+    model, inputs = model_of(REFUSED[form])
+    z = Backend("cpu").run(model, inputs, ["z"])["z"]
+    with pytest.raises(
+        NotDifferentiable, match=f"no gradient rule for {REFUSED[form].operator} .* with {form}"
+    ):
+        gradients(model, inputs, ["x0"], np.ones_like(z))
+
+
+def test_gradient_at_an_output_that_is_not_computed_is_refused_by_name() -> None:
+    value = gs.Variable("x", np.dtype(np.float32), [2])
+    outputs = tuple(gs.Variable(name, np.dtype(np.float32), [2]) for name in ("z", "mean"))
+    node = NodeView("SkipLayerNormalization", "n", (value,), outputs, {}, (True,), 21, "com.microsoft")
+    op = Emitter(gs.Graph(opset=21))
+    parts = staged(op, node, lambda inner, view: [inner("Relu", view.input(0)), None])
+    with pytest.raises(NotDifferentiable, match="no gradient rule for the output 'mean' of SkipLayerNorm"):
+        parts.back(op, node, [None, value])
 
 
 # --- operators that onnxruntime has on other devices only: what they are computed from, against numpy
