@@ -1,4 +1,4 @@
-"""One session and one row, with numpy and onnxruntime alone; prints seconds and MiB: `python -m benchmarks.bare FILE`."""
+"""One session and one row, with numpy and onnxruntime alone: `python -m benchmarks.bare FILE` prints seconds, MiB."""
 
 from __future__ import annotations
 
