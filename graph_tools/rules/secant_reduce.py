@@ -92,7 +92,8 @@ def top_k(op: Emitter, node: NodeView, reference: NodeView, g: Value | None, *_:
     (here, there), (z, w, arrived) = elements, places
     rose = op("And", op("GreaterOrEqual", here, z), op("LessOrEqual", there, w))
     fell = op("And", op("LessOrEqual", here, z), op("GreaterOrEqual", there, w))
-    crossed = convert(op, op("Where", op("GreaterOrEqual", z, w), rose, fell), g)
+    rises = op("GreaterOrEqual", z, w)
+    crossed = convert(op, op("Or", op("And", rises, rose), op("And", op("Not", rises), fell)), g)
     share = op("Div", crossed, op("ReduceSum", crossed, op.ints([rank - 1]), keepdims=1))
     given = op(
         "ReduceSum", op("Mul", op("Mul", arrived, op("Sub", z, w)), share), op.ints([rank]), keepdims=0

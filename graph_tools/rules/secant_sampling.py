@@ -21,7 +21,9 @@ def grid_sample(op: Emitter, node: NodeView) -> Value:
     """
     x, grid = node.input(0), node.input(1)
     axes = rank_of(x) - 2
-    columns = declare(op("Reshape", grid, op.ints([0, -1, axes])), [dimensions(x)[0], "places", axes])
+    sizes_of_places = dimensions(grid)[1:-1]  # equal names are equal sizes to onnxruntime
+    places = "?" if "?" in sizes_of_places else "*".join(map(str, sizes_of_places))
+    columns = declare(op("Reshape", grid, op.ints([0, -1, axes])), [dimensions(x)[0], places, axes])
     read, letters = x, "bc" + PIXELS[:axes]
     for axis in range(axes):
         at, edge, _ = at_pixels(op, node, columns, axis)
@@ -35,12 +37,12 @@ def grid_sample(op: Emitter, node: NodeView) -> Value:
         stop = op("Reshape", op.dims(x, 2 + axis, 3 + axis), op.ints([]))
         pixel = op("Range", op.constant(np.int64(0)), stop, op.constant(np.int64(1)))
         numbers = convert(op, declare(pixel, [size]), grid)
-        apart = op("Unsqueeze", declare(at, [dimensions(x)[0], "places"]), op.ints([2]))
-        distance = op("Abs", declare(op("Sub", apart, numbers), [dimensions(x)[0], "places", size]))
+        apart = op("Unsqueeze", declare(at, [dimensions(x)[0], places]), op.ints([2]))
+        distance = op("Abs", declare(op("Sub", apart, numbers), [dimensions(x)[0], places, size]))
         weight = convert(op, op("Relu", op("Sub", op.like(distance, 1), distance)), x)
         left = "bqc" + PIXELS[axis + 1 : axes]
-        sizes = dict(zip("bcijk", dimensions(x), strict=False)) | {"q": "places"}
+        sizes = dict(zip("bcijk", dimensions(x), strict=False)) | {"q": places}
         read = op("Einsum", weight, read, equation=f"bq{PIXELS[axis]},{letters}->{left}")
         read, letters = declare(read, [sizes[c] for c in left]), left
-    turned = declare(op("Transpose", read, perm=[0, 2, 1]), [*dimensions(x)[:2], "places"])
+    turned = declare(op("Transpose", read, perm=[0, 2, 1]), [*dimensions(x)[:2], places])
     return op.reshape_like(turned, node.z)
