@@ -126,6 +126,12 @@ def to_request(
     **plain: Unpack[Plain],
 ) -> pb.AttributeRequest:
     """Raises: InvalidArgument for what has no form on the wire; what the model thinks of it, the server says."""
+    known = Options.__annotations__
+    if unknown := [word for word in plain if word not in known]:
+        raise InvalidArgument(
+            f"an attribution has no option {unknown[0]!r}; there are: {', '.join(sorted(known))}",
+            option=unknown[0],
+        )
     request = AttributionRequest(
         model=model,
         inputs=arrays(inputs),

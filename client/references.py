@@ -15,6 +15,8 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 def mean_of(data: NDArray[Scalar]) -> NDArray[Scalar]:
     """The mean of samples along the first axis, of their type."""
+    if not data.shape or not len(data):
+        raise InvalidArgument(f"there is no mean of no samples: the data has shape {list(data.shape)}")
     return np.asarray(data.mean(axis=0, dtype=np.float64)).astype(data.dtype)
 
 
@@ -45,6 +47,10 @@ def dinucleotide_shuffles(
     if sequence.ndim != 2:
         raise InvalidArgument(
             f"a sequence has two axes, positions and letters, not {sequence.ndim}", parameter="sequence"
+        )
+    if not sequence.size:
+        raise InvalidArgument(
+            f"the sequence is empty: it has shape {list(sequence.shape)}", parameter="sequence"
         )
     if count < 1:
         raise InvalidArgument(f"count must be at least 1, not {count}", parameter="count")

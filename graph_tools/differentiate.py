@@ -186,15 +186,34 @@ def no_way(nodes: Sequence[gs.Node], name: str, seeds: Mapping[str, Value]) -> N
         node
         for node in nodes
         if any(x.name in active for x in inputs_of(node))
-        and any(z.name in ahead & behind and (_is_zero(node) or z.name not in active) for z in node.outputs)
+        and any(
+            z.name in ahead & behind and (_is_zero(node) or z.name not in active or _zeros_inside(node))
+            for z in node.outputs
+        )
     ]
-    blocks = [f"{node.op} (node {node.name!r})" for node in stops]
+    blocks = [
+        " and ".join(f"{one.op} (node {one.name!r})" for one in _zeros_inside(node)) + f" in {words}"
+        if _zeros_inside(node)
+        else words
+        for node in stops
+        for words in [f"{node.op} (node {node.name!r})"]
+    ]
     if not blocks:
         return NotDifferentiable(f"no way leads from {name!r} to {target}", reason="NO_PATH", tensor=name)
     return NotDifferentiable(
         f"the derivative of {target} with respect to {name!r} is zero: every way goes through " + ", ".join(blocks),
         tensor=name, operators=", ".join(blocks), node=stops[0].name, operator=".".join(filter(None, _key(stops[0]))),
     )  # fmt: skip
+
+
+def _zeros_inside(node: gs.Node) -> list[gs.Node]:
+    """The nodes of the graphs of a node that derivatives do not pass."""
+    return [
+        one
+        for graph in graphs_of(node)
+        for inner in graph.nodes
+        for one in ([inner] if _is_zero(inner) else _zeros_inside(inner))
+    ]
 
 
 def _key(node: gs.Node) -> tuple[str, str]:

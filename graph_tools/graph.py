@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.hoist import hoist
 from onnx_attribution.graph_tools.normalise import IR_VERSION
 from onnx_attribution.graph_tools.weights import value_of
@@ -78,3 +79,15 @@ def detach(graph: gs.Graph, name: str) -> gs.Variable:
         )
     graph.inputs[:] = [x for x in graph.inputs if x is not value]
     return value
+
+
+def require_own_names(graph: gs.Graph) -> None:
+    """Refuses a model that has a tensor of the name of one of the program's: the file would make one of the two."""
+    seen: dict[str, gs.Tensor] = {}
+    for value in [*graph.inputs, *(z for node in graph.nodes for z in node.outputs)]:
+        if not value.is_empty() and seen.setdefault(value.name, value) is not value:
+            raise ModelError(
+                f"the model has a tensor called {value.name!r}, as the program that explains it calls one of its own; "
+                "rename it in the file",
+                reason="MODEL_INVALID", tensor=value.name,
+            )  # fmt: skip

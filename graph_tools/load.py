@@ -9,18 +9,18 @@ from os import PathLike
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.hoist import inner_graphs
-from onnx_attribution.graph_tools.weights import Weights, is_apart, size_of
+from onnx_attribution.graph_tools.weights import Weights, is_apart, require_values, size_of
 from onnx_attribution.values import Array
 
 MAX_OPSET = 26  # what onnxruntime 1.31 runs; onnx 1.23 itself goes to 28
 MAX_IR = 13
-ALIGNMENT = 64  # bytes: any element, and any vector of them, may be read where the file is mapped
 
 ModelSource = str | PathLike[str] | bytes | onnx.ModelProto
 
@@ -37,7 +37,8 @@ def load(source: ModelSource, weights: Weights | None = None) -> onnx.ModelProto
     """A copy of the model with its external data read in; large weights go to `weights`, where that is given.
 
     Raises:
-        ModelError: no such file, not an ONNX model, external data missing, or an opset or IR above the limits.
+        ModelError: no such file, not an ONNX model, external data missing, a tensor with more or fewer values than its
+            shape takes, or an opset or IR above the limits.
     """
     model = _read(source, weights)
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
@@ -73,6 +74,8 @@ def _read(source: ModelSource, weights: Weights | None) -> onnx.ModelProto:
             _read_external(tensor, path, weights)
         for tensor in _tensors(model):
             _read_external(tensor, path, None)
+    for tensor in _tensors(model):
+        require_values(tensor)
     if weights is not None:
         weights.take(model.graph)
     return model
@@ -93,7 +96,7 @@ def _parse(source: Path | bytes, weights: Weights | None) -> onnx.ModelProto:
                 return opened.read(size)
 
             return weights.split(read, source.stat().st_size)
-    except (DecodeError, KeyError, ValueError) as error:
+    except (DecodeError, ValueError) as error:
         name = "the given bytes" if isinstance(source, bytes) else repr(source.name)
         raise ModelError(f"{name} is not an ONNX model", reason="MODEL_INVALID") from error
 
@@ -103,19 +106,20 @@ def _parse(source: Path | bytes, weights: Weights | None) -> onnx.ModelProto:
 
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
     """Every tensor of a model, those of nodes, inner graphs and functions included."""
-    yield from _tensors_of(model.graph)
+    yield from _tensors_in(model.graph)
     for function in model.functions:
-        yield from _tensors_of_nodes(function.node)
+        yield from tensors_of(function.node)
 
 
-def _tensors_of(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+def _tensors_in(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    yield from _tensors_of_nodes(graph.node)
+    yield from tensors_of(graph.node)
 
 
-def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+def tensors_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+    """Every tensor among the attributes of nodes and inside their graphs."""
     for node in nodes:
         for attribute in node.attribute:
             yield from attribute.tensors
@@ -126,7 +130,7 @@ def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
             if attribute.HasField("sparse_tensor"):
                 yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
         for graph in inner_graphs(node):
-            yield from _tensors_of(graph)
+            yield from _tensors_in(graph)
 
 
 def _refuse_external(model: onnx.ModelProto) -> None:
@@ -141,7 +145,7 @@ def _refuse_external(model: onnx.ModelProto) -> None:
 
 
 def _read_external(tensor: TensorProto, path: Path, weights: Weights | None) -> None:
-    """Reads external values in, in place; with `weights`, large ones that are aligned stay in their file.
+    """Reads external values in, in place; large ones go to `weights`, where that is given.
 
     Raises:
         ModelError: the file is missing, too short, or none that a model may read.
@@ -191,12 +195,11 @@ def _read_external(tensor: TensorProto, path: Path, weights: Weights | None) -> 
         raise refused(
             f"which has {found.st_size} bytes, but {offset + length} are needed; copy the whole file beside the model"
         )
-    if weights is not None and length >= weights.large and offset % ALIGNMENT == 0:
-        weights.map(tensor, file.resolve(), offset, length)
+    values = np.fromfile(file, np.uint8, length, offset=offset)
+    if weights is not None and len(values) == length >= weights.large:
+        weights.hold(tensor, values)
         return
-    with file.open("rb") as opened:
-        opened.seek(offset)
-        tensor.raw_data = opened.read(length)
+    tensor.raw_data = values.tobytes()
     tensor.data_location = TensorProto.DEFAULT
     del tensor.external_data[:]
 

@@ -20,13 +20,15 @@ from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools import legacy
 from onnx_attribution.graph_tools.expand import expanded
 from onnx_attribution.graph_tools.hoist import hoist, inner_graphs
-from onnx_attribution.graph_tools.load import Runner
+from onnx_attribution.graph_tools.load import Runner, tensors_of
 from onnx_attribution.graph_tools.optionals import opened
 from onnx_attribution.graph_tools.sequences import unrolled
+from onnx_attribution.graph_tools.weights import Weights
 from onnx_attribution.values import Array
 
 OPSET = 21
 IR_VERSION = 10
+MESSAGE = (1 << 31) - (1 << 24)  # bytes of weights in inner graphs; a message ends at 2 GiB
 FOLD_LIMIT = 1 << 16  # elements; larger constants stay computed, so that files do not grow
 TOLERANCE = 1e-4  # relative to the largest magnitude; kernels chosen differently differ by 1e-6 or so
 
@@ -39,8 +41,13 @@ class Normalised:
     notes: tuple[str, ...] = ()
 
 
-def normalise(model: onnx.ModelProto, run: Runner, samples: Sequence[Mapping[str, Array]]) -> Normalised:
-    """The model in one form, with the same outputs on every sample.
+def normalise(
+    model: onnx.ModelProto,
+    run: Runner,
+    samples: Sequence[Mapping[str, Array]],
+    weights: Weights | None = None,
+) -> Normalised:
+    """The model in one form, with the same outputs on every sample; large weights of inner graphs go to `weights`.
 
     A step after which the outputs differ is undone, with a note.
 
@@ -50,6 +57,8 @@ def normalise(model: onnx.ModelProto, run: Runner, samples: Sequence[Mapping[str
     outputs = [o.name for o in model.graph.output]
     expected = [run(model, dict(sample), outputs) for sample in samples]
     flat = _flattened(declared(model))
+    if weights is not None:
+        weights.take(flat.graph)
 
     def right(changed: onnx.ModelProto) -> bool:
         return _agrees(changed, run, samples, expected)
@@ -133,8 +142,10 @@ def same_values(found: Array, wanted: Array, tolerance: float = TOLERANCE) -> bo
 
 
 def declared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with every operator set declared once, nodes named and sorted, constants of inner graphs outside of them,
-    and unnamed input dimensions named.
+    """A copy with every operator set declared once, nodes named and sorted, and unnamed input dimensions named.
+
+    It is what the normal form is compared with, so no more is done to it; only where the constants of inner graphs are
+    too many to be run in a message are they moved out.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -167,7 +178,8 @@ def declared(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type == "STFT" and not any(a.name == "onesided" for a in node.attribute):
             node.attribute.append(helper.make_attribute("onesided", 1))  # onnx infers shapes as if it were 0
     _drop_repeated(copy.graph)
-    hoist(copy.graph)
+    if sum(tensor.ByteSize() for tensor in tensors_of(copy.graph.node)) > MESSAGE:
+        hoist(copy.graph)
     _name_nodes(copy)
     _sort(copy.graph)
     return copy
@@ -205,14 +217,38 @@ def _reads(node: onnx.NodeProto) -> list[str]:
 
 
 def _flattened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without local functions and without operators that the standard has dropped."""
+    """The model without local functions, sparse constants and operators that the standard has dropped, and with the
+    constants of inner graphs outside of them.
+    """
     flat = inliner.inline_local_functions(model) if model.functions else model
     if flat is model:
         flat = onnx.ModelProto()
         flat.CopyFrom(model)
+    _fill_sparse(flat.graph)
     legacy.rewrite_dropped(flat)
-    hoist(flat.graph)  # functions hold inner graphs too
+    hoist(flat.graph)
     return flat
+
+
+def _fill_sparse(graph: onnx.GraphProto) -> None:
+    """Makes, in place, sparse constants dense, in inner graphs too; graphsurgeon does not read them."""
+    graph.initializer.extend(_dense(sparse) for sparse in graph.sparse_initializer)
+    del graph.sparse_initializer[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "sparse_value":
+                attribute.CopyFrom(helper.make_attribute("value", _dense(attribute.sparse_tensor)))
+        for inner in inner_graphs(node):
+            _fill_sparse(inner)
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    """The tensor that holds the zeros too; an index counts elements, or has a number per axis."""
+    values, indices = (numpy_helper.to_array(t) for t in (sparse.values, sparse.indices))
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    at = np.unravel_index(indices, dense.shape) if indices.ndim == 1 else tuple(indices.T)
+    dense[at] = values
+    return numpy_helper.from_array(dense, sparse.values.name)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -280,7 +316,7 @@ def _name_nodes(model: onnx.ModelProto) -> None:
 def _drop_repeated(graph: onnx.GraphProto) -> None:
     """Drops, in place, constants that a later one of the same name replaces, as onnxruntime reads such files."""
     constants = [node for node in graph.node if node.op_type == "Constant"]
-    last = {node.output[0]: node for node in constants}
+    last = {tuple(node.output): node for node in constants}
     if len(last) == len(constants):
         return
     others = [node for node in graph.node if node.op_type != "Constant"]

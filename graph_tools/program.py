@@ -26,12 +26,12 @@ from onnx_attribution.graph_tools.differentiate import (
     reachable,
 )
 from onnx_attribution.graph_tools.emit import Emitter, Value, shape_of
-from onnx_attribution.graph_tools.graph import detach, graph_of, input_like, model_of
+from onnx_attribution.graph_tools.graph import detach, graph_of, input_like, model_of, require_own_names
 from onnx_attribution.graph_tools.nested import attributes_of, inputs_of
 from onnx_attribution.graph_tools.reveal import reveal
 from onnx_attribution.graph_tools.reveal_rules import Where
 from onnx_attribution.graph_tools.rules import VJP, RuleTable
-from onnx_attribution.graph_tools.rules.secant import STEPS, secant_of
+from onnx_attribution.graph_tools.rules.secant import STEPS, UNFOLLOWED, secant_of
 from onnx_attribution.graph_tools.select import dependents
 from onnx_attribution.values import NearZero
 
@@ -134,7 +134,8 @@ def deeplift_program(
     """DeepLIFT at x and x' (arXiv 1704.02685): the Rescale rule, or RevealCancel after some linear operators.
 
     Inputs are the network's own at x, hidden sources by name, `baseline/<source>` and `target/weight`. Outputs:
-    `contribution/<layer>` in the layer's own shape (multipliers if not `multiply`), `target/value`, `target/baseline`.
+    `contribution/<layer>` in the layer's own shape (multipliers if not `multiply`), `target/value`, `target/baseline`,
+    and `lost/<tensor>`: how much of the target's change goes through an operator without a secant, one number a run.
 
     With `shared`, `baseline/<source>` holds one row, and what the network makes of it stands for every row of x. That
     row meets the rows by broadcasting: a tensor that holds several elements of a row along its batch axis ends the run.
@@ -164,7 +165,8 @@ def deeplift_program(
             references[name].shape = tensors[name].shape
     weight = _target_weight(graph, choice.target)
     reference = references.get(choice.target, graph.tensors()[choice.target])
-    choose, table = secant_of(references, moving, near_zero), {**STEPS, **rules}
+    lost: dict[str, Value] = {}
+    choose, table = secant_of(references, moving, near_zero, lost), {**STEPS, **UNFOLLOWED, **rules}
     outputs = [
         _target_value(op, network, choice.target, weight, "target/value"),
         _target_value(op, network, choice.target, weight, "target/baseline", reference),
@@ -176,7 +178,7 @@ def deeplift_program(
             pair = (op.cast(x, m.dtype) for x in (h, references[layer]))
             result = op("Mul", m, op("Sub", *pair)) if multiply else m
             outputs.append(_named(op, result, f"contribution/{layer}"))
-        return _finish(graph, outputs)
+        return _finish(graph, outputs + _losses(op, lost))
     _check_moving(op, choice)
     seeds = {choice.target: weight}
     found = reveal(op, seeds, choice.layers, references, moving, table, choose, dependents, reveal_cancel)
@@ -184,7 +186,13 @@ def deeplift_program(
         if layer not in found:
             raise no_way(list(graph.nodes), layer, seeds)
         outputs.append(_named(op, found[layer][0 if multiply else 1], f"contribution/{layer}"))
-    return _finish(graph, outputs)
+    return _finish(graph, outputs + _losses(op, lost))
+
+
+def _losses(op: Emitter, lost: dict[str, Value]) -> list[gs.Variable]:
+    """What goes through tensors without a secant; those of graphs inside nodes cannot be read."""
+    tensors = op.graph.tensors()
+    return [_named(op, v, f"lost/{name}") for name, v in lost.items() if tensors.get(v.name) is v]
 
 
 def clone(graph: gs.Graph, references: dict[str, Value]) -> None:
@@ -394,6 +402,7 @@ def _exposed(graph: gs.Graph, name: str) -> gs.Variable:
 def _finish(graph: gs.Graph, outputs: Sequence[gs.Variable]) -> Program:
     """The program with these outputs, without the inputs that nothing reads any more."""
     graph.outputs = list(outputs)
+    require_own_names(graph)
     graph.cleanup(remove_unused_graph_inputs=True, recurse_subgraphs=False)  # inner inputs are positional
     model = model_of(graph)
     return Program(model, tuple(x.name for x in model.graph.input), tuple(o.name for o in model.graph.output))

@@ -77,7 +77,8 @@ def move_of(
         return None
     node = _Node(parts, view, rule)
     kind, moved, plain = view.operator, node.moved, view.domain == "" and len(view.outputs) >= 1
-    floats = all(is_float(view.input(k)) for k in moved)
+    passed = (*(view.input(k) for k in moved), *view.outputs)
+    floats = all(z is None or is_float(node.tensor(z)) for z in passed)
     origin = next((origins[o] for k in moved if (o := _name(view, k, parts)) in origins), "")
     if plain and floats and kind in WEIGHTED and moved in ([0], [1]):
         origins[node.name] = kind

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 Read = Callable[[int, int], bytes]
 """`(offset, length) -> bytes`, fewer at the end."""
 VALUES = (7, 5, 9)  # ModelProto.graph, GraphProto.initializer, TensorProto.raw_data
-PLACE = struct.Struct("<QQ")  # what stands for long values: where they lie, and how many bytes
+PLACE = struct.Struct("<QQ")  # what stands for long values, behind a mark: where they lie, and how many bytes
 
 
-def shortened(read: Read, start: int, stop: int, large: int, path: Sequence[int] = VALUES) -> Iterator[bytes]:
-    """Pieces of the message at `start:stop`, with a `PLACE` for each field at the end of `path` of `large` bytes.
+def shortened(
+    read: Read, start: int, stop: int, large: int, mark: bytes, path: Sequence[int] = VALUES
+) -> Iterator[bytes]:
+    """Pieces of the message at `start:stop`, with `mark` and a `PLACE` for each field at the end of `path` that takes
+    `large` bytes or more.
 
     Raises:
         ValueError: this is no message.
@@ -25,7 +28,10 @@ def shortened(read: Read, start: int, stop: int, large: int, path: Sequence[int]
             yield read(begin, end - begin)
             continue
         rest = path[1:]
-        inner = b"".join(shortened(read, first, end, large, rest)) if rest else PLACE.pack(first, end - first)
+        if rest:
+            inner = b"".join(shortened(read, first, end, large, mark, rest))
+        else:
+            inner = mark + PLACE.pack(first, end - first)
         yield _varint(number << 3 | 2) + _varint(len(inner)) + inner
 
 

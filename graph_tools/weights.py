@@ -8,11 +8,9 @@ initializers from `LARGE` bytes on stay outside of it. In the model they are ext
 from __future__ import annotations
 
 import math
-import os
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -30,34 +28,12 @@ _living: WeakValueDictionary[str, Weights] = WeakValueDictionary()
 
 
 @dataclass(frozen=True)
-class File:
-    """A file that is mapped into memory, and what it was like then."""
-
-    path: Path
-    stamp: tuple[int, ...]
-    data: NDArray[np.uint8]
-
-    def require_current(self) -> None:
-        """Refuses to go on with what somebody has written over the file."""
-        try:
-            changed = _stamp(self.path) != self.stamp
-        except OSError:
-            changed = False  # a file that is gone stays mapped
-        if changed:
-            raise ModelError(
-                f"the file {self.path.name!r} has changed since the model was loaded; load it again",
-                reason="MODEL_INVALID", file=self.path.name,
-            )  # fmt: skip
-
-
-@dataclass(frozen=True)
 class Held:
-    """One weight: the bytes of its values, and the file that they lie in, if they do."""
+    """One weight, with the bytes of its values."""
 
     data_type: int
     dims: tuple[int, ...]
     data: NDArray[np.uint8]
-    file: File | None
 
     def array(self) -> NDArray[Any]:
         """The values; they may not be written to."""
@@ -76,24 +52,16 @@ class Weights:
     # not to be guessed, or a file could name the weights of another one
     location: str = field(default_factory=lambda: f"onnx_attribution.weights/{secrets.token_hex()}")
     held: list[Held] = field(default_factory=list)
-    _files: dict[Path, File] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _living[self.location] = self
 
-    def map(self, tensor: TensorProto, path: Path, offset: int, length: int) -> None:
-        """Makes the tensor, in place, name a weight whose values stay in a file."""
-        if path not in self._files:
-            self._files[path] = File(path, _stamp(path), np.memmap(path, np.uint8, "r"))
-        file = self._files[path]
-        self._take(tensor, file.data[offset : offset + length], file)
-
     def take(self, graph: onnx.GraphProto) -> None:
         """Takes, in place, the large initializers of a graph that still hold their values."""
         for tensor in graph.initializer:
-            if tensor.data_location != TensorProto.EXTERNAL and self._wants(tensor):
+            if self._wants(tensor):
                 array = np.ascontiguousarray(numpy_helper.to_array(tensor))
-                self._take(tensor, array.reshape(-1).view(np.uint8))
+                self.hold(tensor, array.reshape(-1).view(np.uint8))
 
     def split(self, read: Read, size: int) -> onnx.ModelProto:
         """The model of `size` bytes that `read` gives; the values of its large initializers are taken unparsed.
@@ -101,26 +69,28 @@ class Weights:
         Raises:
             ValueError, DecodeError: this is no serialised model.
         """
-        model = onnx.ModelProto.FromString(b"".join(shortened(read, 0, size, self.large)))
+        mark = secrets.token_bytes(16)  # no values of the file begin with it
+        model = onnx.ModelProto.FromString(b"".join(shortened(read, 0, size, self.large, mark)))
         for tensor in model.graph.initializer:
-            if len(tensor.raw_data) != PLACE.size or size_of(tensor.data_type, tensor.dims) < self.large:
+            if not tensor.raw_data.startswith(mark):
                 continue
-            start, length = PLACE.unpack(tensor.raw_data)
-            values = read(start, length)
-            if len(values) != size_of(tensor.data_type, tensor.dims):
-                raise ValueError(f"{tensor.name!r} has {len(values)} bytes")
-            if self._wants(tensor):
-                self._take(tensor, np.frombuffer(values, np.uint8))
+            values = read(*PLACE.unpack_from(tensor.raw_data, len(mark)))
+            if self._wants(tensor) and len(values) == size_of(tensor.data_type, tensor.dims):
+                self.hold(tensor, np.frombuffer(values, np.uint8))
             else:
                 tensor.raw_data = values
         return model
 
     def _wants(self, tensor: TensorProto) -> bool:
-        return tensor.data_type in _PLAIN and size_of(tensor.data_type, tensor.dims) >= self.large
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type not in _PLAIN:
+            return False
+        return min(tensor.dims, default=0) >= 0 and size_of(tensor.data_type, tensor.dims) >= self.large
 
-    def _take(self, tensor: TensorProto, data: NDArray[np.uint8], file: File | None = None) -> None:
+    def hold(self, tensor: TensorProto, data: NDArray[np.uint8]) -> None:
+        """Makes the tensor, in place, name a weight that these are the bytes of."""
         name, data_type, dims = tensor.name, tensor.data_type, tuple(tensor.dims)
-        self.held.append(Held(data_type, dims, data, file))
+        data.setflags(write=False)
+        self.held.append(Held(data_type, dims, data))
         tensor.Clear()
         tensor.name, tensor.data_type = name, data_type
         tensor.dims.extend(dims)
@@ -144,6 +114,38 @@ def size_of(data_type: int, dims: Iterable[int]) -> int:
     return -(-math.prod(dims) * bits // 8)
 
 
+def require_values(tensor: TensorProto) -> None:
+    """Refuses a tensor whose values are not as many as its type and shape take; types are left to the runtime.
+
+    Raises:
+        ModelError: there are more or fewer, or the shape has a negative size.
+    """
+    name = f"tensor {tensor.name!r}" if tensor.name else "a tensor without a name"
+    if min(tensor.dims, default=0) < 0:
+        raise ModelError(
+            f"{name} has the shape {list(tensor.dims)}, with a negative size; export the model again",
+            reason="MODEL_INVALID", tensor=tensor.name,
+        )  # fmt: skip
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return  # it was compared where it was read
+    if tensor.data_type not in TensorProto.DataType.values() or tensor.data_type == TensorProto.UNDEFINED:
+        return
+    count, field_name = math.prod(tensor.dims), helper.tensor_dtype_to_field(tensor.data_type)
+    if tensor.raw_data and tensor.data_type != TensorProto.STRING:
+        held, needed, unit = len(tensor.raw_data), size_of(tensor.data_type, tensor.dims), "bytes"
+    else:
+        held, needed, unit = len(getattr(tensor, field_name)), count, "values"
+        if tensor.data_type in _FOUR_BITS | _TWO_BITS:  # several share one, as they do a byte
+            needed = size_of(tensor.data_type, tensor.dims)
+        elif tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
+            needed = 2 * count
+    if held != needed:
+        raise ModelError(
+            f"{name} holds {held} {unit}, its type and shape {list(tensor.dims)} take {needed}; export the model again",
+            reason="MODEL_INVALID", tensor=tensor.name,
+        )  # fmt: skip
+
+
 def is_apart(tensor: TensorProto) -> bool:
     """Whether the values of a tensor are held by a `Weights`."""
     return any(e.key == "location" and e.value in _living for e in tensor.external_data)
@@ -161,7 +163,7 @@ def weights_of(tensors: Iterable[TensorProto]) -> dict[str, Held]:
     """By name, those of the tensors that are held apart.
 
     Raises:
-        ModelError: nobody keeps the weights of one any more, or its file has changed.
+        ModelError: nobody keeps the weights of one any more.
     """
     found: dict[str, Held] = {}
     for tensor in tensors:
@@ -171,9 +173,7 @@ def weights_of(tensors: Iterable[TensorProto]) -> dict[str, Held]:
         owner = _living.get(entries.get("location", ""))
         if owner is None:
             raise ModelError(f"the values of {tensor.name!r} are not there any more", reason="MODEL_INVALID")
-        found[tensor.name] = held = owner.held[int(entries["offset"])]
-        if held.file is not None:
-            held.file.require_current()
+        found[tensor.name] = owner.held[int(entries["offset"])]
     return found
 
 
@@ -192,9 +192,3 @@ def whole(model: onnx.ModelProto) -> onnx.ModelProto:
             array, name = value_of(tensor), tensor.name
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
     return copy
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes when a file does."""
-    found = os.stat(path)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -109,11 +109,11 @@ def from_request(message: pb.AttributeRequest) -> v.AttributionRequest:
     baselines: dict[str, v.Baseline] = {}
     for name, baseline in message.baselines.items():
         with found.at(f"baselines.{name}"):
-            baselines[name] = _from_baseline(baseline)
+            baselines[name] = _from_baseline(name, baseline)
     groups: dict[str, Array] = {}
     for name, tensor in message.groups.items():
         with found.at(f"groups.{name}"):
-            groups[name] = tensors.decode(tensor)
+            groups[name] = tensors.decode(tensor, name=name)
     target = v.Target()
     with found.at("target"):
         target = _from_target(message.target)
@@ -236,6 +236,8 @@ def _from_selectors(messages: Sequence[pb.Selector]) -> v.Selector | Sequence[v.
 
 def _from_selector(message: pb.Selector) -> v.Selector:
     if message.automatic:
+        if message.axes:
+            raise InvalidArgument("a selector is automatic or has axes, not both", reason="TARGET_INVALID")
         return None
     axes = tuple(_from_axis(axis) for axis in message.axes)
     return axes[0] if len(axes) == 1 else axes
@@ -273,15 +275,15 @@ def _to_baseline(name: str, baseline: v.Baseline) -> pb.Baseline:
     return pb.Baseline(tensor=tensors.encode(name, array))
 
 
-def _from_baseline(message: pb.Baseline) -> v.Baseline:
+def _from_baseline(name: str, message: pb.Baseline) -> v.Baseline:
     match message.WhichOneof("kind"):
         case "scalar":
             return message.scalar
         case "tensor":
-            return tensors.decode(message.tensor)
+            return tensors.decode(message.tensor, name=name)
         case "references":
             given = message.references
-            return v.References(tensors.decode(given.tensor), given.per_sample)
+            return v.References(tensors.decode(given.tensor, name=name), given.per_sample)
     raise InvalidArgument("a baseline needs a scalar, a tensor or references", reason="BASELINE_INVALID")
 
 

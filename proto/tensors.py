@@ -69,12 +69,12 @@ def encode(name: str, array: Array) -> pb.Tensor:
     return pb.Tensor(name=name, datatype=word, shape=array.shape, raw=to_bytes(array))
 
 
-def decode(tensor: pb.Tensor) -> Array:
-    """The array of a message, read-only and without a copy where the type allows.
+def decode(tensor: pb.Tensor, *, name: str = "") -> Array:
+    """The array of a message, read-only and without a copy where the type allows; `name` is for one without its own.
 
     Raises: InvalidArgument (DTYPE_MISMATCH, SHAPE_MISMATCH, BYTES_MISMATCH).
     """
-    return _from_bytes(tensor.name, tensor.datatype, list(tensor.shape), tensor.raw)
+    return _from_bytes(tensor.name or name, tensor.datatype, list(tensor.shape), tensor.raw)
 
 
 def split(raw: bytes, size: int = CHUNK_BYTES) -> Iterator[tuple[int, bytes, bool]]:

@@ -20,6 +20,10 @@ from onnx_attribution.values import Array
 
 Provider = Literal["auto", "cpu", "cuda"]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Faults of onnxruntime 1.31.1: Pad_Fusion loses the input of a Pad that something else reads too, and after
+# MatmulTransposeFusion has swapped a Transpose and a Cast before a MatMul (half precision gets such casts by itself),
+# NchwcTransformer ends the process.
+_DISABLED = ["Pad_Fusion", "MatmulTransposeFusion"]
 
 
 def available_cores() -> int:
@@ -55,8 +59,7 @@ class Backend:
         Raises:
             ModelError: onnxruntime does not accept the model.
         """
-        # Pad_Fusion loses the input of a Pad that something else reads too (seen in onnxruntime 1.31.1)
-        disabled = {"disabled_optimizers": ["Pad_Fusion"]} if optimise else {}
+        disabled = {"disabled_optimizers": _DISABLED} if optimise else {}
         try:
             return self._made(model, optimise, arena, disabled)
         except ModelError:

@@ -48,7 +48,7 @@ def baselines_of(
     def at_reference(name: str, k: int) -> Array:
         value, like = given.get(name), samples[k][name]
         if isinstance(value, References):
-            value = _picked(model, name, value, like, k, references, rows)
+            value = _picked(model, name, value, like, k, len(samples) // references, references, rows)
         return _broadcast(name, value, like, k, len(samples))
 
     result: list[dict[str, Array]] = [{} for _ in samples]
@@ -105,6 +105,7 @@ def _picked(
     value: References,
     like: Array,
     k: int,
+    samples: int,
     references: int,
     rows: Mapping[str, RowAxis | None],
 ) -> Array:
@@ -117,20 +118,37 @@ def _picked(
         )  # fmt: skip
     place = rows.get(name) or RowAxis(axis or 0)
     array = np.asarray(value.values)
-    if name not in rows:  # run one by one
-        of = array[k // references] if value.per_sample else array
-        part = of[k % references]
-        return part if part.ndim != like.ndim - 1 else place.back(part[None])
-    count = place.first(like).shape[0] // references
+    lead = ["samples", "references"] if value.per_sample else ["references"]
+    own = array.shape[len(lead) :]
+    alone = name not in rows  # run one by one
+    whole = alone and (model.network.batch == "single" or len(own) == like.ndim)
+    unit = like.shape if whole else place.first(like).shape[1:]
+    if not _fits(own, unit):
+        raise InvalidArgument(
+            f"the references of {name!r} have shape {list(array.shape)}; they must broadcast to "
+            f"[{', '.join([*lead, *map(str, unit)])}]",
+            reason="BASELINE_INVALID", name=name,
+        )  # fmt: skip
+    count = samples if alone else place.first(like).shape[0] // references
     if value.per_sample and len(array) != count:
         raise InvalidArgument(
             f"{name!r} has references of {len(array)} samples; there are {count}",
             reason="BASELINE_INVALID", name=name,
         )  # fmt: skip
+    array = array.reshape(*array.shape[: len(lead)], *[1] * (len(unit) - len(own)), *own)
+    if alone:
+        part = np.broadcast_to((array[k // references] if value.per_sample else array)[k % references], unit)
+        return part if whole else place.back(part[None])
     part = array.reshape(-1, *array.shape[2:]) if value.per_sample else np.concatenate([array] * count)
-    if part.ndim == 1:
-        part = part.reshape(-1, *[1] * (like.ndim - 1))
-    return place.back(part) if part.ndim == place.first(like).ndim else part
+    return place.back(np.broadcast_to(part, (len(part), *unit)))
+
+
+def _fits(shape: Sequence[int], unit: Sequence[int]) -> bool:
+    """Whether arrays of the shape broadcast to the unit."""
+    try:
+        return np.broadcast_shapes(tuple(shape), tuple(unit)) == tuple(unit)
+    except ValueError:
+        return False
 
 
 def _broadcast(name: str, value: Baseline | None, like: Array, index: int, count: int) -> Array:
@@ -147,20 +165,24 @@ def _broadcast(name: str, value: Baseline | None, like: Array, index: int, count
         raise InvalidArgument(
             f"the baseline of {name!r} holds NaN or infinite numbers", reason="BASELINE_INVALID"
         )
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused
+        cast = array.astype(like.dtype)
     if like.dtype.kind in "iub":
-        with np.errstate(invalid="ignore"):  # what does not fit is refused
-            fits = np.array_equal(array.astype(like.dtype), array)
-        if not fits:
-            raise InvalidArgument(
-                f"the baseline of {name!r} holds numbers outside {like.dtype.name}, which {name!r} holds",
-                reason="BASELINE_INVALID", name=name,
-            )  # fmt: skip
+        fits = np.array_equal(cast, array)
+    else:
+        fits = text or bool(np.isfinite(cast.astype(np.float64)).all())
+    if not fits:
+        raise InvalidArgument(
+            f"the baseline of {name!r} holds numbers outside {like.dtype.name}, which {name!r} holds",
+            reason="BASELINE_INVALID", name=name,
+        )  # fmt: skip
+    array = cast
     if array.ndim == like.ndim + 1 and len(array) in (1, count):
         array = array[index if len(array) > 1 else 0]
-    elif count > 1 and array.ndim == like.ndim and array.shape[0] == count and like.shape[0] == 1:
+    elif count > 1 and array.ndim == like.ndim > 0 and array.shape[0] == count and like.shape[0] == 1:
         array = array[index : index + 1]
     try:
-        return np.ascontiguousarray(np.broadcast_to(array, like.shape)).astype(like.dtype)
+        return np.ascontiguousarray(np.broadcast_to(array, like.shape))
     except ValueError:
         raise InvalidArgument(
             f"the baseline of {name!r} has shape {list(array.shape)}; it must broadcast to {list(like.shape)}",

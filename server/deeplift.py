@@ -97,6 +97,7 @@ def _lifted(
     for inputs, weight in slices(model, question, _pairs_a_run(model, question, memory), references=alone):
         found = session.run({**inputs, **reference, "target/weight": weight})
         _refuse_different_ways(model, question, found)
+        _refuse_lost_changes(model, found)
         for layer in question.choice.layers:
             parts[layer].append(unit(found[f"contribution/{layer}"], question.rows[layer], question.together))
         rows = count_of(model, inputs) if question.together else 1
@@ -116,3 +117,18 @@ def _refuse_different_ways(model: LoadedModel, question: Question, found: Mappin
             "reference that goes the way of x",
             node=ways[0].name, operator=ways[0].op,
         )  # fmt: skip
+
+
+def _refuse_lost_changes(model: LoadedModel, found: Mapping[str, Array]) -> None:
+    """Refuses where a part of the target's change goes through an operator that has no secant."""
+    for name, lost in found.items():
+        if name.startswith("lost/") and float(lost) > 0:
+            tensor = name.removeprefix("lost/")
+            made_by = {z.name: node for node in model.graph.nodes for z in node.outputs}
+            node = made_by.get(tensor)
+            operator, place = (node.op, f"node {node.name!r}") if node else ("what makes", repr(tensor))
+            raise NotDifferentiable(
+                f"DeepLIFT has no rule for {operator} ({place}), whose output changes between x and x'; choose layers "
+                "behind it, or a reference that leaves its output as it is",
+                node=node.name if node else "", operator=operator, tensor=tensor,
+            )  # fmt: skip

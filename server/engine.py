@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from threading import Lock
 from typing import Literal
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import (
@@ -32,6 +34,7 @@ from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.server.question import Question, ask, check_request
 from onnx_attribution.values import (
     DEEPLIFT_METHODS,
+    GRADIENT_METHODS,
     PATH_METHODS,
     Accepted,
     Array,
@@ -112,6 +115,10 @@ class Engine:
         if not name or "/" in name:
             raise InvalidArgument(
                 f"a model cannot be called {name!r}; a name is not empty and holds no slash", name=name
+            )
+        if not isinstance(model, str | PathLike | bytes | onnx.ModelProto):
+            raise InvalidArgument(
+                f"the model {name!r} is a path, bytes or a ModelProto, not {type(model).__name__}", name=name
             )
         entry = _Entry(
             model, version, dict(batch_axes or {}), dict(shapes or {}), dict(example or {}), Lock()
@@ -286,27 +293,27 @@ class Engine:
     ) -> Attribution:
         question, sums = evaluate.averaged(question, sums)
         tensors = loaded.graph.tensors()
-        change = question.value - question.baseline_value
         sums_to_change = question.request.multiply_by_inputs and question.request.method not in (
-            "gradient",
-            "gradient_x_activation",
+            *GRADIENT_METHODS,
             "occlusion",
         )
         layers: dict[str, LayerAttribution] = {}
-        for name, values in sums.fine.items():
-            total = _per_sample(values)
-            none = np.full_like(total, np.nan)
-            error = _per_sample(np.abs(values - sums.coarse[name])) if name in sums.coarse else none
-            dtype = element_type(tensors[name])
-            layers[name] = LayerAttribution(
-                name,
-                values.astype(dtype if dtype.kind == "f" and dtype.itemsize >= 4 else np.float32),
-                total,
-                total - change if sums_to_change else none,
-                error,
-                question.cuts[name],
-                sums.spread.get(name, none),
-            )
+        with np.errstate(over="ignore", invalid="ignore"):  # the notes say what is not finite
+            change = question.value - question.baseline_value
+            for name, values in sums.fine.items():
+                total = _per_sample(values)
+                none = np.full_like(total, np.nan)
+                error = _per_sample(np.abs(values - sums.coarse[name])) if name in sums.coarse else none
+                dtype = element_type(tensors[name])
+                layers[name] = LayerAttribution(
+                    name,
+                    values.astype(dtype if dtype.kind == "f" and dtype.itemsize >= 4 else np.float32),
+                    total,
+                    total - change if sums_to_change else none,
+                    error,
+                    question.cuts[name],
+                    sums.spread.get(name, none),
+                )
         warnings = question.warnings + tuple(notes.notes(loaded, question, sums, layers, self._memory))
         return Attribution(
             question.request.method,

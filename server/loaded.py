@@ -50,12 +50,12 @@ class LoadedModel:
         self.digest = digest(source)
         self.opset = opset_of(model)
         plain = declared(model)
-        self.weights.take(plain.graph)  # what was inside of inner graphs
+        self.weights.take(plain.graph)  # nothing, unless inner graphs held more than a message can
         begun = time.monotonic()
         found = [example_inputs(plain, run, shapes=shapes, given=given)]
         if time.monotonic() - begun < SLOW:
             found.append(example_inputs(plain, run, seed=1, shapes=shapes, given=given))
-        normalised = normalise(plain, run, found)
+        normalised = normalise(plain, run, found, self.weights)
         self.network: Network = prepare(normalised.model, run, found[0], axes, normalised.notes)
         self.graph = graph_of(self.network.model)
         self.declared = [_dims(value) for value in plain.graph.input]

@@ -32,7 +32,7 @@ def origin_of(model: LoadedModel, question: Question, sample: int, memory: int) 
     points = [
         {
             **inputs,
-            **{n: between(low, inputs[n], alpha) for n, low in baseline.items()},
+            **{n: between(low, inputs[n], alpha) for n, low in baseline.items() if low.dtype.kind in "fV"},
             "target/weight": weight,
         }
         for alpha in ALPHAS

@@ -71,6 +71,12 @@ def check_request(request: AttributionRequest) -> None:
             f"near_zero is {request.near_zero!r}; it may be: {', '.join(NEAR_ZERO)}",
             near_zero=request.near_zero,
         )
+    if request.near_zero != NEAR_ZERO[0] and request.method not in DEEPLIFT_METHODS:
+        raise InvalidArgument(
+            f"{request.method} knows no near_zero; the DeepLIFT methods do", near_zero=request.near_zero
+        )
+    if request.method == "occlusion" and not request.multiply_by_inputs:
+        raise InvalidArgument("occlusion has no multipliers (multiply_by_inputs)")
     for word in ("groups", "windows", "strides"):
         field = getattr(request, word)
         if not isinstance(field, Mapping):

@@ -21,11 +21,12 @@ from onnx_attribution.graph_tools.nested import (
     branches,
     dims,
     graft,
+    inputs_of,
     loop,
     reachable,
     scan,
 )
-from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp
+from onnx_attribution.graph_tools.rules.registry import ZERO_DERIVATIVE, Gradients, NodeView, vjp
 from onnx_attribution.graph_tools.rules.tricks import declare, known
 
 
@@ -109,7 +110,9 @@ def loop_(op: Emitter, node: NodeView, *gradients: Value | None) -> Gradients:
     ends = zip(body.outputs[1 + count :], gradients[count:], strict=False)
     arriving = [_Stacked(z, g) for z, g in ends if g is not None]
     fixed: dict[str, Value] = {going.name: op.constant(np.ones([1] * len(dims(going)), dtype=np.bool_))}
-    return _reversed(op, node, body, len(body.inputs), states, feeds, fixed, arriving, {})
+    trips = node.inputs[0] if node.inputs[1] is None or _is_true(node.inputs[1]) else None
+    runs = trips is not None and (number := known(trips)) is not None and bool((number > 0).all())
+    return _reversed(op, node, body, len(body.inputs), states, feeds, fixed, arriving, {}, runs)
 
 
 @vjp("Scan", sparse=True)
@@ -149,7 +152,9 @@ def scan_(op: Emitter, node: NodeView, *gradients: Value | None) -> Gradients:
         if g is not None
     ]
     wanted = {count + k: x for k, x in enumerate(read) if node.active[count + k]}
-    return _reversed(op, node, body, len(body.inputs), states, [*feeds, *read], {}, arriving, wanted)
+    sizes = [dims(x)[axis] for x, axis in zip(inputs, axes, strict=True)]
+    runs = any(isinstance(size, int) and size > 0 for size in sizes)
+    return _reversed(op, node, body, len(body.inputs), states, [*feeds, *read], {}, arriving, wanted, runs)
 
 
 def _reversed(
@@ -162,18 +167,21 @@ def _reversed(
     fixed: Mapping[str, Value],
     arriving: Sequence[_Stacked],
     wanted: Mapping[int, _Stacked],
+    runs: bool | None = None,
 ) -> Gradients:
     """The gradients of the node's inputs by a Scan from the last iteration to the first.
 
     `feeds` are the stacked inputs of the body and `fixed` those that are the same in every iteration; gradients come
     through `states` and `arriving` and leave through `states`, `wanted` (by input) and what is captured, which
-    follows the node's `own` inputs.
+    follows the node's `own` inputs. Unless it certainly `runs`, a state may be handed on as it came;
+    None: what has no derivative passes too, as secants do.
     """
     shared = [k for k in range(own, len(node.inputs)) if node.active[k]]
     start = {node.input(k).name for k in shared} | {x.inner.name for x in wanted.values()}
     start |= {s.before.name for s in states if node.active[s.index]}
     states = _moving(body, states, start)
-    reached: set[int] = {s.index for s in states if s.gradient is not None}
+    reached: set[int] = {s.index for s in states if s.gradient is not None and not runs}
+    ways = None if runs is None else _ways(body, states, [a.inner for a in arriving])
 
     def step(inner: Emitter, carried: Values, slices: Values) -> tuple[Values, Values]:
         parts = dict(zip([x.inner.name for x in feeds], slices, strict=False))
@@ -184,7 +192,13 @@ def _reversed(
         sought = {s.index: parts[s.before.name] for s in states}
         sought |= {k: parts[x.inner.name] for k, x in wanted.items()}
         found = _walked(inner, node, pairs, made, [*sought.values(), *local.values()])
-        reached.update(k for k, x in {**sought, **local}.items() if x.name in found)
+        named = {s.index: s.before.name for s in states} | {k: x.inner.name for k, x in wanted.items()}
+        named |= {k: node.input(k).name for k in shared}
+        reached.update(
+            k
+            for k, x in {**sought, **local}.items()
+            if x.name in found and (ways is None or named[k] in ways)
+        )
         after = [found.get(sought[s.index].name, None) for s in states]
         finals = [
             g if g is not None else inner.zeros_like(carry) for g, carry in zip(after, carried, strict=False)
@@ -216,6 +230,28 @@ def _reversed(
         )
     results = dict(zip([*(s.index for s in states), *shared, *wanted], [*finals, *made], strict=True))
     return [results[k] if k in results and k in reached else None for k in range(len(node.inputs))]
+
+
+def _ways(body: gs.Graph, states: Sequence[_State], arriving: Iterable[Value]) -> set[str]:
+    """The tensors of a body from which a derivative leads, in any number of iterations, to where a gradient arrives."""
+    found = {x.name for x in arriving} | {s.after.name for s in states if s.gradient is not None}
+    while True:
+        for inner in reversed(body.nodes):
+            passes = (
+                "" if inner.domain in (None, "ai.onnx") else inner.domain,
+                inner.op,
+            ) not in ZERO_DERIVATIVE
+            if passes and any(z.name in found for z in inner.outputs):
+                found.update(x.name for x in inputs_of(inner))
+        more = {s.after.name for s in states if s.before.name in found} - found
+        if not more:
+            return found
+        found |= more
+
+
+def _is_true(value: Value) -> bool:
+    decided = known(value)
+    return decided is not None and bool(decided.all())
 
 
 def _turned(op: Emitter, step: Step, states: Values, stacks: Values) -> Values:

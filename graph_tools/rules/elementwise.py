@@ -271,7 +271,8 @@ def mean(op: Emitter, node: NodeView, g: Value) -> Gradients:
 @vjp("Max", "Min", elementwise=True)
 def max_min(op: Emitter, node: NodeView, g: Value) -> Gradients:
     """Ties are split evenly between the operands that reach the extreme."""
-    hits = [op.cast(op("Equal", node.input(k), node.z), g.dtype) for k in range(len(node.inputs))]
+    z = node.again(op, *node.inputs)  # node.z may be rounded to a half type, which its inputs never were
+    hits = [op.cast(op("Equal", node.input(k), z), g.dtype) for k in range(len(node.inputs))]
     count = hits[0] if len(hits) == 1 else op("Sum", *hits)
     share = op("Div", g, count)
     return [op("Mul", share, hit) for hit in hits]

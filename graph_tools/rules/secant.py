@@ -32,6 +32,10 @@ PARTS: dict[str, tuple[Forward, Callable[[NodeView], bool]]] = {}
 """What computes an operator from standard ones, whose secants are its own, and for which nodes that is meant."""
 STEPS: dict[tuple[str, str], Rule] = {}
 """Rules for operators without a derivative that have a secant: rounding, comparisons, logic."""
+UNFOLLOWED: dict[tuple[str, str], Rule] = {}
+"""Rules for operators without a derivative and without a secant: nothing passes them."""
+WITHOUT_SECANT: dict[str, tuple[int, ...]] = {"MaxPool": (1,), "TopK": (1,)}
+"""Outputs that may change between x and x' though nothing passes them: positions, bits."""
 
 
 def secant(*operators: str) -> Callable[[SecantRule], SecantRule]:
@@ -57,14 +61,18 @@ def parts(
 
 
 def secant_of(
-    references: dict[str, Value], moving: set[str], near_zero: NearZero = "midpoint"
+    references: dict[str, Value],
+    moving: set[str],
+    near_zero: NearZero = "midpoint",
+    lost: dict[str, Value] | None = None,
 ) -> Callable[[NodeView, Rule], Callable[..., Gradients]]:
     """The choice of the secant: which rule a node follows between x and x'.
 
     `references` maps tensors to their values at x'; `moving` names those whose values depend on the source. Both grow
     with the tensors of operators that are recomputed from standard ones; where one of those stands for an output, the
     operator's own is taken. Unless `near_zero` is "midpoint", functions of one input take the plain quotient,
-    as other libraries do, and its gradient there where that is rounding noise.
+    as other libraries do, and its gradient there where that is rounding noise. `lost` takes what operators without a
+    secant carry of the target's change, by their first output.
     """
     own: dict[str, Value] = {}
 
@@ -90,10 +98,16 @@ def secant_of(
         def follow(op: Emitter, view: NodeView, *g: Value | None) -> Gradients:
             pairs = zip(node.outputs, view.outputs, strict=True)
             outputs = tuple(z if raw is None else own.get(raw.name, z) for raw, z in pairs)
-            here = _numeric(op, replace(view, active=active, outputs=outputs), g)
-            there = _numeric(op, at_reference.real(op), g)
+            alike = rule.elementwise or rule.bilinear
+            here = _numeric(op, replace(view, active=active, outputs=outputs), node, g, alike)
+            there = _numeric(op, at_reference.real(op), at_reference, g, alike)
+            if lost is not None and node.domain == "":
+                for k in WITHOUT_SECANT.get(node.operator, ()):
+                    missed = _missed(op, here, there, g, k)
+                    if missed is not None:
+                        lost[node.z.name] = missed
             if chosen is not None:
-                return chosen(op, here, there, *g)
+                return _typed(op, here, chosen(op, here, there, *g))
             assert forward is not None
             return _through(op, here, there, rule, forward, g, moved, references, moving, own)
 
@@ -103,6 +117,12 @@ def secant_of(
     return choose
 
 
+def _typed(op: Emitter, node: NodeView, gradients: Gradients) -> Gradients:
+    """What goes to each float input in its own type, which a cast or a comparison changes."""
+    pairs = zip(gradients, node.inputs, strict=False)
+    return [g if g is None or x is None or not is_float(x) else op.cast(g, x.dtype) for g, x in pairs]
+
+
 def _forward(node: NodeView, rule: Rule) -> Forward | None:
     if rule.forward is None and node.domain == "" and node.operator in PARTS:
         forward, when = PARTS[node.operator]
@@ -110,20 +130,42 @@ def _forward(node: NodeView, rule: Rule) -> Forward | None:
     return rule.forward
 
 
-def _numeric(op: Emitter, node: NodeView, gradients: Sequence[Value | None]) -> NodeView:
-    """The node with numbers in place of the truth values and integers that depend on the source."""
+def _missed(
+    op: Emitter, node: NodeView, reference: NodeView, gradients: Sequence[Value | None], index: int
+) -> Value | None:
+    """How much of the change goes through an output, None where nothing arrives at it."""
+    g, z, w = (
+        values[index] if index < len(values) else None
+        for values in (gradients, node.outputs, reference.outputs)
+    )
+    if g is None or z is None or w is None:
+        return None
+    change = op("Sub", op.cast(z, g.dtype), op.cast(w, g.dtype))
+    return op("ReduceSum", op("Abs", times(op, g, change)), keepdims=0)
+
+
+def _numeric(
+    op: Emitter, node: NodeView, raw: NodeView, gradients: Sequence[Value | None], alike: bool
+) -> NodeView:
+    """The node with numbers in place of the truth values and integers that depend on the source.
+
+    `raw` has the types of the network. Where the inputs are `alike`, of one type, integers that meet such numbers
+    become numbers too.
+    """
     if any(isinstance(value, gs.Graph) for value in node.attributes.values()):
         return node
     kind = next((g.dtype for g in gradients if g is not None), np.dtype(np.float32))
 
-    def number(value: Value | None) -> Value | None:
-        return value if value is None or value.dtype is None or is_float(value) else op.cast(value, kind)
+    def number(value: Value | None, typed: Value | None) -> Value | None:
+        whole = value is not None and typed is not None and typed.dtype is not None and not is_float(typed)
+        return op.cast(value, kind) if whole else value
 
-    pairs = zip(node.inputs, node.active, strict=True)
+    inputs = [*zip(node.inputs, raw.inputs, node.active, strict=True)]
+    every = alike and node.operator != "Where" and any(a and number(x, r) is not x for x, r, a in inputs)
     return replace(
         node,
-        inputs=tuple(number(x) if is_active else x for x, is_active in pairs),
-        outputs=tuple(map(number, node.outputs)) if any(node.active) else node.outputs,
+        inputs=tuple(number(x, r) if every or is_active else x for x, r, is_active in inputs),
+        outputs=tuple(map(number, node.outputs, raw.outputs)) if any(node.active) else node.outputs,
     )
 
 
@@ -138,6 +180,8 @@ def _chosen(
         and not rule.is_linear_in(node, moved)
     ):
         return lambda op, view, reference, g: _slope(op, view, reference, rule, moved[0], g, near_zero)
+    if node.operator == "Div" and not is_float(node.z):
+        return div_of_integers
     if node.operator in SECANT and node.domain in ("", "com.microsoft"):
         return SECANT[node.operator]
     if rule.is_linear_in(node, moved):
@@ -147,7 +191,7 @@ def _chosen(
     if rule.elementwise and len(moved) == 1:
         return lambda op, view, reference, g: _slope(op, view, reference, rule, moved[0], g)
     if rule.elementwise and len(moved) == 2:
-        return lambda op, view, reference, g: _shared(op, view, reference, moved, g)
+        return lambda op, view, reference, g: _shared(op, view, reference, rule, moved, g)
     if node.operator in MANY and node.domain == "":
         return MANY[node.operator]
     raise NotDifferentiable(
@@ -263,7 +307,9 @@ def _slope(
     return [times(op, g, slope) if k == index else None for k in range(len(node.inputs))]
 
 
-def _shared(op: Emitter, node: NodeView, reference: NodeView, active: Sequence[int], g: Value) -> Gradients:
+def _shared(
+    op: Emitter, node: NodeView, reference: NodeView, rule: Rule, active: Sequence[int], g: Value
+) -> Gradients:
     """The two-factor Shapley value of an elementwise function of two moving inputs (Max, Min, Div, Pow...)."""
     first, second = active
     results: list[Value | None] = [None] * len(node.inputs)
@@ -282,8 +328,26 @@ def _shared(op: Emitter, node: NodeView, reference: NodeView, active: Sequence[i
         half = op("Mul", change, op.like(change, 0.5))
         # selections have no rounding of their own, so that any difference counts, however small
         close = op("Equal", d, op.like(d, 0)) if node.operator in ("Max", "Min") else near(op, x, y, d)
-        results[index] = times(op, g, quotient(op, half, d, close, op.like(g, 0)))
+        local = (
+            _limit(op, node, reference, rule, index) if node.operator in PIECEWISE_LINEAR else op.like(d, 0)
+        )
+        results[index] = times(op, g, quotient(op, half, d, close, local))
     return results
+
+
+def _limit(op: Emitter, node: NodeView, reference: NodeView, rule: Rule, index: int) -> Value:
+    """What the Shapley value is per unit of one input that hardly moves: the mean gradient over the other's ends."""
+    one = op("Expand", op.like(node.z, 1), op.shape(node.z))
+    one.shape = node.z.shape
+    found = []
+    for view in (node, reference):
+        inputs = tuple(x if k == index else view.inputs[k] for k, x in enumerate(node.inputs))
+        z = node.again(op, *inputs)
+        z.shape = node.z.shape
+        gradient = rule.vjp(op, replace(node, inputs=inputs, outputs=(z,)), one)[index]
+        assert gradient is not None
+        found.append(gradient)
+    return _mean(op, *found)
 
 
 @secant("Relu")
@@ -347,15 +411,26 @@ def div(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients
     return times(op, g, inverse), times(op, g, slope)
 
 
+def div_of_integers(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """What division leaves out is a step of the quotient."""
+    made, there = (op("Div", view.input(0), view.input(1)) for view in (node, reference))
+    d = op("Sub", made, there)
+    step = quotient(op, op("Sub", node.z, reference.z), d, op("Equal", d, op.like(d, 0)), op.like(d, 0))
+    return div(op, node, reference, times(op, g, step))
+
+
 @secant("MaxPool")
 def max_pool(op: Emitter, node: NodeView, reference: NodeView, g: Value, *_: Value | None) -> Gradients:
     """With c the larger of the two maxima: c - z' goes to the place of the maximum of x, z - c to that of x'.
 
-    Windows that overlap add up.
+    Windows that overlap add up. Elements that do not change have the gradient at the midpoint.
     """
     x, y, z, w = node.input(0), reference.input(0), node.z, reference.z
     c = op("Max", z, w)
     to_x = unpool(op, x, op("Mul", g, op("Sub", c, w)), pool_indices(op, node, x))
     to_y = unpool(op, x, op("Mul", g, op("Sub", z, c)), pool_indices(op, reference, y))
+    middle = _mean(op, x, y)
+    middle.shape = x.shape
+    local = unpool(op, x, g, pool_indices(op, node, middle))
     d = op("Sub", x, y)
-    return (quotient(op, op("Add", to_x, to_y), d, op("Equal", d, op.like(d, 0)), op.like(d, 0)),)
+    return (quotient(op, op("Add", to_x, to_y), d, op("Equal", d, op.like(d, 0)), local),)

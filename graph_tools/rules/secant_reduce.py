@@ -56,12 +56,16 @@ def cross(
     g: Value,
     extreme: str,
 ) -> Value:
-    """The multiplier of x where c - w is shared out by `share_x` and z - c by `share_y`, c the larger of z and w."""
+    """The multiplier of x where c - w is shared out by `share_x` and z - c by `share_y`, c the larger of z and w.
+
+    Elements that do not change have the mean gradient of the two ends.
+    """
     c = op(extreme, z, w)
     to_x = op("Mul", op("Mul", g, op("Sub", c, w)), share_x)
     to_y = op("Mul", op("Mul", g, op("Sub", z, c)), share_y)
+    local = op("Mul", g, op("Mul", op("Add", share_x, share_y), op.like(g, 0.5)))
     d = op("Sub", x, y)
-    return quotient(op, op("Add", to_x, to_y), d, op("Equal", d, op.like(d, 0)), op.like(d, 0))
+    return quotient(op, op("Add", to_x, to_y), d, op("Equal", d, op.like(d, 0)), local)
 
 
 @secant("TopK")

@@ -12,8 +12,17 @@ from collections.abc import Callable, Sequence
 import onnx
 
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
-from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, Rule
-from onnx_attribution.graph_tools.rules.secant import MANY, SECANT, STEPS, quotient, secant, times
+from onnx_attribution.graph_tools.rules.registry import VJP, Gradients, NodeView, Rule
+from onnx_attribution.graph_tools.rules.secant import (
+    MANY,
+    SECANT,
+    STEPS,
+    UNFOLLOWED,
+    WITHOUT_SECANT,
+    quotient,
+    secant,
+    times,
+)
 
 FLOATS = (
     onnx.TensorProto.FLOAT,
@@ -23,7 +32,7 @@ FLOATS = (
 )
 
 
-def _nothing(op: Emitter, node: NodeView, g: Value) -> Gradients:
+def _nothing(op: Emitter, node: NodeView, *g: Value | None) -> Gradients:
     return [None] * len(node.inputs)
 
 
@@ -33,10 +42,22 @@ def step(*operators: str) -> None:
         STEPS["", operator] = Rule(_nothing, elementwise=True, sparse=True)
 
 
-def _ratio(op: Emitter, change: Value, d: Value) -> Value:
-    """change / d, 0 where d is 0 or no number."""
+def unfollowed(*operators: str) -> None:
+    """Lists operators that have neither: where their output changes, DeepLIFT refuses."""
+    for operator in operators:
+        UNFOLLOWED["", operator] = Rule(_nothing, sparse=True)
+        SECANT[operator] = lambda op, node, reference, *g: _nothing(op, node, *g)
+        WITHOUT_SECANT[operator] = (0,)
+
+
+unfollowed("ArgMax", "ArgMin", "Hardmax", "NonMaxSuppression", "NonZero", "TfIdfVectorizer")
+unfollowed("BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor")
+
+
+def _ratio(op: Emitter, change: Value, d: Value, local: Value | None = None) -> Value:
+    """change / d, and `local` (default: 0) where d is 0 or no number."""
     flat = op("Or", op("Equal", d, op.like(d, 0)), op("IsNaN", d))
-    return quotient(op, change, d, flat, op.like(d, 0))
+    return quotient(op, change, d, flat, op.like(d, 0) if local is None else local)
 
 
 # --- one input
@@ -44,10 +65,19 @@ def _ratio(op: Emitter, change: Value, d: Value) -> Value:
 step("Round", "Floor", "Ceil", "Sign", "Not", "IsNaN", "IsInf")
 
 
-@secant("Round", "Floor", "Ceil", "Sign", "Not", "IsNaN", "IsInf", "ThresholdedRelu", "Shrink")
+@secant("Round", "Floor", "Ceil", "Sign", "Not", "IsNaN", "IsInf")
 def jump(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
     d = op("Sub", node.input(0), reference.input(0))
-    return (op("Mul", g, _ratio(op, op("Sub", node.z, reference.z), d)),)
+    change = op("Sub", op.cast(node.z, d.dtype), op.cast(reference.z, d.dtype))
+    return (op("Mul", op.cast(g, d.dtype), _ratio(op, change, d)),)
+
+
+@secant("ThresholdedRelu", "Shrink")
+def sloped_jump(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """A jump between slopes: where x = x' its gradient."""
+    d = op("Sub", node.input(0), reference.input(0))
+    (local,) = VJP["", node.operator].vjp(op, node, op("Expand", op.like(d, 1), op.shape(node.z)))
+    return (op("Mul", g, _ratio(op, op("Sub", node.z, reference.z), d, local)),)
 
 
 @secant("Cast", "CastLike")
@@ -137,8 +167,8 @@ def _branch(
 
 
 def extreme(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    """Max and Min of more than two: cross-max, ties share."""
-    z, w = node.z, reference.z
+    """Max and Min of more than two: cross-max, ties share. An input that does not move has the mean gradient."""
+    z, w = (view.again(op, *view.inputs) for view in (node, reference))  # the outputs may be rounded
     c = op(node.operator, z, w)
     ends = []
     for view, of in ((node, z), (reference, w)):
@@ -154,7 +184,8 @@ def extreme(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradi
             continue
         d = op("Sub", node.input(k), reference.input(k))
         given = op("Add", op("Mul", to_x, hits_x[k]), op("Mul", to_y, hits_y[k]))
-        results.append(_ratio(op, given, d))
+        ends_k = op("Add", op("Div", hits_x[k], count_x), op("Div", hits_y[k], count_y))
+        results.append(_ratio(op, given, d, op("Mul", op("Mul", g, ends_k), op.like(g, 0.5))))
     return results
 
 

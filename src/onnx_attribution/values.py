@@ -37,6 +37,8 @@ PATH_METHODS: frozenset[Method] = frozenset({"integrated_gradients", "neuron_ig"
 DEEPLIFT_METHODS: frozenset[Method] = frozenset(
     {"deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default"}
 )
+GRADIENT_METHODS: frozenset[Method] = frozenset({"gradient", "gradient_x_activation"})
+"""Methods that know no reference."""
 SOURCE_METHODS: frozenset[Method] = frozenset({"integrated_gradients", "occlusion"})
 """Methods that attribute to their source: a layer that is asked for is the source."""
 Quadrature = Literal[

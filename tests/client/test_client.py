@@ -371,6 +371,13 @@ def test_wrong_arguments_are_named(client: Client, field: str, options: dict[str
     assert set(caught.value.violations) == {field}
 
 
+def test_an_unknown_option_is_named_with_the_known_ones(client: Client) -> None:
+    with pytest.raises(
+        errors.InvalidArgument, match="no option 'metod'; there are: baselines, groups, layers"
+    ):
+        client.attribute("linear", X, metod="gradient")  # type: ignore[call-arg]
+
+
 def test_array_for_a_model_with_several_inputs_is_refused(client: Client, engine: FakeEngine) -> None:
     two = tuple(TensorInfo(name, "float32", None, 0) for name in ("a", "b"))
     engine._info = lambda name: ModelInfo(name, 1, "READY", inputs=two)  # type: ignore[method-assign]

@@ -62,6 +62,10 @@ def test_unusable_sequences_are_refused_by_name() -> None:
         dinucleotide_shuffles(np.zeros((1, 5, 4)), 1)
     with pytest.raises(InvalidArgument, match="count must be at least 1, not 0"):
         dinucleotide_shuffles(one_hot("ACGT"), 0)
+    with pytest.raises(InvalidArgument, match=r"the sequence is empty: it has shape \[0, 4\]"):
+        dinucleotide_shuffles(np.zeros((0, 4)), 1)
+    with pytest.raises(InvalidArgument, match=r"no samples: the data has shape \[0, 4\]"):
+        mean_of(np.zeros((0, 4)))
 
 
 def test_a_blur_is_a_sum_over_the_gaussian() -> None:

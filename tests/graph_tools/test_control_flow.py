@@ -17,6 +17,7 @@ from onnx_attribution.graph_tools.differentiate import missing_rules
 from onnx_attribution.graph_tools.graph import graph_of, model_of
 from onnx_attribution.graph_tools.nested import reachable
 from tests.checks import FORMS, assert_gradient, gradient_model
+from tests.programs import gradients
 
 Array = NDArray[Any]
 
@@ -240,3 +241,45 @@ def test_state_that_is_a_sequence_is_refused_by_name() -> None:
           d = Identity(c) k = Mul(h, h) t = SequenceInsert(s, h) }> }"""
     with pytest.raises(NotDifferentiable, match="sequence"):
         gradient_model(parsed(text), ["x"])
+
+
+ROUNDING = {
+    "state": """{
+        n = Constant<value_int=2>()
+        go = Constant<value=bool {1}>()
+        y = Loop(n, go, x)<body: graph = b (int64 i, bool c, float[2,4] h) => (bool co, float[2,4] ho) {
+            co = Identity(c)
+            [cut] ho = Round(h)
+        }>
+    }""",
+    "output": """{
+        n = Constant<value_int=2>()
+        go = Constant<value=bool {1}>()
+        h, ys = Loop(n, go, x)<
+            body: graph = b (int64 i, bool c, float[2,4] h0) => (bool co, float[2,4] ho, float[2,4] o) {
+                co = Identity(c)
+                ho = Identity(h0)
+                [cut] o = Round(h0)
+            }
+        >
+        first = Constant<value_int=0>()
+        y = Gather(ys, first)
+    }""",
+    "scan": """{
+        s0 = Constant<value_float=0.0>()
+        s, y0 = Scan(s0, x)<num_scan_inputs: int = 1, body: graph = b (float t, float[4] e) => (float to, float[4] o) {
+            to = Identity(t)
+            [cut] o = Round(e)
+        }>
+        y = Mul(y0, y0)
+    }""",
+}
+
+
+@pytest.mark.parametrize("name", ROUNDING)
+def test_an_iteration_that_derivatives_do_not_pass_is_no_zero_but_named(name: str) -> None:
+    model = parsed(f"net (float[2,4] x) => (float[2,4] y) {ROUNDING[name]}")
+    with pytest.raises(
+        NotDifferentiable, match=r"is zero: every way goes through Round \(node 'cut'\) in (Loop|Scan)"
+    ):
+        gradients(model, {"x": normal(2, 4)}, ["x"], normal(2, 4))

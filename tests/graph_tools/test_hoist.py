@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnx_attribution.graph_tools.hoist import hoist
-from onnx_attribution.graph_tools.normalise import declared
+from onnx_attribution.errors import ModelError
+from onnx_attribution.graph_tools.hoist import hoist, inner_graphs
 from onnx_attribution.graph_tools.program import Choice, rows_program
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.loaded import LoadedModel
@@ -119,12 +122,94 @@ def test_constants_of_graphs_in_graphs_move_all_the_way_out(rng: np.random.Gener
     onnx.checker.check_model(model)
 
 
+def graphs_in(graph: onnx.GraphProto) -> dict[str, onnx.GraphProto]:
+    """The inner graphs by name, however deep."""
+    inside = {inner.name: inner for node in graph.node for inner in inner_graphs(node)}
+    return inside | {name: found for inner in inside.values() for name, found in graphs_in(inner).items()}
+
+
+LOOP = """y = Loop(n, true, x)<body = outer (int64 i, bool c, float[1,5] k) => (bool d, float[1,5] z) {
+    d = Identity(c) BODY }>"""
+INNER = """z = Loop(n, c, k)<body = inner (int64 j, bool e, float[1,5] g) => (bool f, float[1,5] o) {
+    f = Identity(e) p = Mul(g, own) s = Add(p, k) o = Sin(s) }>"""
+
+
+@pytest.mark.parametrize(("body", "graph"), [("q = Mul(k, own) z = Tanh(q)", "outer"), (INNER, "inner")])
+def test_a_constant_equal_to_one_that_an_input_hides_keeps_a_name_of_its_own(
+    body: str, graph: str, rng: np.random.Generator
+) -> None:
+    loop = LOOP.replace("BODY", body)
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> hiding (float[1,5] x) => (float[1,5] y)'
+        f" {{ n = Constant<value_int = 2>() true = Constant<value = bool {{1}}>() {loop} }}"
+    )
+    k = rng.normal(size=5).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(k, "k"))
+    graphs_in(model.graph)[graph].initializer.append(numpy_helper.from_array(k, "own"))
+    backend, x = Backend("cpu"), {"x": rng.normal(size=(1, 5)).astype(np.float32)}
+    wanted: Any = backend.run(model, x, ["y"])["y"]
+    loaded = LoadedModel(model, backend)
+    hoist(model.graph)
+    assert {t.name for t in model.graph.initializer} == {"k", "own"}
+    for changed in (model, loaded.network.model):
+        found: Any = backend.run(changed, x, ["y"])["y"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_a_constant_equal_to_one_whose_name_a_node_of_its_branch_has_keeps_its_own(
+    rng: np.random.Generator,
+) -> None:
+    both = matrix(rng)
+    nodes = (helper.make_node("Sin", ["x"], ["k"]), helper.make_node("MatMul", ["k", "own"], ["b"]))
+    hoisted(choosing(branch("then", "a", multiply("k", "a"), k=both), branch("else", "b", *nodes, own=both)))
+
+
+def test_a_constant_of_another_value_between_two_equal_ones_is_not_mistaken(rng: np.random.Generator) -> None:
+    first, second = matrix(rng), matrix(rng)
+    inner = choosing(
+        branch("then", "a", multiply("own", "a"), own=first), branch("else", "b", multiply("k", "b"))
+    ).graph
+    for node in inner.node:
+        for names in (node.input, node.output):
+            names[:] = [name if name in ("x", "zero") else f"inner_{name}" for name in names]
+    between = branch("between", "inner_y", *inner.node, k=second)
+    model = choosing(between, branch("outer_else", "c", multiply("k", "c")))
+    model.graph.initializer.append(numpy_helper.from_array(first, "k"))
+    hoisted(model)
+
+
+def test_a_returned_constant_is_made_under_its_name_also_where_an_outer_one_equals_it(
+    rng: np.random.Generator,
+) -> None:
+    held = rng.normal(size=(1, 40)).astype(np.float32)
+    model = choosing(branch("then", "a", multiply("w", "a"), w=matrix(rng)), branch("else", "b", b=held))
+    model.graph.initializer.append(numpy_helper.from_array(held, "b"))
+    hoisted(model)
+
+
+def test_a_copy_of_an_outer_constant_under_its_name_becomes_that_one(rng: np.random.Generator) -> None:
+    both = matrix(rng)
+    model = choosing(branch("then", "a", multiply("w", "a"), w=both), branch("else", "b", multiply("w", "b")))
+    model.graph.initializer.append(numpy_helper.from_array(both, "w"))
+    assert [t.name for t in hoisted(model).graph.initializer] == ["zero", "w"]
+
+
+def test_a_constant_without_a_value_is_left_to_the_runtime(rng: np.random.Generator) -> None:
+    empty = helper.make_node("Constant", [], ["w"])
+    then, otherwise = (
+        branch("then", "a", empty, multiply("w", "a")),
+        branch("else", "b", multiply("v", "b"), v=matrix(rng)),
+    )
+    with pytest.raises(ModelError, match="has no data attributes"):
+        LoadedModel(choosing(then, otherwise), Backend("cpu"))
+
+
 def test_a_gradient_holds_the_weights_of_a_branch_once(rng: np.random.Generator) -> None:
     first, second = matrix(rng), matrix(rng)
     model = choosing(
         branch("then", "a", multiply("v", "a"), v=first), branch("else", "b", multiply("w", "b"), w=second)
     )
-    assert {t.name for t in declared(model).graph.initializer} == {"zero", "v", "w"}
+    assert {t.name for t in hoisted(model).graph.initializer} == {"zero", "v", "w"}
     backend = Backend("cpu")
     loaded = LoadedModel(model, backend)
     program = rows_program(loaded.network, Choice(("x",), ("x",), "y"))

@@ -163,6 +163,15 @@ def test_external_data_of_no_type_is_refused(tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.parametrize("large", [None, 64])
+def test_external_data_of_a_negative_size_is_refused(tmp_path: Path, large: int | None) -> None:
+    path, model = _with_external_data(tmp_path)
+    model.graph.initializer[0].dims[:] = [-8, -5]
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"'w' has the shape \[-8, -5\], with a negative size"):
+        load(path, None if large is None else Weights(large))
+
+
 def test_the_length_of_external_data_may_be_left_out(tmp_path: Path) -> None:
     path, model = _with_external_data(tmp_path)
     del model.graph.initializer[0].external_data[1:]

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools import normalise as steps
 from onnx_attribution.graph_tools.example import example_inputs
+from onnx_attribution.graph_tools.hoist import hoist
 from onnx_attribution.graph_tools.normalise import normalise, opset_of, same_values
 from onnx_attribution.server.backend import Backend
 
@@ -63,6 +64,52 @@ def test_a_step_that_changes_the_outputs_is_undone_and_told(monkeypatch: pytest.
     found = normal_form(parsed("net (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"))
     assert found.model.graph.node[0].op_type == "Relu"
     assert found.notes == ("folding changes the outputs and was undone",)
+
+
+def test_constants_that_are_wrong_once_outside_of_inner_graphs_are_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def wrong(graph: onnx.GraphProto) -> None:
+        hoist(graph)
+        held = graph.initializer[0]
+        held.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(held), held.name))
+
+    monkeypatch.setattr(steps, "hoist", wrong)
+    model = parsed(
+        """net (float[N,2] x) => (float[N,2] y) {
+        yes = Constant<value = bool {1}>()
+        y = If(yes)<then_branch = a () => (float[N,2] b) <float[2] w = {2, 3}> { b = Mul(x, w) },
+                    else_branch = c () => (float[N,2] d) { d = Tanh(x) }> }"""
+    )
+    with pytest.raises(ModelError, match="differs from the file"):
+        normal_form(model)
+
+
+def test_only_constants_of_inner_graphs_that_no_message_holds_move_before_the_comparison(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = parsed(
+        """net (bool b, float[N,2] x) => (float[N,2] y) {
+        y = If(b)<then_branch = f () => (float[N,2] g) <float[2] w = {2, 3}> { g = Mul(x, w) },
+                  else_branch = h () => (float[N,2] i) { i = Tanh(x) }> }"""
+    )
+    assert not steps.declared(model).graph.initializer
+    monkeypatch.setattr(steps, "MESSAGE", 8)
+    assert [t.name for t in steps.declared(model).graph.initializer] == ["w"]
+
+
+@pytest.mark.parametrize("indices", [[0, 5, 11], [[0, 0], [1, 1], [2, 3]]])
+@pytest.mark.parametrize("as_node", [True, False])
+def test_sparse_constants_become_dense(indices: list[int], as_node: bool) -> None:
+    values = numpy_helper.from_array(np.asarray([1, 2, 3], np.float32), "w")
+    sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(np.asarray(indices), "at"), [3, 4])
+    model = parsed("net (float[N,3] x) => (float[N,4] y) { y = MatMul(x, w) }")
+    if as_node:
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], sparse_value=sparse))
+    else:
+        model.graph.sparse_initializer.append(sparse)
+    (dense,) = normal_form(model).model.graph.initializer
+    np.testing.assert_array_equal(numpy_helper.to_array(dense), [[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 3]])
 
 
 def test_unsorted_and_unnamed_nodes_are_sorted_and_named() -> None:

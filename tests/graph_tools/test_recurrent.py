@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 from onnx_attribution.errors import NotDifferentiable
 from tests.checks import assert_gradient, gradient_model
+from tests.programs import contributions, gradients
 
 Array = NDArray[Any]
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -378,3 +379,36 @@ def test_second_derivative_is_the_gradient_of_the_gradient(operator: str) -> Non
         n: inputs[n] if n in inputs else rng.standard_normal(sizes[n]).astype(np.float32) for n in given
     }
     assert_gradient(graph, values, wrt=["X", "v/Y", "initial_h", "R"], forms=["declared"], seeds=(0,))
+
+
+def batch_first(case: Case, inputs: Mapping[str, Array]) -> onnx.ModelProto:
+    """The operator in float16 between transposes that put the sequences first, as torch exports `batch_first`."""
+    held = [onnx.numpy_helper.from_array(inputs[n].astype(np.float16), n) for n in ("W", "R", "B")]
+    size = inputs["R"].shape[2]
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["X"], perm=[1, 0, 2]),
+        helper.make_node(case.operator, ["X", "W", "R", "B"], ["", "Y_h"], hidden_size=size),
+        helper.make_node("Transpose", ["Y_h"], ["z"], perm=[1, 0, 2]),
+    ]
+    infos = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT16, ["batch", *shape])
+        for name, shape in (("x", [inputs["X"].shape[0], inputs["X"].shape[2]]), ("z", [1, size]))
+    ]
+    graph = helper.make_graph(nodes, "case", infos[:1], infos[1:], held)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+@pytest.mark.parametrize("operator", GATES)
+def test_half_precision_with_the_batch_first_agrees_with_the_definition(operator: str) -> None:
+    case = Case(operator, made=("Y_h",))
+    inputs = {k: v.astype(np.float16) for k, v in inputs_of(case).items()}
+    rng = np.random.default_rng(2)
+    v = rng.standard_normal((3, 1, 5)).astype(np.float16)
+    model, x = batch_first(case, inputs), np.ascontiguousarray(inputs["X"].swapaxes(0, 1))
+    found = gradients(model, {"x": x}, ["x"], v)["x"].swapaxes(0, 1)
+    for _ in range(3):
+        direction = rng.standard_normal(found.shape)
+        expected = slopes(case, inputs, {"Y_h": v.swapaxes(0, 1).astype(np.float64)}, "X", direction)
+        assert np.sum(found * direction) == pytest.approx(expected, abs=1e-4 * float(np.linalg.norm(found)))
+    total, change, size = contributions(model, {"x": x}, {"x": np.zeros_like(x)}, v)
+    assert abs(total - change) <= 2e-3 * size  # eleven bits of the outputs

@@ -266,6 +266,67 @@ def test_elements_that_cross_a_place_of_the_ranking_share_its_change() -> None:
     np.testing.assert_allclose(found["contribution/x0"], [[0.5, -2, 0.5]], atol=1e-12)
 
 
+KINKED = [
+    *(Row(op, (S,)) for op in ("Abs", "LeakyRelu", "Relu", "Shrink", "ThresholdedRelu")),
+    *(Row(op, (S, S)) for op in ("Max", "Min", "PRelu")),
+    *(Row(op, (S, (4,), S)) for op in ("Max", "Min")),
+    *(Row(op, (S,), {1: np.array([1])}) for op in ("ReduceMax", "ReduceMin")),
+    Row("GlobalMaxPool", (IMAGE,)),
+    Row("MaxPool", (IMAGE,), attributes={"kernel_shape": [3, 3], "strides": [1, 1]}),
+]
+
+
+@pytest.mark.parametrize("row", KINKED, ids=str)
+def test_the_multiplier_where_nothing_changes_is_the_gradient(row: Row) -> None:
+    """Against central differences along a random direction; x lies away from the kinks."""
+    model, moving, _ = node_of(row)
+    x, step = points(row)
+    weight = np.random.default_rng(0).normal(size=run_double(model, x)["z"].shape)
+    program = deeplift_program(
+        Network(model, "single", dict.fromkeys(moving), dict(x)),
+        Choice(tuple(moving), tuple(moving), "z"),
+        multiply=False,
+    )
+    given = {**x, **{f"baseline/{n}": a for n, a in x.items()}, "target/weight": weight}
+    found = run_double(program.model, given)
+    up, down = (run_double(model, {n: a + e * step[n] for n, a in x.items()})["z"] for e in (1e-6, -1e-6))
+    slope = float(((up - down) * weight).sum()) / 2e-6
+    inner = sum(float((found[f"contribution/{n}"] * step[n]).sum()) for n in moving)
+    np.testing.assert_allclose(inner, slope, rtol=1e-6)
+
+
+def test_an_input_of_max_that_stays_has_the_mean_gradient_over_the_others_ends() -> None:
+    """By hand: max(1, y) for y from 0 to 2 grows with the first in the first half only."""
+    model, moving, _ = node_of(Row("Max", ((1,), (1,))))
+    program = deeplift_program(
+        Network(model, "single", dict.fromkeys(moving), {}),
+        Choice(("x0", "x1"), ("x0", "x1"), "z"),
+        multiply=False,
+    )
+    ends = {"x0": [1.0], "x1": [2.0], "baseline/x0": [1.0], "baseline/x1": [0.0], "target/weight": [1.0]}
+    found = run_double(program.model, {n: np.array(a) for n, a in ends.items()})
+    np.testing.assert_allclose([found["contribution/x0"][0], found["contribution/x1"][0]], [0.5, 0.5])
+
+
+@pytest.mark.parametrize("operator", ["Max", "Min"])
+def test_the_extreme_of_three_in_half_precision_is_found(operator: str) -> None:
+    """The runtime computes in float32 between rounded tensors, so that no input equals the rounded output."""
+    rng = np.random.default_rng(2)
+    x, y = (rng.normal(size=(3, 4)).astype(np.float16) for _ in range(2))
+    text = f"""<ir_version: 10, opset_import: ["": 21]> g (float16[3,4] x) => (float16[3,4] z)
+        {{ a = Sigmoid(x) b = Tanh(x) c = Sin(x) z = {operator}(a, b, c) }}"""
+    model = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text))
+    program = deeplift_program(Network(model, "single", {"x": None}, {"x": x}), Choice(("x",), ("x",), "z"))
+    given = {"x": x, "baseline/x": y, "target/weight": np.ones((3, 4), np.float16)}
+    found: dict[str, Array] = Backend("cpu", 1).session(program.model).run(given)
+    ends = [
+        getattr(np, operator.lower() + "imum").reduce([1 / (1 + np.exp(-v)), np.tanh(v), np.sin(v)])
+        for v in (x.astype(np.float64), y.astype(np.float64))
+    ]
+    # outputs near 1 are rounded to 5e-4
+    np.testing.assert_allclose(found["contribution/x"], ends[0] - ends[1], atol=2e-3)
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [

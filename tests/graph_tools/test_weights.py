@@ -15,11 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools import weights as weights_module
-from onnx_attribution.graph_tools.load import load
+from onnx_attribution.graph_tools.load import ModelSource, load
 from onnx_attribution.graph_tools.program import Choice, Program, path_program, rows_program
 from onnx_attribution.graph_tools.weights import Weights, value_of, whole
 from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.values import AttributionRequest, Target
 
 Floats = NDArray[np.float32]
 LARGE = 1 << 10
@@ -192,7 +194,7 @@ def test_weights_in_a_file_and_in_memory_go_together(tmp_path: Path, rng: np.ran
     path.write_bytes(source.SerializeToString())
     weights = Weights(LARGE)
     model = load(path, weights)
-    assert {h.file is None for h in weights.held} == {True, False}
+    assert len(weights.held) == 2
     found = run(model, x=np.eye(20, dtype=np.float32))
     np.testing.assert_allclose(found["y"], first @ second, rtol=1e-4, atol=1e-5)
 
@@ -208,14 +210,32 @@ def test_a_session_made_after_the_file_was_replaced_has_the_weights_of_the_model
     np.testing.assert_allclose(found["y"], W + 1, rtol=1e-6)  # the bias
 
 
+def _overwrite(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.write(bytes(file.stat().st_size))
+
+
+def _truncate(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.truncate(0)
+
+
 @pytest.mark.usefixtures("_small_is_large")
-def test_weights_in_a_file_that_has_changed_are_refused(tmp_path: Path, W: Floats) -> None:
-    model = LoadedModel(in_two_files(dense(W), tmp_path), BACKEND)
-    (tmp_path / "dense.data").write_bytes(bytes(W.nbytes + 4096))
-    with pytest.raises(
-        ModelError, match=r"'dense\.data' has changed since the model was loaded; load it again"
-    ):
-        BACKEND.session(model.network.model)
+@pytest.mark.parametrize("spoil", [_overwrite, _truncate, Path.unlink])
+@pytest.mark.parametrize("saved", [in_two_files, in_two_files_unaligned])
+def test_what_happens_to_a_file_after_it_was_loaded_changes_no_answer(
+    tmp_path: Path, W: Floats, saved: Saved, spoil: Callable[[Path], None]
+) -> None:
+    with Engine(provider="cpu") as engine:
+        engine.add("dense", saved(dense(W), tmp_path))
+        engine.predict("dense", {"x": np.ones((1, 30), np.float32)})  # its session stays
+        spoil(tmp_path / "dense.data")
+        found: dict[str, Any] = engine.predict("dense", {"x": np.eye(30, dtype=np.float32)})
+        np.testing.assert_allclose(found["y"], W + 1, rtol=1e-6)
+        ask = AttributionRequest(
+            "dense", {"x": np.ones((1, 30), np.float32)}, "gradient", target=Target("y", 3)
+        )
+        np.testing.assert_allclose(engine.attribute(ask).layers["x"].values[0], W[:, 3], rtol=1e-6)
 
 
 def test_a_file_cannot_name_the_weights_of_another(tmp_path: Path, W: Floats) -> None:
@@ -244,3 +264,57 @@ def test_a_file_that_ends_too_early_is_no_model(tmp_path: Path, W: Floats, cut: 
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(ModelError, match=r"'dense\.onnx' is not an ONNX model"):
         load(path, Weights(LARGE))
+
+
+def _tensor(data_type: int, dims: list[int], **data: Any) -> TensorProto:
+    return TensorProto(name="W", data_type=data_type, dims=dims, **data)
+
+
+@pytest.mark.parametrize("form", [bytes, onnx.ModelProto, Path])
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (_tensor(TensorProto.FLOAT, [4], raw_data=bytes(80000)), r"80000 bytes.*\[4\] take 16"),
+        (_tensor(TensorProto.FLOAT, [30, 20], raw_data=bytes(16)), r"16 bytes.*\[30, 20\] take 2400"),
+        (_tensor(TensorProto.FLOAT, [30, 20], raw_data=bytes(2404)), r"2404 bytes.*\[30, 20\] take 2400"),
+        (_tensor(TensorProto.FLOAT, [1 << 40]), r"0 values.*take 1099511627776"),
+        (_tensor(TensorProto.FLOAT, [30, 20], float_data=[1.0] * 599), r"599 values.*take 600"),
+        (_tensor(TensorProto.COMPLEX64, [3], float_data=[1.0] * 3), r"3 values.*take 6"),
+        (_tensor(TensorProto.INT4, [5], int32_data=[1] * 5), r"5 values.*take 3"),
+        (_tensor(TensorProto.STRING, [2], string_data=[b"one"]), r"1 values.*take 2"),
+        (_tensor(TensorProto.FLOAT, [-30, -20], raw_data=bytes(2400)), r"\[-30, -20\], with a negative size"),
+    ],
+)
+def test_values_that_are_not_as_many_as_the_shape_takes_are_refused(
+    tmp_path: Path, W: Floats, form: type, tensor: TensorProto, words: str
+) -> None:
+    model = dense(W)
+    model.graph.initializer[0].CopyFrom(tensor)
+    sources: dict[type, ModelSource] = {
+        bytes: model.SerializeToString(),
+        onnx.ModelProto: model,
+        Path: in_one_file(model, tmp_path),
+    }
+    for weights in (Weights(LARGE), None):
+        with pytest.raises(ModelError, match=f"tensor 'W' .*{words}") as refusal:
+            load(sources[form], weights)
+        assert refusal.value.reason == "MODEL_INVALID"
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(5).astype(ml_dtypes.int4),
+        np.arange(5).astype(ml_dtypes.uint2),
+        np.arange(3).astype(np.complex64),
+        np.arange(3).astype(ml_dtypes.bfloat16),
+        np.arange(3).astype(ml_dtypes.float8_e4m3fn),
+        np.ones((0, 3), np.float32),
+    ],
+    ids=lambda array: str(array.dtype),
+)
+def test_tensors_as_onnx_writes_them_have_as_many_values_as_their_shape_takes(array: NDArray[Any]) -> None:
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    typed = helper.make_tensor("W", kind, array.shape, array.astype(object).reshape(-1))
+    for tensor in (typed, numpy_helper.from_array(array, "W")):
+        weights_module.require_values(tensor)

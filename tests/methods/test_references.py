@@ -108,7 +108,12 @@ def test_a_model_that_takes_one_sample_a_run_averages_too(engine: Engine) -> Non
         ({"x": References(np.zeros((0, 3)))}, r"shape \[0, 3\]; it must be \[references, ...\]"),
         ({"x": References(np.zeros(4), per_sample=True)}, r"shape \[4\]; it must be \[samples, references, ...\]"),
         ({"x": References(np.zeros((5, 2, 3)), per_sample=True)}, "'x' has references of 5 samples; there are 4"),
-        ({"x": References(np.zeros((5, 4)))}, "must broadcast"),
+        ({"x": References(np.zeros((5, 4)))}, r"shape \[5, 4\]; they must broadcast to \[references, 3\]"),
+        (
+            {"x": References(np.zeros((4, 5, 2, 3)), per_sample=True)},
+            r"shape \[4, 5, 2, 3\]; they must broadcast to \[samples, references, 3\]",
+        ),
+        ({"x": References(np.array([1.0, 1e300]))}, "numbers outside float32, which 'x' holds"),
         ({"x": References(np.full((2, 3), np.nan))}, "NaN or infinite"),
         ({"x": References(np.zeros((100, 3)))}, "4 samples with 100 references each; it may hold 1 to 256 in all"),
     ],
@@ -182,6 +187,32 @@ def test_near_zero_chooses_the_point_of_the_gradient(engine: Engine, near_zero: 
         )
     )  # fmt: skip
     np.testing.assert_allclose(values(answer, "x"), [slope], rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["gradient", "integrated_gradients", "occlusion"])
+def test_methods_without_secants_know_no_point_near_zero(engine: Engine, method: Method) -> None:
+    asked = AttributionRequest("squares", {"x": points(1, 3)}, method, near_zero="input")
+    with pytest.raises(InvalidArgument, match=f"{method} knows no near_zero; the DeepLIFT methods do"):
+        engine.attribute(asked)
+
+
+def test_occlusion_has_no_multipliers(engine: Engine) -> None:
+    asked = AttributionRequest("squares", {"x": points(1, 3)}, "occlusion", multiply_by_inputs=False)
+    with pytest.raises(InvalidArgument, match="occlusion has no multipliers"):
+        engine.attribute(asked)
+
+
+def test_references_broadcast_to_the_unit_even_where_it_is_as_long_as_they_are_many(engine: Engine) -> None:
+    """Each of two references [3] stands for both rows of a unit [2, 3]."""
+    engine.add("rows", model("(float[N,2,3] x) => (float[N,2,3] y) { y = Mul(x, x) }"))
+    x, references = points(1, 2, 3), points(2, 3, seed=1)
+    target = Target(index=(slice(None), slice(None)))
+    answer = engine.attribute(
+        AttributionRequest(
+            "rows", {"x": x}, "deeplift_rescale", target=target, baselines={"x": References(references)}
+        )
+    )
+    np.testing.assert_allclose(values(answer, "x"), x**2 - (references**2).mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
 def test_an_unknown_point_is_refused(engine: Engine) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import Attribution, Method, Target
 from tests.methods.toys import explain, model, values
@@ -224,3 +225,80 @@ def test_multipliers_times_differences_are_contributions(engine: Engine) -> None
         m = values(lift(engine, NETS[name], x, y, target=first(name), multiply=False))
         c = values(lift(engine, NETS[name], x, y, target=first(name)))
         np.testing.assert_allclose(m * (x - y), c, rtol=1e-4 if name == "images" else 1e-9, atol=1e-6)
+
+
+# --- integers, truth values, and what has no secant
+
+STEPS = {
+    "integers": "i = Cast<to=7>(t)",
+    "truth values": "i = Cast<to=9>(t)",
+    "sum": "j = Cast<to=7>(t) i = Add(j, seven)",
+    "product": "j = Cast<to=7>(t) i = Mul(j, seven)",
+    "square": "j = Cast<to=7>(t) i = Mul(j, j)",
+    "quotient": "j = Cast<to=7>(t) k = Mul(j, seven) i = Div(k, two)",
+    "quotient by what moves": "j = Cast<to=7>(t) k = Mul(j, j) m = Add(k, two) n = Mul(j, seven) i = Div(n, m)",
+    "remainder": "j = Cast<to=7>(t) i = Mod(j, two)",
+    "larger": "j = Cast<to=7>(t) i = Max(j, two)",
+    "32 bits": "j = Cast<to=6>(t) i = Relu(j)",
+    "sum of 32 bits": "j = Cast<to=6>(t) k = Cast<to=6>(seven) i = Add(j, k)",
+    "sum along an axis": "j = Cast<to=7>(t) i = ReduceSum(j, one)",
+    "largest along an axis": "j = Cast<to=7>(t) i = ReduceMax(j, one)",
+    "running sum": "j = Cast<to=7>(t) i = CumSum(j, one)",
+}
+
+
+@pytest.mark.parametrize("method", [RESCALE, REVEAL, GENOMICS])
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+def test_the_change_of_integers_and_truth_values_is_shared_out(
+    engine: Engine, steps: str, method: Method
+) -> None:
+    net = model(
+        f"(double[N,4] x) => (double[N,4] y) {{ t = MatMul(x, W) {steps} f = Cast<to=11>(i) y = Add(f, x) }}",
+        W=2 * np.random.default_rng(3).normal(size=(4, 4)),
+        seven=np.array([7]), two=np.array([2]), one=np.array([1]),
+    )  # fmt: skip
+    ends = np.random.default_rng(8).normal(size=(2, 6, 4))
+    for k in range(4):
+        answer = lift(engine, net, ends[0], ends[1], method, target=Target(index=k))
+        size = np.abs(values(answer)).reshape(6, -1).sum(axis=1)
+        np.testing.assert_array_less(np.abs(answer.layers["x"].residual), 1e-9 * size + 1e-9)
+        assert answer.warnings == ()
+
+
+@pytest.mark.parametrize("method", [RESCALE, REVEAL])
+def test_a_network_of_two_float_types_sums(engine: Engine, method: Method) -> None:
+    net = model(
+        """(float[N,4] x) => (double[N,4] y) {
+            a = Sin(x) b = Cast<to=11>(a) c = Tanh(b) i = Cast<to=7>(b) h = Cast<to=1>(i) k = Cast<to=11>(h)
+            e = Greater(c, low) f = Cast<to=1>(e) m = Mul(f, a) n = Cast<to=11>(m) y = Sum(c, k, n)
+        }""",
+        low=np.array(0.1),
+    )
+    ends = 3 * np.random.default_rng(8).normal(size=(2, 6, 4)).astype(np.float32)
+    answer = lift(engine, net, ends[0], ends[1], method, target=Target(index=1))
+    np.testing.assert_allclose(answer.layers["x"].residual, 0, atol=1e-5)
+    assert answer.layers["x"].sum.any()
+
+
+UNFOLLOWED = {
+    "Hardmax": "h = Hardmax(x) y = Mul(h, x)",
+    "ArgMax": "i = ArgMax<axis=1>(x) f = Cast<to=1>(i) y = Add(f, x)",
+    "TopK": "v, i = TopK(x, one) f = Cast<to=1>(i) y = Add(f, x)",
+    "BitShift": 'a = Abs(x) i = Cast<to=2>(a) b = Cast<to=2>(one) s = BitShift<direction="LEFT">(i, b) '
+    "f = Cast<to=1>(s) y = Add(f, x)",
+}
+
+
+@pytest.mark.parametrize("method", [RESCALE, REVEAL])
+@pytest.mark.parametrize("operator", UNFOLLOWED)
+def test_what_has_no_secant_is_refused_where_its_output_changes_and_only_there(
+    engine: Engine, operator: str, method: Method
+) -> None:
+    net = model(
+        f"(float[N,3] x) => (float[N,3] y) {{ {UNFOLLOWED[operator]} }}", one=np.array([1], dtype=np.int64)
+    )
+    x, target = np.array([[1.25, 2.5, 3.25]]), Target(index=2)
+    kept = lift(engine, net, x, np.array([[1.0, 2.0, 3.0]]), method, target=target)
+    np.testing.assert_allclose(values(kept), [[0, 0, 0.25]], atol=1e-12)
+    with pytest.raises(NotDifferentiable, match=f"no rule for {operator} .*, whose output changes"):
+        lift(engine, net, x, np.array([[4.0, 2.0, 1.0]]), method, target=target)

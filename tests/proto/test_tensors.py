@@ -262,3 +262,24 @@ def test_every_violation_is_named() -> None:
 def test_method_of_a_newer_protocol_is_unsupported() -> None:
     with pytest.raises(Unsupported, match="method number 99"):
         requests.from_request(pb.AttributeRequest(model="m", method=99))  # type: ignore[arg-type]
+
+
+def test_empty_messages_are_named_by_their_field() -> None:
+    message = pb.AttributeRequest(
+        model="m",
+        method=pb.METHOD_OCCLUSION,
+        baselines={"x": pb.Baseline(references=pb.References()), "y": pb.Baseline(tensor=pb.Tensor())},
+        groups={"z": pb.Tensor()},
+    )
+    with pytest.raises(InvalidArgument) as caught:
+        requests.from_request(message)
+    found = caught.value.violations
+    assert set(found) == {"baselines.x", "baselines.y", "groups.z"}
+    assert all(text.startswith(f"tensor '{field[-1]}': expected one of") for field, text in found.items())
+
+
+def test_a_selector_is_automatic_or_has_axes() -> None:
+    both = pb.Selector(axes=[pb.Axis(index=1)], automatic=True)
+    message = pb.AttributeRequest(model="m", method=pb.METHOD_GRADIENT, target=pb.Target(selectors=[both]))
+    with pytest.raises(InvalidArgument, match="automatic or has axes, not both"):
+        requests.from_request(message)

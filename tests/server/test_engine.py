@@ -273,6 +273,12 @@ REFUSALS: dict[str, tuple[dict[str, Any], type[AttributionError], str, str]] = {
         "BASELINE_INVALID",
         r"baseline of 'image' holds NaN",
     ),
+    "baseline beyond the type": (
+        {"baselines": {"image": 1e300}},
+        InvalidArgument,
+        "BASELINE_INVALID",
+        r"baseline of 'image' holds numbers outside float32",
+    ),
     "baseline of no source": (
         {"baselines": {"logits": 0.0}},
         InvalidArgument,
@@ -846,3 +852,49 @@ def test_tensors_may_be_called_as_programs_call_theirs(name: str, method: Method
         )
         assert answer.target.tensor == name
         assert np.isfinite(answer.layers[layers[0]].values).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("target/weight", "gradient"),
+        ("target/weight", "neuron_ig"),
+        ("baseline/x", "deeplift_rescale"),
+        ("target/value", "gradient"),
+        ("path/row_sample", "neuron_ig"),
+    ],
+)
+def test_a_name_that_a_program_needs_is_refused(name: str, method: Method) -> None:
+    net = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> n (float[N,3] x) => (float[N,3] y) { h = Tanh(x) y = Mul(h, h) }'
+    )
+    net.graph.node[0].output[0] = net.graph.node[1].input[0] = net.graph.node[1].input[1] = name
+    with Engine(provider="cpu") as engine:
+        engine.add("net", net)
+        with pytest.raises(ModelError, match=f"a tensor called '{name}'"):
+            engine.attribute(
+                AttributionRequest("net", {"x": np.ones((2, 3))}, method, target=Target(index=1))
+            )
+
+
+@pytest.mark.parametrize("source", [None, 3, bytearray(b"x"), memoryview(b"x")])
+def test_what_is_no_model_is_refused_where_it_is_added(source: Any) -> None:
+    with (
+        Engine(provider="cpu") as engine,
+        pytest.raises(InvalidArgument, match="a path, bytes or a ModelProto, not"),
+    ):
+        engine.add("net", source)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "occlusion"])
+def test_a_scalar_input_is_a_source_of_several_samples(method: Method) -> None:
+    net = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> n (float[N,3] x, float s) => (float[N,3] y) { y = Mul(x, s) }'
+    )
+    with Engine(provider="cpu") as engine:
+        engine.add("net", net)
+        inputs: dict[str, Array] = {"x": np.ones((2, 3), np.float32), "s": np.asarray(2, np.float32)}
+        answer = engine.attribute(AttributionRequest("net", inputs, method, target=Target(index=1), steps=2))
+    # y = x s: from (0, 0) to (1, 2) each has half of it; the gradient of s is x
+    expected = {"gradient": 1.0, "gradient_x_activation": 2.0}.get(method, 1.0)
+    np.testing.assert_allclose(wide(answer.layers["s"].values), expected, rtol=1e-5)
