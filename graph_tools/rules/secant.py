@@ -1,7 +1,7 @@
 """DeepLIFT's multipliers with the Rescale rule: the gradient rules with slopes between x and x'.
 
 Linear operators keep their gradient; products take it at the midpoint, which is their two-factor Shapley value;
-elementwise functions take the secant; max pooling gives each window's change to the places of its two maxima.
+elementwise functions take the secant.
 Normalisations and other functions of many elements are recomputed from standard operators that sum exactly (`PARTS`).
 Truth values and integers that depend on the source count as numbers: a comparison is a step, Where a product.
 """
@@ -17,7 +17,6 @@ import onnx_graphsurgeon as gs
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.rules.composite import staged
-from onnx_attribution.graph_tools.rules.pooling import pool_indices, unpool
 from onnx_attribution.graph_tools.rules.registry import Forward, Gradients, NodeView, Rule
 from onnx_attribution.values import NearZero
 
@@ -350,87 +349,9 @@ def _limit(op: Emitter, node: NodeView, reference: NodeView, rule: Rule, index: 
     return _mean(op, *found)
 
 
-@secant("Relu")
-def relu(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    """The ratio lies between 0 and 1, whatever rounding says, and is meant however small the difference is."""
-    x, y = node.input(0), reference.input(0)
-    d = op("Sub", x, y)
-    close = op("Equal", d, op.like(d, 0))
-    step = op("Where", op("Greater", op("Add", x, y), op.like(x, 0)), op.like(g, 1), op.like(g, 0))
-    ratio = quotient(op, op("Sub", node.z, reference.z), d, close, step)
-    return (op("Mul", g, op("Min", op("Max", ratio, op.like(g, 0)), op.like(g, 1))),)
-
-
-@secant("Tanh")
-def tanh(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    """tanh a - tanh b = tanh(a - b) (1 - tanh a tanh b): no cancellation."""
-    d = op("Sub", node.input(0), reference.input(0))
-    return (op("Mul", g, op("Mul", _tanhc(op, d), _one_minus_product(op, node.z, reference.z))),)
-
-
-@secant("Sigmoid")
-def sigmoid(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    return (op("Mul", g, sigmoid_slope(op, node.input(0), reference.input(0))),)
-
-
-def sigmoid_slope(op: Emitter, x: Value, y: Value) -> Value:
-    """sigmoid(larger) sigmoid(-smaller) (1 - exp(-d)) / d with d = |x - y|, precise in both tails."""
-    one = op.like(x, 1)
-    ends = (op("Neg", op("Max", x, y)), op("Min", x, y))
-    upper, lower = (op("Reciprocal", op("Add", op("Exp", v), one)) for v in ends)
-    return op("Mul", op("Mul", upper, lower), fallen(op, x, y))
-
-
-def fallen(op: Emitter, x: Value, y: Value) -> Value:
-    """(1 - exp(-d)) / d with d = |x - y| as tanh(d / 2) (1 + exp(-d)) / d: no cancellation; 1 for equal infinities."""
-    d = op("Abs", op("Sub", x, y))
-    d = op("Where", op("IsNaN", d), op.like(d, 0), d)
-    flat = op("Equal", d, op.like(d, 0))
-    grown = op(
-        "Mul", op("Tanh", op("Mul", d, op.like(d, 0.5))), op("Add", op("Exp", op("Neg", d)), op.like(d, 1))
-    )
-    return quotient(op, grown, d, flat, op.like(d, 1))
-
-
-def _tanhc(op: Emitter, d: Value) -> Value:
-    flat = op("Equal", d, op.like(d, 0))
-    return quotient(op, op("Tanh", d), d, flat, op.like(d, 1))
-
-
-def _one_minus_product(op: Emitter, x: Value, y: Value) -> Value:
-    return op("Sub", op.like(x, 1), op("Mul", x, y))
-
-
-@secant("Div")
-def div(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    """x (1 / y): the product by its midpoint, 1 / y by its secant -1 / (y y')."""
-    x, y = node.input(0), node.input(1)
-    x0, y0 = reference.input(0), reference.input(1)
-    inverse = op("Mul", op("Add", op("Reciprocal", y), op("Reciprocal", y0)), op.like(y, 0.5))
-    slope = op("Neg", op("Div", _mean(op, x, x0), op("Mul", y, y0)))
-    return times(op, g, inverse), times(op, g, slope)
-
-
 def div_of_integers(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
     """What division leaves out is a step of the quotient."""
     made, there = (op("Div", view.input(0), view.input(1)) for view in (node, reference))
     d = op("Sub", made, there)
     step = quotient(op, op("Sub", node.z, reference.z), d, op("Equal", d, op.like(d, 0)), op.like(d, 0))
-    return div(op, node, reference, times(op, g, step))
-
-
-@secant("MaxPool")
-def max_pool(op: Emitter, node: NodeView, reference: NodeView, g: Value, *_: Value | None) -> Gradients:
-    """With c the larger of the two maxima: c - z' goes to the place of the maximum of x, z - c to that of x'.
-
-    Windows that overlap add up. Elements that do not change have the gradient at the midpoint.
-    """
-    x, y, z, w = node.input(0), reference.input(0), node.z, reference.z
-    c = op("Max", z, w)
-    to_x = unpool(op, x, op("Mul", g, op("Sub", c, w)), pool_indices(op, node, x))
-    to_y = unpool(op, x, op("Mul", g, op("Sub", z, c)), pool_indices(op, reference, y))
-    middle = _mean(op, x, y)
-    middle.shape = x.shape
-    local = unpool(op, x, g, pool_indices(op, node, middle))
-    d = op("Sub", x, y)
-    return (quotient(op, op("Add", to_x, to_y), d, op("Equal", d, op.like(d, 0)), local),)
+    return SECANT["Div"](op, node, reference, times(op, g, step))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from onnx_attribution.graph_tools.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.normalisation import _channel_window, _per_channel
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView
-from onnx_attribution.graph_tools.rules.secant import fallen, parts, quotient, secant, times
+from onnx_attribution.graph_tools.rules.secant import parts, quotient, secant, times
+from onnx_attribution.graph_tools.rules.secant_elementwise import fallen
 from onnx_attribution.graph_tools.rules.tricks import declare, dimensions, rank_of
 
 # --- the exponential, its inverse and powers

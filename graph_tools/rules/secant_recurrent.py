@@ -26,15 +26,8 @@ from onnx_attribution.graph_tools.rules.directions import (
 )
 from onnx_attribution.graph_tools.rules.recurrent import Result, _cells, _gradients, _reset_first
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView
-from onnx_attribution.graph_tools.rules.secant import (
-    _mean,
-    _one_minus_product,
-    _tanhc,
-    near,
-    quotient,
-    secant,
-    sigmoid_slope,
-)
+from onnx_attribution.graph_tools.rules.secant import _mean, near, quotient, secant
+from onnx_attribution.graph_tools.rules.secant_elementwise import _one_minus_product, _tanhc, sigmoid_slope
 from onnx_attribution.graph_tools.rules.tricks import declare
 
 Pair = tuple[Value, Value]

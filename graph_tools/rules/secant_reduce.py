@@ -10,7 +10,7 @@ from __future__ import annotations
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.convolution import windows
-from onnx_attribution.graph_tools.rules.pooling import spread
+from onnx_attribution.graph_tools.rules.pooling import pool_indices, spread, unpool
 from onnx_attribution.graph_tools.rules.reduce import _axes, _kept, _sum
 from onnx_attribution.graph_tools.rules.registry import VJP, Gradients, NodeView
 from onnx_attribution.graph_tools.rules.secant import parts, quotient, secant
@@ -43,6 +43,22 @@ def global_max_pool(op: Emitter, node: NodeView, reference: NodeView, g: Value) 
     return (
         cross(op, node.input(0), reference.input(0), node.z, reference.z, share(node), share(reference), g, "Max"),
     )  # fmt: skip
+
+
+@secant("MaxPool")
+def max_pool(op: Emitter, node: NodeView, reference: NodeView, g: Value, *_: Value | None) -> Gradients:
+    """With c the larger of the two maxima: c - z' goes to the place of the maximum of x, z - c to that of x'.
+
+    Windows that overlap add up. Elements that do not change have the mean of the gradients at x and x'.
+    """
+    x, y, z, w = node.input(0), reference.input(0), node.z, reference.z
+    c, half = op("Max", z, w), op("Mul", g, op.like(g, 0.5))
+    at_x, at_y = pool_indices(op, node, x), pool_indices(op, reference, y)
+    to_x = unpool(op, x, op("Mul", g, op("Sub", c, w)), at_x)
+    to_y = unpool(op, x, op("Mul", g, op("Sub", z, c)), at_y)
+    local = op("Add", unpool(op, x, half, at_x), unpool(op, x, half, at_y))
+    d = op("Sub", x, y)
+    return (quotient(op, op("Add", to_x, to_y), d, op("Equal", d, op.like(d, 0)), local),)
 
 
 def cross(
