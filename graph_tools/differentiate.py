@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.broadcast import unbroadcast
 from onnx_attribution.graph_tools.emit import Emitter, Value, element_type, is_float, is_half, shape_of
-from onnx_attribution.graph_tools.nested import graphs_of, inputs_of, type_graphs
+from onnx_attribution.graph_tools.nested import graphs_of, inputs_of, key_of, type_graphs
 from onnx_attribution.graph_tools.nested import reachable as reachable
 from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE, NodeView, Rule, RuleTable
 from onnx_attribution.graph_tools.rules.registry import Walk
@@ -126,7 +126,7 @@ def view_of(graph: gs.Graph, node: gs.Node, active: set[str], walk: Walk | None 
     type_graphs(node)
     inputs = tuple(None if x.is_empty() else x for x in inputs_of(node))
     outputs = tuple(None if z.is_empty() else z for z in node.outputs)
-    domain = "" if node.domain in (None, "ai.onnx") else node.domain
+    domain, _ = key_of(node)
     for value in (*inputs, *outputs):
         if value is not None and shape_of(value) is None and getattr(value, "type", "") != "sequence_type":
             raise NotDifferentiable(
@@ -202,7 +202,7 @@ def no_way(nodes: Sequence[gs.Node], name: str, seeds: Mapping[str, Value]) -> N
         return NotDifferentiable(f"no way leads from {name!r} to {target}", reason="NO_PATH", tensor=name)
     return NotDifferentiable(
         f"the derivative of {target} with respect to {name!r} is zero: every way goes through " + ", ".join(blocks),
-        tensor=name, operators=", ".join(blocks), node=stops[0].name, operator=".".join(filter(None, _key(stops[0]))),
+        tensor=name, operators=", ".join(blocks), node=stops[0].name, operator=".".join(filter(None, key_of(stops[0]))),
     )  # fmt: skip
 
 
@@ -216,12 +216,8 @@ def _zeros_inside(node: gs.Node) -> list[gs.Node]:
     ]
 
 
-def _key(node: gs.Node) -> tuple[str, str]:
-    return "" if node.domain in (None, "ai.onnx") else node.domain, node.op
-
-
 def _is_zero(node: gs.Node) -> bool:
-    return _key(node) in ZERO_DERIVATIVE
+    return key_of(node) in ZERO_DERIVATIVE
 
 
 def missing_rules(
@@ -241,7 +237,7 @@ def straight_through(nodes: Sequence[gs.Node], sources: Sequence[str], target: s
     """The nodes between the sources and the target that round, where the gradient is that without the rounding."""
     found = []
     for node, _ in _between(nodes, sources, target):
-        rule = VJP.get(_key(node))
+        rule = VJP.get(key_of(node))
         if rule is not None and rule.straight_through:
             found.append(node)
     return found[::-1]
@@ -264,7 +260,7 @@ def _between(
 
 def _without_rule(node: gs.Node, moved: set[str], rules: RuleTable) -> list[gs.Node]:
     """The node, if it has no rule, and the nodes of its graphs that have none and depend on what moves."""
-    key = _key(node)
+    key = key_of(node)
     if key in ZERO_DERIVATIVE:
         return []
     found = [] if key in rules else [node]

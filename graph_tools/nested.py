@@ -43,6 +43,11 @@ def inputs_of(node: gs.Node) -> Values:
     return [*node.inputs, *captured(node)]
 
 
+def key_of(node: gs.Node) -> tuple[str, str]:
+    """Domain and operator, as the tables of rules name them."""
+    return "" if node.domain in (None, "ai.onnx") else node.domain, node.op
+
+
 def reachable(nodes: Iterable[gs.Node], sources: Iterable[str]) -> set[str]:
     """Names of the tensors that depend on `sources` through what derivatives pass, the sources included.
 

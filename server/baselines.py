@@ -20,9 +20,10 @@ def baselines_of(
     sources: Sequence[str],
     samples: Sequence[Mapping[str, Array]],
     rows: Mapping[str, RowAxis | None],
+    references: int,
     warnings: list[str],
 ) -> list[dict[str, Array]]:
-    """The sources at x', like the samples, which hold every sample once for each of its references.
+    """The sources at x', like the samples, which hold every sample once for each of its `references`.
 
     `rows` says where the samples lie in what they share; it is empty where they are run one by one.
 
@@ -43,7 +44,6 @@ def baselines_of(
                 f"{name!r} has a baseline but is no source; the sources are {', '.join(map(repr, sources))}",
                 reason="BASELINE_INVALID", name=name,
             )  # fmt: skip
-    references = references_of(request)
 
     def at_reference(name: str, k: int) -> Array:
         value, like = given.get(name), samples[k][name]

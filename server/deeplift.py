@@ -34,7 +34,7 @@ REVEALED: dict[Method, Where] = {
 def deeplift(model: LoadedModel, question: Question, memory: int) -> Evaluation:
     """DeepLIFT contributions, or multipliers. A reference that all samples share is evaluated once a run."""
     one = _one_reference(model, question)
-    if one and question.choice not in model.apart:
+    if one:
         try:
             return (yield from _lifted(model, question, memory, one))
         except ModelError:  # what it makes of one row does not broadcast to the rows
@@ -44,7 +44,7 @@ def deeplift(model: LoadedModel, question: Question, memory: int) -> Evaluation:
 
 def deeplift_evaluations(model: LoadedModel, question: Question, memory: int) -> int:
     """How many rows DeepLIFT evaluates, as far as that is known before."""
-    if question.choice in model.apart or not _one_reference(model, question):
+    if not _one_reference(model, question):
         return 2 * question.count
     return question.count + -(-question.count // _pairs_a_run(model, question, memory))
 
@@ -62,7 +62,7 @@ def _one_reference(model: LoadedModel, question: Question) -> dict[str, Array]:
     own = {name for name, axis in axes.items() if axis is not None}
     if not question.together or question.count == 1 or not own <= set(question.choice.sources):
         return {}
-    if question.request.method in REVEALED:
+    if question.request.method in REVEALED or question.choice in model.apart:
         return {}
     found: dict[str, Array] = {}
     for name, array in question.baselines[0].items():
@@ -101,8 +101,9 @@ def _lifted(
         for layer in question.choice.layers:
             parts[layer].append(unit(found[f"contribution/{layer}"], question.rows[layer], question.together))
         rows = count_of(model, inputs) if question.together else 1
-        evaluations += 2 * rows if alone else rows + 1
-        yield 2 * rows if alone else rows + 1
+        ran = 2 * rows if alone else rows + 1
+        evaluations += ran
+        yield ran
     return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, evaluations)
 
 

@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnx_attribution.errors import (
     AttributionError,
@@ -32,6 +31,7 @@ from onnx_attribution.server.forward import forward
 from onnx_attribution.server.inputs import checked_inputs, join_samples, split_samples
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.server.question import Question, ask, check_request
+from onnx_attribution.server.targets import per_sample
 from onnx_attribution.values import (
     DEEPLIFT_METHODS,
     GRADIENT_METHODS,
@@ -301,9 +301,9 @@ class Engine:
         with np.errstate(over="ignore", invalid="ignore"):  # the notes say what is not finite
             change = question.value - question.baseline_value
             for name, values in sums.fine.items():
-                total = _per_sample(values)
+                total = per_sample(values)
                 none = np.full_like(total, np.nan)
-                error = _per_sample(np.abs(values - sums.coarse[name])) if name in sums.coarse else none
+                error = per_sample(np.abs(values - sums.coarse[name])) if name in sums.coarse else none
                 dtype = element_type(tensors[name])
                 layers[name] = LayerAttribution(
                     name,
@@ -418,15 +418,11 @@ def _plans(request: AttributionRequest) -> Iterator[tuple[int, Plan | None]]:
         yield steps, make(request.quadrature, steps)
 
 
-def _per_sample(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(values.reshape(len(values), -1).sum(axis=1))
-
-
 def _worst(answer: Attribution) -> float:
     """The largest estimated error of any layer and sample, relative to the L1 norm of its attributions."""
     worst = 0.0
     for layer in answer.layers.values():
-        norm = np.abs(layer.values.astype(np.float64)).reshape(len(layer.values), -1).sum(axis=1)
+        norm = per_sample(np.abs(layer.values.astype(np.float64)))
         ratio = layer.error_estimate / np.maximum(norm, 1e-30)
         worst = max(worst, float(np.nan_to_num(ratio, nan=np.inf).max(initial=0)))
     return worst

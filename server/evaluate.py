@@ -16,6 +16,7 @@ from onnx_attribution.graph_tools.program import path_program, rows_program
 from onnx_attribution.server.backend import Session
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.server.question import Question, source_ends
+from onnx_attribution.server.targets import per_sample
 from onnx_attribution.values import Array
 
 Floats = NDArray[np.float64]
@@ -47,8 +48,7 @@ def averaged(question: Question, sums: Sums) -> tuple[Question, Sums]:
         return array.reshape(-1, count, *array.shape[1:])
 
     def spread(array: Floats) -> Floats:
-        deviation = apart(array).std(axis=1)
-        return np.asarray(deviation.reshape(len(deviation), -1).sum(axis=1))
+        return per_sample(apart(array).std(axis=1))
 
     fine, coarse = (
         {layer: np.asarray(apart(array).mean(axis=1)) for layer, array in part.items()}

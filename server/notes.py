@@ -13,6 +13,7 @@ from onnx_attribution.server.evaluate import Floats, Sums
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.server.origin import origin_of
 from onnx_attribution.server.question import Question
+from onnx_attribution.server.targets import per_sample
 from onnx_attribution.values import DEEPLIFT_METHODS, GRADIENT_METHODS, LayerAttribution
 
 RESIDUAL = 1e-3
@@ -66,7 +67,7 @@ def _missing(
     tensors = model.graph.tensors()
     target = tensors[question.choice.target]
     share = HALF_RESIDUAL if any(is_half(value) for value in tensors.values()) else RESIDUAL
-    size = np.abs(values).reshape(len(values), -1).sum(axis=1)
+    size = per_sample(np.abs(values))
     ends = np.maximum(np.abs(question.value), np.abs(question.baseline_value))
     kind = element_type(target)
     eps = float(ml_dtypes.finfo(kind).eps) if is_float(target) else 0.0  # type: ignore[no-untyped-call]

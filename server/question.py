@@ -136,7 +136,7 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
     hidden = [s for s in sources if s not in model.network.input_axes]
     at_x = [forward(model, sample, [target, *hidden]) for sample in samples]
     full = [{**sample, **{s: found[s] for s in hidden}} for sample, found in zip(samples, at_x, strict=True)]
-    baselines = baselines_of(model, request, sources, full, rows if together else {}, warnings)
+    baselines = baselines_of(model, request, sources, full, rows if together else {}, references, warnings)
     at_reference = [
         baseline[target]
         if target in baseline

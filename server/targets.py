@@ -108,7 +108,12 @@ def dot(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np
     chosen = (
         np.where(weights == 0, 0, values * weights) if np.isfinite(values).all() else _masked(values, weights)
     )
-    return np.asarray(chosen.reshape(len(values), -1).sum(axis=1))
+    return per_sample(chosen)
+
+
+def per_sample(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sum over the elements of each sample."""
+    return np.asarray(values.reshape(len(values), -1).sum(axis=1))
 
 
 def _masked(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

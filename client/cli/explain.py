@@ -241,8 +241,8 @@ class _Question:
         )
 
     def _baselines(self, sources: Sequence[str], info: ModelInfo, picture: Picture) -> dict[str, Baseline]:
-        one = read_baselines(self.baseline, sources, info.inputs, picture) if self.baseline else {}
-        several = read_references(self.references, sources, info.inputs, picture) if self.references else {}
+        one = read_baselines(self.baseline, sources, info.inputs, picture)
+        several = read_references(self.references, sources, info.inputs, picture)
         for name in one.keys() & several.keys():
             raise InvalidArgument(f"{name!r} has both --baseline and --references", reason="BASELINE_INVALID")
         return {**one, **several}

@@ -22,6 +22,7 @@ from onnx_attribution.graph_tools.nested import (
     dims,
     graft,
     inputs_of,
+    key_of,
     loop,
     reachable,
     scan,
@@ -237,11 +238,7 @@ def _ways(body: gs.Graph, states: Sequence[_State], arriving: Iterable[Value]) -
     found = {x.name for x in arriving} | {s.after.name for s in states if s.gradient is not None}
     while True:
         for inner in reversed(body.nodes):
-            passes = (
-                "" if inner.domain in (None, "ai.onnx") else inner.domain,
-                inner.op,
-            ) not in ZERO_DERIVATIVE
-            if passes and any(z.name in found for z in inner.outputs):
+            if key_of(inner) not in ZERO_DERIVATIVE and any(z.name in found for z in inner.outputs):
                 found.update(x.name for x in inputs_of(inner))
         more = {s.after.name for s in states if s.before.name in found} - found
         if not more:
