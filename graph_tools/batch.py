@@ -1,162 +1,112 @@
-"""Proves which axis of each tensor holds the samples, so that many rows can share a run.
+"""Finds the batch: which axis of each input holds the samples, and whether many of them can share a run.
 
-A declaration proves nothing: a dynamic first axis is often the sequence, and a freed reshape may mix samples. So rows
-are run together and one by one, three and five of them, and compared.
+A declaration proves nothing: a dynamic first axis is often the sequence, and a freed reshape may mix samples. So what
+the file says gives candidates only, and `proof` decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, ModelError
 from onnx_attribution.graph_tools.free import CannotFree, free
 from onnx_attribution.graph_tools.load import Runner
-from onnx_attribution.graph_tools.normalise import same_values, typed
+from onnx_attribution.graph_tools.network import Axes as Axes
+from onnx_attribution.graph_tools.network import Network as Network
+from onnx_attribution.graph_tools.network import RowAxis as RowAxis
+from onnx_attribution.graph_tools.network import dims
+from onnx_attribution.graph_tools.normalise import typed
+from onnx_attribution.graph_tools.proof import prove as prove
+from onnx_attribution.graph_tools.proof import prove_shared
 from onnx_attribution.values import Array, BatchMode
 
-COUNTS = (3, 5)
-Scalar = TypeVar("Scalar", bound=np.generic)
-
-
-@dataclass(frozen=True)
-class RowAxis:
-    """Where the rows of a tensor lie: along `axis`, `factor` neighbouring elements for each row."""
-
-    axis: int
-    factor: int = 1
-
-    def first(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
-        """The array as `[rows, *unit]`; neighbouring elements of one row become the first axis of its unit."""
-        front = np.moveaxis(array, self.axis, 0)
-        return front if self.factor == 1 else front.reshape(-1, self.factor, *front.shape[1:])
-
-    def back(self, rows: NDArray[Scalar]) -> NDArray[Scalar]:
-        """The inverse of `first`."""
-        front = rows if self.factor == 1 else rows.reshape(-1, *rows.shape[2:])
-        return np.moveaxis(front, 0, self.axis)
-
-
-@dataclass(frozen=True)
-class Network:
-    """A model with what is proven of its batch.
-
-    `input_axes` maps every input to its batch axis; None: shared by all rows. `rows` maps the tensors proven so far
-    to where their rows lie; None: the tensor holds no separable rows. `unit_shapes` are shapes at one row.
-    """
-
-    model: onnx.ModelProto
-    batch: BatchMode
-    input_axes: Mapping[str, int | None]
-    example: Mapping[str, Array]
-    rows: dict[str, RowAxis | None] = field(default_factory=dict)
-    unit_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+_BATCH = re.compile(r"n|b|bs|.*batch.*", re.IGNORECASE)
+_LENGTH = re.compile(
+    r"(?!.*batch)(t|l|s|h|w|k|.*(seq|len|time|frame|token|step|word|char|width|height|size|past|point|node).*)",
+    re.IGNORECASE,
+)
 
 
 def prepare(
     model: onnx.ModelProto,
     run: Runner,
     example: Mapping[str, Array],
-    axes: Mapping[str, int | None] | None = None,
+    axes: Axes | None = None,
     notes: Sequence[str] = (),
 ) -> Network:
     """The network with a batch as the proof decides: `dynamic` as it is, `freed` after rewriting, else `single`.
 
-    `axes` states the batch axis of inputs that the file leaves in doubt.
+    A batch is taken that is proven for every float output, else the one that is for most of them. `axes` states the
+    batch axis of inputs that the file leaves in doubt. Of a `single` network `input_axes` hold the axes of samples
+    that are stated, or that the file declares and an output has too: they are run one by one.
 
     Raises:
         InvalidArgument: a stated axis is no axis of that input.
     """
-    _check_stated(model, axes or {})
-    told = list(notes)
+    stated = dict(axes or {})
+    _check_stated(model, stated)
     outputs = [o.name for o in model.graph.output]
-    for candidate in _assignments(model, dict(axes or {})):
+    chosen = [o.name for o in model.graph.output if _is_float(o)] or outputs
+    best: tuple[int, Network] | None = None
+    evident: Axes | None = None
+    refused = ""
+    for candidate in _assignments(model, stated):
         fixed = _fixed(model, candidate)
         mode: BatchMode = "freed" if fixed else "dynamic"
+        one = {n: _first(a, candidate.get(n)) for n, a in example.items()}
         try:
-            changed = typed(free(model, candidate), run, example) if fixed else model
-            one = {n: _first(a, candidate.get(n)) for n, a in example.items()}
-            network = Network(changed, mode, candidate, one, notes=tuple(told))
+            changed = typed(free(model, candidate), run, one) if fixed else model
+            network = Network(changed, mode, candidate, one, notes=tuple(notes))
             prove(network, run, outputs)
+            wrong = prove_shared(network, run, outputs)
         except CannotFree as error:
-            told.append(f"the batch is not freed: {error}")
-        except (ModelError, NotSeparable) as error:
-            told.append(f"the batch is not {mode}: {str(error)[:160]}")
-        else:
-            return network
-    shared = dict.fromkeys((x.name for x in model.graph.input), None)
-    return Network(model, "single", shared, example, notes=tuple(told))
-
-
-class NotSeparable(Exception):
-    """Rows that share a run differ from rows that do not; the message names the output."""
-
-
-def prove(network: Network, run: Runner, tensors: Sequence[str]) -> None:
-    """Fills `network.rows` for `tensors`, by three and five rows against one by one.
-
-    Raises:
-        NotSeparable: an output of the file depends on the other rows. ModelError: the rows cannot share a run.
-    """
-    wanted = [name for name in dict.fromkeys(tensors) if name not in network.rows]
-    if not wanted:
-        return
-    outputs = {o.name for o in network.model.graph.output}
-    singles = [_row(network, seed) for seed in range(max(COUNTS))]
-    alone = [run(network.model, row, wanted) for row in singles]
-    together = {count: run(network.model, _stacked(network, singles[:count]), wanted) for count in COUNTS}
-    for name in wanted:
-        each, joined = [row[name] for row in alone], {count: together[count][name] for count in COUNTS}
-        if not isinstance(each[0], np.ndarray):  # a sequence or map: one entry a row
-            if not all(
-                _same_entries(joined[count], [e for row in each[:count] for e in row]) for count in COUNTS
-            ):
-                raise NotSeparable(f"output {name!r} of rows that share a run differs from rows run alone")
+            refused = refused or f"the batch is not freed: {error}"
             continue
-        axis = _row_axis([each[0].shape, *[joined[count].shape for count in COUNTS]])
-        separate = axis is not None and _same_rows(each, {c: _split(a, axis) for c, a in joined.items()})
-        shared = axis is None and _same_rows(each, {c: [a] * c for c, a in joined.items()})
-        if name in outputs and not separate and not shared:
-            raise NotSeparable(f"output {name!r} of rows that share a run differs from rows run alone")
-        network.rows[name] = axis if separate else None
-        network.unit_shapes[name] = tuple(each[0].shape)
+        except ModelError as error:
+            refused = refused or f"the batch is not {mode}: {str(error)[:160]}"
+            if evident is None and not fixed and (stated or _called(model, candidate, _BATCH)):
+                evident = candidate
+            continue
+        proven = [name for name in outputs if network.rows[name] is not None]
+        broken = [name for name in outputs if name not in proven and name not in network.shared]
+        if wrong:
+            refused = refused or f"the batch is not {mode}: the rows do not share {wrong!r}"
+            continue
+        if proven and not set(broken) & set(chosen):
+            return network
+        if broken:
+            refused = refused or (
+                f"the batch is not {mode}: output {broken[0]!r} of rows that share a run differs from rows run alone"
+            )
+        score = len(set(proven) & set(chosen))
+        if score and (best is None or score > best[0]):
+            best = score, network
+        grown = any(network.places[name] is not None for name in chosen)
+        if evident is None and not fixed and grown and (stated or _may_hold_samples(model, candidate)):
+            evident = candidate
+    if best is not None:
+        return best[1]
+    if evident is None and any(axis is not None for axis in stated.values()):
+        evident = {x.name: stated.get(x.name) for x in model.graph.input}
+    return _single(model, example, evident, [*notes, *([refused] if refused else [])])
 
 
-def _same_rows(alone: Sequence[Array], together: Mapping[int, Sequence[Array]]) -> bool:
-    return all(same_values(row, alone[k]) for rows in together.values() for k, row in enumerate(rows))
-
-
-def _same_entries(found: Sequence[Any], wanted: Sequence[Any]) -> bool:
-    """Whether two sequences of maps or arrays agree."""
-    as_arrays = [
-        [np.asarray(list(e.values()) if isinstance(e, dict) else e) for e in part] for part in (found, wanted)
-    ]
-    return len(found) == len(wanted) and all(same_values(a, b) for a, b in zip(*as_arrays, strict=True))
-
-
-def _split(array: Array, rows: RowAxis) -> list[Array]:
-    """The parts of each row."""
-    return np.split(array, array.shape[rows.axis] // rows.factor, axis=rows.axis)
-
-
-def _row_axis(shapes: Sequence[tuple[int, ...]]) -> RowAxis | None:
-    """The one axis that grows with the number of rows."""
-    one, three, five = shapes
-    if not len(one) == len(three) == len(five):
-        return None
-    grown = [k for k in range(len(one)) if not one[k] == three[k] == five[k]]
-    if len(grown) != 1:
-        return None
-    axis = grown[0]
-    if one[axis] and (three[axis], five[axis]) == (3 * one[axis], 5 * one[axis]):
-        return RowAxis(axis, one[axis])
-    return None
+def _single(
+    model: onnx.ModelProto, example: Mapping[str, Array], axes: Axes | None, notes: Sequence[str]
+) -> Network:
+    """The network whose samples are run one by one; where none of its axes is known to hold samples, `axes` is None."""
+    if axes is None:
+        shared = dict.fromkeys((x.name for x in model.graph.input), None)
+        return Network(model, "single", shared, example, notes=tuple(notes))
+    words = " and ".join(f"axis {axis} of {name!r}" for name, axis in axes.items() if axis is not None)
+    note = f"the samples lie along {words} and are run one by one; where they do not, state batch_axes"
+    return Network(
+        model, "single", axes, {n: _first(a, axes.get(n)) for n, a in example.items()}, notes=(*notes, note)
+    )
 
 
 def _first(array: Array, axis: int | None) -> Array:
@@ -164,69 +114,81 @@ def _first(array: Array, axis: int | None) -> Array:
     return array if axis is None or axis >= array.ndim else np.take(array, [0], axis=axis)
 
 
-def _row(network: Network, seed: int) -> dict[str, Array]:
-    """One row like the example: normal floats, other values drawn from the example's; shared inputs as they are."""
-    rng = np.random.default_rng(seed)
-    return {
-        name: network.example[name] if axis is None else _resampled(network.example[name], rng)
-        for name, axis in network.input_axes.items()
-    }
+def _is_float(value: onnx.ValueInfoProto) -> bool:
+    kinds = (
+        onnx.TensorProto.FLOAT,
+        onnx.TensorProto.DOUBLE,
+        onnx.TensorProto.FLOAT16,
+        onnx.TensorProto.BFLOAT16,
+    )
+    return value.type.tensor_type.elem_type in kinds
 
 
-def _resampled(array: Array, rng: np.random.Generator) -> Array:
-    if array.dtype.kind in "fV":
-        return rng.normal(size=array.shape).astype(array.dtype)
-    return rng.choice(array.reshape(-1), size=array.shape) if array.size else array
-
-
-def _stacked(network: Network, rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Rows joined along the batch axis of each input."""
-    return {
-        name: rows[0][name] if axis is None else np.concatenate([row[name] for row in rows], axis=axis)
-        for name, axis in network.input_axes.items()
-    }
-
-
-def _dims(value: onnx.ValueInfoProto) -> list[int | str]:
-    found = value.type.tensor_type.shape.dim
-    return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in found]
-
-
-def _fixed(model: onnx.ModelProto, axes: Mapping[str, int | None]) -> bool:
+def _fixed(model: onnx.ModelProto, axes: Axes) -> bool:
     """Whether some batch axis is a number in the file."""
     return any(
-        isinstance(_dims(value)[axis], int)
+        isinstance(dims(value)[axis], int)
         for value in model.graph.input
         if (axis := axes.get(value.name)) is not None
     )
 
 
-def _assignments(model: onnx.ModelProto, stated: Mapping[str, int | None]) -> Iterator[dict[str, int | None]]:
-    """Batch axes worth trying: the symbol of the first axis wherever it stands; then axes of size 1."""
-    dims = {value.name: _dims(value) for value in model.graph.input if value.type.HasField("tensor_type")}
-    if len(dims) < len(model.graph.input):
+def _called(model: onnx.ModelProto, axes: Axes, names: re.Pattern[str]) -> bool:
+    """Whether the file calls a batch axis by one of the names; an input's own name may stand before its own."""
+    found = [
+        str(dims(value)[axis]).removeprefix(value.name)
+        for value in model.graph.input
+        if (axis := axes.get(value.name)) is not None
+    ]
+    return any(names.fullmatch(word) for word in found)
+
+
+def _may_hold_samples(model: onnx.ModelProto, axes: Axes) -> bool:
+    """Whether axes whose rows depend on each other are taken for samples all the same.
+
+    Not those that are called after a length, nor a first one before an axis of size 1, as recurrent networks have it.
+    """
+    if _called(model, axes, _BATCH):
+        return True
+    recurrent = any(
+        axes.get(value.name) == 0 and len(dims(value)) == 3 and dims(value)[1] == 1
+        for value in model.graph.input
+    )
+    return not recurrent and not _called(model, axes, _LENGTH)
+
+
+def _assignments(model: onnx.ModelProto, stated: Axes) -> Iterator[dict[str, int | None]]:
+    """Batch axes worth trying.
+
+    First the dimensions with a name, one called after the batch before the others and those that stand first before
+    those that do not: with the first axes of all other inputs, whatever they are called, since an axis of size 1 that
+    broadcasts would seem to be shared; then alone. Then axes of size 1, and a first axis that all inputs have alike.
+    """
+    shapes = {value.name: dims(value) for value in model.graph.input if value.type.HasField("tensor_type")}
+    if len(shapes) < len(model.graph.input):
         return
-    symbols = [shape[0] for shape in dims.values() if shape and isinstance(shape[0], str)]
-    symbols += [d for shape in dims.values() for d in shape if isinstance(d, str)]
+    first = [shape[0] for shape in shapes.values() if shape and isinstance(shape[0], str)]
+    others = [d for shape in shapes.values() for d in shape if isinstance(d, str)]
+    symbols = sorted(dict.fromkeys([*first, *others]), key=lambda d: not _BATCH.fullmatch(d))
     tried: list[dict[str, int | None]] = []
-    for symbol in dict.fromkeys(symbols[:1]):
-        by_name: dict[str, int | None] = {
-            name: next((k for k, d in enumerate(shape) if d == symbol), None) for name, shape in dims.items()
+    for symbol in symbols:
+        by_name = {
+            name: next((k for k, d in enumerate(shape) if d == symbol), None)
+            for name, shape in shapes.items()
         }
-        first: dict[str, int | None] = {
-            name: axis
-            if axis is not None
-            else (0 if shape and (isinstance(shape[0], str) or shape[0] == 1) else None)
-            for (name, shape), axis in zip(dims.items(), by_name.values(), strict=True)
-        }
-        tried += [by_name, first]
-    ones: dict[str, int | None] = {
-        name: next((k for k, d in enumerate(shape) if d == 1), None) for name, shape in dims.items()
-    }
-    leading: dict[str, int | None] = {
-        name: 0 if shape and shape[0] == 1 else None for name, shape in dims.items()
-    }
-    tried += [leading, ones]
+        tried += [
+            _joined(by_name, shapes, lambda d: isinstance(d, str)),
+            by_name,
+            _joined(by_name, shapes, lambda d: isinstance(d, str) or d == 1),
+        ]
+    tried.append({name: 0 if shape and shape[0] == 1 else None for name, shape in shapes.items()})
+    tried.append(
+        {name: next((k for k, d in enumerate(shape) if d == 1), None) for name, shape in shapes.items()}
+    )
+    firsts = {shape[0] for shape in shapes.values() if shape}
+    ends = {dims(value)[0] for value in model.graph.output if dims(value)}
+    if len(firsts) == 1 and firsts == ends and all(len(shape) > 1 for shape in shapes.values()):
+        tried.append(dict.fromkeys(shapes, 0))
     seen: list[dict[str, int | None]] = []
     for assignment in tried:
         changed = {**assignment, **stated}
@@ -235,9 +197,21 @@ def _assignments(model: onnx.ModelProto, stated: Mapping[str, int | None]) -> It
             yield changed
 
 
-def _check_stated(model: onnx.ModelProto, axes: Mapping[str, int | None]) -> None:
+def _joined(
+    axes: Mapping[str, int | None],
+    shapes: Mapping[str, Sequence[int | str]],
+    fits: Callable[[int | str], bool],
+) -> dict[str, int | None]:
+    """The axes with the first one of every other input that fits."""
+    return {
+        name: axes[name] if axes[name] is not None or not shape or not fits(shape[0]) else 0
+        for name, shape in shapes.items()
+    }
+
+
+def _check_stated(model: onnx.ModelProto, axes: Axes) -> None:
     known = {
-        value.name: len(_dims(value)) for value in model.graph.input if value.type.HasField("tensor_type")
+        value.name: len(dims(value)) for value in model.graph.input if value.type.HasField("tensor_type")
     }
     for name, axis in axes.items():
         if name not in known:

@@ -6,7 +6,7 @@ comes out is right is not decided here but by the proof in `batch`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx_attribution.graph_tools.hoist import inner_graphs, reads
 from onnx_attribution.graph_tools.weights import value_of
 
 ROWS = "rows"
@@ -54,30 +55,41 @@ class _Freeing:
                     d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim
                 )
         self.tracked = {name: Axis(axis, 1) for name, axis in axes.items() if axis is not None}
+        fixed = [self.shapes[name][axis] for name, axis in axes.items() if axis is not None]
+        sizes = {size for size in fixed if size is not None}
+        if len(sizes) > 1:
+            raise CannotFree(f"the batch axes have different sizes: {sorted(map(str, sizes))}")
+        self.size = sizes.pop() if sizes else 1  # how many rows the file is made for
         self.guessed: set[str] = set()  # behind a shape that is computed at run time
         self.nodes: list[onnx.NodeProto] = []
         self.count = 0
 
     def result(self) -> onnx.ModelProto:
         graph = self.model.graph
+        self._rewrite(graph)
+        for value in [*graph.value_info, *graph.input, *graph.output]:
+            shape = value.type.tensor_type.shape.dim
+            if value.name in self.guessed:  # runtimes reuse memory by declared sizes
+                for dim in shape:
+                    dim.Clear()
+            elif (axis := self.tracked.get(value.name)) is not None and axis.position < len(shape):
+                shape[axis.position].dim_param = ROWS if axis.factor == 1 else f"{ROWS}*{axis.factor}"
+        return self.model
+
+    def _rewrite(self, graph: onnx.GraphProto) -> None:
+        """Follows the rows through the nodes of a graph, and replaces them by what is made of them."""
+        outer, self.nodes = self.nodes, []
         for node in graph.node:
-            found = [self.tracked[x] for x in node.input if x in self.tracked]
+            found = [self.tracked[x] for x in reads(node) if x in self.tracked]
             if found:
                 self._visit(node, found[0])
             if node.op_type not in ("Shape", "Size") and any(x in self.guessed for x in node.input if x):
                 self.guessed.update(node.output)
             self.nodes.append(node)
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
+        self.nodes = outer
         del graph.node[:]
         graph.node.extend(nodes)
-        for value in [*graph.value_info, *graph.input, *graph.output]:
-            dims = value.type.tensor_type.shape.dim
-            if value.name in self.guessed:  # runtimes reuse memory by declared sizes
-                for dim in dims:
-                    dim.Clear()
-            elif (axis := self.tracked.get(value.name)) is not None and axis.position < len(dims):
-                dims[axis.position].dim_param = ROWS if axis.factor == 1 else f"{ROWS}*{axis.factor}"
-        return self.model
 
     def _visit(self, node: onnx.NodeProto, axis: Axis) -> None:
         if node.domain == "ai.onnx.ml":  # rows first, in and out
@@ -133,6 +145,125 @@ class _Freeing:
         parts += [rows] + ([self.new_constant(after)] if after else [])
         return self.emit("Concat", parts, axis=0)
 
+    # --- graphs inside nodes
+
+    def _body(self, body: onnx.GraphProto, entering: Sequence[Axis | None]) -> list[Axis | None]:
+        """Rewrites a body whose inputs hold rows where `entering` says; returns where its outputs do.
+
+        What was inferred of it for one row is dropped.
+        """
+        inner = [*body.input, *body.value_info, *body.output]
+        self.shapes |= {
+            v.name: tuple(
+                d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim
+            )
+            for v in inner
+            if v.type.tensor_type.HasField("shape")
+        }
+        self.constants |= {
+            node.output[0]: a.t
+            for node in body.node
+            for a in node.attribute
+            if node.op_type == "Constant" and a.name == "value"
+        }
+        made = {z for node in body.node for z in node.output}
+        for name in [*made, *(x.name for x in body.input)]:
+            self.tracked.pop(name, None)
+        entered = zip(body.input, entering, strict=False)
+        self.tracked.update({x.name: axis for x, axis in entered if axis is not None})
+        self._rewrite(body)
+        del body.value_info[:]
+        for value in [*body.input, *body.output]:
+            for dim in value.type.tensor_type.shape.dim:
+                dim.Clear()
+        return [self.tracked.get(z.name) for z in body.output]
+
+    def _if(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        ends = [self._body(branch, []) for branch in inner_graphs(node)]
+        for name, places in zip(node.output, zip(*ends, strict=True), strict=True):
+            found = set(places)
+            if len(found) != 1:
+                raise self.fail(node)  # one branch makes rows of it, the other does not
+            if (place := found.pop()) is not None:
+                self.tracked[name] = place
+        return None
+
+    def _loop(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        body = self.attribute(node, "body")
+        states = len(node.input) - 2
+        ends = self._carried(node, body, 2, states, [], axis)
+        self._leaves(node, ends[1 : states + 1], ends[states + 1 :], [0] * (len(ends) - states - 1))
+        return None
+
+    def _scan(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
+        body, count = self.attribute(node, "body"), self.attribute(node, "num_scan_inputs")
+        states = len(node.input) - count
+        along = self.attribute(node, "scan_input_axes", [0] * count)
+        parts: list[Axis | None] = []
+        for name, position in zip(node.input[states:], along, strict=True):
+            own = self.tracked.get(name)
+            position %= self.rank(name)
+            if own is not None and own.position == position:
+                raise self.fail(node)
+            parts.append(own and Axis(own.position - (own.position > position), own.factor))
+        ends = self._carried(node, body, 0, states, parts, axis)
+        out = self.attribute(node, "scan_output_axes", [0] * (len(ends) - states))
+        self._leaves(node, ends[:states], ends[states:], out)
+        return None
+
+    def _carried(
+        self,
+        node: onnx.NodeProto,
+        body: onnx.GraphProto,
+        first: int,
+        states: int,
+        parts: list[Axis | None],
+        axis: Axis,
+    ) -> list[Axis | None]:
+        """Rewrites a body that carries states; a state that comes to hold rows does so from the start."""
+        lead = next(x for x in reads(node) if x in self.tracked)
+        for _ in range(states + 1):
+            entering = [self.tracked.get(x) for x in node.input[first : first + states]]
+            trial = onnx.GraphProto()
+            trial.CopyFrom(body)
+            count, known, nodes = self.count, len(self.model.graph.initializer), list(self.nodes)
+            ends = self._body(trial, [*[None] * first, *entering, *parts])
+            carried = ends[1 if first else 0 :][:states]
+            late = [k for k in range(states) if carried[k] is not None and entering[k] is None]
+            if not late:
+                break
+            self.count, self.nodes = count, nodes
+            del self.model.graph.initializer[known:]
+            for k in late:
+                place = carried[k]
+                assert place is not None
+                name = node.input[first + k]
+                sizes = self.sizes_with_rows(lead, self.tracked[lead], [1] * self.rank(name), place.position)
+                node.input[first + k] = self.emit("Expand", [name, sizes])
+                self.tracked[node.input[first + k]] = place
+                self.shapes[node.input[first + k]] = self.shapes[name]
+        if any(a != b for a, b in zip(entering, carried, strict=True)):
+            raise self.fail(node)
+        body.CopyFrom(trial)
+        return ends
+
+    def _leaves(
+        self,
+        node: onnx.NodeProto,
+        carried: Sequence[Axis | None],
+        scanned: Sequence[Axis | None],
+        along: Sequence[int],
+    ) -> None:
+        """Where rows lie in the outputs of a loop; what is stacked gains an axis."""
+        for name, place in zip(node.output, carried, strict=False):
+            if place is not None:
+                self.tracked[name] = place
+        for name, place, position in zip(node.output[len(carried) :], scanned, along, strict=False):
+            if place is not None:
+                if position < 0:
+                    raise self.fail(node)
+                self.tracked[name] = Axis(place.position + (place.position >= position), place.factor)
+
     # --- operators; each returns where the rows are in its outputs, None where they are in none
 
     def _reshape(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
@@ -146,18 +277,17 @@ class _Freeing:
         places = [j for j in range(len(after)) if int(np.prod([d or 0 for d in after[:j]])) == left]
         if not places:
             raise self.fail(node)
-        place = next(
-            (j for j in places if after[j] == 1), places[0]
-        )  # an axis of their own, where there is one
+        place = next((j for j in places if after[j] == self.size), places[0])  # their own, where there is one
         target = [int(d or 0) for d in after]
+        rows = target[place]
         target[place] = -1
-        if 0 in target:
+        if 0 in target or rows % self.size:
             raise self.fail(node)
         node.input[1] = self.new_constant(target)
         kept = [a for a in node.attribute if a.name != "allowzero"]
         del node.attribute[:]
         node.attribute.extend(kept)
-        return Axis(place, int(after[place] or 0))
+        return Axis(place, rows // self.size)
 
     def _transpose(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
         rank = self.rank(node.input[0])
@@ -169,9 +299,9 @@ class _Freeing:
         before = self.shapes[node.input[0]]
         split %= len(before) + 1
         if axis.position == 0 and split >= 1:
-            return Axis(0, int(np.prod([d or 1 for d in before[:split]])))
+            return Axis(0, int(np.prod([d or 1 for d in before[:split]])) // self.size)
         if axis.position == split:
-            return Axis(1, int(np.prod([d or 1 for d in before[split:]])))
+            return Axis(1, int(np.prod([d or 1 for d in before[split:]])) // self.size)
         raise self.fail(node)
 
     def _squeeze(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
@@ -281,7 +411,7 @@ class _Freeing:
     def _gather_within(self, node: onnx.NodeProto, axis: Axis) -> Axis | None:
         """Constant indices into the elements of the one row: the same elements of every row."""
         before, chosen = self.shapes[node.input[0]], self.constant(node, 1)
-        if chosen is None or not chosen.ndim or chosen.shape[0] != 1 or None in before:
+        if chosen is None or not chosen.ndim or chosen.shape[0] != 1 or None in before or self.size != 1:
             raise self.fail(node)
         target = [*before[: axis.position], -1, axis.factor, *before[axis.position + 1 :]]
         shape = self.new_constant([int(d or 0) for d in target])
@@ -295,7 +425,7 @@ class _Freeing:
         chosen = self.constant(node, 1)
         if chosen is None or axis != Axis(0, 1) or self.attribute(node, "batch_dims", 0):
             return self._aligned(node, axis)  # the proof will tell
-        if chosen.shape[0] != 1 or chosen.shape[-1] < 2 or chosen[..., 0].any():
+        if self.size != 1 or chosen.shape[0] != 1 or chosen.shape[-1] < 2 or chosen[..., 0].any():
             raise self.fail(node)
         others = self.new_constant(chosen[..., 1:])
         sizes = self.sizes_with_rows(node.input[0], axis, [1] * chosen.ndim, 0)
@@ -340,6 +470,9 @@ class _Freeing:
 
 
 _HANDLERS: dict[str, Callable[[_Freeing, onnx.NodeProto, Axis], Axis | None]] = {
+    "If": _Freeing._if,
+    "Loop": _Freeing._loop,
+    "Scan": _Freeing._scan,
     "Reshape": _Freeing._reshape,
     "Transpose": _Freeing._transpose,
     "Flatten": _Freeing._flatten,

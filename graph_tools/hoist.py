@@ -27,6 +27,14 @@ def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
+def reads(node: onnx.NodeProto) -> list[str]:
+    """The names that a node reads, and after them those that its graphs do."""
+    names = [x for x in node.input if x]
+    for graph in inner_graphs(node):
+        names += [x for inner in graph.node for x in reads(inner)] + [z.name for z in graph.output]
+    return names
+
+
 class _Hoisting:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.outer = graph

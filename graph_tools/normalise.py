@@ -121,8 +121,8 @@ def _agrees(
     return True
 
 
-def same_values(found: Array, wanted: Array, tolerance: float = TOLERANCE) -> bool:
-    """Whether two outputs agree: shape, NaNs, and numbers relative to the largest magnitude."""
+def same_values(found: Array, wanted: Array, tolerance: float = TOLERANCE, floor: float = 0.0) -> bool:
+    """Whether two outputs agree: shape, NaNs, and numbers relative to the largest magnitude, or to `floor`."""
     if not isinstance(found, np.ndarray) or not isinstance(wanted, np.ndarray):
         return str(found) == str(wanted)
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
@@ -137,7 +137,7 @@ def same_values(found: Array, wanted: Array, tolerance: float = TOLERANCE) -> bo
         return False
     if wanted.dtype.itemsize < 4:
         tolerance = max(tolerance, 2e-2)  # half precision: eleven bits, summed in any order
-    scale = max(float(np.abs(right[finite]).max(initial=0)), 1e-6)
+    scale = max(float(np.abs(right[finite]).max(initial=0)), floor, 1e-6)
     return bool(np.abs(left[finite] - right[finite]).max(initial=0) <= tolerance * scale)
 
 

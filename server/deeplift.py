@@ -99,7 +99,7 @@ def _lifted(
         _refuse_different_ways(model, question, found)
         _refuse_lost_changes(model, found)
         for layer in question.choice.layers:
-            parts[layer].append(unit(found[f"contribution/{layer}"], question.rows[layer], question.together))
+            parts[layer].append(unit(found[f"contribution/{layer}"], question.rows[layer]))
         rows = count_of(model, inputs) if question.together else 1
         ran = 2 * rows if alone else rows + 1
         evaluations += ran

@@ -161,9 +161,15 @@ class Engine:
         if loaded.network.batch != "single":
             return forward(loaded, join_samples(loaded, samples), names)
         found = [forward(loaded, sample, names) for sample in samples]
-        if all(a.ndim == len(x.shape or ()) for x in loaded.inputs for a in [checked[x.name]]):
+        if len(found) == 1 and all(checked[x.name].ndim == len(x.shape or ()) for x in loaded.inputs):
             return found[0]
-        return {n: np.stack([f[n] for f in found]) for n in names}
+        places = loaded.places_of(names)
+        return {
+            n: np.stack([f[n] for f in found])
+            if (place := places[n]) is None
+            else np.concatenate([f[n] for f in found], axis=place.axis)
+            for n in names
+        }
 
     def attribute(self, request: AttributionRequest) -> Attribution:
         """The answer to a request: the best revision where it asks for a tolerance.

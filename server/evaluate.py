@@ -189,16 +189,17 @@ def _pairs(question: Question, found: Mapping[str, Array]) -> dict[str, tuple[Fl
     """Per layer activation and gradient as `[samples, *unit]`."""
     return {
         layer: (
-            unit(found[f"activation/{layer}"], question.rows[layer], question.together),
-            unit(found[f"gradient/{layer}"], question.rows[layer], question.together),
+            unit(found[f"activation/{layer}"], question.rows[layer]),
+            unit(found[f"gradient/{layer}"], question.rows[layer]),
         )
         for layer in question.choice.layers
     }
 
 
-def unit(array: Array, rows: RowAxis | None, together: bool) -> Floats:
+def unit(array: Array, rows: RowAxis | None) -> Floats:
+    """A tensor as `[samples, *unit]`."""
     wide = array.astype(np.float64)
-    return rows.first(wide) if together and rows is not None else wide[None]
+    return wide[None] if rows is None else rows.first(wide)
 
 
 def unit_of(question: Question, name: str) -> tuple[Floats, Floats]:

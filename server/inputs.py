@@ -110,32 +110,87 @@ def _check_shape(model: LoadedModel, name: str, array: Array) -> None:
     dims = next(info.shape for info in model.inputs if info.name == name) or ()
     axis = model.network.input_axes[name]
     shape: tuple[int, ...] = array.shape
-    if model.network.batch == "single" and len(shape) == len(dims) + 1:
+    stacked = model.network.batch == "single" and len(shape) == len(dims) + 1
+    if stacked:
         shape = shape[1:]
+    along = _sample_axis(model, dims, axis, shape)
     fits = len(shape) == len(dims) and all(
-        k == axis or not isinstance(d, int) or d == n
+        k == along or not isinstance(d, int) or d == n
         for k, (d, n) in enumerate(zip(dims, shape, strict=False))
     )
-    if not fits or (axis is not None and axis < len(shape) and shape[axis] == 0):
+    if fits and along is not None:
+        fits = shape[along] == 1 if stacked else shape[along] > 0
+    if not fits:
         shown = [("batch" if k == axis else d) for k, d in enumerate(dims)]
         raise InvalidArgument(
-            f"input {name!r} has shape {list(array.shape)}; the model takes {shown}", reason="SHAPE_MISMATCH"
+            f"input {name!r} has shape {list(array.shape)}; the model takes {shown}: {batch_words(model)}",
+            reason="SHAPE_MISMATCH",
         )
 
 
-def split_samples(model: LoadedModel, inputs: Mapping[str, Array], copies: int = 1) -> list[dict[str, Array]]:
-    """One entry a sample, each as the model takes it, `copies` times."""
+def _sample_axis(
+    model: LoadedModel, dims: Sequence[int | str | None], axis: int | None, shape: Sequence[int]
+) -> int | None:
+    """The axis of the samples: the proven or stated one, or the only one where a 1 of the file holds several."""
+    if axis is not None or model.network.batch != "single" or len(shape) != len(dims):
+        return axis
+    larger = [k for k, (d, n) in enumerate(zip(dims, shape, strict=True)) if d == 1 and n > 1]
+    return larger[0] if len(larger) == 1 else None
+
+
+def batch_words(model: LoadedModel) -> str:
+    """Where the samples of the inputs lie, in words, and how to state something else."""
     axes = model.network.input_axes
-    counts: dict[str, int] = {}
-    if model.network.batch == "single":
-        ranks = {info.name: len(info.shape or ()) for info in model.inputs}
-        counts = {n: len(a) for n, a in inputs.items() if a.ndim == ranks[n] + 1}
-    else:
-        counts = {n: a.shape[axis] for n, a in inputs.items() if (axis := axes[n]) is not None}
+    along = [f"axis {axis} of {name!r}" for name, axis in axes.items() if axis is not None]
+    shared = [repr(x.name) for x in model.inputs if axes[x.name] is None and x.shape]
+    if not along:
+        return (
+            "it is one sample, or several stacked in front, [samples, *shape]; where an axis of the file holds the "
+            "samples, state it in batch_axes (--batch-axis NAME=AXIS)"
+        )
+    words = f"the samples lie along {', '.join(along)}"
+    if shared:
+        words += f", and all of them share {', '.join(shared)}"
+    return f"{words}; where that is not meant, state the axes in batch_axes (--batch-axis NAME=AXIS or NAME=none)"
+
+
+def shared_by_all(model: LoadedModel, inputs: Mapping[str, Array]) -> list[str]:
+    """The inputs with several entries along an open first axis that all samples share: it could hold samples too."""
+    axes = model.network.input_axes
+    if all(axis is None for axis in axes.values()):
+        return []
+    return [
+        info.name
+        for info in model.inputs
+        if axes[info.name] is None and info.shape and isinstance(info.shape[0], str)
+        if len(inputs[info.name]) > 1
+    ]
+
+
+def split_samples(model: LoadedModel, inputs: Mapping[str, Array], copies: int = 1) -> list[dict[str, Array]]:
+    """One entry a sample, each as the model takes it, `copies` times.
+
+    An input with one entry along its axis of samples, beside others with several, is shared by all.
+    """
+    axes = model.network.input_axes
+    single = model.network.batch == "single"
+    places: dict[str, int] = {}
+    stacked: set[str] = set()  # with an axis for the samples in front that the model does not take
+    for info in model.inputs:
+        array, shape = inputs[info.name], info.shape or ()
+        axis = _sample_axis(model, shape, axes[info.name], array.shape)
+        if single and array.ndim == len(shape) + 1:
+            stacked.add(info.name)
+            axis = 0
+        if axis is not None:
+            places[info.name] = axis
+    sizes = {name: inputs[name].shape[axis] for name, axis in places.items()}
+    counts = {name: size for name, size in sizes.items() if size != 1 or name in stacked} or sizes
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r}: {count}" for name, count in counts.items())
         raise InvalidArgument(
-            f"the inputs hold different numbers of samples: {listed}", reason="SHAPE_MISMATCH"
+            f"the inputs hold different numbers of samples: {listed}; {batch_words(model)}",
+            reason="SHAPE_MISMATCH",
         )
     count = next(iter(counts.values()), 1)
     if not 1 <= count * copies <= MAX_SAMPLES:
@@ -145,15 +200,13 @@ def split_samples(model: LoadedModel, inputs: Mapping[str, Array], copies: int =
             + (" in all" if copies > 1 else ""),
             reason="REQUEST_TOO_LARGE", limit=MAX_SAMPLES, actual=count * copies,
         )  # fmt: skip
-    single = model.network.batch == "single"
-    return [
-        {
-            n: a if n not in counts else (a[k] if single else np.take(a, [k], axis=axes[n]))
-            for n, a in inputs.items()
-        }
-        for k in range(count)
-        for _ in range(copies)
-    ]
+
+    def of(name: str, array: Array, k: int) -> Array:
+        if name not in counts:
+            return array
+        return array[k] if name in stacked else np.take(array, [k], axis=places[name])
+
+    return [{n: of(n, a, k) for n, a in inputs.items()} for k in range(count) for _ in range(copies)]
 
 
 def join_samples(model: LoadedModel, samples: Sequence[Mapping[str, Array]]) -> dict[str, Array]:

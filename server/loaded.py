@@ -13,15 +13,16 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import InvalidArgument, NotDifferentiable
+from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiable
 from onnx_attribution.graph_tools import select
-from onnx_attribution.graph_tools.batch import Network, NotSeparable, RowAxis, prepare, prove
+from onnx_attribution.graph_tools.batch import Network, RowAxis, prepare, prove
 from onnx_attribution.graph_tools.differentiate import straight_through
 from onnx_attribution.graph_tools.example import example_inputs
 from onnx_attribution.graph_tools.graph import graph_of
 from onnx_attribution.graph_tools.load import ModelSource, digest, load
 from onnx_attribution.graph_tools.normalise import declared, normalise, opset_of
-from onnx_attribution.graph_tools.program import Choice, Program
+from onnx_attribution.graph_tools.program import Choice, Program, rows_program
+from onnx_attribution.graph_tools.proof import gradients_apart, row_like
 from onnx_attribution.graph_tools.weights import Weights
 from onnx_attribution.server.backend import Backend, Session, Trials
 from onnx_attribution.server.cache import Cache
@@ -66,6 +67,7 @@ class LoadedModel:
         self.outputs = tuple(TensorInfo(v.name, _type(v), _shape(v), None) for v in plain.graph.output)
         self._cache = Cache(CAPACITY)
         self._proving = RLock()
+        self._apart: dict[Choice, bool] = {}
         self.apart: set[Choice] = set()  # of which each row needs a reference of its own
         self._row_bytes: dict[tuple[object, ...], int] = {}
         self.is_large = self.bytes_per_row(self.network.example) > LARGE
@@ -74,16 +76,53 @@ class LoadedModel:
         """The session of the program with this key, built at the first call."""
         return self._cache.get(key, lambda: self.backend.session(build().model, arena=not self.is_large))
 
+    def places_of(self, tensors: Sequence[str]) -> dict[str, RowAxis | None]:
+        """Where the rows of these tensors lie, whether or not they can share a run; None: nowhere."""
+        self._prove(tensors)
+        return {name: self.network.places.get(name) for name in tensors}
+
     def rows_of(self, tensors: Sequence[str]) -> dict[str, RowAxis | None]:
         """Where the rows of these tensors lie, proven at the first call; None: not separable."""
+        self._prove(tensors)
         if self.network.batch == "single":
             return dict.fromkeys(tensors)
+        return {name: self.network.rows.get(name) for name in tensors}
+
+    def _prove(self, tensors: Sequence[str]) -> None:
+        if all(axis is None for axis in self.network.input_axes.values()):
+            return
         with self._proving:
             try:
                 prove(self.network, Trials(self.backend), tensors)
-            except NotSeparable:  # outputs are proven at load; hidden tensors do not raise
-                return dict.fromkeys(tensors)
-            return {name: self.network.rows.get(name) for name in tensors}
+            except ModelError:  # rows that cannot share a run have no places
+                self.network.rows.update({n: None for n in tensors if n not in self.network.rows})
+
+    def gradients_apart(self, sources: tuple[str, ...], target: str) -> bool:
+        """Whether the gradient of one row is that of the row alone and zero in all others; proven at the first call."""
+        choice = Choice(sources, sources, target)
+        with self._proving:
+            if choice not in self._apart:
+                self._apart[choice] = self.is_large or self._are_apart(choice)
+            return self._apart[choice]
+
+    def _are_apart(self, choice: Choice) -> bool:
+        try:
+            session = self.session(("rows", choice), lambda: rows_program(self.network, choice))
+        except NotDifferentiable:
+            return True  # the request is refused, by name
+        hidden = [name for name in choice.sources if name not in self.network.input_axes]
+        run = Trials(self.backend)
+        rows = []
+        for number, kind in enumerate(("usual", "large", "small")):
+            row = row_like(self.network, number, kind)
+            try:
+                rows.append({**row, **run(self.network.model, row, [*hidden, choice.target])})
+            except ModelError:  # the model takes no row of this kind
+                continue
+        try:
+            return gradients_apart(self.network, session.run, choice.sources, choice.target, rows)
+        except ModelError:
+            return False
 
     def sources(self, names: Sequence[str], target: str) -> tuple[str, ...]:
         """The sources by name, or the default ones of the target.

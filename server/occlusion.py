@@ -89,11 +89,11 @@ def _values(
             assert place is not None
             inputs[name] = place.back(array)
     else:
-        inputs = {**question.samples[samples[0]], **{n: a[0] for n, a in sources.items()}}
+        one = {n: a[0] if (at := question.rows[n]) is None else at.back(a) for n, a in sources.items()}
+        inputs = {**question.samples[samples[0]], **one}
     if target in sources:
         found = inputs[target]
     else:
         hidden = [name for name in sources if name not in model.network.input_axes]
         found = forward(model, inputs, [target], hidden, where="with a group at its baseline")[target]
-    lead = question.rows[target] if question.together else None
-    return targets.values([found], lead, question.together, question.selection[samples])
+    return targets.values([found], question.rows[target], question.selection[samples])

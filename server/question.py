@@ -17,7 +17,14 @@ from onnx_attribution.server import targets
 from onnx_attribution.server.baselines import baselines_of, references_of
 from onnx_attribution.server.features import Features, features_of
 from onnx_attribution.server.forward import forward
-from onnx_attribution.server.inputs import by_tensor, checked_inputs, join_samples, split_samples
+from onnx_attribution.server.inputs import (
+    batch_words,
+    by_tensor,
+    checked_inputs,
+    join_samples,
+    shared_by_all,
+    split_samples,
+)
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.values import (
     DEEPLIFT_METHODS,
@@ -37,7 +44,8 @@ class Question:
 
     A sample stands here once for each of its `references`; `count` and all that is said of samples counts these.
     With `together`, arrays hold all samples along their batch axes; without, `samples` and `baselines` have one entry
-    a sample, each as the model takes it. `selection` are the target's weights `[samples, *unit]`, and `weights` the
+    a sample, each as the model takes it. `rows` says where samples lie in sources, layers and target; None: an array of
+    one sample has no axis for it. `selection` are the target's weights `[samples, *unit]`, and `weights` the
     same in the target's layout and type.
     """
 
@@ -117,15 +125,25 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
     choice = Choice(sources, layers, target)
     _check_between(model, choice)
     references = references_of(request)
-    given = split_samples(model, checked_inputs(model, request.inputs), references)
+    inputs = checked_inputs(model, request.inputs)
+    given = split_samples(model, inputs, references)
     tensors = [target, *sources, *layers]
     rows = model.rows_of(tensors)
-    together = model.network.batch != "single" and all(rows[name] is not None for name in tensors)
+    together = all(rows[name] is not None for name in tensors)
     warnings = [*model.network.notes, *notes]
+    if names := ", ".join(map(repr, shared_by_all(model, inputs))):
+        warnings.append(f"{names} is shared by all samples: {batch_words(model)}")
+    occluded = request.method == "occlusion"
     if model.network.batch != "single" and not together:
         names = ", ".join(repr(n) for n in tensors if rows[n] is None)
         warnings.append(f"rows are evaluated one by one: those of {names} are not separable")
-    occluded = request.method == "occlusion"
+    if together and not occluded and not model.gradients_apart(sources, target):
+        together = False
+        warnings.append(
+            f"rows are evaluated one by one: the gradient of {target!r} in one row depends on the others"
+        )
+    if not together:
+        rows = model.places_of(tensors)
     if (
         not occluded
         and request.method not in DEEPLIFT_METHODS
@@ -143,15 +161,15 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
         else forward(model, {**sample, **baseline}, [target], hidden, where="at the baseline")[target]
         for sample, baseline in zip(full, baselines, strict=True)
     ]
-    lead = rows[target] if together else None
-    stacked = targets.stacked([found[target] for found in at_x], lead, together)
-    plus, words = targets.weights(stacked, _repeated(request.target.index, references), "index")
+    lead = rows[target]
+    stacked = targets.stacked([found[target] for found in at_x], lead)
+    plus, words = _weights(model, stacked, _repeated(request.target.index, references), "index")
     if request.target.minus is not None:
-        minus, less = targets.weights(stacked, _repeated(request.target.minus, references), "minus")
+        minus, less = _weights(model, stacked, _repeated(request.target.minus, references), "minus")
         plus, words = plus - minus, tuple(f"{a} - {b}" for a, b in zip(words, less, strict=True))
     if request.target.mean_centred:
         plus, words = targets.centred(plus, class_axis), tuple(f"{word} - mean" for word in words)
-    weights = [lead.back(plus)] if lead is not None else [
+    weights = [lead.back(plus)] if together and lead is not None else [
         plus[k].reshape(found[target].shape) for k, found in enumerate(at_x)
     ]  # fmt: skip
     count = len(stacked)
@@ -166,14 +184,28 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
         tuple(w.astype(found[target].dtype) for w, found in zip(weights, at_x, strict=True)),
         words,
         targets.dot(stacked, plus),
-        targets.values(at_reference, lead, together, plus),
+        targets.values(at_reference, lead, plus),
         count,
         2 * count,
         tuple(warnings),
         plus,
-        _features(model, request, full[0], sources, rows if together else {}) if occluded else None,
+        _features(model, request, full[0], sources, rows) if occluded else None,
         references,
     )
+
+
+def _weights(
+    model: LoadedModel, values: NDArray[np.float64], index: Selector | Sequence[Selector], role: str
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """The target's weights and words; an index of another rank is told what is taken for a sample."""
+    try:
+        return targets.weights(values, index, role)
+    except InvalidArgument as error:
+        if "rank" not in error.metadata:
+            raise
+        raise InvalidArgument(
+            f"{error.message}; {batch_words(model)}", reason=error.reason, rank=error.metadata["rank"]
+        ) from None
 
 
 def _repeated(index: Selector | Sequence[Selector], references: int) -> Selector | Sequence[Selector]:
@@ -213,7 +245,7 @@ def _features(
     sources: Sequence[str],
     rows: Mapping[str, RowAxis | None],
 ) -> Features:
-    """The features of the sources; `rows` is empty where samples are run one by one."""
+    """The features of the sources, whose samples lie where `rows` says."""
     return features_of(
         {name: _first(sample[name], rows.get(name)).shape[1:] for name in sources},
         by_tensor(model, request.groups, "GROUPS_INVALID"),
@@ -238,9 +270,8 @@ def _check_between(model: LoadedModel, choice: Choice) -> None:
 
 def source_ends(question: Question, name: str) -> tuple[Array, Array]:
     """A source at x and at x' as `[samples, *unit]`, in its own type."""
-    rows = question.rows[name] if question.together else None
     high, low = (
-        np.concatenate([_first(arrays[name], rows) for arrays in ends])
+        np.concatenate([_first(arrays[name], question.rows[name]) for arrays in ends])
         for ends in (question.samples, question.baselines)
     )
     return high, low

@@ -62,34 +62,32 @@ def _number_tensor(model: LoadedModel, name: str | None) -> str:
     return found
 
 
-def units(array: Array, rows: RowAxis | None, together: bool) -> NDArray[np.float64]:
+def units(array: Array, rows: RowAxis | None) -> NDArray[np.float64]:
     """The target tensor as `[samples, *unit]`."""
     wide = array.astype(np.float64)
-    if together and rows is not None:
+    if rows is not None:
         return rows.first(wide)
     return wide if wide.ndim > 1 and wide.shape[0] == 1 else wide[None]
 
 
-def stacked(found: Sequence[Array], rows: RowAxis | None, together: bool) -> NDArray[np.float64]:
+def stacked(found: Sequence[Array], rows: RowAxis | None) -> NDArray[np.float64]:
     """The target tensor of several runs as `[samples, *unit]`.
 
     Raises:
         InvalidArgument: its shape differs between samples.
     """
-    parts = [units(array, rows, together) for array in found]
+    parts = [units(array, rows) for array in found]
     _check_unit({part.shape[1:] for part in parts})
     return np.concatenate(parts)
 
 
-def values(
-    found: Sequence[Array], rows: RowAxis | None, together: bool, weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def values(found: Sequence[Array], rows: RowAxis | None, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """The target per sample: the elements of several runs, weighted by `[samples, *unit]`.
 
     Raises:
         InvalidArgument: the tensor has not the shape that it has at x.
     """
-    parts = stacked(found, rows, together)
+    parts = stacked(found, rows)
     _check_unit({parts.shape[1:], weights.shape[1:]})
     return dot(parts, weights)
 
@@ -175,6 +173,7 @@ def _place(selector: Selector, value: NDArray[np.float64], unit: tuple[int, ...]
         raise InvalidArgument(
             f"the target index has {len(parts)} parts; the target has shape {list(unit)} for each sample",
             reason="TARGET_INVALID",
+            rank=len(unit),
         )
     place: list[Index] = []
     for axis, (part, size) in enumerate(zip(parts, unit, strict=True)):
