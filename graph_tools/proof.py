@@ -259,7 +259,8 @@ def _stays(
 def _turned(row: Row) -> Row:
     """A row whose floats have another size and the other sign."""
     return {
-        n: (-0.37 * a.astype(np.float64)).astype(a.dtype) if a.dtype.kind in "fV" else a for n, a in row.items()
+        n: (-0.37 * a.astype(np.float64)).astype(a.dtype) if a.dtype.kind in "fV" else a
+        for n, a in row.items()
     }
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import AttributionRequest, Target
+from onnx_attribution.values import AttributionRequest, Method, Target
 from tests.programs import parsed
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -205,7 +205,7 @@ def test_each_sample_has_the_gradient_that_it_has_alone(name: str, samples: int)
 
 @pytest.mark.parametrize("method", ["integrated_gradients", "neuron_ig", "deeplift_rescale", "occlusion"])
 @pytest.mark.parametrize("name", CASES)
-def test_samples_together_are_what_they_are_alone(name: str, method: str) -> None:
+def test_samples_together_are_what_they_are_alone(name: str, method: Method) -> None:
     case = CASES[name]
     inputs = drawn(case, 3)
     with Engine(provider="cpu") as engine:
@@ -296,7 +296,9 @@ def test_pictures_and_texts_that_meet_in_a_table_are_told_apart_in_words() -> No
         found = engine.attribute(
             AttributionRequest("net", {"x": x, "w": w[:2]}, "gradient", target=Target(index=1))
         )
-        np.testing.assert_allclose(found.layers["x"].values, np.tile(w[1], (4, 1)), rtol=1e-9)
+        np.testing.assert_allclose(
+            found.layers["x"].values.astype(np.float64), np.tile(w[1], (4, 1)), rtol=1e-9
+        )
         assert any(
             "'w' is shared by all samples" in words and "--batch-axis" in words for words in found.warnings
         )
@@ -306,7 +308,9 @@ def test_pictures_and_texts_that_meet_in_a_table_are_told_apart_in_words() -> No
                 "turned", {"x": x, "w": w[:2]}, "gradient", source=("w",), target=Target(index=3)
             )
         )
-        np.testing.assert_allclose(found.layers["w"].values, np.tile(x[3], (2, 1)), rtol=1e-9)
+        np.testing.assert_allclose(
+            found.layers["w"].values.astype(np.float64), np.tile(x[3], (2, 1)), rtol=1e-9
+        )
 
 
 def test_a_sequence_taken_as_one_sample_is_told_with_what_to_state() -> None:
