@@ -202,11 +202,14 @@ def _joined(
     shapes: Mapping[str, Sequence[int | str]],
     fits: Callable[[int | str], bool],
 ) -> dict[str, int | None]:
-    """The axes with the first one of every other input that fits."""
-    return {
-        name: axes[name] if axes[name] is not None or not shape or not fits(shape[0]) else 0
-        for name, shape in shapes.items()
-    }
+    """The axes with one of every other input that fits: at the same place, else the first one, else the only one."""
+    place = next((axis for axis in axes.values() if axis is not None), 0)
+
+    def of(shape: Sequence[int | str]) -> int | None:
+        fitting = [k for k, d in enumerate(shape) if fits(d)]
+        return next((k for k in (place, 0) if k in fitting), fitting[0] if len(fitting) == 1 else None)
+
+    return {name: of(shape) if axes[name] is None else axes[name] for name, shape in shapes.items()}
 
 
 def _check_stated(model: onnx.ModelProto, axes: Axes) -> None:

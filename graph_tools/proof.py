@@ -168,12 +168,16 @@ def row_like(network: Network, seed: int, kind: str = "usual") -> Row:
 
 
 def _drawn(array: Array, kind: str, rng: np.random.Generator) -> Array:
-    """Normal floats; other values are drawn from the array's own, of which a large or a zero row takes the ends."""
+    """Normal floats; other values are drawn from the array's own, of which a large or a zero row takes the ends.
+
+    The large row outweighs the others by its sum too, which is positive, and the negative one's is negative: beside it
+    that one goes the other way wherever a condition asks for the sum.
+    """
     if array.dtype.kind in "fV":
         normal = rng.normal(size=array.shape)
         made = {
             "usual": normal,
-            "large": 1e3 * normal,
+            "large": 1e3 * (normal + 1),
             "zero": 0 * normal,
             "small": 1e-3 * np.abs(normal),
             "negative": -30 * np.abs(normal),

@@ -64,6 +64,19 @@ CASES = {
                    else_branch = e () => (double[N,2] b) {{ b = Sin(h) }}> }}""",
         {"x": 0}, "single",
     ),
+    "a branch on the sum of all, of six numbers each": Case(
+        f"""g (double[N,2,3] x) => (double[N,2,2] y) {{ {WEIGHT} h = MatMul(x, w) s = ReduceSum<keepdims=0>(x)
+        zero = Constant<value = double {{0.1}}>() c = Greater(s, zero)
+        y = If(c) <then_branch = t () => (double[N,2,2] a) {{ a = Tanh(h) }},
+                  else_branch = e () => (double[N,2,2] b) {{ b = Sin(h) }}> }}""",
+        {"x": 0}, "single", (2, 3), index=(0, 1),
+    ),
+    "time before the samples, in two inputs": Case(
+        """g (double[3,unk1,2] x, double[3,unk2] a) => (double[unk3,2] y) { k = Constant<value = int64[1] {2}>()
+        u = Unsqueeze(a, k) p = Mul(x, u) q = Tanh(p) z = Constant<value = int64[1] {0}>()
+        y = ReduceSum<keepdims = 0>(q, z) }""",
+        {"x": 1, "a": 1}, "dynamic", (3, 2),
+    ),
     "a floor below the largest of all": Case(
         """g (double[N,3] x) => (double[N,3] y) { m = ReduceMax<keepdims=0>(x) c = Constant<value = double {80}>()
         lo = Sub(m, c) y = Max(x, lo) }""",
@@ -140,7 +153,7 @@ def drawn(case: Case, samples: int, seed: int = 0) -> dict[str, NDArray[Any]]:
     rng = np.random.default_rng(seed)
     found: dict[str, NDArray[Any]] = {}
     for name, axis in case.axes.items():
-        others = (3, *case.others[1:]) if name == "h0" else case.others
+        others = {"h0": (3, *case.others[1:]), "a": case.others[:1]}.get(name, case.others)
         rows = [rng.normal(size=others) * size for size in (1.0, 300.0, 0.01)[:samples]]
         found[name] = np.stack(rows, axis=axis)
     if "flag" in case.text:
@@ -158,7 +171,8 @@ def truth(case: Case, inputs: Arrays, k: int) -> dict[str, NDArray[np.float64]]:
 
     def at(moved: Arrays) -> float:
         found = session.run([target], {**alone, **moved})[0]
-        return float(found.reshape(-1)[case.index])
+        place = case.index if isinstance(case.index, int) else case.index[-1]
+        return float(found.reshape(-1)[place])
 
     result = {}
     for name in case.axes:
