@@ -78,6 +78,11 @@ def holds_numbers(value: Value) -> bool:
     return _type_name(value) not in ("", "object")
 
 
+def holds_elements(value: Value) -> bool:
+    """Whether a value is a tensor of known type, of text too."""
+    return _type_name(value) != ""
+
+
 def is_half(value: Value) -> bool:
     """Whether a tensor holds floats of 16 bits."""
     return _type_name(value) in ("float16", "bfloat16")

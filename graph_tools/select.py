@@ -1,15 +1,13 @@
-"""Chooses tensors by name and says how they lie: layers, sources, targets and cuts."""
+"""Says how tensors lie: targets, layers between sources and target, and cuts."""
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import InvalidArgument, NotDifferentiable, NotFound
+from onnx_attribution.errors import InvalidArgument, NotDifferentiable
 from onnx_attribution.graph_tools.emit import Shape, element_type, is_float, shape_of
 from onnx_attribution.graph_tools.nested import inputs_of, reachable
 from onnx_attribution.graph_tools.rules import ZERO_DERIVATIVE
@@ -23,46 +21,6 @@ OPAQUE = frozenset(
     {"BeamSearch", "GreedySearch", "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"}
 )
 """Operators that decide by themselves: what they read is no score of their result."""
-
-
-def resolve(graph: gs.Graph, name: str, *, reason: str = "NODE_NOT_FOUND") -> str:
-    """The tensor that `name` means: a tensor or node name, or a unique suffix or glob of either.
-
-    A node name means the node's first output.
-
-    Raises:
-        NotFound: nothing matches. InvalidArgument: more than one tensor does. Both list the close names.
-    """
-    tensors = graph.tensors()
-    nodes = {node.name: node.outputs[0].name for node in graph.nodes if node.outputs and node.name}
-    for exact in (tensors, nodes):
-        if name in exact:
-            return name if exact is tensors else str(nodes[name])
-    names = {**nodes, **{t: t for t, value in tensors.items() if isinstance(value, gs.Variable)}}
-    if any(c in name for c in "*?["):
-        found = [key for key in names if fnmatch.fnmatchcase(key, name)]
-    else:
-        found = [key for key in names if key.endswith(name)]
-    matches = sorted({names[key] for key in found})
-    if len(matches) == 1:
-        return str(matches[0])
-    if matches:
-        raise InvalidArgument(
-            f"the name {name!r} is ambiguous; it matches: {_listed(matches)}",
-            reason="LAYER_AMBIGUOUS", name=name, close=_listed(matches),
-        )  # fmt: skip
-    close = difflib.get_close_matches(name, list(names), n=5, cutoff=0.4) or sorted(names)[:5]
-    raise NotFound(
-        f"no tensor or node {name!r}; close names: {_listed(close)}",
-        reason=reason,
-        name=name,
-        close=_listed(close),
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
-    return f"{shown}, ... ({len(names)} in all)" if len(names) > 5 else shown
 
 
 @dataclass(frozen=True)
@@ -117,16 +75,15 @@ def float_outputs(graph: gs.Graph) -> list[str]:
 
 
 def target_tensor(graph: gs.Graph, name: str | None) -> str:
-    """The tensor of the target: the named one, or the only float output.
+    """The tensor of the target: the one that is named, or the only float output.
 
     Raises:
         InvalidArgument: no name and several float outputs, or the tensor is no float tensor.
         NotDifferentiable: no name and no float output; the message proposes the float tensor before it.
     """
     if name is not None:
-        found = resolve(graph, name)
-        require_float(graph, found, "target", "TARGET_INVALID")
-        return found
+        require_float(graph, name, "target", "TARGET_INVALID")
+        return name
     outputs = float_outputs(graph)
     if len(outputs) == 1:
         return outputs[0]
@@ -174,40 +131,6 @@ def require_float(graph: gs.Graph, name: str, role: str, reason: str) -> None:
         raise NotDifferentiable(
             f"{role} {name!r} has type {kind}; only floats have a derivative", tensor=name, type=kind
         )
-
-
-def default_sources(graph: gs.Graph, target: str) -> list[str]:
-    """The float inputs that lead to the target; for token models the embedding's output.
-
-    The embedding's output is the first tensor that everything looked up in a constant table by an input crosses.
-    """
-    nodes = list(graph.nodes)
-    behind = ancestors(nodes, [target])
-    floats = [x.name for x in graph.inputs if is_float(x) and x.name in behind]
-    if live := [name for name in floats if target in reachable(nodes, [name])]:
-        return live
-    moved = dependents(nodes, [x.name for x in graph.inputs])
-    tables = [
-        node.outputs[0].name
-        for node in nodes
-        if node.op in ("Gather", "GatherBlockQuantized")
-        and is_float(node.outputs[0])
-        and isinstance(node.inputs[0], gs.Constant)
-        and len(node.inputs[0].shape) >= 2
-        and node.inputs[1].name in moved
-        and node.outputs[0].name in behind
-    ]
-    tables = [name for name in tables if target in reachable(nodes, [name])]
-    if not tables and floats:
-        return floats  # every way from them is blocked; the walk will name by what
-    if not tables:
-        first = next(
-            (z.name for node in nodes for z in node.outputs if is_float(z) and z.name in behind & moved
-             and target in reachable(nodes, [z.name])), None,
-        )  # fmt: skip
-        return [first] if first else []
-    cuts = cut_tensors(nodes, tables, target)
-    return [next(z.name for node in nodes for z in node.outputs if z.name in cuts)]
 
 
 def dependents(nodes: Iterable[gs.Node], sources: Sequence[str]) -> set[str]:
@@ -287,19 +210,23 @@ def layers(graph: gs.Graph, sources: Sequence[str], target: str) -> list[LayerIn
     nodes = list(graph.nodes)
     between = reachable(nodes, sources) & ancestors(nodes, [target], frozenset(sources))
     cuts = cut_tensors(nodes, sources, target)
-    tensors = graph.tensors()
-    made_by = {z.name: node for node in nodes for z in node.outputs}
     ordered = [name for name in sources if name in between]
     made = [z for node in nodes for z in node.outputs if z.name in between and is_float(z)]
-    ordered += [z.name for z in made if z.name not in sources]
+    return described(graph, [*ordered, *(z.name for z in made if z.name not in sources)], cuts)
+
+
+def described(graph: gs.Graph, names: Sequence[str], cuts: Collection[str]) -> list[LayerInfo]:
+    """What is known of the tensors of these names."""
+    tensors = graph.tensors()
+    made_by = {z.name: node for node in graph.nodes for z in node.outputs}
     return [
         LayerInfo(
             name=name,
             node=made_by[name].name if name in made_by else "",
             operator=made_by[name].op if name in made_by else "input",
-            dtype=element_type(tensors[name]).name,
+            dtype="string" if element_type(tensors[name]).kind in "OUS" else element_type(tensors[name]).name,
             shape=shape_of(tensors[name]),
             cut=name in cuts,
         )
-        for name in ordered
+        for name in names
     ]

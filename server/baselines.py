@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.batch import RowAxis
 from onnx_attribution.server.forward import forward
 from onnx_attribution.server.inputs import array_of, by_tensor
@@ -37,9 +38,10 @@ def baselines_of(
         )
     inputs = model.network.input_axes
     given = by_tensor(model, request.baselines, "BASELINE_INVALID")
-    hidden = [s for s in sources if s not in inputs]
+    nodes = list(model.graph.nodes)
+    made_of = {s: select.ancestors(nodes, [s]) & set(inputs) for s in sources if s not in inputs}
     for name in given:
-        if name not in sources and not (name in inputs and hidden):
+        if name not in sources and not any(name in behind for behind in made_of.values()):
             raise InvalidArgument(
                 f"{name!r} has a baseline but is no source; the sources are {', '.join(map(repr, sources))}",
                 reason="BASELINE_INVALID", name=name,
@@ -56,7 +58,8 @@ def baselines_of(
         info.name for info in model.inputs if info.dtype in ("float32", "float64", "float16", "bfloat16")
     ]
     for name in sources:
-        moved = [n for n in inputs if n in given or (n in floats and not given)]
+        moved = [n for n in made_of.get(name, ()) if n in given or (n in floats and not given)]
+        moved.sort(key=list(inputs).index)
         if name in given or name in inputs or not moved:
             if name not in given and name not in inputs:
                 warnings.append(f"the baseline of {name!r} is zeros at {name!r}")

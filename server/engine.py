@@ -21,7 +21,6 @@ from onnx_attribution.errors import (
     NotFound,
     NotReady,
 )
-from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.emit import element_type
 from onnx_attribution.graph_tools.load import ModelSource
 from onnx_attribution.graph_tools.path import Plan, conductance_plan, count_rows, mean_plan
@@ -155,7 +154,7 @@ class Engine:
         """The outputs, or any tensors by name, at the inputs."""
         loaded = self._model(model)
         tensors = [x.name for x in loaded.outputs if x.shape is not None]
-        names = [select.resolve(loaded.graph, name) for name in outputs] or tensors
+        names = [loaded.tensor(name) for name in outputs] or tensors
         checked = checked_inputs(loaded, inputs)
         samples = split_samples(loaded, checked)
         if loaded.network.batch != "single":

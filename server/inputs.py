@@ -8,7 +8,6 @@ from typing import TypeVar
 import numpy as np
 
 from onnx_attribution.errors import InvalidArgument, NotFound
-from onnx_attribution.graph_tools import select
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.values import Array
 
@@ -222,7 +221,7 @@ def by_tensor(model: LoadedModel, given: Mapping[str, Given], reason: str) -> di
     """What is given for names, by tensor. Raises: InvalidArgument of this reason: no tensor has the name."""
     inputs = model.network.input_axes
     try:
-        return {n if n in inputs else select.resolve(model.graph, n): value for n, value in given.items()}
+        return {n if n in inputs else model.tensor(n): value for n, value in given.items()}
     except NotFound as error:
         word = "baseline" if reason == "BASELINE_INVALID" else "group or window"
         raise InvalidArgument(f"a {word} has no tensor: {error}", reason=reason) from error

@@ -17,12 +17,15 @@ from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiab
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.batch import Network, RowAxis, prepare, prove
 from onnx_attribution.graph_tools.differentiate import straight_through
+from onnx_attribution.graph_tools.emit import holds_elements
 from onnx_attribution.graph_tools.example import example_inputs
 from onnx_attribution.graph_tools.graph import graph_of
 from onnx_attribution.graph_tools.load import ModelSource, digest, load
+from onnx_attribution.graph_tools.names import Names, names_of, resolve
 from onnx_attribution.graph_tools.normalise import declared, normalise, opset_of
 from onnx_attribution.graph_tools.program import Choice, Program, rows_program
 from onnx_attribution.graph_tools.proof import gradients_apart, row_like
+from onnx_attribution.graph_tools.sources import default_sources, held, token_tensors, words
 from onnx_attribution.graph_tools.weights import Weights
 from onnx_attribution.server.backend import Backend, Session, Trials
 from onnx_attribution.server.cache import Cache
@@ -46,6 +49,7 @@ class LoadedModel:
     ) -> None:
         self.weights = Weights()  # lives as long as its model
         model = load(source, self.weights)
+        self.names: Names = names_of(model)
         self.backend = backend
         run = Trials(backend)
         self.digest = digest(source)
@@ -124,6 +128,14 @@ class LoadedModel:
         except ModelError:
             return False
 
+    def tensor(self, name: str) -> str:
+        """The tensor that a name means; `names.resolve` says how.
+
+        Raises:
+            NotFound, InvalidArgument: none or several have the name, or it cannot be a layer.
+        """
+        return resolve(self.graph, name, self.names)
+
     def sources(self, names: Sequence[str], target: str) -> tuple[str, ...]:
         """The sources by name, or the default ones of the target.
 
@@ -131,16 +143,16 @@ class LoadedModel:
             NotDifferentiable: an integer source, or no float tensor leads to the target.
         """
         if names:
-            found = tuple(dict.fromkeys(select.resolve(self.graph, name) for name in names))
+            found = tuple(dict.fromkeys(self.tensor(name) for name in names))
             for name in found:
                 try:
                     select.require_float(self.graph, name, "source", "NOT_DIFFERENTIABLE")
                 except NotDifferentiable as error:
-                    hidden = [s for s in select.default_sources(self.graph, target) if s not in names]
-                    hint = f"; a float source is {', '.join(map(repr, hidden))}" if hidden else ""
+                    hidden = [s for s in default_sources(self.graph, target) if s not in names]
+                    hint = f"; a float source is {words(hidden)}" if hidden else ""
                     raise NotDifferentiable(f"{error}{hint}", tensor=name) from error
             return found
-        found = tuple(select.default_sources(self.graph, target))
+        found = tuple(default_sources(self.graph, target))
         if not found:
             raise NotDifferentiable(
                 f"no float tensor that depends on the inputs leads to {target!r}; the method occlusion needs none",
@@ -149,6 +161,19 @@ class LoadedModel:
             )
         return found
 
+    def held(self, sources: Sequence[str], target: str) -> str:
+        """In words, which inputs reach the target past these sources; "" where none does."""
+        past = held(self.graph, sources, target)
+        if not past:
+            return ""
+        one, few = ("input", "is"), ("inputs", "are")
+        word, verb = few if len(past) > 1 else one
+        return (
+            f"no source is named, so that {words(sources)} {few[1] if len(sources) > 1 else one[1]} explained; the "
+            f"{word} {words(past)} {verb} held and not explained, "
+            f"though {target!r} depends on {'them' if len(past) > 1 else 'it'}"
+        )
+
     def features(self, names: Sequence[str], target: str) -> tuple[str, ...]:
         """The tensors by name, of any type, or the inputs that lead to the target and that each sample has of its own.
 
@@ -156,7 +181,7 @@ class LoadedModel:
             InvalidArgument: a constant, or no input leads to the target.
         """
         if names:
-            found = tuple(dict.fromkeys(select.resolve(self.graph, name) for name in names))
+            found = tuple(dict.fromkeys(self.tensor(name) for name in names))
             for name in found:
                 if isinstance(self.graph.tensors()[name], gs.Constant):
                     raise InvalidArgument(
@@ -174,10 +199,17 @@ class LoadedModel:
         return tuple(own or [x.name for x in leading])
 
     def layers(self, pattern: str = "") -> list[LayerInfo]:
-        """The layers between the default sources and the first target; `pattern` is a part or a glob of the name or
-        node, or the operator."""
+        """The inputs and tokens that lead to the default sources, and the layers between these and the first target;
+        `pattern` is a part or a glob of the name or node, or the operator.
+        """
         target = self.first_target()
-        found = select.layers(self.graph, self.sources((), target), target)
+        sources = self.sources((), target)
+        found = select.layers(self.graph, sources, target)
+        known = {x.name for x in found}
+        before = [
+            x for x in token_tensors(self.graph, sources, target) if x.name not in known and holds_elements(x)
+        ]
+        found = [*select.described(self.graph, [x.name for x in before], ()), *found]
         if any(c in pattern for c in "*?["):
             return [x for x in found if fnmatchcase(x.name, pattern) or fnmatchcase(x.node, pattern)]
         return [x for x in found if pattern in x.name or pattern in x.node or pattern == x.operator]

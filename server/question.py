@@ -121,7 +121,7 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
     if isinstance(request.layers, str) or isinstance(request.source, str):
         raise InvalidArgument("layers and source are sequences of names, not one name")
     target, class_axis, notes = targets.chosen(model, request)
-    sources, layers = _source_and_layers(model, request, target)
+    sources, layers, is_default = _source_and_layers(model, request, target)
     choice = Choice(sources, layers, target)
     _check_between(model, choice)
     references = references_of(request)
@@ -134,6 +134,8 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
     if names := ", ".join(map(repr, shared_by_all(model, inputs))):
         warnings.append(f"{names} is shared by all samples: {batch_words(model)}")
     occluded = request.method == "occlusion"
+    if is_default and (held := model.held(sources, target)):
+        warnings.append(held)
     if model.network.batch != "single" and not together:
         names = ", ".join(repr(n) for n in tensors if rows[n] is None)
         warnings.append(f"rows are evaluated one by one: those of {names} are not separable")
@@ -217,25 +219,29 @@ def _repeated(index: Selector | Sequence[Selector], references: int) -> Selector
 
 def _source_and_layers(
     model: LoadedModel, request: AttributionRequest, target: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Sources and layers; some methods have their layer as the source (Captum's LayerIntegratedGradients)."""
-    layers = tuple(dict.fromkeys(select.resolve(model.graph, name) for name in request.layers))
+) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """Sources and layers, and whether the sources are the default ones.
+
+    Some methods have their layer as the source (Captum's LayerIntegratedGradients).
+    """
+    layers = tuple(dict.fromkeys(model.tensor(name) for name in request.layers))
+    named: Sequence[str] = request.source
     if request.method == "occlusion":
         grouped = by_tensor(model, {**request.groups, **request.windows}, "GROUPS_INVALID")
-        named = request.source or layers or tuple(name for name in model.graph.tensors() if name in grouped)
+        named = named or layers or tuple(name for name in model.graph.tensors() if name in grouped)
         sources = model.features(named, target)
     else:
         for name in layers:
             select.require_float(model.graph, name, "layer", "NOT_DIFFERENTIABLE")
-        if request.method in SOURCE_METHODS and layers and not request.source:
-            return layers, layers
-        sources = model.sources(request.source, target)
+        if request.method in SOURCE_METHODS and layers and not named:
+            return layers, layers, False
+        sources = model.sources(named, target)
     if request.method in SOURCE_METHODS and layers and set(layers) != set(sources):
         raise InvalidArgument(
             f"{request.method} attributes to its source, and the source is not the layer: name one of them only",
             layers=", ".join(layers),
         )
-    return sources, layers or sources
+    return sources, layers or sources, not named
 
 
 def _features(

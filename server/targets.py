@@ -24,7 +24,7 @@ def chosen(model: LoadedModel, request: AttributionRequest) -> tuple[str, int | 
         if wanted is None and target not in select.float_outputs(model.graph):
             before = [f"no output holds floats; the target is {target!r}"]
     else:
-        target = select.target_tensor(model.graph, wanted)
+        target = select.target_tensor(model.graph, None if wanted is None else model.tensor(wanted))
     found = select.logit_of(model.graph, target)
     if request.target.logit:
         if found is None:
@@ -50,7 +50,7 @@ def _number_tensor(model: LoadedModel, name: str | None) -> str:
     name = name or model.default_target()
     if name is None:
         return select.target_tensor(model.graph, None)
-    found = select.resolve(model.graph, name)
+    found = model.tensor(name)
     value = model.graph.tensors()[found]
     if isinstance(value, gs.Constant) or not holds_numbers(value):
         listed = ", ".join(x.name for x in model.outputs if x.shape is not None and x.dtype != "string")

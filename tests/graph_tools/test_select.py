@@ -13,15 +13,15 @@ import pytest
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotDifferentiable, NotFound
 from onnx_attribution.graph_tools.graph import graph_of
+from onnx_attribution.graph_tools.names import resolve
 from onnx_attribution.graph_tools.select import (
     SHAPE_ONLY,
     cut_tensors,
-    default_sources,
     is_cut,
     layers,
-    resolve,
     target_tensor,
 )
+from onnx_attribution.graph_tools.sources import default_sources
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import AttributionRequest, ResolvedTarget, Target
 

@@ -349,7 +349,7 @@ def test_an_integer_source_is_refused_with_a_float_one_proposed() -> None:
     with Engine(provider="cpu", threads=1) as engine:
         engine.add("tokens", parsed(TOKENS))
         with pytest.raises(
-            NotDifferentiable, match=r"source 'ids' has type int64; .*a float source is 'weight'"
+            NotDifferentiable, match=r"source 'ids' has type int64; .*a float source is 'e'"
         ):
             engine.attribute(AttributionRequest("tokens", inputs, "gradient", source=("ids",)))
         with pytest.raises(InvalidArgument, match=r"input 'ids' has type float32; the model takes int64"):
