@@ -29,7 +29,7 @@ from onnx_attribution.values import (
     Quadrature,
     References,
     Revision,
-    Selector,
+    Selection,
     Target,
 )
 
@@ -109,7 +109,7 @@ class Options(Plain, total=False):
 
     layers: str | Sequence[str]
     source: str | Sequence[str]
-    target: Target | Selector | Sequence[Selector]
+    target: Target | Selection
     baselines: Mapping[str, ArrayLike | References] | None
     groups: Mapping[str, ArrayLike] | None
 
@@ -120,7 +120,7 @@ def to_request(
     *,
     layers: str | Sequence[str] = (),
     source: str | Sequence[str] = (),
-    target: Target | Selector | Sequence[Selector] = None,
+    target: Target | Selection = None,
     baselines: Mapping[str, ArrayLike | References] | None = None,
     groups: Mapping[str, ArrayLike] | None = None,
     **plain: Unpack[Plain],

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import InvalidArgument, NotDifferentiable
-from onnx_attribution.graph_tools.emit import Shape, element_type, is_float, shape_of
+from onnx_attribution.graph_tools.emit import element_type, is_float, shape_of
 from onnx_attribution.graph_tools.nested import inputs_of, reachable
 from onnx_attribution.graph_tools.rules import ZERO_DERIVATIVE
 from onnx_attribution.values import LayerInfo
@@ -21,52 +20,6 @@ OPAQUE = frozenset(
     {"BeamSearch", "GreedySearch", "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"}
 )
 """Operators that decide by themselves: what they read is no score of their result."""
-
-
-@dataclass(frozen=True)
-class Logit:
-    """The tensor before a final activation, of the same shape; the axis of the classes, counted from the end."""
-
-    tensor: str
-    operator: str
-    axis: int | None
-
-
-_RESHAPING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
-_FINAL = frozenset({"LogSoftmax", "Sigmoid", "Softmax"})
-
-
-def logit_of(graph: gs.Graph, target: str) -> Logit | None:
-    """What a target that a Softmax, LogSoftmax or Sigmoid makes is made of; None for all others."""
-    value = graph.tensors()[target]
-    shape = shape_of(value)
-    maker = _maker(value, _RESHAPING)
-    if maker is None or maker.op not in _FINAL or shape is None:
-        return None
-    axis = None if maker.op == "Sigmoid" else int(maker.attrs.get("axis", -1))
-    found = maker.inputs[0]
-    while shape_of(found) is None or not _alike(shape_of(found), shape):
-        if not found.inputs or found.inputs[0].op not in _RESHAPING:
-            return None
-        found = found.inputs[0].inputs[0]
-    if axis is not None and _alike(shape_of(maker.inputs[0]), shape):
-        return Logit(found.name, maker.op, axis % len(shape) - len(shape))
-    return Logit(found.name, maker.op, None if axis is None else -1 if len(shape) == 2 else None)
-
-
-def _maker(value: gs.Tensor, through: frozenset[str]) -> gs.Node | None:
-    """The node that makes a value, past those that only reshape it."""
-    while value.inputs and value.inputs[0].op in through:
-        value = value.inputs[0].inputs[0]
-    return value.inputs[0] if value.inputs else None
-
-
-def _alike(left: Shape | None, right: Shape | None) -> bool:
-    """Whether two shapes are the same as far as they are known."""
-    if left is None or right is None or len(left) != len(right):
-        return False
-    pairs = zip(left, right, strict=True)
-    return all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
 
 
 def float_outputs(graph: gs.Graph) -> list[str]:

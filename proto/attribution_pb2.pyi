@@ -110,20 +110,26 @@ class Range(_message.Message):
     def __init__(self, start: _Optional[int] = ..., stop: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
 
 class Axis(_message.Message):
-    __slots__ = ("index", "range")
+    __slots__ = ("index", "range", "mask")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     RANGE_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     index: int
     range: Range
-    def __init__(self, index: _Optional[int] = ..., range: _Optional[_Union[Range, _Mapping]] = ...) -> None: ...
+    mask: Tensor
+    def __init__(self, index: _Optional[int] = ..., range: _Optional[_Union[Range, _Mapping]] = ..., mask: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class Selector(_message.Message):
-    __slots__ = ("axes", "automatic")
+    __slots__ = ("axes", "automatic", "weights", "elements")
     AXES_FIELD_NUMBER: _ClassVar[int]
     AUTOMATIC_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    ELEMENTS_FIELD_NUMBER: _ClassVar[int]
     axes: _containers.RepeatedCompositeFieldContainer[Axis]
     automatic: bool
-    def __init__(self, axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., automatic: bool = ...) -> None: ...
+    weights: Tensor
+    elements: _containers.RepeatedCompositeFieldContainer[Selector]
+    def __init__(self, axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., automatic: bool = ..., weights: _Optional[_Union[Tensor, _Mapping]] = ..., elements: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ...) -> None: ...
 
 class Target(_message.Message):
     __slots__ = ("tensor", "selectors", "minus", "logit", "mean_centred")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_attribution import values as v
 from onnx_attribution.errors import InvalidArgument
@@ -179,10 +180,11 @@ def _from_target(message: pb.Target) -> v.Target:
 
 
 def _to_selectors(index: object) -> list[pb.Selector]:
-    """A tuple is one selector; a list or an array is one per sample, each an integer, a tuple, a list or a row."""
+    """A tuple is one selector, as is an array of truth values or floats; a list or an array of integers is one per
+    sample, each an integer, a tuple, a list or a row, or a list of these: a region."""
     if index is None:
         return []
-    if isinstance(index, np.ndarray):
+    if isinstance(index, np.ndarray) and not _is_map(index):
         index = index.tolist()
     if isinstance(index, list):
         if not index:
@@ -190,8 +192,8 @@ def _to_selectors(index: object) -> list[pb.Selector]:
                 "the list of target indices is empty; give one for each sample, or one for all",
                 reason="TARGET_INVALID",
             )
-        return [_to_selector(tuple(one) if isinstance(one, list) else one) for one in index]
-    if isinstance(index, Iterable) and not isinstance(index, tuple | str | bytes):
+        return [_to_selector(one) for one in index]
+    if isinstance(index, Iterable) and not isinstance(index, tuple | str | bytes | np.ndarray):
         raise InvalidArgument(
             f"a target index for each sample is a list or an array, not {type(index).__name__}: write list(...)",
             reason="TARGET_INVALID",
@@ -199,14 +201,45 @@ def _to_selectors(index: object) -> list[pb.Selector]:
     return [_to_selector(index)]
 
 
+def _is_map(value: object) -> bool:
+    """Whether a value is a mask or an array of weights."""
+    return (
+        isinstance(value, np.ndarray) and value.ndim > 0 and (value.dtype.kind in "bf" or _is_bfloat(value))
+    )
+
+
+def _is_bfloat(value: Array) -> bool:
+    return value.dtype.name == "bfloat16"
+
+
 def _to_selector(selector: object) -> pb.Selector:
     if selector is None:
         return pb.Selector(automatic=True)
+    if isinstance(selector, np.ndarray) and not _is_map(selector):
+        selector = selector.tolist()
+    if isinstance(selector, np.ndarray) and selector.dtype.kind != "b":
+        return pb.Selector(weights=tensors.encode("", selector))
+    if isinstance(selector, list):
+        if any(isinstance(one, tuple | list) for one in selector):
+            if any(isinstance(one, np.ndarray) and one.dtype.kind != "b" for one in selector):
+                raise InvalidArgument(
+                    "a target region is made of indices, slices and masks, not of weights",
+                    reason="TARGET_INVALID",
+                )
+            return pb.Selector(
+                elements=[_to_selector(tuple(e) if isinstance(e, list) else e) for e in selector]
+            )
+        selector = tuple(selector)
     axes = selector if isinstance(selector, tuple) else (selector,)
     return pb.Selector(axes=map(_to_axis, axes))
 
 
 def _to_axis(index: object) -> pb.Axis:
+    if isinstance(index, np.ndarray) and index.ndim:
+        if index.dtype.kind != "b":
+            message = f"a target index holds an array of type {index.dtype.name}; a mask is an array of truth values"
+            raise InvalidArgument(message, reason="TARGET_INVALID")
+        return pb.Axis(mask=tensors.encode("", index))
     try:
         if isinstance(index, slice):
             ends = {"start": index.start, "stop": index.stop, "step": index.step}
@@ -216,7 +249,7 @@ def _to_axis(index: object) -> pb.Axis:
             return pb.Axis(range=pb.Range(**ends))
         return pb.Axis(index=_to_integer(index))
     except (TypeError, ValueError):
-        message = f"a target index is made of integers and slices, not {_shown(index)}"
+        message = f"a target index is made of integers, slices and masks, not {_shown(index)}"
         raise InvalidArgument(message, reason="TARGET_INVALID") from None
 
 
@@ -226,24 +259,42 @@ def _to_integer(value: object) -> int:
     return operator.index(cast(int, value))
 
 
-def _from_selectors(messages: Sequence[pb.Selector]) -> v.Selector | Sequence[v.Selector]:
+def _from_selectors(messages: Sequence[pb.Selector]) -> v.Selection:
     selectors = [_from_selector(message) for message in messages]
     if not selectors:
         return None
-    # `[None]` stays a list: None alone means that nothing was given.
-    return selectors[0] if len(selectors) == 1 and selectors[0] is not None else selectors
+    # `[None]` and a region in a list stay lists: None alone says nothing, and a list of tuples may be one per sample.
+    alone = len(selectors) == 1 and selectors[0] is not None and not isinstance(selectors[0], list)
+    return selectors[0] if alone else selectors
 
 
-def _from_selector(message: pb.Selector) -> v.Selector:
+def _from_selector(message: pb.Selector, *, inner: bool = False) -> v.Selector:
+    forms = [message.automatic, bool(message.axes), message.HasField("weights"), bool(message.elements)]
+    if sum(forms) > 1:
+        raise InvalidArgument(
+            "a selector is automatic or has axes, weights or elements, not several of these",
+            reason="TARGET_INVALID",
+        )
+    if inner and not message.axes:
+        raise InvalidArgument("the elements of a selector have axes only", reason="TARGET_INVALID")
     if message.automatic:
-        if message.axes:
-            raise InvalidArgument("a selector is automatic or has axes, not both", reason="TARGET_INVALID")
         return None
+    if message.HasField("weights"):
+        weights = tensors.decode(message.weights, name="weights")
+        if weights.dtype.kind != "f" and not _is_bfloat(weights):
+            raise InvalidArgument(
+                f"the weights of a target are floats, not {weights.dtype.name}", reason="TARGET_INVALID"
+            )
+        return cast("NDArray[np.floating]", weights)
+    if message.elements:
+        return cast(
+            "list[v.Index | tuple[v.Index, ...]]", [_from_selector(e, inner=True) for e in message.elements]
+        )
     axes = tuple(_from_axis(axis) for axis in message.axes)
     return axes[0] if len(axes) == 1 else axes
 
 
-def _from_axis(message: pb.Axis) -> int | slice:
+def _from_axis(message: pb.Axis) -> v.Index:
     match message.WhichOneof("kind"):
         case "index":
             return message.index
@@ -254,7 +305,12 @@ def _from_axis(message: pb.Axis) -> int | slice:
             if ends.HasField("step") and ends.step == 0:
                 raise InvalidArgument("a range cannot have step 0", reason="TARGET_INVALID")
             return slice(start, stop, ends.step if ends.HasField("step") else None)
-    raise InvalidArgument("an axis needs an index or a range", reason="TARGET_INVALID")
+        case "mask":
+            mask = tensors.decode(message.mask, name="mask")
+            if mask.dtype.kind != "b":
+                raise InvalidArgument(f"a mask is of BOOL, not of {mask.dtype.name}", reason="TARGET_INVALID")
+            return cast("NDArray[np.bool_]", mask)
+    raise InvalidArgument("an axis needs an index, a range or a mask", reason="TARGET_INVALID")
 
 
 def _to_sizes(sizes: object) -> pb.Sizes:

@@ -34,7 +34,6 @@ from onnx_attribution.values import (
     SOURCE_METHODS,
     Array,
     AttributionRequest,
-    Selector,
 )
 
 
@@ -120,17 +119,18 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
     check_request(request)
     if isinstance(request.layers, str) or isinstance(request.source, str):
         raise InvalidArgument("layers and source are sequences of names, not one name")
-    target, class_axis, notes = targets.chosen(model, request)
+    wanted = targets.chosen(model, request)
+    target = wanted.tensor
     sources, layers, is_default = _source_and_layers(model, request, target)
     choice = Choice(sources, layers, target)
     _check_between(model, choice)
     references = references_of(request)
     inputs = checked_inputs(model, request.inputs)
     given = split_samples(model, inputs, references)
-    tensors = [target, *sources, *layers]
+    tensors = [*wanted.tensors, *sources, *layers]
     rows = model.rows_of(tensors)
     together = all(rows[name] is not None for name in tensors)
-    warnings = [*model.network.notes, *notes]
+    warnings = [*model.network.notes, *wanted.notes]
     if names := ", ".join(map(repr, shared_by_all(model, inputs))):
         warnings.append(f"{names} is shared by all samples: {batch_words(model)}")
     occluded = request.method == "occlusion"
@@ -154,7 +154,7 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
         warnings.append(rounding)
     samples = [join_samples(model, given)] if together else given
     hidden = [s for s in sources if s not in model.network.input_axes]
-    at_x = [forward(model, sample, [target, *hidden]) for sample in samples]
+    at_x = [forward(model, sample, [*wanted.tensors, *hidden]) for sample in samples]
     full = [{**sample, **{s: found[s] for s in hidden}} for sample, found in zip(samples, at_x, strict=True)]
     baselines = baselines_of(model, request, sources, full, rows if together else {}, references, warnings)
     at_reference = [
@@ -165,12 +165,16 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
     ]
     lead = rows[target]
     stacked = targets.stacked([found[target] for found in at_x], lead)
-    plus, words = _weights(model, stacked, _repeated(request.target.index, references), "index")
-    if request.target.minus is not None:
-        minus, less = _weights(model, stacked, _repeated(request.target.minus, references), "minus")
-        plus, words = plus - minus, tuple(f"{a} - {b}" for a, b in zip(words, less, strict=True))
-    if request.target.mean_centred:
-        plus, words = targets.centred(plus, class_axis), tuple(f"{word} - mean" for word in words)
+    try:
+        plus, words = targets.selection(
+            model, wanted, request.target, samples, at_x, rows, together, references
+        )
+    except InvalidArgument as error:
+        if "rank" not in error.metadata:
+            raise
+        raise InvalidArgument(
+            f"{error.message}; {batch_words(model)}", reason=error.reason, rank=error.metadata["rank"]
+        ) from None
     weights = [lead.back(plus)] if together and lead is not None else [
         plus[k].reshape(found[target].shape) for k, found in enumerate(at_x)
     ]  # fmt: skip
@@ -194,27 +198,6 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
         _features(model, request, full[0], sources, rows) if occluded else None,
         references,
     )
-
-
-def _weights(
-    model: LoadedModel, values: NDArray[np.float64], index: Selector | Sequence[Selector], role: str
-) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """The target's weights and words; an index of another rank is told what is taken for a sample."""
-    try:
-        return targets.weights(values, index, role)
-    except InvalidArgument as error:
-        if "rank" not in error.metadata:
-            raise
-        raise InvalidArgument(
-            f"{error.message}; {batch_words(model)}", reason=error.reason, rank=error.metadata["rank"]
-        ) from None
-
-
-def _repeated(index: Selector | Sequence[Selector], references: int) -> Selector | Sequence[Selector]:
-    """An index for each sample once for each of its references."""
-    if not isinstance(index, list | np.ndarray) or len(index) == 1:
-        return index
-    return [one for one in list(index) for _ in range(references)]
 
 
 def _source_and_layers(

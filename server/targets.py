@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -11,34 +12,65 @@ from numpy.typing import NDArray
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.batch import RowAxis
-from onnx_attribution.graph_tools.emit import holds_numbers
+from onnx_attribution.graph_tools.emit import element_type, holds_numbers
+from onnx_attribution.graph_tools.logits import logit_of
+from onnx_attribution.server.forward import forward
 from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.values import Array, AttributionRequest, Index, Selector
+from onnx_attribution.server.selectors import put, selectors_of
+from onnx_attribution.values import Array, AttributionRequest, Selection, Target
 
 
-def chosen(model: LoadedModel, request: AttributionRequest) -> tuple[str, int | None, list[str]]:
-    """The target tensor, the axis of its classes where it is known, and what to say about it."""
-    wanted, before = request.target.tensor, []
+@dataclass(frozen=True)
+class Chosen:
+    """The target: its tensor, the tensor that its index is about, and what to say of it.
+
+    These are two where a logit has not the places of what is made of it: `made` is then the tensor between them that
+    has those of the logit. `axis` is that of the classes where it is known, counted from the end.
+    """
+
+    tensor: str
+    indexed: str
+    notes: tuple[str, ...] = ()
+    axis: int | None = None
+    made: str = ""
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The tensors whose values at x are needed."""
+        return tuple(dict.fromkeys((self.tensor, self.indexed)))
+
+
+def chosen(model: LoadedModel, request: AttributionRequest) -> Chosen:
+    """The target tensor of a request.
+
+    Raises:
+        InvalidArgument, NotFound, NotDifferentiable: there is none, several could be, or it has no logit.
+    """
+    wanted, notes = request.target.tensor, list[str]()
+    if wanted is None and (scores := model.default_target()) is not None:
+        wanted = scores
+        notes = [f"no output holds floats; the target is {scores!r}, the scores before the outputs"]
     if request.method == "occlusion":
         target = _number_tensor(model, wanted)
-        if wanted is None and target not in select.float_outputs(model.graph):
-            before = [f"no output holds floats; the target is {target!r}"]
     else:
         target = select.target_tensor(model.graph, None if wanted is None else model.tensor(wanted))
-    found = select.logit_of(model.graph, target)
+    found = logit_of(model.graph, target)
     if request.target.logit:
         if found is None:
             raise InvalidArgument(
                 f"the target {target!r} is not made by a Softmax, LogSoftmax or Sigmoid, so that it has no logit",
                 reason="TARGET_INVALID", target=target,
             )  # fmt: skip
-        return found.tensor, found.axis, before
+        if found.made:
+            notes.append(f"the logit of {target!r} is {found.tensor!r}; indices are those of {target!r}")
+        return Chosen(
+            found.tensor, target if found.made else found.tensor, tuple(notes), found.axis, found.made
+        )
     if found is None or all(target != out.name for out in model.graph.outputs):
-        return target, None, before
-    return target, found.axis, [
-        *before,
-        f"the target {target!r} is made by {found.operator}, which saturates; recommended is its logit {found.tensor!r}"
-    ]  # fmt: skip
+        return Chosen(target, target, tuple(notes))
+    advice = f"the target {target!r} is made by {found.operator}, which saturates; recommended is its logit"
+    axis = None if found.made else found.axis
+    return Chosen(target, target, (*notes, f"{advice} {found.tensor!r}"), axis)
 
 
 def _number_tensor(model: LoadedModel, name: str | None) -> str:
@@ -47,7 +79,6 @@ def _number_tensor(model: LoadedModel, name: str | None) -> str:
     Raises:
         InvalidArgument: several float outputs and no name, or the tensor is a constant or holds no numbers.
     """
-    name = name or model.default_target()
     if name is None:
         return select.target_tensor(model.graph, None)
     found = model.tensor(name)
@@ -118,94 +149,102 @@ def _masked(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArra
     return np.multiply(values, weights, out=np.zeros_like(values), where=weights != 0)
 
 
-def weights(
-    values: NDArray[np.float64], index: Selector | Sequence[Selector], role: str
+def selection(
+    model: LoadedModel,
+    choice: Chosen,
+    target: Target,
+    samples: Sequence[Mapping[str, Array]],
+    at_x: Sequence[Mapping[str, Array]],
+    rows: Mapping[str, RowAxis | None],
+    together: bool,
+    references: int,
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """1 at the selected elements of each sample, 0 elsewhere, and the selection in words."""
-    count, unit = len(values), values.shape[1:]
-    selectors = _per_sample(index, count, role)
-    weights = np.zeros_like(values)
-    words: list[str] = []
-    for k, selector in enumerate(selectors):
-        place = _place(selector, values[k], unit)
-        weights[(k, *place)] = 1
-        words.append(",".join(_word(i) for i in place) if place else "()")
-    return weights, tuple(words)
+    """The target's weights `[samples, *unit]` and the selection in words.
+
+    Raises:
+        InvalidArgument: what is selected is not there.
+    """
+    lead = rows[choice.indexed]
+    stack = stacked([found[choice.indexed] for found in at_x], lead)
+    plus, said = weights(stack, target.index, "index", references)
+    if target.minus is not None:
+        minus, less = weights(stack, target.minus, "minus", references)
+        plus, said = plus - minus, tuple(f"{a} - {b}" for a, b in zip(said, less, strict=True))
+    if choice.made:
+        parts = [lead.back(plus)] if together and lead is not None else [
+            plus[k].reshape(found[choice.indexed].shape) for k, found in enumerate(at_x)
+        ]  # fmt: skip
+        carried = [
+            _carried(model, choice, sample, found[choice.tensor].shape, part)
+            for sample, found, part in zip(samples, at_x, parts, strict=True)
+        ]
+        plus = stacked(carried, rows[choice.tensor])
+        said = tuple(f"{choice.indexed}[{one}]" for one in said)
+    if target.mean_centred:
+        plus, said = centred(plus, choice.axis), tuple(f"{word} - mean" for word in said)
+    return plus, said
+
+
+def _carried(
+    model: LoadedModel,
+    choice: Chosen,
+    sample: Mapping[str, Array],
+    shape: tuple[int, ...],
+    weights: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The weights of what is made of a logit, at the places of the logit from which it is taken.
+
+    A run says which these are: in place of what the activation makes stand the numbers of the places, digit by digit,
+    as large as the type can hold; where the target takes one less them, they come out negative.
+    """
+    kind = element_type(model.graph.tensors()[choice.made])
+    base = 1 << {"float16": 10, "bfloat16": 7}.get(kind.name, 20)
+    numbers = np.arange(1, int(np.prod(shape)) + 1).reshape(shape)
+
+    def seen(values: NDArray[np.int64]) -> NDArray[np.float64]:
+        given = {**sample, choice.made: values.astype(kind)}
+        return forward(model, given, [choice.indexed], [choice.made])[choice.indexed].astype(np.float64)
+
+    zero, found, scale = seen(np.zeros_like(numbers)), np.zeros(weights.shape), 1
+    while scale <= numbers.size:
+        found += scale * (seen(numbers // scale % base) - zero)
+        scale *= base
+    places = np.abs(found).astype(np.int64) - 1
+    used = weights != 0
+    if (places[used] < 0).any():
+        raise InvalidArgument(
+            f"an element of {choice.indexed!r} is none of {choice.made!r}, so that it has no logit",
+            reason="TARGET_INVALID", target=choice.indexed,
+        )  # fmt: skip
+    result = np.zeros(int(np.prod(shape)))
+    np.add.at(result, places[used], (weights * np.sign(found))[used])
+    return result.reshape(shape)
+
+
+def weights(
+    values: NDArray[np.float64], index: Selection, role: str, references: int = 1
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """1 at the selected elements of each sample, 0 elsewhere, or the weights given; and the selection in words.
+
+    `values` holds each sample once for each of its `references`.
+    """
+    unit = values.shape[1:]
+    selectors = selectors_of(index, len(values) // references, len(unit), role)
+    found = np.zeros_like(values)
+    said = [
+        put(found[k : k + 1].reshape(unit), selectors[k // references], values[k]) for k in range(len(values))
+    ]
+    return found, tuple(said)
 
 
 def centred(weights: NDArray[np.float64], axis: int | None) -> NDArray[np.float64]:
     """The weights less their mean over the classes; `axis` is that of the tensor, with its batch axis."""
+    wide = [k for k, size in enumerate(weights.shape) if k and size > 1]
+    if axis is None and len(wide) == 1:
+        axis = wide[0]
     if axis is None and weights.ndim != 2:
         raise InvalidArgument(
             f"the target has shape {list(weights.shape[1:])} for each sample; mean_centred needs one axis of classes",
             reason="TARGET_INVALID",
         )
     return np.asarray(weights - weights.mean(axis=-1 if axis is None else axis, keepdims=True))
-
-
-def _per_sample(index: Selector | Sequence[Selector], count: int, role: str) -> list[Selector]:
-    if isinstance(index, np.ndarray):
-        index = index.tolist()
-    if not isinstance(index, list):
-        return [index] * count  # type: ignore[list-item]
-    if len(index) not in (1, count):
-        raise InvalidArgument(
-            f"the target has {len(index)} entries in {role}; there are {count} samples",
-            reason="TARGET_INVALID",
-        )
-    chosen = [tuple(e) if isinstance(e, list) else e for e in index]
-    return chosen * count if len(chosen) == 1 else chosen
-
-
-def _place(selector: Selector, value: NDArray[np.float64], unit: tuple[int, ...]) -> tuple[Index, ...]:
-    """The selection as one index per axis of the unit."""
-    if selector is None:
-        if value.size == 1:
-            return (0,) * len(unit)
-        if len(unit) == 1:
-            return (int(np.argmax(value)),)
-        raise InvalidArgument(
-            f"the target has shape {list(unit)} for each sample; name an element or a region",
-            reason="TARGET_INVALID",
-        )
-    parts = selector if isinstance(selector, tuple) else (selector,)
-    if len(parts) != len(unit):
-        raise InvalidArgument(
-            f"the target index has {len(parts)} parts; the target has shape {list(unit)} for each sample",
-            reason="TARGET_INVALID",
-            rank=len(unit),
-        )
-    place: list[Index] = []
-    for axis, (part, size) in enumerate(zip(parts, unit, strict=True)):
-        if isinstance(part, slice):
-            if not all(
-                isinstance(b, (int, np.integer, type(None))) and not isinstance(b, bool)
-                for b in (part.start, part.stop, part.step)
-            ):
-                raise InvalidArgument(
-                    f"the target region {part} has bounds that are no integers", reason="TARGET_INVALID"
-                )
-            if part.step == 0:
-                raise InvalidArgument("the target region has step 0", reason="TARGET_INVALID")
-            if len(range(*part.indices(size))) == 0:
-                raise InvalidArgument(
-                    f"the target region is empty along axis {axis}", reason="TARGET_INVALID"
-                )
-            place.append(part)
-            continue
-        if not isinstance(part, (int, np.integer)) or isinstance(part, bool):
-            raise InvalidArgument(f"the target index {part!r} is no integer", reason="TARGET_INVALID")
-        if not -size <= part < size:
-            raise InvalidArgument(
-                f"the target index {part} is out of range along axis {axis}; legal are 0 to {size - 1}",
-                reason="TARGET_INVALID", legal=f"0..{size - 1}",
-            )  # fmt: skip
-        place.append(int(part) % size)
-    return tuple(place)
-
-
-def _word(index: Index) -> str:
-    if not isinstance(index, slice):
-        return str(index)
-    parts = ["" if index.start is None else str(index.start), "" if index.stop is None else str(index.stop)]
-    return ":".join(parts + ([str(index.step)] if index.step not in (None, 1) else []))

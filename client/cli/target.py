@@ -1,21 +1,29 @@
-"""What `--target` and `--minus` say: an index, a tensor, or both."""
+"""What `--target` and `--minus` say: an index, a mask or weights from a file, a tensor, or both."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.client.cli.inputs import read_file
+from onnx_attribution.client.cli.pictures import Picture
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.values import Index, Selector, Target
+from onnx_attribution.values import Index, Selection, Selector, Target
 
 PART = re.compile(r"\s*(?:(-?\d+)|(-?\d+)?\s*:\s*(-?\d+)?(?:\s*:\s*(-?\d+))?)\s*")
 
 
 def parse_target(given: Sequence[str], minus: Sequence[str], outputs: Collection[str]) -> Target:
-    """The target of `3`, `2,5`, `0:3,1`, `TENSOR`, `TENSOR:` and `TENSOR:3`; several say one for each sample.
+    """The target of `3`, `2,5`, `0:3,1`, `@FILE`, `1,@FILE`, `TENSOR`, `TENSOR:` and `TENSOR:3`; several say one for
+    each sample, or the elements of a region of one sample.
 
     Raises:
-        InvalidArgument: the text has none of these forms, or names more than one tensor.
+        InvalidArgument: the text has none of these forms, names more than one tensor, or a file that cannot be used.
     """
     split = [split_tensor(text, outputs) for text in given]
     tensors = {tensor for tensor, _ in split}
@@ -54,9 +62,18 @@ def split_tensor(text: str, outputs: Collection[str]) -> tuple[str | None, Selec
 
 
 def parse_index(text: str) -> Selector:
-    """`3`, `2,5` or `0:3,1`; None for what is no index."""
+    """`3`, `2,5`, `0:3,1`, `@FILE` or `1,@FILE`; None for what is no index.
+
+    A file alone holds truth values, a mask, or numbers, the weights of a sum. Beside other parts it is a mask.
+    """
+    if text.strip().startswith("@") and ("," not in text or Path(text.strip()[1:]).is_file()):
+        array = _array(text)
+        return array if array.dtype.kind == "b" else array.astype(np.float64)
     parts: list[Index] = []
     for part in text.split(","):
+        if part.strip().startswith("@"):
+            parts.append(_mask(part))
+            continue
         match = PART.fullmatch(part)
         if match is None or match[4] == "0":
             return None
@@ -67,5 +84,26 @@ def parse_index(text: str) -> Selector:
     return parts[0] if len(parts) == 1 else tuple(parts)
 
 
-def _one(indices: list[Selector]) -> Selector | Sequence[Selector]:
+def _array(text: str) -> NDArray[Any]:
+    array = read_file(text.strip()[1:], None, Picture())
+    if array.dtype.kind not in "biuf" or not array.ndim:
+        raise InvalidArgument(
+            f"{text.strip()[1:]!r} holds {array.dtype.name} of shape {list(array.shape)}; a target is a mask (truth "
+            "values) or weights (numbers) of the shape of one sample's target",
+            reason="TARGET_INVALID",
+        )
+    return array
+
+
+def _mask(text: str) -> NDArray[np.bool_]:
+    array = _array(text)
+    if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
+        raise InvalidArgument(
+            f"{text.strip()[1:]!r} holds numbers other than 0 and 1; beside other parts of an index it is a mask",
+            reason="TARGET_INVALID",
+        )
+    return array.astype(np.bool_)
+
+
+def _one(indices: list[Selector]) -> Selection:
     return None if not indices else indices[0] if len(indices) == 1 else indices

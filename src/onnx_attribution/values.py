@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.generic]
-Index = int | slice
-Selector = Index | tuple[Index, ...] | None
+Index = int | slice | NDArray[np.bool_]
+Region = Sequence[Index | tuple[Index, ...]]
+Selector = Index | tuple[Index, ...] | NDArray[np.floating] | Region | None  # within one sample
+Selection = Selector | Sequence[Selector] | Array  # for all samples, or one for each
 BatchMode = Literal["dynamic", "freed", "single"]
 Method = Literal[
     "gradient",
@@ -73,17 +75,25 @@ class Target:
     """The scalar per sample that is explained.
 
     `tensor` names an output, or any other float tensor (a hidden neuron is a target too; for occlusion integers and
-    truth values will do); None takes the only float output, and for occlusion the floats before outputs that hold
-    none. `index` selects within one sample, without the batch axis: an int, a tuple of ints and slices (the selected
-    elements are summed), one of these per sample in a list, or None: the only element, or for a `[batch, classes]`
-    output the largest class at the input. `minus`, of the same forms, is subtracted.
+    truth values will do); None takes the only float output, or the scores before outputs that are labels or
+    maps. `index` selects within one sample, without the batch axis; what is selected is summed:
+
+    - an int, or a tuple of ints, slices and masks (arrays of truth values for as many axes as they have): `(1, mask)`;
+    - a mask of the shape of one sample's target, or an array of floats of that shape: the weights of a weighted sum;
+    - a list of such tuples: a region, element by element, each at most once;
+    - None: the only element, or the largest at the input where only one axis has several, as `[batch, classes]`;
+    - one of these for each sample in a list, or masks and weights as `[samples, *unit]`.
+
+    A list of tuples is one for each sample if there are several samples, and a region if there is one; a list in a list
+    is a region for all samples, or for each. Integers in an array are read as lists are. `minus`, of the same forms, is
+    subtracted.
     `logit` takes what a final Softmax, LogSoftmax or Sigmoid is made of in place of the tensor; `mean_centred`
     subtracts the mean over the classes, which is what remains of a logit behind a softmax (arXiv 1605.01713, eq. 21).
     """
 
     tensor: str | None = None
-    index: Selector | Sequence[Selector] = None
-    minus: Selector | Sequence[Selector] = None
+    index: Selection = None
+    minus: Selection = None
     logit: bool = False
     mean_centred: bool = False
 

@@ -34,6 +34,7 @@ import onnx
 
 from onnx_attribution.errors import AttributionError
 from onnx_attribution.graph_tools import select
+from onnx_attribution.graph_tools.logits import logit_of
 from onnx_attribution.graph_tools.program import Choice, Program, deeplift_program, forward_program
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.loaded import LoadedModel
@@ -94,7 +95,7 @@ def compare(path: Path, backend: Backend, rules: Sequence[str] = tuple(RULES)) -
         model = LoadedModel(path, backend, given=given, shapes=shapes)
         target, sources = _target_and_sources(model)
         points = list(_points(model, sources, target))
-        logit = select.logit_of(model.graph, target)
+        logit = logit_of(model.graph, target)
         if not points and logit is not None:
             target = logit.tensor
             points = list(_points(model, sources, target))

@@ -36,6 +36,7 @@ import onnx
 from onnx_attribution.errors import AttributionError
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.differentiate import missing_rules, reachable
+from onnx_attribution.graph_tools.logits import logit_of
 from onnx_attribution.graph_tools.normalise import same_values
 from onnx_attribution.graph_tools.program import Choice, rows_program
 from onnx_attribution.graph_tools.rules import VJP
@@ -153,7 +154,7 @@ def _target_and_sources(model: LoadedModel, outputs: Sequence[str]) -> tuple[str
 
 def _unsaturated(model: LoadedModel, target: str) -> str:
     """The target, or its logit where it is made of zeros and ones, which nothing moves."""
-    logit = select.logit_of(model.graph, target)
+    logit = logit_of(model.graph, target)
     if logit is None:
         return target
     value = model.backend.run(model.network.model, model.network.example, [target])[target]

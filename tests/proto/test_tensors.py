@@ -177,6 +177,62 @@ def test_target_of_several_samples_has_several_forms(given: Any, same: Any) -> N
     assert (target.index, target.minus) == (same, same)
 
 
+MASK = np.array([[True, False], [False, True]])
+
+
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        (MASK, MASK),
+        ((MASK,), MASK),
+        ((1, MASK), (1, MASK)),
+        ((slice(1, None), MASK), (slice(1, None), MASK)),
+        ([MASK, ~MASK], [MASK, ~MASK]),
+        ([(0, MASK), 3], [(0, MASK), 3]),
+        (np.array([[0.5, -1.0]]), np.array([[0.5, -1.0]])),
+        (np.array([0.5], np.float32), np.array([0.5], np.float32)),
+        ([np.ones(2), np.zeros(2)], [np.ones(2), np.zeros(2)]),
+        ([[(1, 2), (0, 1)]], [[(1, 2), (0, 1)]]),
+        ([[(1, 2)]], [[(1, 2)]]),
+        ([[(1, 2), (0, MASK)], 4], [[(1, 2), (0, MASK)], 4]),
+        (np.array([[[1, 2], [0, 1]]]), [[(1, 2), (0, 1)]]),
+    ],
+    ids=repr,
+)
+def test_masks_weights_and_regions_come_back_as_they_were(given: Any, same: Any) -> None:
+    request = values.AttributionRequest("m", {}, target=values.Target(index=given, minus=given))
+    target = requests.from_request(requests.to_request(request)).target
+    for found in (target.index, target.minus):
+        assert shown(found) == shown(same)
+
+
+def shown(index: Any) -> Any:
+    """An index with its arrays as lists, and what they hold."""
+    if isinstance(index, np.ndarray):
+        return index.dtype.name, index.tolist()
+    if isinstance(index, list | tuple):
+        return type(index), [shown(one) for one in index]
+    return index
+
+
+@pytest.mark.parametrize(
+    ("selector", "words"),
+    [
+        (pb.Selector(axes=[pb.Axis(mask=tensors.encode("", np.ones(2, np.int64)))]), "a mask is of BOOL"),
+        (pb.Selector(weights=tensors.encode("", np.ones(2, np.int64))), "weights of a target are floats"),
+        (pb.Selector(weights=tensors.encode("", np.ones(2)), automatic=True), "not several of these"),
+        (pb.Selector(elements=[pb.Selector(automatic=True)]), "have axes only"),
+        (pb.Selector(axes=[pb.Axis(mask=pb.Tensor(datatype="BOOL", shape=[3], raw=b"1"))]), "bytes"),
+    ],
+    ids=str,
+)
+def test_a_selector_of_the_wire_that_has_no_meaning_is_refused(selector: pb.Selector, words: str) -> None:
+    message = requests.to_request(values.AttributionRequest("m", {"x": np.ones(2)}))
+    message.target.selectors.append(selector)
+    with pytest.raises(InvalidArgument, match=words):
+        requests.from_request(message)
+
+
 @pytest.mark.parametrize(
     "index",
     [
@@ -184,16 +240,19 @@ def test_target_of_several_samples_has_several_forms(given: Any, same: Any) -> N
         np.array([], np.int64),
         True,
         [True, False],
-        np.array([True]),
         (1, False),
         range(3),
         {1, 2},
         "seven",
         2.0,
-        np.array([1.0]),
-        np.zeros((1, 1, 1), np.int64),
-        [[[1]]],
+        np.array(["a"]),
+        np.array(True),
+        np.zeros((1, 1, 1, 1), np.int64),
+        [[[[1]]]],
+        [[(1, 2), np.ones(2)]],
         (1, [2]),
+        (1, np.array([2])),
+        (1, np.array([0.5])),
         (None, 1),
         slice(None, None, 0),
         slice("a", None),
@@ -281,5 +340,7 @@ def test_empty_messages_are_named_by_their_field() -> None:
 def test_a_selector_is_automatic_or_has_axes() -> None:
     both = pb.Selector(axes=[pb.Axis(index=1)], automatic=True)
     message = pb.AttributeRequest(model="m", method=pb.METHOD_GRADIENT, target=pb.Target(selectors=[both]))
-    with pytest.raises(InvalidArgument, match="automatic or has axes, not both"):
+    with pytest.raises(
+        InvalidArgument, match="automatic or has axes, weights or elements, not several of these"
+    ):
         requests.from_request(message)

@@ -348,9 +348,7 @@ def test_an_integer_source_is_refused_with_a_float_one_proposed() -> None:
     inputs = {"ids": np.array([[1, 2, 3]]), "weight": np.ones((1, 3), np.float32)}
     with Engine(provider="cpu", threads=1) as engine:
         engine.add("tokens", parsed(TOKENS))
-        with pytest.raises(
-            NotDifferentiable, match=r"source 'ids' has type int64; .*a float source is 'e'"
-        ):
+        with pytest.raises(NotDifferentiable, match=r"source 'ids' has type int64; .*a float source is 'e'"):
             engine.attribute(AttributionRequest("tokens", inputs, "gradient", source=("ids",)))
         with pytest.raises(InvalidArgument, match=r"input 'ids' has type float32; the model takes int64"):
             engine.attribute(AttributionRequest("tokens", {**inputs, "ids": np.ones((1, 3), np.float32)}))
