@@ -39,6 +39,7 @@ _QUANTISING = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _RESHAPING = _QUANTISING | {"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 _TAKING = (_RESHAPING - _QUANTISING) | {"Concat", "Gather", "Slice", "Split", "Transpose"}
 _SAME = frozenset({"Cast", "Dropout", "Identity"})
+_WIDENING = frozenset({"Cast", "Expand", "Identity", "Tile"})
 _SPREADING = _SAME | {"Expand", "Reshape", "Squeeze", "Tile", "Unsqueeze"}
 _SMALL = 1e-3
 """Up to which a number that is added to a sum of exponentials only keeps it from zero."""
@@ -165,7 +166,8 @@ def _ratio(above: gs.Tensor, below: gs.Tensor) -> _Final | None:
     maker = _maker(total)
     if maker is None or maker.op not in ("ReduceL1", "ReduceSum") or not _same(above, maker.inputs[0]):
         return None
-    return _Final("Softmax", _unshifted(top.inputs[0]), _reduced_axis(maker))
+    axis = _reduced_axis(maker)
+    return _Final("Softmax", _unshifted(top.inputs[0], axis), axis)
 
 
 def _product(node: gs.Node) -> _Final | None:
@@ -189,7 +191,8 @@ def _normalised(node: gs.Node) -> _Final | None:
     top = _made_by(node.inputs[0], "Exp")
     if top is None or int(node.attrs.get("p", 2)) != 1:
         return None
-    return _Final("Softmax", _unshifted(top.inputs[0]), int(node.attrs.get("axis", -1)))
+    axis = int(node.attrs.get("axis", -1))
+    return _Final("Softmax", _unshifted(top.inputs[0], axis), axis)
 
 
 def _log_sigmoid(node: gs.Node) -> _Final | None:
@@ -208,15 +211,13 @@ def _log_softmax(node: gs.Node) -> _Final | None:
         score, log = node.inputs[0], minus.inputs[0]
     else:
         score, log = node.inputs[:2]
-    score, log = _past(score, _SAME), _past(log, _SPREADING)
-    maker = _maker(log)
+    score, maker, added = _past(score, _SAME), _maker(_past(log, _SPREADING)), None
     if maker is not None and maker.op == "Add":  # the maximum is added again
         parts = [_past(x, _SPREADING) for x in maker.inputs]
-        logs = [x for x in parts if _is_log_sum(_maker(x))]
-        tops = [x for x in parts if _made_by(x, "ReduceMax") is not None]
-        if len(logs) != 1 or len(tops) != 1:
+        logs = [k for k, x in enumerate(parts) if _is_log_sum(_maker(x))]
+        if len(logs) != 1:
             return None
-        maker = _maker(logs[0])
+        maker, added = _maker(parts[logs[0]]), parts[1 - logs[0]]
     if maker is None:
         return None
     if maker.op == "ReduceLogSumExp":
@@ -230,9 +231,14 @@ def _log_softmax(node: gs.Node) -> _Final | None:
         inside, axis = _argument_of_exp(total.inputs[0]), _reduced_axis(total)
     else:
         return None
-    if inside is None or not _same(_unshifted(inside), _unshifted(score)):
+    if inside is not None and added is not None:
+        less = _made_by(inside, "Sub")
+        if less is None or not _same(_past(less.inputs[1], _SPREADING), added):
+            return None
+        inside = less.inputs[0]
+    if inside is None or not _same(inside, score):
         return None
-    return _Final("LogSoftmax", _unshifted(score), axis)
+    return _Final("LogSoftmax", _unshifted(score, axis), axis)
 
 
 def _is_log_sum(node: gs.Node | None) -> bool:
@@ -317,20 +323,48 @@ def _without_floor(value: gs.Tensor) -> gs.Tensor:
     return value
 
 
-def _unshifted(value: gs.Tensor) -> gs.Tensor:
-    """A value before its maximum is subtracted, which no softmax notices."""
+def _unshifted(value: gs.Tensor, axis: int | None) -> gs.Tensor:
+    """A value before its maximum is subtracted, or what else is made of it and is the same for all classes.
+
+    No softmax notices it.
+    """
     node = _maker(_past(value, _SAME))
     if node is None or node.op not in ("Add", "Sub"):
         return value
-    other = node.inputs[1]
+    score, other = node.inputs[:2]
     if node.op == "Add":
         minus = _made_by(_past(other, _SPREADING), "Neg")
         if minus is None:
             return value
         other = minus.inputs[0]
     top = _maker(_past(other, _SPREADING))
-    is_top = top is not None and top.op == "ReduceMax" and _same(node.inputs[0], top.inputs[0])
-    return node.inputs[0] if is_top else value
+    is_top = top is not None and top.op == "ReduceMax" and _same(score, top.inputs[0])
+    if top is not None and is_top and (axis is None or _reduced_axis(top) in (None, axis)):
+        return score
+    return (
+        score
+        if _is_one_for_all(_past(other, _WIDENING), score, axis) and _is_made_of(other, score)
+        else value
+    )
+
+
+def _is_one_for_all(value: gs.Tensor, like: gs.Tensor, axis: int | None) -> bool:
+    """Whether a value is broadcast along an axis of another one."""
+    shape, full = shape_of(value), shape_of(like)
+    if shape is None or full is None or axis is None:
+        return False
+    back = axis % len(full) - len(full)
+    return -back > len(shape) or shape[back] == 1
+
+
+def _is_made_of(value: gs.Tensor, source: gs.Tensor) -> bool:
+    """Whether a value is made of another one, a few nodes before it."""
+    source, frontier = _past(source, _SAME), [value]
+    for _ in range(_DEPTH):
+        if any(_past(x, _SAME) is source for x in frontier):
+            return True
+        frontier = [y for x in frontier for node in x.inputs for y in node.inputs]
+    return False
 
 
 def _reduced_axis(node: gs.Node) -> int | None:

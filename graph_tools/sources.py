@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
@@ -69,18 +68,19 @@ def token_tensors(graph: gs.Graph, sources: Sequence[str], target: str) -> list[
     return found + [z for node in nodes for z in node.outputs if z.name in before]
 
 
-@dataclass(frozen=True)
 class _Choice:
-    graph: gs.Graph
-    target: str
+    def __init__(self, graph: gs.Graph, target: str) -> None:
+        self.graph, self.target = graph, target
+        self.behind = ancestors(list(graph.nodes), [target])
+        # in the order of the file, and only what leads to the target
+        self.nodes = [node for node in graph.nodes if any(z.name in self.behind for z in node.outputs)]
+        self.moved = dependents(self.nodes, [x.name for x in graph.inputs])
 
     def sources(self) -> list[str]:
-        nodes = list(self.graph.nodes)
-        behind = ancestors(nodes, [self.target])
+        nodes, behind, moved = self.nodes, self.behind, self.moved
         inputs = [x.name for x in self.graph.inputs if x.name in behind]
         floats = [x.name for x in self.graph.inputs if is_float(x) and x.name in inputs]
         live = [name for name in floats if self._leads(name)]
-        moved = dependents(nodes, inputs)
         by_tokens = dependents(nodes, [name for name in inputs if name not in live])
         tables = [
             name for name in _looked_up(nodes, moved, by_tokens) if name in behind and self._leads(name)
@@ -98,7 +98,7 @@ class _Choice:
         return [*self._main(live, [*entries, *inputs], ()), *entries] if entries else live
 
     def _leads(self, name: str) -> bool:
-        return self.target in reachable(list(self.graph.nodes), [name])
+        return self.target in reachable(self.nodes, [name])
 
     def _main(self, names: Sequence[str], others: Sequence[str], tables: Sequence[str]) -> list[str]:
         """Those that go through weights before they meet what depends on others, as data does.
@@ -109,12 +109,10 @@ class _Choice:
         return [name for name in names if self._is_main(name, others, name in tables)]
 
     def _is_main(self, name: str, others: Sequence[str], is_table: bool) -> bool:
-        nodes = list(self.graph.nodes)
-        own = ancestors(nodes, [name])
-        foreign = dependents(nodes, [other for other in others if other not in own])
-        moved = dependents(nodes, [x.name for x in self.graph.inputs])
+        own = ancestors(self.nodes, [name])
+        foreign = dependents(self.nodes, [other for other in others if other not in own])
         found = {name}
-        for node in nodes:
+        for node in self.nodes:
             mine = [k for k, x in enumerate(node.inputs) if x.name in found]
             if node.op in SHAPE_ONLY or not (mine or any(x.name in found for x in inputs_of(node))):
                 continue
@@ -122,7 +120,7 @@ class _Choice:
                 if node.op != "If" or mine != [0]:
                     return True
                 continue
-            if _applies_weights(node, mine, moved):
+            if _applies_weights(node, mine, self.moved):
                 return True
             meets = any(is_float(x) and x.name in foreign and x.name not in found for x in node.inputs)
             if not meets or _carries(node, mine, is_table, foreign - found):

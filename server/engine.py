@@ -23,6 +23,7 @@ from onnx_attribution.errors import (
 )
 from onnx_attribution.graph_tools.emit import element_type
 from onnx_attribution.graph_tools.load import ModelSource
+from onnx_attribution.graph_tools.names import close_names
 from onnx_attribution.graph_tools.path import Plan, conductance_plan, count_rows, mean_plan
 from onnx_attribution.server import deeplift, evaluate, notes, occlusion
 from onnx_attribution.server.backend import Backend, Provider
@@ -341,9 +342,10 @@ class Engine:
                 raise NotReady("the engine is closed", reason="ENGINE_CLOSED")
             versions = self._entries.get(name)
             if not versions:
-                known = ", ".join(sorted(self._entries)) or "none"
+                close = ", ".join(close_names(name, list(self._entries), cutoff=0.4))
+                known = f"close names: {close}" if close else f"there are {len(self._entries)} models"
                 raise NotFound(
-                    f"no model {name!r}; the models are: {known}", reason="MODEL_NOT_FOUND", model=name
+                    f"no model {name!r}; {known}", reason="MODEL_NOT_FOUND", model=name, close=close
                 )
             if not version:
                 return name, versions[max(versions)]

@@ -73,6 +73,7 @@ class LoadedModel:
         self._proving = RLock()
         self._apart: dict[Choice, bool] = {}
         self.apart: set[Choice] = set()  # of which each row needs a reference of its own
+        self._defaults: dict[str, list[str]] = {}
         self._row_bytes: dict[tuple[object, ...], int] = {}
         self.is_large = self.bytes_per_row(self.network.example) > LARGE
 
@@ -148,11 +149,11 @@ class LoadedModel:
                 try:
                     select.require_float(self.graph, name, "source", "NOT_DIFFERENTIABLE")
                 except NotDifferentiable as error:
-                    hidden = [s for s in default_sources(self.graph, target) if s not in names]
+                    hidden = [s for s in self._default_sources(target) if s not in names]
                     hint = f"; a float source is {words(hidden)}" if hidden else ""
                     raise NotDifferentiable(f"{error}{hint}", tensor=name) from error
             return found
-        found = tuple(default_sources(self.graph, target))
+        found = tuple(self._default_sources(target))
         if not found:
             raise NotDifferentiable(
                 f"no float tensor that depends on the inputs leads to {target!r}; the method occlusion needs none",
@@ -160,6 +161,11 @@ class LoadedModel:
                 tensor=target,
             )
         return found
+
+    def _default_sources(self, target: str) -> list[str]:
+        if target not in self._defaults:
+            self._defaults[target] = default_sources(self.graph, target)
+        return self._defaults[target]
 
     def held(self, sources: Sequence[str], target: str) -> str:
         """In words, which inputs reach the target past these sources; "" where none does."""

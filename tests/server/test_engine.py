@@ -162,7 +162,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], type[AttributionError], str, str]] = {
         {"model": "digit"},
         NotFound,
         "MODEL_NOT_FOUND",
-        r"no model 'digit'; the models are: digits",
+        r"no model 'digit'; close names: digits",
     ),
     "wrong version": (
         {"model": "digits/versions/9"},
