@@ -78,7 +78,9 @@ def require_float(graph: gs.Graph, name: str, role: str, reason: str) -> None:
     """Refuses a tensor that is no float tensor."""
     value = graph.tensors()[name]
     if isinstance(value, gs.Constant):
-        raise InvalidArgument(f"{role} {name!r} is a constant", reason=reason, tensor=name)
+        read = next((z.name for node in value.outputs for z in node.outputs if not z.is_empty()), "")
+        hint = f"; the output of the node that reads it is {read!r}" if read else ""
+        raise InvalidArgument(f"{role} {name!r} is a constant{hint}", reason=reason, tensor=name, close=read)
     if not is_float(value):
         kind = element_type(value).name if value.dtype else "unknown"
         raise NotDifferentiable(

@@ -1,4 +1,4 @@
-"""Tensors by name, targets in all their forms, and cuts against their definition by deletion."""
+"""Targets in all their forms, and cuts against their definition by deletion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotDifferentiable, NotFound
 from onnx_attribution.graph_tools.graph import graph_of
-from onnx_attribution.graph_tools.names import resolve
 from onnx_attribution.graph_tools.select import (
     SHAPE_ONLY,
     cut_tensors,
@@ -21,7 +20,6 @@ from onnx_attribution.graph_tools.select import (
     layers,
     target_tensor,
 )
-from onnx_attribution.graph_tools.sources import default_sources
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import AttributionRequest, ResolvedTarget, Target
 
@@ -30,65 +28,6 @@ def parsed(body: str) -> onnx.ModelProto:
     """A model from ONNX text, with the shapes that can be inferred."""
     proto = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 21]> g {body}')
     return onnx.shape_inference.infer_shapes(proto)
-
-
-# --- Names
-
-
-@pytest.fixture
-def graph() -> gs.Graph:
-    """Returns a chain of three nodes with names of their own."""
-    net = parsed("""(float[N,4] x) => (float[N,4] y) {
-        enc_first_out = Relu(x)
-        enc_second_out = Tanh(enc_first_out)
-        y = Sigmoid(enc_second_out)
-    }""")
-    for node, name in zip(net.graph.node, ("enc/first/act", "enc/second/act", "dec/head"), strict=True):
-        node.name = name
-    return graph_of(net)
-
-
-@pytest.mark.parametrize(
-    ("name", "tensor"),
-    [
-        ("enc_first_out", "enc_first_out"),
-        ("enc/second/act", "enc_second_out"),
-        ("first_out", "enc_first_out"),
-        ("head", "y"),
-        ("second/act", "enc_second_out"),
-        ("enc/f*", "enc_first_out"),
-        ("*second?out", "enc_second_out"),
-        ("x", "x"),
-        ("y", "y"),
-    ],
-)
-def test_a_tensor_is_found_by_its_name_its_node_a_suffix_or_a_glob(
-    graph: gs.Graph, name: str, tensor: str
-) -> None:
-    assert resolve(graph, name) == tensor
-
-
-@pytest.mark.parametrize("name", ["act", "enc*", "_out"])
-def test_a_name_of_several_tensors_is_refused_with_their_names(graph: gs.Graph, name: str) -> None:
-    with pytest.raises(InvalidArgument, match="ambiguous") as caught:
-        resolve(graph, name)
-    assert caught.value.reason == "LAYER_AMBIGUOUS"
-    assert "enc_first_out" in str(caught.value)
-    assert "enc_second_out" in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["enc_frist_out", "enc/frst/act", "no*thing"])
-def test_an_unknown_name_is_refused_with_close_names(graph: gs.Graph, name: str) -> None:
-    with pytest.raises(NotFound, match=r"close names: \S") as caught:
-        resolve(graph, name)
-    assert caught.value.reason == "NODE_NOT_FOUND"
-    if "*" not in name:
-        assert "first" in str(caught.value)
-
-
-def test_an_exact_name_wins_over_names_that_end_with_it() -> None:
-    net = "(float[N] x) => (float[N] y) { out = Relu(x) first_out = Tanh(out) y = Sigmoid(first_out) }"
-    assert resolve(graph_of(parsed(net)), "out") == "out"
 
 
 # --- Cuts
@@ -201,38 +140,6 @@ def test_layers_say_what_is_a_cut_and_list_only_what_lies_between() -> None:
     ]  # fmt: skip
     assert found[1].dtype == "float32"
     assert found[1].shape == ("N", 4)
-
-
-# --- Default sources
-
-
-def test_float_inputs_are_the_sources_if_they_lead_to_the_target() -> None:
-    net = parsed("""(float[N,4] x, float[N,4] z, int64[N,1] i) => (float[N,1] y, float[N,4] other) {
-        y = GatherElements<axis = 1>(x, i)
-        other = Relu(z)
-    }""")
-    graph = graph_of(net)
-    assert default_sources(graph, "y") == ["x"]
-    assert default_sources(graph, "other") == ["z"]
-
-
-EMBEDDING = """(int64[N,3] ids) => (float[N,3,2] y)
-    <float[5,2] table = {1,2,3,4,5,6,7,8,9,0}> { e = Gather(table, ids) y = Tanh(e) }"""
-TWO_EMBEDDINGS = """(int64[N,3] ids, int64[N,3] kinds) => (float[N,3,2] y)
-    <float[5,2] table = {1,2,3,4,5,6,7,8,9,0}, float[2,2] types = {1,2,3,4}> {
-        e = Gather(table, ids)
-        t = Gather(types, kinds)
-        s = Add(e, t)
-        n = Tanh(s)
-        y = Add(n, s)
-    }"""
-
-
-@pytest.mark.parametrize(("body", "source"), [(EMBEDDING, "e"), (TWO_EMBEDDINGS, "s")])
-def test_the_source_of_a_token_model_is_the_first_tensor_that_all_that_is_looked_up_crosses(
-    body: str, source: str
-) -> None:
-    assert default_sources(graph_of(parsed(body)), "y") == [source]
 
 
 # --- Targets
