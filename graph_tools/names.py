@@ -122,7 +122,8 @@ def resolve(graph: gs.Graph, name: str, names: Names = NONE, *, reason: str = "N
         raise InvalidArgument(
             f"{name!r} is a weight{_read_by(names.weights[name], tensors)}", reason=reason, name=name
         )
-    shown = close_names(name, [*keys, *modules])
+    known = [*keys, *modules]
+    shown = close_names(name, known) or close_names(name, known, 0.0)[:2]
     raise NotFound(
         f"no tensor or node {name!r}; close names: {', '.join(shown)}",
         reason=reason, name=name, close=", ".join(shown),
@@ -136,8 +137,8 @@ def is_end(key: str, name: str) -> bool:
     return len(key) == len(name) or not key[-len(name) - 1].isalnum() or not name[0].isalnum()
 
 
-def close_names(name: str, known: Sequence[str], cutoff: float = 0.0) -> list[str]:
-    """The few known names that are most like a name."""
+def close_names(name: str, known: Sequence[str], cutoff: float = 0.5) -> list[str]:
+    """The few known names that are most like a name, the best first."""
     return difflib.get_close_matches(name.strip("*?"), sorted(set(known)), n=CLOSE, cutoff=cutoff)
 
 

@@ -291,7 +291,7 @@ def _from_selector(message: pb.Selector, *, inner: bool = False) -> v.Selector:
             "list[v.Index | tuple[v.Index, ...]]", [_from_selector(e, inner=True) for e in message.elements]
         )
     axes = tuple(_from_axis(axis) for axis in message.axes)
-    return axes[0] if len(axes) == 1 else axes
+    return axes[0] if len(axes) == 1 and not inner else axes  # a list of integers is an index, no region
 
 
 def _from_axis(message: pb.Axis) -> v.Index:

@@ -342,7 +342,7 @@ class Engine:
                 raise NotReady("the engine is closed", reason="ENGINE_CLOSED")
             versions = self._entries.get(name)
             if not versions:
-                close = ", ".join(close_names(name, list(self._entries), cutoff=0.5))
+                close = ", ".join(close_names(name, list(self._entries)))
                 known = f"close names: {close}" if close else f"there are {len(self._entries)} models"
                 raise NotFound(
                     f"no model {name!r}; {known}", reason="MODEL_NOT_FOUND", model=name, close=close

@@ -49,7 +49,7 @@ def chosen(model: LoadedModel, request: AttributionRequest) -> Chosen:
     wanted, notes = request.target.tensor, list[str]()
     if wanted is None and (scores := model.default_target()) is not None:
         wanted = scores
-        notes = [f"no output holds floats; the target is {scores!r}, the scores before the outputs"]
+        notes = [f"no output holds floats; the target is {scores!r}"]
     if request.method == "occlusion":
         target = _number_tensor(model, wanted)
     else:

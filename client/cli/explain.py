@@ -62,17 +62,24 @@ def explain(
     ] = None,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}; hyphens will do.")] = "neuron_ig",
     layer: Annotated[
-        Many, typer.Option(metavar="NAME", help="Tensor, node, or unique suffix or glob. Repeatable.")
+        Many,
+        typer.Option(
+            metavar="NAME", help="Tensor, node, torch's module, or a unique end or glob of one. Repeatable."
+        ),
     ] = None,
     source: Annotated[
         Many,
-        typer.Option(metavar="NAME", help="Where the path lives; default: the float inputs. Repeatable."),
+        typer.Option(
+            metavar="NAME",
+            help="Where the path lives; default: embeddings of tokens, else the float inputs. Repeatable.",
+        ),
     ] = None,
     target: Annotated[
         Many,
         typer.Option(
             metavar="[TENSOR:]INDEX",
-            help="3, 2,5 or 0:3,1 (a region is summed), TENSOR, TENSOR:3. Given several times: one for each sample.",
+            help="3, 2,5 or 0:3,1 (a region is summed), TENSOR, TENSOR:3; @FILE or 1,@FILE: a mask, @FILE: weights. "
+            "Given several times: one for each sample, or the elements of one.",
         ),
     ] = None,
     minus: Annotated[
@@ -259,7 +266,8 @@ def _default_sources(info: ModelInfo, target: str | None) -> Sequence[str]:
     A float input that does not lead to the target is then refused by name, where silence would drop a baseline.
     """
     first = next((one.name for one in info.outputs if one.dtype in FLOATS), None)
-    if target in (None, first):
+    inputs = {one.name for one in info.inputs}
+    if target in (None, first) or not inputs.issuperset(info.sources):
         return info.sources
     return [one.name for one in info.inputs if one.dtype in FLOATS] or info.sources
 

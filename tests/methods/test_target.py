@@ -9,7 +9,7 @@ import pytest
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import Attribution, Method, Target
+from onnx_attribution.values import METHODS, Attribution, Method, Target
 from tests.methods.toys import explain, model, values
 
 W = np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [-1.0, -3.0]])
@@ -80,3 +80,29 @@ def test_a_vector_added_to_all_logits_changes_nothing_that_is_mean_centred(engin
 def test_softmax_itself_sums_and_shifts_of_logits_get_nothing(engine: Engine) -> None:
     answer = lift(engine, "y = Softmax(logits)")
     np.testing.assert_allclose(answer.layers["x"].residual, 0, atol=1e-12)
+
+
+CLASSES = """(double[N,4] x) => (int64[N] label, seq(map(int64, float)) chances) {
+    logits = MatMul(x, W)
+    p = Softmax(logits)
+    label = ArgMax<axis = 1, keepdims = 0>(p)
+    narrow = Cast<to = 1>(p)
+    chances = ai.onnx.ml.ZipMap<classlabels_int64s = [0, 1]>(narrow)
+}"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_classifier_of_labels_and_maps_is_explained_by_the_scores_before_them(
+    engine: Engine, method: Method
+) -> None:
+    net = model(CLASSES, W=W)
+    net.opset_import.add(domain="ai.onnx.ml", version=3)
+    answer = explain(engine, net, {"x": X}, method)
+    z = X @ W
+    chances = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    assert answer.target.tensor in ("p", "narrow")
+    assert f"no output holds floats; the target is {answer.target.tensor!r}" in answer.warnings
+    np.testing.assert_allclose(answer.target.value, chances.max(axis=1), rtol=1e-6)  # of float32
+    scores = explain(engine, net, {"x": X}, method, target=Target(index=0, logit=True))
+    assert scores.target.tensor == "logits"
+    np.testing.assert_allclose(scores.target.value, z[:, 0], rtol=1e-12)

@@ -92,6 +92,42 @@ def test_remote_answer_equals_the_embedded_one(
         assert remote.cut == layer.cut
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        np.arange(10) > 6,
+        [np.arange(10) > 6, np.arange(10) < 3],
+        np.linspace(-1, 1, 10),
+        np.stack([np.linspace(-1, 1, 10), np.ones(10)]),
+        [[(1,), (3,)]],
+        [[(1,), (slice(3, 5),)], 7],
+    ],
+    ids=["mask", "masks", "weights", "weights of each", "region", "region and element"],
+)
+def test_masks_weights_and_regions_have_remotely_the_value_that_they_have_embedded(
+    engine: Engine, client: Client, digits_data: Digits, index: Any
+) -> None:
+    images = digits_data[0][:2]
+    logits = np.asarray(engine.predict("digits", {"image": images})["logits"], np.float64)
+    weights = np.zeros((2, 10))
+    for k in range(2):
+        one = index[k] if isinstance(index, list) and len(index) == 2 else index
+        if isinstance(one, np.ndarray):
+            weights[k] = one[k] if one.ndim == 2 else one
+        else:
+            parts = one if isinstance(one, list) else [one]
+            for part in parts[0] if isinstance(parts[0], list) else parts:
+                weights[(k, *(part if isinstance(part, tuple) else (part,)))] = 1
+    here = engine.attribute(
+        AttributionRequest("digits", {"image": images}, "gradient", target=Target(index=index, minus=0))
+    )
+    there = client.attribute("digits", images, method="gradient", target=Target(index=index, minus=0))
+    expected = (weights * logits).sum(axis=1) - logits[:, 0]
+    np.testing.assert_allclose(there.target.value, expected, rtol=1e-5)  # of float32
+    np.testing.assert_array_equal(there.layers["image"].values, here.layers["image"].values)
+    assert there.target.index == here.target.index
+
+
 def test_references_and_the_point_near_zero_travel(
     engine: Engine, client: Client, digits_data: Digits
 ) -> None:
