@@ -17,13 +17,15 @@ class Logit:
     """The tensor before a final activation; the axis of its classes, counted from the end.
 
     `made` is "" where the tensor has the places of the target. Else it is what the activation makes of it, place by
-    place, and the target takes some of its elements, with a minus sign where it takes one less them.
+    place, and the target takes some of its elements, with a minus sign where it takes one less them. `sign` is -1 where
+    the logit is the tensor's negative.
     """
 
     tensor: str
     operator: str
     axis: int | None
     made: str = ""
+    sign: int = 1
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class _Final:
     operator: str
     argument: gs.Tensor
     axis: int | None = None
+    sign: int = 1
 
 
 _QUANTISING = frozenset({"DequantizeLinear", "QuantizeLinear"})
@@ -64,7 +67,7 @@ def logit_of(graph: gs.Graph, target: str) -> Logit | None:
     if not is_float(made) or not is_float(final.argument) or not _alike(shape, shape_of(made)):
         return None
     axis = None if final.axis is None or shape is None else final.axis % len(shape) - len(shape)
-    return Logit(final.argument.name, final.operator, axis, made.name)
+    return Logit(final.argument.name, final.operator, axis, made.name, final.sign)
 
 
 def _shaped_like(value: gs.Tensor, final: _Final) -> Logit | None:
@@ -80,7 +83,8 @@ def _shaped_like(value: gs.Tensor, final: _Final) -> Logit | None:
         return None
     if final.axis is not None and _alike(shape_of(final.argument), shape):
         return Logit(found.name, final.operator, final.axis % len(shape) - len(shape))
-    return Logit(found.name, final.operator, -1 if final.operator != "Sigmoid" and len(shape) == 2 else None)
+    axis = -1 if final.axis is not None and len(shape) == 2 else None
+    return Logit(found.name, final.operator, axis, sign=final.sign)
 
 
 def _trace(
@@ -132,7 +136,7 @@ def _of(node: gs.Node, operators: dict[str, str]) -> _Final | None:
     """An activation behind a logarithm or an exponential."""
     inner = _final(_past(node.inputs[0], _SAME))
     return (
-        _Final(operators[inner.operator], inner.argument, inner.axis)
+        _Final(operators[inner.operator], inner.argument, inner.axis, inner.sign)
         if inner and inner.operator in operators
         else None
     )
@@ -158,8 +162,12 @@ def _ratio(above: gs.Tensor, below: gs.Tensor) -> _Final | None:
             return None
         if top is not None and _same(above, added):
             return _Final("Sigmoid", top.inputs[0])
-        argument = _negated(power.inputs[0]) if _number(above) == 1 else None
-        return _Final("Sigmoid", argument) if argument is not None else None
+        if _number(above) != 1:
+            return None
+        argument = _negated(power.inputs[0])
+        if argument is None:  # 1 / (1 + exp(y)) is the sigmoid of -y
+            return _Final("Sigmoid", power.inputs[0], sign=-1)
+        return _Final("Sigmoid", argument)
     if top is None:
         return None
     total = _past(_without_floor(below), _SPREADING)

@@ -183,7 +183,7 @@ def _read_by(output: str, tensors: Mapping[str, gs.Tensor]) -> str:
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph without weights and functions. Each call of a function ends in an Identity of the call's name."""
+    """The graph without weights and functions. The first output of a function's call is an Identity's of its name."""
     light = onnx.ModelProto(ir_version=model.ir_version)
     light.opset_import.extend(model.opset_import)
     light.graph.name = "names"
@@ -199,14 +199,13 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         for node in owner.node:
             made.append(node)
             if (node.domain, node.op_type) in keys and node.name:
-                for k, out in enumerate(node.output):
-                    if out:
-                        node.output[k] = f"{out}/{_CALL}"
-                        made.append(
-                            onnx.helper.make_node("Identity", [node.output[k]], [out], name=node.name)
-                        )
-                        made[-1].metadata_props.extend(node.metadata_props)
-                        made[-1].metadata_props.add(key=_CALL, value=node.name)
+                k = next((k for k, out in enumerate(node.output) if out), None)
+                if k is None:
+                    continue
+                out, node.output[k] = node.output[k], f"{node.output[k]}/{_CALL}"
+                made.append(onnx.helper.make_node("Identity", [node.output[k]], [out], name=node.name))
+                made[-1].metadata_props.extend(node.metadata_props)
+                made[-1].metadata_props.add(key=_CALL, value=node.name)
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in made]
         del owner.node[:]
         owner.node.extend(copies)
@@ -301,7 +300,18 @@ def _modules(graph: onnx.GraphProto, weights: Sequence[str]) -> dict[str, list[l
     operators = {
         scope: [graph.node[k].op_type for part in parts for k in part] for scope, parts in members.items()
     }
-    return {scope: calls + _again(scope, found, operators, weights) for scope, calls in found.items()}
+    whole = {scope: calls + _again(scope, found, operators, weights) for scope, calls in found.items()}
+    for node, own in zip(graph.node, scopes, strict=True):  # and as the file writes it: /features/features.0
+        for k, scope in enumerate(own or ()):
+            if "/" in node.name and scope in whole:
+                whole.setdefault(_prefix(node.name, k + 1), whole[scope])
+    return whole
+
+
+def _prefix(name: str, count: int) -> str:
+    """The first parts of a name between slashes."""
+    start = len(name) - len(name.lstrip("/"))
+    return name[:start] + "/".join([part for part in name.split("/") if part][:count])
 
 
 def _again(

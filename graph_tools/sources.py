@@ -93,8 +93,11 @@ class _Choice:
         ]
         if not live:
             return entries or floats  # every way from floats is blocked; the walk will name by what
-        by_floats = dependents(nodes, live)
-        entries = self._main([e for e in entries if e not in by_floats], [*entries, *inputs], ())
+        by_floats, tensors = dependents(nodes, live), self.graph.tensors()
+        entries = [
+            e for e in entries if e not in by_floats and len(shape_of(tensors[e]) or ()) >= 2
+        ]  # no settings
+        entries = self._main(entries, [*entries, *inputs], ())
         return [*self._main(live, [*entries, *inputs], ()), *entries] if entries else live
 
     def _leads(self, name: str) -> bool:

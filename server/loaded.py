@@ -74,6 +74,7 @@ class LoadedModel:
         self._apart: dict[Choice, bool] = {}
         self.apart: set[Choice] = set()  # of which each row needs a reference of its own
         self._defaults: dict[str, list[str]] = {}
+        self._named: dict[str, str] = {}
         self._row_bytes: dict[tuple[object, ...], int] = {}
         self.is_large = self.bytes_per_row(self.network.example) > LARGE
 
@@ -135,7 +136,9 @@ class LoadedModel:
         Raises:
             NotFound, InvalidArgument: none or several have the name, or it cannot be a layer.
         """
-        return resolve(self.graph, name, self.names)
+        if name not in self._named:
+            self._named[name] = resolve(self.graph, name, self.names)
+        return self._named[name]
 
     def sources(self, names: Sequence[str], target: str) -> tuple[str, ...]:
         """The sources by name, or the default ones of the target.

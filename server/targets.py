@@ -25,7 +25,8 @@ class Chosen:
     """The target: its tensor, the tensor that its index is about, and what to say of it.
 
     These are two where a logit has not the places of what is made of it: `made` is then the tensor between them that
-    has those of the logit. `axis` is that of the classes where it is known, counted from the end.
+    has those of the logit. `axis` is that of the classes where it is known, counted from the end; `sign` is -1 where
+    the target is the tensor's negative.
     """
 
     tensor: str
@@ -33,6 +34,7 @@ class Chosen:
     notes: tuple[str, ...] = ()
     axis: int | None = None
     made: str = ""
+    sign: int = 1
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -63,9 +65,10 @@ def chosen(model: LoadedModel, request: AttributionRequest) -> Chosen:
             )  # fmt: skip
         if found.made:
             notes.append(f"the logit of {target!r} is {found.tensor!r}; indices are those of {target!r}")
-        return Chosen(
-            found.tensor, target if found.made else found.tensor, tuple(notes), found.axis, found.made
-        )
+        if found.sign < 0:
+            notes.append(f"the logit of {target!r} is the negative of {found.tensor!r}")
+        indexed = target if found.made else found.tensor
+        return Chosen(found.tensor, indexed, tuple(notes), found.axis, found.made, found.sign)
     if found is None or all(target != out.name for out in model.graph.outputs):
         return Chosen(target, target, tuple(notes))
     advice = f"the target {target!r} is made by {found.operator}, which saturates; recommended is its logit"
@@ -166,6 +169,8 @@ def selection(
     """
     lead = rows[choice.indexed]
     stack = stacked([found[choice.indexed] for found in at_x], lead)
+    if not choice.made:
+        stack = choice.sign * stack
     plus, said = weights(stack, target.index, "index", references)
     if target.minus is not None:
         minus, less = weights(stack, target.minus, "minus", references)
@@ -180,6 +185,8 @@ def selection(
         ]
         plus = stacked(carried, rows[choice.tensor])
         said = tuple(f"{choice.indexed}[{one}]" for one in said)
+    if choice.sign < 0:
+        plus, said = -plus, tuple(f"-({one})" for one in said)
     if target.mean_centred:
         plus, said = centred(plus, choice.axis), tuple(f"{word} - mean" for word in said)
     return plus, said

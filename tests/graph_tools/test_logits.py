@@ -110,6 +110,7 @@ def test_an_activation_in_parts_has_the_logit_of_the_whole(
         "e = Exp(z) q = Mul(z, z) f = Exp(q) s = ReduceSum(f, last) y = Div(e, s)",
         "e = Exp(z) s = ReduceSumSquare(e, last) y = Div(e, s)",
         "e = Exp(z) a = Add(e, half) y = Div(one, a)",
+        "e = Exp(z) a = Add(e, one) y = Div(half, a)",
         "e = Exp(z) s = ReduceSum(e, last) t = Add(s, one) y = Div(e, t)",
         "m = ReduceMax(z, last) d = Sub(z, m) e = Exp(d) s = ReduceSum(e, last) l = Log(s) y = Sub(z, l)",
         "e = Exp(z) s = ReduceSum(e, last) l = Log(s) m = ReduceMax(z, last) d = Sub(z, m) y = Sub(d, l)",
@@ -210,3 +211,15 @@ def test_two_heads_have_no_logit_in_common(engine: Engine) -> None:
     )  # fmt: skip
     with pytest.raises(InvalidArgument, match="not made by a Softmax"):
         explain(engine, net, {"x": X}, "gradient", target=Target(index=1, logit=True))
+
+
+def test_a_sigmoid_of_the_negative_has_a_negative_logit(engine: Engine) -> None:
+    """1 / (1 + exp(z)) is the sigmoid of -z, which no tensor of the file holds."""
+    nodes = "e = Exp(z) a = Add(e, one) y = Div(one, a)"
+    net = model(f"(double[N,4] x) => (double[N,3] y) {{ z = MatMul(x, W) {nodes} }}", **NUMBERS)
+    best = (-X @ W).argmax(axis=1)
+    for target, columns in ((Target(logit=True), best), (Target(index=1, logit=True), [1, 1])):
+        answer = explain(engine, net, {"x": X}, "gradient", target=target)
+        np.testing.assert_allclose(values(answer), -W[:, columns].T, rtol=1e-12)
+        np.testing.assert_allclose(answer.target.value, -(X @ W)[[0, 1], columns], rtol=1e-12)
+        assert "the logit of 'y' is the negative of 'z'" in answer.warnings

@@ -157,6 +157,24 @@ def test_a_module_of_torch_is_the_last_tensor_that_leaves_it(
     assert tensor_of(chain(exporter), module) == f"v{MODULES[module]}"
 
 
+def test_a_part_of_a_path_is_a_module_as_the_file_writes_it() -> None:
+    scripted = chain(SCRIPTED)
+    for name, found in (
+        ("/features/features.0", 0),
+        ("features/features.0", 0),
+        ("/layer4", 5),
+        ("attention/query", 7),
+    ):
+        assert tensor_of(scripted, name) == f"v{found}"
+    keras = chain([("model/dense/MatMul", ""), ("model/dense/BiasAdd", ""), ("model/act/Relu", "")])
+    assert [tensor_of(keras, name) for name in ("dense", "model/dense", "act", "model")] == [
+        "v1",
+        "v1",
+        "v2",
+        "v2",
+    ]
+
+
 def test_the_namespace_says_the_modules_too() -> None:
     spaces = [
         ("a", ": net.Net/layer1: torch.nn.Sequential/layer1.0: net.Block/conv2d: aten.conv2d.default"),
@@ -258,6 +276,14 @@ def test_a_call_of_a_function_is_called_as_its_caller_calls_it(engine: Engine) -
     for node, name in zip(proto.graph.node, ("first", "second"), strict=True):
         node.name = name
     assert [asked(engine, proto, name) for name in ("first", "second")] == ["h", "y"]
+
+
+def test_a_call_of_a_function_with_two_outputs_is_called_for_the_first(engine: Engine) -> None:
+    two = FUNCTIONS.replace("h = local.block(x) y = local.block(h)", "h, k = local.block(x) y = Mul(h, k)")
+    two = two.replace("block (a) => (b)", "block (a) => (b, c)")
+    proto = onnx.parser.parse_model(two)
+    proto.graph.node[0].name = "call"
+    assert asked(engine, proto, "call") == "h"
 
 
 def test_a_call_inside_a_function_is_ambiguous_only_if_the_function_is_called_twice(engine: Engine) -> None:

@@ -127,6 +127,11 @@ CASES: dict[str, tuple[str, list[str], list[str]]] = {
         "(double[N,3] x, int64 rate) => (double[N,2] y) { d = MatMul(x, V) r = Cast<to = 11>(rate) y = Div(d, r) }",
         ["x"], ["rate"],
     ),
+    "integers among floats": (
+        "(double[N,3] x, int64[N,3] count) => (double[N,2] y) { f = Cast<to = 11>(count) c = MatMul(f, V) "
+        "d = MatMul(x, V) y = Mul(c, d) }",
+        ["x", "f"], [],
+    ),
     "an embedding of integers": (
         "(int64[N,3] ids) => (double[N,2] y) { q = Gather(Q, ids) f = Cast<to = 11>(q) h = Neg(f) " + POOLED + " }",
         ["f"], [],
