@@ -82,14 +82,19 @@ class _Choice:
         floats = [x.name for x in self.graph.inputs if is_float(x) and x.name in inputs]
         live = [name for name in floats if self._leads(name)]
         by_tokens = dependents(nodes, [name for name in inputs if name not in live])
+        by_integers = dependents(nodes, [name for name in inputs if name not in floats])
         tables = [
-            name for name in _looked_up(nodes, moved, by_tokens) if name in behind and self._leads(name)
+            name
+            for name in _looked_up(nodes, moved, by_tokens, by_integers)
+            if name in behind and self._leads(name)
         ]
         if tables:
             main = self._main(tables, [*tables, *inputs], tables) or tables
             return [*self._main(live, [*main, *inputs], ()), *_summed(nodes, main, moved, behind)]
         entries = [
-            name for name in _entries(nodes, moved & behind, moved) if name in by_tokens and self._leads(name)
+            name
+            for name in _entries(nodes, moved & behind, moved)
+            if name in by_integers and self._leads(name)
         ]
         if not live:
             return entries or floats  # every way from floats is blocked; the walk will name by what
@@ -158,8 +163,11 @@ def _is_full(value: gs.Tensor, result: gs.Tensor) -> bool:
     return len(shape) == len(full) and not any(a == 1 != b for a, b in zip(shape, full, strict=True))
 
 
-def _looked_up(nodes: Sequence[gs.Node], moved: set[str], tokens: set[str]) -> list[str]:
-    """The float tensors that are looked up in tables by tokens: embeddings and one-hot vectors."""
+def _looked_up(nodes: Sequence[gs.Node], moved: set[str], tokens: set[str], integers: set[str]) -> list[str]:
+    """The float tensors that are looked up in tables by tokens: embeddings and one-hot vectors.
+
+    Tokens may be given as floats, which are cast; what a network makes of floats by counting is no one-hot vector.
+    """
     found = []
     for node in nodes:
         first = node.inputs[0] if node.inputs else None
@@ -167,13 +175,14 @@ def _looked_up(nodes: Sequence[gs.Node], moved: set[str], tokens: set[str]) -> l
             continue
         if node.op in LOOKUPS or node.op in _SCATTERS:
             at = node.inputs[1].name if len(node.inputs) > 1 else ""
-            is_one = first.name not in moved and at in tokens and _is_table(node, first)
+            by = tokens if node.op in ("Gather", "GatherBlockQuantized") else integers
+            is_one = first.name not in moved and at in by and _is_table(node, first)
         elif node.op == "Equal":
-            other = [x for x in node.inputs if x.name not in tokens]
+            other = [x for x in node.inputs if x.name not in integers]
             is_one = len(other) == 1 and other[0].name not in moved and _is_range(other[0])
         else:
             is_one = (
-                node.op in ("EmbedLayerNormalization", "OneHot", "OneHotEncoder") and first.name in tokens
+                node.op in ("EmbedLayerNormalization", "OneHot", "OneHotEncoder") and first.name in integers
             )
         made = _as_float(node.outputs[0]) if is_one else None
         if made is not None and made.name not in found:

@@ -132,6 +132,14 @@ CASES: dict[str, tuple[str, list[str], list[str]]] = {
         "d = MatMul(x, V) y = Mul(c, d) }",
         ["x", "f"], [],
     ),
+    "tokens given as floats": (
+        "(double[N,3] ids, double[N,3] mask) => (double[N,2] y) { i = Cast<to = 7>(ids) e = Gather(E, i) "
+        f"m = Unsqueeze(mask, two) h = Mul(e, m) {POOLED} }}", ["e"], ["mask"],
+    ),
+    "floats that are counted": (
+        "(double[N,3] x) => (double[N,2] y) { i = ArgMax<axis = 1>(x) o = OneHot(i, depth, ends) "
+        f"h = MatMul(o, E) {POOLED} }}", ["x"], [],
+    ),
     "an embedding of integers": (
         "(int64[N,3] ids) => (double[N,2] y) { q = Gather(Q, ids) f = Cast<to = 11>(q) h = Neg(f) " + POOLED + " }",
         ["f"], [],
