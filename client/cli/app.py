@@ -16,6 +16,7 @@ app = typer.Typer(
     help="Which neurons of an ONNX model contribute how much to its output.",
     epilog=EPILOG,
     no_args_is_help=True,
+    rich_markup_mode=None,  # help is plain text: square brackets in it are no markup
     pretty_exceptions_enable=False,
     add_completion=False,
 )

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
+from onnx_attribution.client.cli.samples import Parts, examples
 from onnx_attribution.client.client import Client
 from onnx_attribution.errors import InvalidArgument, ModelError
 from onnx_attribution.values import (
-    Array,
     AttributionRequest,
     Event,
     LayerInfo,
@@ -48,7 +48,7 @@ class Asker(Protocol):
     def stream(self, request: AttributionRequest) -> Iterator[Event]: ...
 
 
-Read = Callable[[Sequence[TensorInfo]], Mapping[str, Array]]
+Read = Callable[[Sequence[TensorInfo]], Parts]
 
 
 @contextmanager
@@ -86,12 +86,8 @@ def _embedded(place: Place, read: Read | None) -> Iterator[Asker]:
         engine.add(file.name, file, batch_axes=place.batch_axes, shapes=place.shapes)
         try:
             engine.info(file.name)
-        except ModelError:
-            # Some files run on sensible inputs only: try with those that are to be explained.
-            example = _example(file, read)
-            if not example:
-                raise
-            engine.add(file.name, file, batch_axes=place.batch_axes, shapes=place.shapes, example=example)
+        except ModelError as error:
+            _try_given(engine, place, read, error)
         yield _Embedded(engine, file.name)
 
 
@@ -150,22 +146,33 @@ class _Remote:
         )
 
 
-def _example(file: Path, read: Read | None) -> dict[str, Array]:
-    """The first sample of the inputs that are to be explained; empty where the file cannot be read."""
+def _try_given(engine: Engine, place: Place, read: Read | None, failure: ModelError) -> None:
+    """Loads the file with the inputs that are to be explained: some run on sensible inputs only.
+
+    Raises:
+        ModelError: it does not run on those either, or there are none.
+    """
+    file = Path(place.model)
+    infos = {} if read is None else {info.name: info for info in _declared_inputs(file)}
+    failures = []
+    for example in examples(read(tuple(infos.values())) if read is not None else {}, infos):
+        engine.add(file.name, file, batch_axes=place.batch_axes, shapes=place.shapes, example=example)
+        try:
+            engine.info(file.name)
+            return
+        except ModelError as error:
+            failures.append(error)
+    raise failures[0] if failures else failure
+
+
+def _declared_inputs(file: Path) -> list[TensorInfo]:
+    """What the file itself says of its inputs, of which nothing is proven."""
     from onnx_attribution.graph_tools.load import load
     from onnx_attribution.graph_tools.normalise import declared
     from onnx_attribution.graph_tools.weights import Weights
 
-    if read is None:
-        return {}
-    found: dict[str, Array] = {}
     weights = Weights()
-    infos = [_declared_input(value) for value in declared(load(file, weights)).graph.input]
-    for name, array in read(infos).items():
-        shape = next(info.shape for info in infos if info.name == name) or ()
-        first = shape[0] if shape and array.ndim == len(shape) else None
-        found[name] = array[:1] if first == 1 or isinstance(first, str) else array
-    return found
+    return [_declared_input(value) for value in declared(load(file, weights)).graph.input]
 
 
 def _declared_input(value: ValueInfoProto) -> TensorInfo:

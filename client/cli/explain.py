@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, TypeVar, get_args
 
-import numpy as np
 import typer
 
 from onnx_attribution.client.cli import options, output
@@ -22,12 +20,15 @@ from onnx_attribution.client.cli.inputs import (
     read_baselines,
     read_groups,
     read_inputs,
+    read_parts,
     read_references,
     read_sizes,
     shapes_of,
 )
-from onnx_attribution.client.cli.pictures import FLOATS, Layout, Picture, channel_axis
+from onnx_attribution.client.cli.pictures import FLOATS, Layout, Picture
+from onnx_attribution.client.cli.samples import count_of
 from onnx_attribution.client.cli.target import parse_target
+from onnx_attribution.client.cli.written import check_places, draw_answer, write_npz
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.values import (
     METHODS,
@@ -44,9 +45,9 @@ from onnx_attribution.values import (
     Progress,
     Quadrature,
     Revision,
-    TensorInfo,
 )
 
+MAX_SAMPLES = 256  # of the engine, which is not imported for a text of help
 Many = list[str] | None
 Name = TypeVar("Name", bound=str)
 
@@ -57,10 +58,13 @@ def explain(
         Many,
         typer.Option(
             metavar="[NAME=]FILE",
-            help="npy, npz[:KEY], json, png or jpeg; FILE[0:4] takes rows; NAME=VALUE for single values. Repeatable.",
+            help="npy, npz[:KEY], json or a picture; FILE[0:4] takes rows of its first axis; NAME=VALUE for single "
+            "values. Repeatable: files of one input become one batch.",
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}; hyphens will do.")] = "neuron_ig",
+    method: Annotated[
+        str, typer.Option(metavar="METHOD", help=f"One of {', '.join(METHODS)}; hyphens will do.")
+    ] = "neuron_ig",
     layer: Annotated[
         Many,
         typer.Option(
@@ -106,13 +110,17 @@ def explain(
             help="Several baselines, averaged over: [references, ...], or [samples, references, ...].",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Segments of the path.")] = 64,
+    steps: Annotated[int, typer.Option(metavar="NUMBER", help="Segments of the path.")] = 64,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Double the steps until the estimated error is this part of the whole."),
+        typer.Option(
+            metavar="NUMBER", help="Double the steps until the estimated error is this part of the whole."
+        ),
     ] = None,
-    max_steps: Annotated[int, typer.Option(help="Where --tolerance gives up.")] = 1024,
-    quadrature: Annotated[str, typer.Option(help=f"One of {', '.join(QUADRATURES)}.")] = "trapezoid",
+    max_steps: Annotated[int, typer.Option(metavar="NUMBER", help="Where --tolerance gives up.")] = 1024,
+    quadrature: Annotated[
+        str, typer.Option(metavar="NAME", help=f"One of {', '.join(QUADRATURES)}.")
+    ] = "trapezoid",
     groups: Annotated[
         Many,
         typer.Option(
@@ -129,25 +137,45 @@ def explain(
     ] = None,
     near_zero: Annotated[
         str,
-        typer.Option(help=f"DeepLIFT's gradient where x and x' are too close: {', '.join(NEAR_ZERO)}."),
+        typer.Option(
+            metavar="POINT", help=f"DeepLIFT's gradient where x and x' are too close: {', '.join(NEAR_ZERO)}."
+        ),
     ] = "midpoint",
     multipliers: Annotated[
         bool, typer.Option("--multipliers", help="Not multiplied by the difference to the baseline.")
     ] = False,
     rows: Annotated[
-        str | None, typer.Option(metavar="3|0:3", help="Only these samples of the inputs.")
+        str | None,
+        typer.Option(
+            metavar="3|0:3",
+            help=f"Only these samples of the inputs; a request holds at most {MAX_SAMPLES}, each counted once for "
+            "every reference.",
+        ),
     ] = None,
     scale: Annotated[
-        str | None, typer.Option(help="Pixels are multiplied by it; default 1/255 for float inputs.")
+        str | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Pixels, from 0 (black) to 255 (white) at any depth, are multiplied by it; default 1/255 for float "
+            "inputs, 1 for others.",
+        ),
     ] = None,
     mean: Annotated[
-        str, typer.Option(help="Subtracted after scaling; one number, or one a channel: 0.5,0.5,0.5")
+        str,
+        typer.Option(
+            metavar="NUMBERS", help="Subtracted after scaling; one number, or one a channel: 0.5,0.5,0.5"
+        ),
     ] = "0",
-    std: Annotated[str, typer.Option(help="Divided by after that.")] = "1",
+    std: Annotated[str, typer.Option(metavar="NUMBERS", help="Divided by after that.")] = "1",
     layout: Annotated[
-        str | None, typer.Option(help="nchw or nhwc; default: guessed from the input's shape.")
+        str | None,
+        typer.Option(metavar="LAYOUT", help="nchw or nhwc; default: guessed from the input's shape."),
     ] = None,
     resize: Annotated[bool, typer.Option("--resize", help="Bring pictures to the model's size.")] = False,
+    background: Annotated[
+        str | None,
+        typer.Option(metavar="COLOUR", help="What shows through transparent pixels: a name or #rrggbb."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--output", metavar="OUT.npz", help="One array a layer, by its name.")
     ] = None,
@@ -164,7 +192,7 @@ def explain(
 ) -> None:
     """Says how much each unit of the chosen layers contributes to the target, for each sample of the inputs."""
     place = Place(model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []))
-    picture = _picture(scale, mean, std, layout, resize)
+    picture = _picture(scale, mean, std, layout, resize, background)
     wanted_rows = parse_rows(rows) if rows is not None else None
     question = _Question(
         _named(method, METHODS, "method"), tuple(layer or ()), tuple(source or ()), tuple(target or ()),
@@ -173,20 +201,20 @@ def explain(
         tuple(groups or ()), tuple(window or ()), tuple(stride or ()),
         _named(near_zero, NEAR_ZERO, "point"), not multipliers,
     )  # fmt: skip
-    _check_places(out, plot)
+    check_places(out, plot)
 
-    def read(infos: Sequence[TensorInfo]) -> dict[str, Array]:
-        return read_inputs(input or [], infos, picture, wanted_rows)
-
-    with asking(place, read) as asker:
+    given = input or []
+    with asking(place, lambda infos: read_parts(given, infos, picture)) as asker:
         info = asker.info()
-        arrays = read(info.inputs)
+        arrays = read_inputs(given, info.inputs, picture, wanted_rows, info.batch)
         request = question.request(info, arrays, picture)
-        answer = _answer(asker, request)
+        with _telling_of_rows(count_of(arrays, info.inputs, info.batch)):
+            answer = _answer(asker, request)
+    answer = replace(answer, warnings=(*answer.warnings, *picture.notes))
     if out is not None:
         write_npz(out, {name: one.values for name, one in answer.layers.items()})
     if plot is not None:
-        _draw(plot, answer, arrays, info, picture.layout, question.baseline)
+        draw_answer(plot, answer, arrays, info, picture.layout, question.baseline)
     if json:
         output.print_json(output.explain_json(answer))
         return
@@ -272,17 +300,6 @@ def _default_sources(info: ModelInfo, target: str | None) -> Sequence[str]:
     return [one.name for one in info.inputs if one.dtype in FLOATS] or info.sources
 
 
-def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """An npz of arrays of any names; `np.savez` has arguments that a layer may be called like."""
-    try:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
-    except OSError as error:
-        raise InvalidArgument(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
-
-
 def _named(text: str, known: Sequence[Name], what: str) -> Name:
     for name in known:
         if text.replace("-", "_").lower() == name:
@@ -290,7 +307,9 @@ def _named(text: str, known: Sequence[Name], what: str) -> Name:
     raise InvalidArgument(f"no {what} {text!r}; there are: {', '.join(known)}")
 
 
-def _picture(scale: str | None, mean: str, std: str, layout: str | None, resize: bool) -> Picture:
+def _picture(
+    scale: str | None, mean: str, std: str, layout: str | None, resize: bool, background: str | None
+) -> Picture:
     if layout is not None and layout not in get_args(Layout):
         raise InvalidArgument(f"no layout {layout!r}; there are: {', '.join(get_args(Layout))}")
     factors = parse_numbers(scale, "--scale") if scale is not None else (None,)
@@ -302,21 +321,26 @@ def _picture(scale: str | None, mean: str, std: str, layout: str | None, resize:
         parse_numbers(std, "--std"),
         layout,  # type: ignore[arg-type]
         resize,
+        background,
     )
 
 
-def _check_places(out: Path | None, plot: Path | None) -> None:
-    """Refuses what could not be written, before anything is computed."""
-    for path in (out, plot):
-        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
-            raise InvalidArgument(f"{str(path)!r} cannot be written: no such folder, or a folder itself")
-    if plot is not None:
-        if plot.suffix.lower() not in (".png", ".svg", ".pdf", ".jpg", ".jpeg"):
-            raise InvalidArgument(f"--plot {str(plot)!r}: the name must end in .png, .svg, .pdf or .jpg")
-        try:
-            import matplotlib  # noqa: F401
-        except ModuleNotFoundError:
-            raise InvalidArgument("--plot needs matplotlib: pip install 'onnx-attribution[plot]'") from None
+@contextlib.contextmanager
+def _telling_of_rows(samples: int) -> Iterator[None]:
+    """Adds to the refusal of too many samples how to choose some of them."""
+    try:
+        yield
+    except InvalidArgument as error:
+        if error.reason != "REQUEST_TOO_LARGE" or samples < 2:
+            raise
+        limit, actual = (int(error.metadata.get(word, 0)) for word in ("limit", "actual"))
+        fitting = max(limit * samples // actual, 1) if limit and actual else 1
+        raise InvalidArgument(
+            f"{error.message}: --rows takes some of them, such as --rows 0:{fitting}",
+            reason=error.reason,
+            limit=limit,
+            actual=actual,
+        ) from error
 
 
 def _answer(asker: Asker, request: AttributionRequest) -> Attribution:
@@ -346,28 +370,3 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("evaluations", total=None)
         yield lambda event: bar.update(task, completed=event.done, total=event.planned)
-
-
-def _draw(
-    path: Path, answer: Attribution, arrays: Mapping[str, Array], info: ModelInfo, layout: Layout | None,
-    baselines: Sequence[str],
-) -> None:  # fmt: skip
-    """The picture of `--plot`; behind it the first input that can be looked at."""
-    from onnx_attribution.client.plot import draw
-
-    images, channels_last = None, layout == "nhwc"
-    for one in info.inputs:
-        if one.name in arrays and one.dtype != "string" and arrays[one.name].ndim == 4:
-            images = arrays[one.name]
-            channels_last = channel_axis(one, layout) == 3
-            break
-    try:
-        draw(
-            path,
-            answer,
-            images=images,
-            channels_last=channels_last,
-            baseline=", ".join(Path(text).name for text in baselines) or "0",
-        )
-    except OSError as error:
-        raise InvalidArgument(f"{str(path)!r} cannot be written: {error.strerror or error}") from error

@@ -10,8 +10,10 @@ File = Annotated[
     str, typer.Argument(metavar="FILE", help="The .onnx file; with --server, the model's name there.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Provider = Annotated[str, typer.Option(help="Where to run: auto, cpu or cuda.")]
-Threads = Annotated[int, typer.Option(min=0, help="Threads of one run; 0: as many as there are cores.")]
+Provider = Annotated[str, typer.Option(metavar="NAME", help="Where to run: auto, cpu or cuda.")]
+Threads = Annotated[
+    int, typer.Option(min=0, metavar="NUMBER", help="Threads of one run; 0: as many as there are cores.")
+]
 BatchAxis = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=AXIS", help="The batch axis of an input, or none where all samples share it."),

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from onnx_attribution.client.cli.output import shape_text
+from onnx_attribution.client.cli.pixels import Shown, shown
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.values import Array, TensorInfo
 
-PICTURES = (".png", ".jpg", ".jpeg")
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 FLOATS = ("float16", "float32", "float64", "bfloat16")
-CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 Layout = Literal["nchw", "nhwc"]
+Shape = tuple[int | str | None, ...]
 
 
 @dataclass(frozen=True)
 class Picture:
     """How the pixels of a picture become numbers: `(pixel * scale - mean) / std`, per channel.
 
-    Without a scale, pixels are divided by 255 for float inputs and left as they are for integer ones.
+    A pixel counts from 0 (black) to 255 (white), whatever the depth of the file. Without a scale, pixels are divided by
+    255 for float inputs and left as they are for integer ones. `background` is the colour that shows through
+    transparent pixels. `notes` collects what the reader of the answer should know of the files.
     """
 
     scale: float | None = None
@@ -30,75 +37,188 @@ class Picture:
     std: tuple[float, ...] = (1.0,)
     layout: Layout | None = None
     resize: bool = False
+    background: str | None = None
+    notes: list[str] = field(default_factory=list, compare=False)
+
+    def note(self, text: str) -> None:
+        """Keeps a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
 
-def channel_axis(info: TensorInfo, layout: Layout | None) -> int:
-    """Where the channels of a four-dimensional input lie: 1 for nchw, 3 for nhwc; guessed from its shape."""
-    if layout is not None:
-        return 1 if layout == "nchw" else 3
+@dataclass(frozen=True)
+class Axes:
+    """The axes of an input that a picture fills; None for those that it does not have."""
+
+    batch: int | None
+    channels: int | None
+    height: int
+    width: int
+
+
+def axes_of_picture(info: TensorInfo, layout: Layout | None) -> Axes | None:
+    """Where batch, channels, height and width of an input lie; None: no picture fills an input of its rank.
+
+    The batch axis is the one that is proven; without one, a leading axis that is neither channels nor height is left
+    for one picture. Channels are first for nchw, last for nhwc, else guessed from the sizes: 1 or 3, then 4.
+    """
     shape = info.shape or ()
+    axes = list(range(len(shape)))
+    batch = info.batch_axis
+    if batch is None and (len(shape) == 4 or (len(shape) == 3 and not _has_channels(shape, layout))):
+        batch = 0
+    if batch is not None:
+        if batch >= len(axes):
+            return None
+        axes.remove(batch)
+    if len(axes) == 2:
+        return Axes(batch, None, *axes)
+    if len(axes) != 3:
+        return None
+    first, middle, last = axes
+    if layout == "nhwc" or (layout is None and _is_last(shape[first], shape[last])):
+        return Axes(batch, last, first, middle)
+    return Axes(batch, first, middle, last)
+
+
+def _has_channels(shape: Shape, layout: Layout | None) -> bool:
+    """Whether three axes without a batch are channels and a plane."""
+    return layout is not None or shape[0] in (3, 4) or shape[2] in (1, 3, 4)
+
+
+def _is_last(first: int | str | None, last: int | str | None) -> bool:
+    """Whether the channels are last, by the sizes."""
     for sizes in ((1, 3), (4,)):
-        for axis in (1, 3):
-            if len(shape) == 4 and shape[axis] in sizes:
-                return axis
-    return 1
+        for size in (first, last):
+            if size in sizes:
+                return size == last and first not in sizes
+    return False
 
 
 def read_picture(path: Path, info: TensorInfo | None, picture: Picture) -> Array:
-    """`[1, C, H, W]`, `[1, H, W, C]`, or `[1, H, W]` for an input without channels."""
+    """The picture in the shape of the input with a batch of 1, such as `[1, C, H, W]`, `[1, H, W, C]` or `[1, H, W]`.
+
+    Raises:
+        InvalidArgument: the input takes no picture, or not this one.
+    """
+    if info is None:
+        info = TensorInfo("", "float32", (None,) * 4, 0)
+    shape, axes = info.shape or (), axes_of_picture(info, picture.layout)
+    if axes is None:
+        raise _misfit(f"{_input(info)}; a picture fills [batch, channels, height, width]")
+    lead = shape[axes.batch] if axes.batch is not None and info.batch_axis is None else 1
+    if isinstance(lead, int) and lead > 1:
+        raise _misfit(
+            f"{_input(info)}; one picture does not fill its first axis of {lead}: put the pixels into a .npy file, or "
+            f"state --batch-axis {info.name}={axes.batch}"
+        )
+    kind = _type(info)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # pillow's, of large files and odd metadata: what cannot be read raises
+        found = shown(path, _channels(info, axes), picture.background, picture.note)
+    _check_depth(path, found, info, kind, picture)
+    found = found._replace(image=_sized(path, found, (shape[axes.height], shape[axes.width]), info, picture))
+    numbers = _numbers(found, _channels(info, axes), kind, picture)
+    if axes.channels is None:
+        numbers = numbers[..., 0]
+    elif axes.channels < axes.height:
+        numbers = np.moveaxis(numbers, 2, 0)
+    array = _cast(path, numbers, info, kind)
+    return array if axes.batch is None else np.expand_dims(array, axes.batch)
+
+
+def _channels(info: TensorInfo, axes: Axes) -> int:
+    """1, 3 or 4; 3 where the file leaves it open."""
+    size = 1 if axes.channels is None else (info.shape or ())[axes.channels]
+    if not isinstance(size, int) or size < 1:
+        return 3
+    if size not in (1, 3, 4):
+        raise _misfit(f"{_input(info)}, that is {size} channels; a picture has 1, 3 or 4: say --layout")
+    return size
+
+
+def _type(info: TensorInfo) -> np.dtype[np.generic]:
     try:
-        from PIL import Image
-    except ModuleNotFoundError:
-        raise InvalidArgument("pictures need pillow: pip install 'onnx-attribution[plot]'") from None
-    shape: tuple[int | str | None, ...] = info.shape if info is not None and info.shape else (None,) * 4
-    if len(shape) not in (3, 4):
-        name = info.name if info is not None else ""
+        kind = np.dtype("float32" if info.dtype == "bfloat16" else info.dtype)
+    except TypeError:
+        kind = np.dtype(object)
+    if kind.kind not in "fiub":
+        raise InvalidArgument(f"input {info.name!r} takes {info.dtype}, no picture", reason="DTYPE_MISMATCH")
+    return kind
+
+
+def _check_depth(
+    path: Path, found: Shown, info: TensorInfo, kind: np.dtype[np.generic], picture: Picture
+) -> None:
+    """Refuses to guess what white is."""
+    if picture.scale is not None:
+        return
+    if not found.has_white:
         raise InvalidArgument(
-            f"input {name!r} takes the shape {_shown(shape)}; a picture fills [batch, channels, height, width]",
-            reason="SHAPE_MISMATCH",
+            f"{path.name!r} holds numbers of which none is known to be white: say what they are multiplied by, "
+            "such as --scale 1",
+            file=path,
         )
-    axis = channel_axis(info, picture.layout) if info is not None else 1
-    channels = shape[axis] if len(shape) == 4 else 1
-    height, width = [size for k, size in enumerate(shape) if k != 0 and (len(shape) == 3 or k != axis)]
-    mode = CHANNELS.get(channels) if isinstance(channels, int) else "RGB"
-    if mode is None:
+    if found.deep and kind.kind in "iu" and kind.itemsize > 1:
         raise InvalidArgument(
-            f"the input takes {channels} channels in {_shown(shape)}; a picture has 1, 3 or 4: say --layout",
-            reason="SHAPE_MISMATCH",
+            f"{path.name!r} has 16 bits, and input {info.name!r} takes {info.dtype}: say --scale 257 for numbers up to "
+            "65535, --scale 1 for numbers up to 255",
+            file=path,
         )
-    with Image.open(path) as opened:
-        image = opened.convert(mode)
+
+
+def _sized(path: Path, found: Shown, size: Shape, info: TensorInfo, picture: Picture) -> Image:
+    """The image in the size that the input takes, given as height and width."""
+    from PIL import Image as Images
+
+    image, (height, width) = found.image, size
     if picture.resize:
         if not isinstance(height, int) or not isinstance(width, int):
-            raise InvalidArgument(
-                f"--resize needs a size in the file; the model takes {_shown(shape)}", reason="SHAPE_MISMATCH"
-            )
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    if (isinstance(height, int) and height != image.height) or (
-        isinstance(width, int) and width != image.width
-    ):
-        raise InvalidArgument(
-            f"{path.name!r} has {image.height} x {image.width} pixels; the model takes {_shown(shape)}: use --resize",
-            reason="SHAPE_MISMATCH",
+            raise _misfit(f"--resize needs a size in the file; {_input(info)}")
+        image = image.resize((width, height), Images.Resampling.BILINEAR)
+    if any(isinstance(a, int) and a != b for a, b in ((height, image.height), (width, image.width))):
+        raise _misfit(
+            f"{path.name!r} has {image.height} x {image.width} pixels; {_input(info)}: use --resize"
         )
-    pixels = np.asarray(image, np.float64).reshape(image.height, image.width, -1)
-    dtype = info.dtype if info is not None else "float32"
-    scale = picture.scale if picture.scale is not None else (1 / 255 if dtype in FLOATS else 1.0)
+    return image
+
+
+def _numbers(
+    found: Shown, channels: int, kind: np.dtype[np.generic], picture: Picture
+) -> NDArray[np.float64]:
+    """`[H, W, C]`: the pixels, scaled and shifted."""
+    pixels = np.asarray(found.image, np.float64).reshape(found.image.height, found.image.width, -1)
+    if pixels.shape[2] != channels:  # grey numbers; what has no alpha is opaque
+        opaque = [np.full_like(pixels, 255)] if channels == 4 else []
+        pixels = np.concatenate([pixels] * 3 + opaque, axis=2)
+    scale = picture.scale if picture.scale is not None else (1 / 255 if kind.kind == "f" else 1.0)
     for option, values in (("--mean", picture.mean), ("--std", picture.std)):
-        if len(values) not in (1, pixels.shape[2]):
-            raise InvalidArgument(
-                f"{option} has {len(values)} numbers; the picture has {pixels.shape[2]} channels"
-            )
+        if len(values) not in (1, channels):
+            raise InvalidArgument(f"{option} has {len(values)} numbers; the picture has {channels} channels")
     if 0 in picture.std:
         raise InvalidArgument("--std holds 0")
-    numbers = (pixels * scale - np.asarray(picture.mean)) / np.asarray(picture.std)
-    if len(shape) == 3:
-        numbers = numbers[..., 0]
-    elif axis == 1:
-        numbers = np.moveaxis(numbers, 2, 0)
-    whole = numbers if dtype in FLOATS else np.rint(numbers)
-    return np.asarray(whole[None], dtype="float32" if dtype == "bfloat16" else dtype)
+    return np.asarray((pixels * scale - np.asarray(picture.mean)) / np.asarray(picture.std))
 
 
-def _shown(shape: Sequence[int | str | None]) -> str:
-    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
+def _cast(path: Path, numbers: NDArray[np.float64], info: TensorInfo, kind: np.dtype[np.generic]) -> Array:
+    """The numbers in the type of the input, which must hold them."""
+    whole = numbers if kind.kind == "f" else np.rint(numbers)
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = whole.astype(kind)
+    if kind.kind != "f" and not np.array_equal(cast, whole):
+        raise InvalidArgument(
+            f"{path.name!r} becomes numbers from {numbers.min():g} to {numbers.max():g}, and input {info.name!r} takes "
+            f"{info.dtype}: say another --scale",
+            reason="DTYPE_MISMATCH",
+        )
+    return cast
+
+
+def _misfit(message: str) -> InvalidArgument:
+    return InvalidArgument(message, reason="SHAPE_MISMATCH")
+
+
+def _input(info: TensorInfo) -> str:
+    return f"input {info.name!r} takes the shape {shape_text(info.shape)}"

@@ -18,9 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import parser
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from onnx_attribution.client.cli.app import app
 from onnx_attribution.client.cli.inputs import read_baselines
 from onnx_attribution.client.cli.pictures import Picture
 from onnx_attribution.client.cli.target import parse_target
@@ -29,32 +27,10 @@ from onnx_attribution.server.app import background
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
 from onnx_attribution.values import ModelInfo, Target, TensorInfo
+from tests.client.commands import explained, model, run
 
 ROOT = Path(__file__).parents[2]
 Data = tuple[NDArray[np.float32], NDArray[np.int64]]
-
-
-def run(*arguments: str | Path) -> Result:
-    """Returns what the command did; an exception that escapes it fails the test."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    assert "Traceback" not in result.output
-    return result
-
-
-def explained(*arguments: str | Path) -> dict[str, Any]:
-    """Returns the object of `explain --json`."""
-    result = run("explain", *arguments, "--json")
-    assert result.exit_code == 0, result.output
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
-
-
-def model(folder: Path, text: str) -> Path:
-    """Returns a file of a model in ONNX text, without its header."""
-    path = folder / "text.onnx"
-    onnx.save(parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}'), path)
-    return path
 
 
 @pytest.fixture
@@ -349,65 +325,6 @@ def test_a_single_sample_needs_no_batch_axis(digits_path: Path, digits_data: Dat
 def test_files_of_one_input_become_a_batch(digits_path: Path, image: Path) -> None:
     found = explained(digits_path, "--input", image, "--input", image, "--method", "gradient")
     assert len(found["target"]["value"]) == 4
-
-
-def test_a_picture_is_scaled_like_the_array_it_was_made_of(
-    digits_path: Path, digits_data: Data, tmp_path: Path
-) -> None:
-    pixels = np.rint(digits_data[0][0, 0] * 255).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "digit.png")
-    np.save(tmp_path / "digit.npy", (pixels / 255).astype(np.float32))
-    np.save(tmp_path / "digit4.npy", (pixels / 255).astype(np.float32)[None, None])
-    want = explained(digits_path, "--input", tmp_path / "digit4.npy", "--method", "gradient")["target"][
-        "value"
-    ]
-    for options in (
-        (),
-        ("--scale", "1/255"),
-        ("--layout", "nchw"),
-        ("--scale", "1", "--std", "255", "--mean", "0"),
-    ):
-        found = explained(digits_path, "--input", tmp_path / "digit.png", "--method", "gradient", *options)
-        np.testing.assert_allclose(found["target"]["value"], want, rtol=1e-5)
-    shifted = explained(
-        digits_path,
-        "--input",
-        tmp_path / "digit.png",
-        "--method",
-        "gradient",
-        "--mean",
-        "0.5",
-        "--std",
-        "0.5",
-    )
-    assert shifted["target"]["value"] != pytest.approx(want)
-
-
-def test_channels_of_a_picture_lie_where_the_model_has_them(tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 255, (4, 5, 3), np.uint8)
-    Image.fromarray(picture).save(tmp_path / "p.png")
-    weights = "<int64[3] k = {1, 2, 3}>"
-    for shape, layout in (("N,3,4,5", "nchw"), ("N,4,5,3", "nhwc")):
-        path = model(
-            tmp_path,
-            f"m (float[{shape}] x) => (float[N] y) {weights} {{ s = Mul(x, x) y = ReduceSum<keepdims=0>(s, k) }}",
-        )
-        found = explained(path, "--input", tmp_path / "p.png", "--method", "gradient")
-        expected = float(((picture / 255.0) ** 2).sum())
-        assert found["target"]["value"] == pytest.approx([expected], rel=1e-5)
-        assert explained(path, "--input", tmp_path / "p.png", "--layout", layout, "--method", "gradient")
-
-
-def test_a_picture_of_another_size_is_refused_unless_it_is_to_be_resized(
-    digits_path: Path, tmp_path: Path
-) -> None:
-    Image.new("RGB", (20, 10), "white").save(tmp_path / "p.jpg")
-    result = run("explain", digits_path, "--input", tmp_path / "p.jpg")
-    assert result.exit_code == 2
-    assert "10 x 20" in result.stderr
-    assert "[N, 1, 8, 8]" in result.stderr
-    found = explained(digits_path, "--input", tmp_path / "p.jpg", "--resize", "--method", "gradient")
-    assert found["layers"]["image"]["shape"] == [1, 1, 8, 8]
 
 
 # --- targets and baselines
