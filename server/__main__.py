@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from onnx_attribution.errors import AttributionError
-from onnx_attribution.server.app import serve
-from onnx_attribution.server.settings import Settings
+from onnx_attribution.server.signals import Signals
 
 
 def main() -> int:
+    Signals()  # until the server has its own
+    from pydantic import ValidationError
+
+    from onnx_attribution.server.app import serve
+    from onnx_attribution.server.settings import Settings
+
     try:
         paths = tuple(map(Path, sys.argv[1:]))
         serve(Settings(models=paths) if paths else Settings())

@@ -104,10 +104,6 @@ class Server:
         await self._server.stop(0.5 if self.work.draining.is_set() and not self.work.running else 0)
         self.work.close()
 
-    async def wait(self) -> None:
-        """Until the server has stopped."""
-        await self._server.wait_for_termination()
-
     async def _watch_health(self) -> None:
         while True:
             await asyncio.sleep(HEALTH_SECONDS)
@@ -176,28 +172,31 @@ def background(engine: Engine, settings: Settings) -> Iterator[tuple[str, Server
     try:
         yield address, server
     finally:
-        loop.call_soon_threadsafe(ended.set)
+        with suppress(RuntimeError):  # the loop has ended already
+            loop.call_soon_threadsafe(ended.set)
         thread.join()
         if len(ready) > 1 and isinstance(ready[1], BaseException):
             raise ready[1]
 
 
 async def _serve(engine: Engine, settings: Settings) -> None:
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGINT, signal.SIGTERM):  # before all that takes time: none is missed
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
     server = build(engine, settings)
     port = await server.start()
     log.info("serving", host=settings.host, port=port, models=len(engine.models()))
-    loop = asyncio.get_running_loop()
-    ending: list[asyncio.Task[None]] = []
-
-    def on_signal() -> None:
-        log.info("aborting" if ending else "draining", running=server.work.running)
-        ending.append(asyncio.create_task(server.stop() if ending else server.drain()))
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    await server.wait()
-    if ending:
-        await asyncio.wait(ending, timeout=1)
+    await signals.get()
+    log.info("draining", running=server.work.running)
+    draining, second = asyncio.create_task(server.drain()), asyncio.create_task(signals.get())
+    await asyncio.wait([draining, second], return_when=asyncio.FIRST_COMPLETED)
+    if draining.done():
+        second.cancel()
+        await draining
+    else:
+        log.info("aborting", running=server.work.running)
+        draining.cancel()
+        await server.stop()
     log.info("stopped")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,14 +16,20 @@ def serve(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR...", help="Folders with NAME.onnx, NAME/model.onnx or NAME/VERSION/model.onnx."
+            metavar="DIR", help="Folders with NAME.onnx, NAME/model.onnx or NAME/VERSION/model.onnx."
         ),
     ],
-    host: Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0: a free one; default 8081.")] = None,
-    provider: Annotated[str | None, typer.Option(help="Where to run: auto, cpu or cuda.")] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Address to listen on; default 127.0.0.1.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Port; 0: a free one; default 8081.")
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where to run: auto, cpu or cuda.")
+    ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of one run; 0: as many as there are cores.")
+        int | None, typer.Option(metavar="NUMBER", help="Threads of one run; 0: as many as there are cores.")
     ] = None,
     allow_insecure: Annotated[
         bool,
@@ -39,6 +43,9 @@ def serve(
 
     ONNX_ATTRIBUTION_* variables set what has no option.
     """
+    from onnx_attribution.server.signals import Signals
+
+    signals = Signals()  # before the imports that take time
     from pydantic import ValidationError
 
     from onnx_attribution.server.app import background, log_to_stderr
@@ -66,26 +73,12 @@ def serve(
     ) as engine:
         for one in found:
             engine.add(one.name, one.path, version=one.version)
-        ended = _signals()
         with background(engine, settings) as (address, _):
+            signals.expect()
             names = sorted({one.name for one in found})
             if json:
                 output.print_json({"address": address, "models": names})
             else:
                 print(f"serving {', '.join(names)} on {address}; Ctrl-C ends it", flush=True)
-            ended.wait()
+            signals.wait()
             say("draining; Ctrl-C again aborts")
-
-
-def _signals() -> threading.Event:
-    """Set by the first Ctrl-C or SIGTERM; the second interrupts whatever is still waited for."""
-    ended = threading.Event()
-
-    def on_signal(number: int, frame: object) -> None:
-        if ended.is_set():
-            raise KeyboardInterrupt
-        ended.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    return ended
