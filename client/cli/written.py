@@ -13,6 +13,9 @@ from onnx_attribution.client.cli.samples import sample_axis
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.values import Array, Attribution, BatchMode, ModelInfo, TensorInfo
 
+SETTINGS = ("mask", "type", "segment", "position", "length")
+"""Inputs of integers whose names hold one of these are tokens only where there are no others."""
+
 
 def check_places(out: Path | None, plot: Path | None) -> None:
     """Refuses what could not be written, before anything is computed."""
@@ -47,7 +50,7 @@ def draw_answer(
     layout: Layout | None,
     baselines: Sequence[str],
 ) -> None:
-    """The picture of `--plot`; behind it the first input that can be looked at."""
+    """The picture of `--plot`: behind it the first input that can be looked at, or labelled by tokens or bytes."""
     from onnx_attribution.client.plot import draw
 
     images, channels_last = None, layout == "nhwc"
@@ -63,6 +66,7 @@ def draw_answer(
             answer,
             images=images,
             channels_last=channels_last,
+            tokens=tokens_of(arrays, info),
             baseline=", ".join(Path(text).name for text in baselines) or "0",
         )
     except OSError as error:
@@ -76,3 +80,30 @@ def _samples(array: Array, info: TensorInfo, batch: BatchMode | None) -> Array:
         return array if array.ndim == 4 and len(array) == 1 else array[None]
     samples = np.moveaxis(array, axis, 0)
     return samples[:, 0] if samples.ndim == 5 and samples.shape[1] == 1 else samples
+
+
+def tokens_of(arrays: Mapping[str, Array], info: ModelInfo) -> dict[str, Array]:
+    """By input `[samples, positions]`, what stands at each position: integers, text, or the place of the 1 in one-hot
+    floats; masks and their like last."""
+    found: dict[str, Array] = {}
+    for one in sorted(info.inputs, key=lambda one: any(word in one.name.lower() for word in SETTINGS)):
+        if one.name not in arrays:
+            continue
+        axis = sample_axis(arrays[one.name], one, info.batch)
+        samples = arrays[one.name][None] if axis is None else np.moveaxis(arrays[one.name], axis, 0)
+        samples = samples.reshape(len(samples), *(size for size in samples.shape[1:] if size != 1))
+        if samples.ndim == 2 and samples.dtype.kind in "iuUSOT" and samples.shape[1] > 1:
+            found[one.name] = samples
+        elif samples.ndim == 3 and (places := _places(samples)) is not None:
+            found[one.name] = places
+    return found
+
+
+def _places(samples: Array) -> Array | None:
+    """Where the 1 is along the axis of one-hot numbers, the last before the one before it."""
+    if samples.dtype.kind not in "fiub" or not np.isin(samples, (0, 1)).all():
+        return None
+    for axis in (2, 1):
+        if (samples.sum(axis=axis) == 1).all() and samples.shape[axis] > 1:
+            return np.asarray(samples.argmax(axis=axis))
+    return None

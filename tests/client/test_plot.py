@@ -148,3 +148,63 @@ def test_no_text_overlaps_another(rng: np.random.Generator) -> None:
         for k, (first, box) in enumerate(boxes):
             for second, other in boxes[:k]:
                 assert first == second or not box.overlaps(other), (first, second)
+
+
+def test_positions_of_a_few_tokens_are_labelled() -> None:
+    values = np.zeros((1, 4, 8))
+    values[0, 2] = 0.5
+    picture = figure(answer(values), tokens={"words": np.array([["a", "good", "film", "!"]])})
+    shown = texts(picture)
+    for part in ("good", "film", "by position, summed over 8 units", "position in 'words'"):
+        assert part in shown
+    assert images(picture) == []
+    assert heights(picture) == [4.0]
+
+
+def test_the_strongest_of_many_positions_are_listed(rng: np.random.Generator) -> None:
+    ids = rng.integers(0, 256, (1, 2048))
+    ids[0, 1234] = ord("Q")
+    values = np.zeros((1, 2048, 257))
+    values[0, np.arange(2048), ids[0]] = rng.normal(size=2048)
+    values[0, 1234, ord("Q")] = -50
+    picture = figure(answer(values), tokens={"bytes": ids})
+    assert "Q  at 1234" in texts(picture)
+    assert "each bar is the extreme of 2" in texts(picture)
+
+
+def test_a_sparse_map_is_not_empty(tmp_path: Path) -> None:
+    """A picture without tokens, of which one of two thousand rows holds a number, shows it in colour."""
+    from matplotlib.image import imread
+
+    for place in (0, 777, 2047):
+        values = np.zeros((1, 2048, 257))
+        values[0, place, 100] = 1.0
+        draw(tmp_path / "out.png", answer(values))
+        left = imread(tmp_path / "out.png")[:, :800, :3]  # without the scale of the colours
+        assert ((left[..., 0] - left[..., 2]) > 0.05).sum() >= 6, place
+
+
+def test_a_few_numbers_that_are_far_larger_do_not_hide_the_others(rng: np.random.Generator) -> None:
+    values = rng.normal(size=(1, 1, 30, 30))
+    values[0, 0, 3, 3] = 1e6
+    picture = figure(answer(values))
+    low, high = images(picture)[0].get_clim()  # type: ignore[attr-defined]
+    assert high == -low < 10
+    assert "colours end at percentile 99, the largest is 1e+06" in texts(picture)
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 3), (1, 3, 4), (1, 1, 3, 4)])
+def test_zeros_and_missing_numbers_are_said_in_the_picture(shape: tuple[int, ...]) -> None:
+    assert "all attributions are 0" in texts(figure(answer(np.zeros(shape))))
+    assert "no finite numbers" in texts(figure(answer(np.full(shape, np.nan))))
+    some = np.ones(shape)
+    some.flat[0] = np.nan
+    assert f"1 of {some[0].size} are not finite" in texts(figure(answer(some)))
+
+
+def heights(picture: object) -> list[float]:
+    """Returns the heights of the bars that are not 0."""
+    from matplotlib.patches import Rectangle
+
+    bars = picture.findobj(Rectangle)  # type: ignore[attr-defined]
+    return [bar.get_height() for bar in bars if bar.get_width() == pytest.approx(0.85)]
