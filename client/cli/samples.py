@@ -14,14 +14,20 @@ Parts = Mapping[str, Sequence[Array]]
 
 
 def sample_axis(array: Array, info: TensorInfo, batch: BatchMode | None) -> int | None:
-    """The axis of the samples: the batch axis, or where samples are run one by one an axis in front of the input's own.
+    """The axis of the samples: the batch axis; where samples are run one by one, an axis in front of the input's, or
+    the only one along which the file has room for one and the array holds several.
 
     None: the array holds one sample, or what all samples share.
     """
-    rank = len(info.shape or ())
-    if info.batch_axis is not None:
-        return info.batch_axis if array.ndim == rank else None
-    return 0 if batch == "single" and array.ndim == rank + 1 else None
+    shape = info.shape or ()
+    if batch == "single" and array.ndim == len(shape) + 1:
+        return 0
+    if array.ndim != len(shape):
+        return None
+    if info.batch_axis is not None or batch != "single":
+        return info.batch_axis
+    larger = [k for k, (d, n) in enumerate(zip(shape, array.shape, strict=True)) if d == 1 and n > 1]
+    return larger[0] if len(larger) == 1 else None
 
 
 def joined(name: str, parts: Sequence[Array], info: TensorInfo, batch: BatchMode | None) -> Array:
@@ -35,8 +41,9 @@ def joined(name: str, parts: Sequence[Array], info: TensorInfo, batch: BatchMode
         return whole[0]
     if info.batch_axis is None and batch != "single":
         raise InvalidArgument(f"all samples share input {name!r}, so that it has one file, not {len(whole)}")
-    if info.batch_axis is None:
-        whole = [part if sample_axis(part, info, batch) == 0 else part[None] for part in whole]
+    if info.batch_axis is None:  # each in front
+        rank = len(info.shape or ())
+        whole = [part if part.ndim > rank else part[None] for part in whole]
     try:
         return np.concatenate(whole, axis=info.batch_axis or 0)
     except ValueError:
