@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from onnx_attribution.client.cli.check import check
@@ -20,5 +22,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (serve, layers, check, explain, ops):
-    app.command(epilog=EPILOG)(guarded(command))
+SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list of commands
+    serve: "Serves models over gRPC until Ctrl-C.",
+    layers: "Lists the layers that can be attributed to.",
+    check: "Says whether files can be attributed.",
+    explain: "Attributes a target to inputs or layers.",
+    ops: "Lists the operators and what becomes of them.",
+}
+for command, short in SHORT.items():
+    app.command(epilog=EPILOG, short_help=short)(guarded(command))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
+from onnx_attribution.client.cli.output import shape_text
 from onnx_attribution.client.cli.samples import Parts, examples
 from onnx_attribution.client.client import Client
 from onnx_attribution.errors import InvalidArgument, ModelError
@@ -66,6 +68,8 @@ def asking(place: Place, read: Read | None = None) -> Iterator[Asker]:
         raise InvalidArgument(
             "--shape and --batch-axis are for files; the server has settled them for its models"
         )
+    if not re.fullmatch(r"\S+:[0-9]{1,5}|unix:\S+", place.server):
+        raise InvalidArgument(f"--server {place.server!r} is not of the form HOST:PORT")
     with Client(place.server) as client:
         yield _Remote(client, place.model)
 
@@ -88,7 +92,29 @@ def _embedded(place: Place, read: Read | None) -> Iterator[Asker]:
             engine.info(file.name)
         except ModelError as error:
             _try_given(engine, place, read, error)
+        _check_shapes(place.shapes, engine.info(file.name).inputs)
         yield _Embedded(engine, file.name)
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], infos: Sequence[TensorInfo]) -> None:
+    """Refuses a shape that could not be meant: of no input, or not of its rank and fixed sizes."""
+    known = {info.name: info for info in infos}
+    for name, shape in shapes.items():
+        if name not in known:
+            raise InvalidArgument(f"--shape: no input {name!r}; the inputs are {', '.join(map(repr, known))}")
+        dims = known[name].shape
+        if dims is None:
+            continue
+        axis = known[name].batch_axis
+        fits = len(shape) == len(dims) and all(
+            k == axis or not isinstance(d, int) or d < 1 or d == n
+            for k, (d, n) in enumerate(zip(dims, shape, strict=False))
+        )
+        if not fits:
+            raise InvalidArgument(
+                f"--shape {name}={'x'.join(map(str, shape))}: the model takes {shape_text(dims)}",
+                reason="SHAPE_MISMATCH",
+            )
 
 
 def provider_of(name: str) -> Literal["auto", "cpu", "cuda"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from onnx_attribution.client.cli.inputs import (
     shapes_of,
 )
 from onnx_attribution.client.cli.pictures import FLOATS, Layout, Picture
+from onnx_attribution.client.cli.pixels import colour_of
 from onnx_attribution.client.cli.samples import count_of
 from onnx_attribution.client.cli.target import parse_target
 from onnx_attribution.client.cli.written import check_places, draw_answer, write_npz
@@ -110,14 +112,16 @@ def explain(
             help="Several baselines, averaged over: [references, ...], or [samples, references, ...].",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(metavar="NUMBER", help="Segments of the path.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Segments of the path.")] = 64,
     tolerance: Annotated[
         float | None,
         typer.Option(
             metavar="NUMBER", help="Double the steps until the estimated error is this part of the whole."
         ),
     ] = None,
-    max_steps: Annotated[int, typer.Option(metavar="NUMBER", help="Where --tolerance gives up.")] = 1024,
+    max_steps: Annotated[
+        int, typer.Option(min=1, metavar="NUMBER", help="Where --tolerance gives up.")
+    ] = 1024,
     quadrature: Annotated[
         str, typer.Option(metavar="NAME", help=f"One of {', '.join(QUADRATURES)}.")
     ] = "trapezoid",
@@ -194,6 +198,8 @@ def explain(
     place = Place(model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []))
     picture = _picture(scale, mean, std, layout, resize, background)
     wanted_rows = parse_rows(rows) if rows is not None else None
+    if tolerance is not None and not tolerance > 0:
+        raise InvalidArgument(f"--tolerance is {tolerance}; it must be above 0")
     question = _Question(
         _named(method, METHODS, "method"), tuple(layer or ()), tuple(source or ()), tuple(target or ()),
         tuple(minus or ()), tuple(baseline or ()), tuple(references or ()), steps, tolerance, max_steps,
@@ -315,10 +321,17 @@ def _picture(
     factors = parse_numbers(scale, "--scale") if scale is not None else (None,)
     if len(factors) != 1:
         raise InvalidArgument("--scale is one number; what differs by channel goes into --std")
+    averages, deviations = parse_numbers(mean, "--mean"), parse_numbers(std, "--std")
+    given = {"--scale": [f for f in factors if f is not None], "--mean": averages, "--std": deviations}
+    for option, values in given.items():
+        if not all(map(math.isfinite, values)) or (option != "--mean" and 0 in values):
+            raise InvalidArgument(f"{option} holds {', '.join(f'{value:g}' for value in values)}")
+    if background is not None:
+        colour_of(background, "RGB")
     return Picture(
         factors[0],
-        parse_numbers(mean, "--mean"),
-        parse_numbers(std, "--std"),
+        averages,
+        deviations,
         layout,  # type: ignore[arg-type]
         resize,
         background,

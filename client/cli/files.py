@@ -24,8 +24,8 @@ def read_file(text: str, info: TensorInfo | None, picture: Picture) -> Array:
     """
     file, key, rows = _locate(text)
     path = Path(file)
-    if not path.is_file():
-        raise InvalidArgument(f"no file {file!r}", file=file)
+    if not _exists(file) or not path.is_file():
+        raise InvalidArgument(f"no file {file[:200]!r}", file=file)
     try:
         array = _read(path, key, info, picture)
     except AttributionError:
@@ -45,7 +45,7 @@ def read_file(text: str, info: TensorInfo | None, picture: Picture) -> Array:
 
 def is_file(text: str) -> bool:
     """Whether the file of `FILE.npz:KEY[ROWS]` is there. Raises: InvalidArgument for rows that are none."""
-    return Path(_locate(text)[0]).exists()
+    return _exists(_locate(text)[0])
 
 
 def parse_rows(text: str) -> slice:

@@ -228,6 +228,8 @@ def shapes_of(given: Sequence[str]) -> Mapping[str, tuple[int, ...]]:
         name, sizes = _sizes(text, "--shape")
         if name is None:
             raise InvalidArgument(f"--shape {text!r} is not of the form NAME=1x3x224x224")
+        if sizes[:1] == (0,):
+            raise InvalidArgument(f"--shape {text!r} has nothing along its first axis")
         found[name] = sizes
     return found
 

@@ -43,7 +43,7 @@ def shown(path: Path, channels: int, background: str | None, note: Callable[[str
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ModuleNotFoundError:
-        raise InvalidArgument("pictures need pillow: pip install 'onnx-attribution[plot]'") from None
+        raise _no_pillow() from None
     Image.init()
     try:
         with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as file:
@@ -68,7 +68,7 @@ def shown(path: Path, channels: int, background: str | None, note: Callable[[str
         if white:
             numbers = (white - numbers if inverted else numbers) * (255 / white)
         if isinstance(key, int) and channels != 4 and (clear := np.asarray(image) == key).any():
-            numbers = np.where(clear, _colour(path, background, "L"), numbers)
+            numbers = np.where(clear, _ground(path, background, "L"), numbers)
         return Shown(Image.fromarray(numbers.astype(np.float32)), True, white is not None)
     mode = MODES[channels]
     if image.mode == "La":
@@ -76,7 +76,7 @@ def shown(path: Path, channels: int, background: str | None, note: Callable[[str
     if mode != "RGBA" and image.has_transparency_data:
         clear = image.convert("RGBA")
         if clear.getchannel("A").getextrema()[0] != 255:
-            ground = Image.new("RGBA", clear.size, _colour(path, background, "RGB"))
+            ground = Image.new("RGBA", clear.size, _ground(path, background, "RGB"))
             image = Image.alpha_composite(ground, clear)
         else:
             image = clear
@@ -85,18 +85,30 @@ def shown(path: Path, channels: int, background: str | None, note: Callable[[str
     return Shown(image.convert(mode), False, True)
 
 
-def _colour(path: Path, background: str | None, mode: str) -> tuple[int, ...] | int:
-    from PIL import ImageColor
-
+def _ground(path: Path, background: str | None, mode: str) -> tuple[int, ...] | int:
+    """The colour that shows through. Raises: InvalidArgument where none is said."""
     if background is None:
         raise InvalidArgument(
             f"{path.name!r} has transparent pixels: say what shows through them, such as --background white",
             file=path,
         )
+    return colour_of(background, mode)
+
+
+def colour_of(name: str, mode: str) -> tuple[int, ...] | int:
+    """The colour of a name or #rrggbb in a mode of pillow's. Raises: InvalidArgument."""
     try:
-        return ImageColor.getcolor(background, mode)
+        from PIL import ImageColor
+    except ModuleNotFoundError:
+        raise _no_pillow() from None
+    try:
+        return ImageColor.getcolor(name, mode)
     except ValueError:
-        raise InvalidArgument(f"--background {background!r} is no colour; write a name or #rrggbb") from None
+        raise InvalidArgument(f"--background {name!r} is no colour; write a name or #rrggbb") from None
+
+
+def _no_pillow() -> InvalidArgument:
+    return InvalidArgument("pictures need pillow: pip install 'onnx-attribution[plot]'")
 
 
 def _lost_bits(file: Image) -> bool:
