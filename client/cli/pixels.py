@@ -46,7 +46,11 @@ def shown(path: Path, channels: int, background: str | None, note: Callable[[str
         raise _no_pillow() from None
     Image.init()
     try:
-        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as file:
+        # Given the file and not its name, pillow does not map it: the rows of a mapped grey TIFF that is turned break.
+        with (
+            path.open("rb") as data,
+            Image.open(data, formats=[name for name in FORMATS if name in Image.OPEN]) as file,
+        ):
             frames = getattr(file, "n_frames", 1)
             lost, white, inverted = _lost_bits(file), _white(file), _is_inverted(file)
             image = ImageOps.exif_transpose(file)

@@ -223,6 +223,20 @@ def test_pictures_are_turned_as_their_exif_says(name: str, orientation: int, tmp
         assert (found[corner] > 0.5) == (corner == corners[orientation]), corner
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("name", ["p.png", "p.tif"])
+def test_grey_pictures_are_turned_whole(
+    name: str, kind: type[np.generic], rng: np.random.Generator, tmp_path: Path
+) -> None:
+    white = np.iinfo(kind).max  # type: ignore[type-var]
+    stored = rng.integers(0, white, (6, 4)).astype(kind)
+    exif = Image.Exif()
+    exif[0x112] = 6  # the first row is the right side
+    Image.fromarray(stored).save(tmp_path / name, exif=exif)
+    want = np.rot90(stored, -1).astype(np.float64) / white
+    np.testing.assert_allclose(read(tmp_path / name)[..., 0], want, atol=1e-6)
+
+
 def test_a_turned_picture_has_the_size_that_it_shows(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x112] = 6
