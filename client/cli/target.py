@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.client.cli.inputs import read_file
+from onnx_attribution.client.cli.files import read_file
 from onnx_attribution.client.cli.pictures import Picture
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.values import Index, Selection, Selector, Target
