@@ -160,15 +160,21 @@ def _may_hold_samples(model: onnx.ModelProto, axes: Axes) -> bool:
 def _assignments(model: onnx.ModelProto, stated: Axes) -> Iterator[dict[str, int | None]]:
     """Batch axes worth trying.
 
-    First the dimensions with a name, one called after the batch before the others and those that stand first before
-    those that do not: with the first axes of all other inputs, whatever they are called, since an axis of size 1 that
-    broadcasts would seem to be shared; then alone. Then axes of size 1, and a first axis that all inputs have alike.
+    First the dimensions with a name, one called after the batch before the others; those that stand first before those
+    that do not, which are tried only where none of the first is called after the batch. Each is tried with axes of all
+    other inputs, whatever they are called, since an axis of size 1 that broadcasts would seem to be shared; then alone.
+    Then axes of size 1, and a first axis that all inputs have alike.
     """
     shapes = {value.name: dims(value) for value in model.graph.input if value.type.HasField("tensor_type")}
     if len(shapes) < len(model.graph.input):
         return
     first = [shape[0] for shape in shapes.values() if shape and isinstance(shape[0], str)]
-    others = [d for shape in shapes.values() for d in shape if isinstance(d, str)]
+    others = [
+        d
+        for shape in shapes.values()
+        for d in shape
+        if isinstance(d, str) and not any(map(_BATCH.fullmatch, first))
+    ]
     symbols = sorted(dict.fromkeys([*first, *others]), key=lambda d: not _BATCH.fullmatch(d))
     tried: list[dict[str, int | None]] = []
     for symbol in symbols:
