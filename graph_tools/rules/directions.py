@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value
 from onnx_attribution.graph_tools.nested import Values, dims, scan
+from onnx_attribution.graph_tools.rules.logistic import logistic_slope
 from onnx_attribution.graph_tools.rules.registry import VJP, NodeView
 from onnx_attribution.graph_tools.rules.tricks import declare
 
@@ -63,10 +64,7 @@ class Function:
         elif self.name in ("sigmoid", "tanh", "scaledtanh"):
             hyperbolic = (2.0, 4.0) if self.name == "tanh" else (2 * beta, 4 * alpha * beta)
             rate, size = (1.0, 1.0) if self.name == "sigmoid" else hyperbolic
-            # not through y: 1 - y² loses every digit where y is close to 1
-            fall = op("Exp", op("Mul", op("Abs", a), op.like(a, -abs(rate))))
-            rise = op("Add", fall, op.like(a, 1))
-            made = op("Mul", g, op("Mul", op("Div", fall, op("Mul", rise, rise)), op.like(a, size)))
+            made = op("Mul", g, op("Mul", logistic_slope(op, a, rate), op.like(a, size)))
         else:
             name = FUNCTIONS[self.name][0]
             view = NodeView(name, name, (self._held(op, a),), (y,), self.numbers, (True,), op.graph.opset)

@@ -7,6 +7,13 @@ import math
 import numpy as np
 
 from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.rules.logistic import (
+    gauss,
+    logistic,
+    logistic_slope,
+    normal_slope,
+    tanh_slope,
+)
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, unary, vjp
 
 # --- one input, no attributes: (op, g, x, z) -> gradient of x
@@ -20,20 +27,20 @@ unary("Reciprocal", lambda op, g, x, z: op("Neg", op("Mul", g, op("Mul", z, z)))
 unary("Sin", lambda op, g, x, z: op("Mul", g, op("Cos", x)))
 unary("Cos", lambda op, g, x, z: op("Neg", op("Mul", g, op("Sin", x))))
 unary("Tan", lambda op, g, x, z: op("Mul", g, _one_plus(op, op("Mul", z, z))))
-unary("Asin", lambda op, g, x, z: op("Div", g, op("Sqrt", _one_minus(op, op("Mul", x, x)))))
-unary("Acos", lambda op, g, x, z: op("Neg", op("Div", g, op("Sqrt", _one_minus(op, op("Mul", x, x))))))
+unary("Asin", lambda op, g, x, z: op("Div", g, op("Sqrt", _one_minus_square(op, x))))
+unary("Acos", lambda op, g, x, z: op("Neg", op("Div", g, op("Sqrt", _one_minus_square(op, x)))))
 unary("Atan", lambda op, g, x, z: op("Div", g, _one_plus(op, op("Mul", x, x))))
 unary("Sinh", lambda op, g, x, z: op("Mul", g, op("Cosh", x)))
 unary("Cosh", lambda op, g, x, z: op("Mul", g, op("Sinh", x)))
-unary("Tanh", lambda op, g, x, z: op("Mul", g, _one_minus(op, op("Mul", z, z))))
+unary("Tanh", lambda op, g, x, z: op("Mul", g, tanh_slope(op, x)))
 unary("Asinh", lambda op, g, x, z: op("Div", g, op("Sqrt", _one_plus(op, op("Mul", x, x)))))
-unary("Acosh", lambda op, g, x, z: op("Div", g, op("Sqrt", op("Sub", op("Mul", x, x), op.like(x, 1)))))
-unary("Atanh", lambda op, g, x, z: op("Div", g, _one_minus(op, op("Mul", x, x))))
-unary("Sigmoid", lambda op, g, x, z: op("Mul", g, op("Mul", z, _one_minus(op, z))))
-unary("Softplus", lambda op, g, x, z: op("Mul", g, op("Sigmoid", x)))
+unary("Acosh", lambda op, g, x, z: op("Div", g, op("Sqrt", op("Neg", _one_minus_square(op, x)))))
+unary("Atanh", lambda op, g, x, z: op("Div", g, _one_minus_square(op, x)))
+unary("Sigmoid", lambda op, g, x, z: op("Mul", g, logistic_slope(op, x)))
+unary("Softplus", lambda op, g, x, z: op("Mul", g, logistic(op, x)))
 unary("Softsign", lambda op, g, x, z: op("Div", g, _square(op, _one_plus(op, op("Abs", x)))))
 unary(
-    "Erf", lambda op, g, x, z: op("Mul", g, op("Mul", op.like(x, 2 / math.sqrt(math.pi)), _gauss(op, x, 1.0)))
+    "Erf", lambda op, g, x, z: op("Mul", g, op("Mul", op.like(x, 2 / math.sqrt(math.pi)), gauss(op, x, 1.0)))
 )
 unary("Relu", lambda op, g, x, z: _where_positive(op, x, g, op.like(g, 0)))
 unary("HardSwish", lambda op, g, x, z: op("Mul", g, _hard_swish_slope(op, x)))
@@ -44,17 +51,13 @@ def _one_plus(op: Emitter, value: Value) -> Value:
     return op("Add", op.like(value, 1), value)
 
 
-def _one_minus(op: Emitter, value: Value) -> Value:
-    return op("Sub", op.like(value, 1), value)
+def _one_minus_square(op: Emitter, value: Value) -> Value:
+    """(1 - x) (1 + x), where x is close to 1 too."""
+    return op("Mul", op("Sub", op.like(value, 1), value), _one_plus(op, value))
 
 
 def _square(op: Emitter, value: Value) -> Value:
     return op("Mul", value, value)
-
-
-def _gauss(op: Emitter, x: Value, factor: float) -> Value:
-    """exp(-factor x^2)."""
-    return op("Exp", op("Mul", op.like(x, -factor), op("Mul", x, x)))
 
 
 def _where_positive(op: Emitter, x: Value, positive: Value, otherwise: Value) -> Value:
@@ -68,8 +71,8 @@ def _hard_swish_slope(op: Emitter, x: Value) -> Value:
 
 
 def _mish_slope(op: Emitter, x: Value) -> Value:
-    t = op("Tanh", op("Softplus", x))
-    return op("Add", t, op("Mul", op("Mul", x, op("Sigmoid", x)), _one_minus(op, op("Mul", t, t))))
+    soft = op("Softplus", x)
+    return op("Add", op("Tanh", soft), op("Mul", op("Mul", x, logistic(op, x)), tanh_slope(op, soft)))
 
 
 # --- one input with attributes
@@ -83,8 +86,17 @@ def leaky_relu(op: Emitter, node: NodeView, g: Value) -> Gradients:
 
 @vjp("Elu", elementwise=True)
 def elu(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    alpha = node.attribute("alpha", 1.0)
-    return (_where_positive(op, node.input(0), g, op("Mul", g, op("Add", node.z, op.like(g, alpha)))),)
+    return (_where_positive(op, node.input(0), g, _grown(op, node, g, node.attribute("alpha", 1.0))),)
+
+
+def _grown(op: Emitter, node: NodeView, g: Value, alpha: float, rate: float = 1.0) -> Value:
+    """g times alpha exp(x / rate) where x is below 0."""
+    low = op("Min", node.input(0), op.like(g, 0))
+    return op(
+        "Mul",
+        g,
+        op("Mul", op("Exp", low if rate == 1 else op("Div", low, op.like(g, rate))), op.like(g, alpha)),
+    )
 
 
 @vjp("Selu", elementwise=True)
@@ -93,15 +105,13 @@ def selu(op: Emitter, node: NodeView, g: Value) -> Gradients:
         node.attribute("alpha", 1.67326319217681884765625),
         node.attribute("gamma", 1.05070102214813232421875),
     )
-    below = op("Mul", g, op("Add", node.z, op.like(g, alpha * gamma)))
+    below = _grown(op, node, g, alpha * gamma)
     return (_where_positive(op, node.input(0), op("Mul", g, op.like(g, gamma)), below),)
 
 
 @vjp("Celu", elementwise=True)
 def celu(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    x, alpha = node.input(0), node.attribute("alpha", 1.0)
-    below = op("Mul", g, op("Exp", op("Div", op("Min", x, op.like(x, 0)), op.like(x, alpha))))
-    return (_where_positive(op, x, g, below),)
+    return (_where_positive(op, node.input(0), g, _grown(op, node, g, 1.0, node.attribute("alpha", 1.0))),)
 
 
 @vjp("ThresholdedRelu", elementwise=True)
@@ -136,35 +146,28 @@ def quick_gelu(op: Emitter, node: NodeView, g: Value) -> Gradients:
 
 def sigmoid_gate_slope(op: Emitter, x: Value, alpha: float) -> Value:
     """The derivative of x sigmoid(alpha x)."""
-    s = op("Sigmoid", op("Mul", x, op.like(x, alpha)))
-    return op("Add", s, op("Mul", op("Mul", op.like(x, alpha), x), op("Mul", s, _one_minus(op, s))))
+    turned = op("Mul", x, op.like(x, alpha))
+    return op("Add", logistic(op, turned), op("Mul", turned, logistic_slope(op, turned)))
 
 
 @vjp("Gelu", elementwise=True)
 def gelu(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    slope = gelu_tanh_slope if node.attribute("approximate", "none") == "tanh" else gelu_slope
+    slope = gelu_tanh_slope if node.attribute("approximate", "none") == "tanh" else normal_slope
     return (op("Mul", g, slope(op, node.input(0))),)
 
 
 @vjp("Gelu", elementwise=True, domain="com.microsoft")
 def gelu_contrib(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    return (op("Mul", g, gelu_slope(op, node.input(0))),)
-
-
-def gelu_slope(op: Emitter, x: Value) -> Value:
-    """Phi(x) + x phi(x), the derivative of the exact Gelu."""
-    cdf = op("Mul", op.like(x, 0.5), _one_plus(op, op("Erf", op("Mul", x, op.like(x, math.sqrt(0.5))))))
-    return op("Add", cdf, op("Mul", op("Mul", x, op.like(x, 1 / math.sqrt(2 * math.pi))), _gauss(op, x, 0.5)))
+    return (op("Mul", g, normal_slope(op, node.input(0))),)
 
 
 def gelu_tanh_slope(op: Emitter, x: Value) -> Value:
-    """The derivative of x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
-    c = math.sqrt(2 / math.pi)
-    x2 = op("Mul", x, x)
-    t = op("Tanh", op("Mul", op("Mul", x, op.like(x, c)), _one_plus(op, op("Mul", x2, op.like(x, 0.044715)))))
-    inner = op("Mul", op.like(x, c), _one_plus(op, op("Mul", x2, op.like(x, 3 * 0.044715))))
-    rest = op("Mul", op("Mul", x, _one_minus(op, op("Mul", t, t))), inner)
-    return op("Mul", op.like(x, 0.5), op("Add", _one_plus(op, t), rest))
+    """The derivative of x/2 (1 + tanh u) = x sigmoid(2u) with u = sqrt(2/pi) (x + 0.044715 x^3)."""
+    c = 2 * math.sqrt(2 / math.pi)
+    x2, turned = op("Mul", x, x), op("Mul", x, op.like(x, c))
+    inner = op("Mul", turned, _one_plus(op, op("Mul", x2, op.like(x, 0.044715))))
+    slope = op("Mul", turned, _one_plus(op, op("Mul", x2, op.like(x, 3 * 0.044715))))
+    return op("Add", logistic(op, inner), op("Mul", logistic_slope(op, inner), slope))
 
 
 @vjp("Clip", elementwise=True)

@@ -21,17 +21,27 @@ def _mean(op: Emitter, value: Value, axes: Sequence[int]) -> Value:
 
 @vjp("Softmax")
 def softmax(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    """Rows that are NaN in the forward pass (fully masked attention) get no gradient instead of NaN."""
+    """z (g - sum z g). Rows that are NaN in the forward pass (fully masked attention) get no gradient instead of NaN.
+
+    The mean of g is taken off twice: where one z is close to 1, the first difference is its rounding.
+    """
     z = op("Where", op("IsNaN", node.z), op.like(node.z, 0), node.z)
-    axis = node.attribute("axis", -1)
-    weighted = op("Mul", z, g)
-    return (op("Sub", weighted, op("Mul", z, op("ReduceSum", weighted, op.ints([axis]), keepdims=1))),)
+    axis = op.ints([node.attribute("axis", -1)])
+    for _ in range(2):
+        g = op("Sub", g, op("ReduceSum", op("Mul", z, g), axis, keepdims=1))
+    return (op("Mul", z, g),)
 
 
 @vjp("LogSoftmax")
 def log_softmax(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    total = op("ReduceSum", g, op.ints([node.attribute("axis", -1)]), keepdims=1)
-    return (op("Sub", g, op("Mul", op("Exp", node.z), total)),)
+    """g_i (1 - p_i) - p_i (the others' g), where p is the softmax, and 1 less a large p is the sum of the others."""
+    axis, one, nothing = op.ints([node.attribute("axis", -1)]), op.like(g, 1), op.like(g, 0)
+    p = op("Exp", node.z)
+    large = op("Greater", p, op.like(p, 0.5))
+    others = op("ReduceSum", op("Where", large, nothing, p), axis, keepdims=1)
+    rest = op("Where", large, others, op("Sub", one, p))
+    elsewhere = op("Sub", op("ReduceSum", g, axis, keepdims=1), g)
+    return (op("Sub", op("Mul", g, rest), op("Mul", p, elsewhere)),)
 
 
 def _per_channel(op: Emitter, value: Value, rank: int) -> Value:

@@ -20,9 +20,13 @@ def relu(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradient
 
 @secant("Tanh")
 def tanh(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    """tanh a - tanh b = tanh(a - b) (1 - tanh a tanh b): no cancellation."""
-    d = op("Sub", node.input(0), reference.input(0))
-    return (op("Mul", g, op("Mul", _tanhc(op, d), _one_minus_product(op, node.z, reference.z))),)
+    return (op("Mul", g, tanh_secant(op, node.input(0), reference.input(0))),)
+
+
+def tanh_secant(op: Emitter, x: Value, y: Value) -> Value:
+    """Of 2 sigmoid(2 x) - 1."""
+    twice = (op("Mul", v, op.like(v, 2)) for v in (x, y))
+    return op("Mul", sigmoid_slope(op, *twice), op.like(x, 4))
 
 
 @secant("Sigmoid")
@@ -47,15 +51,6 @@ def fallen(op: Emitter, x: Value, y: Value) -> Value:
         "Mul", op("Tanh", op("Mul", d, op.like(d, 0.5))), op("Add", op("Exp", op("Neg", d)), op.like(d, 1))
     )
     return quotient(op, grown, d, flat, op.like(d, 1))
-
-
-def _tanhc(op: Emitter, d: Value) -> Value:
-    flat = op("Equal", d, op.like(d, 0))
-    return quotient(op, op("Tanh", d), d, flat, op.like(d, 1))
-
-
-def _one_minus_product(op: Emitter, x: Value, y: Value) -> Value:
-    return op("Sub", op.like(x, 1), op("Mul", x, y))
 
 
 @secant("Div")

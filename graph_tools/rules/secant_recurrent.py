@@ -27,7 +27,7 @@ from onnx_attribution.graph_tools.rules.directions import (
 from onnx_attribution.graph_tools.rules.recurrent import Result, _cells, _gradients, _reset_first
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView
 from onnx_attribution.graph_tools.rules.secant import _mean, near, quotient, secant
-from onnx_attribution.graph_tools.rules.secant_elementwise import _one_minus_product, _tanhc, sigmoid_slope
+from onnx_attribution.graph_tools.rules.secant_elementwise import sigmoid_slope, tanh_secant
 from onnx_attribution.graph_tools.rules.tricks import declare
 
 Pair = tuple[Value, Value]
@@ -63,8 +63,7 @@ def slope(op: Emitter, function: Function, a: Pair, y: Pair) -> Value:
     """What a gate's function does to a difference of its argument."""
     d = op("Sub", *a)
     if function.clip is None and function.name in ("tanh", "sigmoid"):
-        tanh = function.name == "tanh"
-        made = op("Mul", _tanhc(op, d), _one_minus_product(op, *y)) if tanh else sigmoid_slope(op, *a)
+        made = (tanh_secant if function.name == "tanh" else sigmoid_slope)(op, *a)
         return declare(made, dims(a[0]))
     at = middle(op, a)
     ones = declare(op("Expand", op.like(d, 1), op.shape(at)), dims(a[0]))
