@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value, same_shape, shape_of
 
 
@@ -12,7 +13,8 @@ def unbroadcast(op: Emitter, gradient: Value, operand: Value, result: Value) -> 
     """
     small, large = shape_of(operand), shape_of(result)
     if small is None or large is None:
-        raise ValueError(f"the rank of {operand.name!r} or {result.name!r} is unknown")
+        unknown = operand if small is None else result
+        raise NotDifferentiable(f"the rank of {unknown.name!r} is unknown", tensor=unknown.name)
     if same_shape(small, large):
         return gradient
     offset = len(large) - len(small)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -82,7 +83,8 @@ def _walked(
             raise no_rule(node, rules)
         if graphs_of(node):
             gradients = [g and _as_declared(op, g, z) for g, z in zip(gradients, node.outputs, strict=True)]
-        results = choose(view, rule)(op, view.real(op), *gradients)
+        with naming(node):
+            results = choose(view, rule)(op, view.real(op), *gradients)
         for index, (x, is_active) in enumerate(zip(view.inputs, view.active, strict=True)):
             if not is_active or x is None:
                 continue
@@ -99,6 +101,19 @@ def _walked(
             arrived.setdefault(x.name, []).append(_wide(op, result))
     totals = {name: _total(op, arrived, tensors[name]) for name in wrt}
     return {name: total for name, total in totals.items() if total is not None}
+
+
+@contextlib.contextmanager
+def naming(node: gs.Node) -> Iterator[None]:
+    """Says at which node a rule refuses, where its refusal does not: values that rules make have names of their own."""
+    try:
+        yield
+    except NotDifferentiable as error:
+        if "node" in error.metadata:
+            raise
+        words = f"{error.message} at {node.op} (node {node.name!r})"
+        details = {**error.metadata, "node": node.name, "operator": ".".join(filter(None, key_of(node)))}
+        raise NotDifferentiable(words, reason=error.reason, **details) from error
 
 
 def walk_of(rules: RuleTable, choose: Choose, reach: Reach) -> Walk:

@@ -248,16 +248,16 @@ class Emitter:
                 return name
 
 
-def broadcast_shapes(shapes: Sequence[Shape | None]) -> list[int | str] | None:
-    """The shape that shapes broadcast to, or None where that is not certain."""
+def broadcast_shapes(shapes: Sequence[Shape | None]) -> list[int | str | None] | None:
+    """The shape that shapes broadcast to, with None for sizes that are not certain; None without all ranks."""
     if any(s is None for s in shapes):
         return None
     known = [s for s in shapes if s is not None]
     rank = max((len(s) for s in known), default=0)
-    result: list[int | str] = []
+    result: list[int | str | None] = []
     for position in range(rank):
         found = {s[position - rank + len(s)] for s in known if position - rank + len(s) >= 0} - {1}
-        if len(found) > 1 or "?" in found:
-            return None
-        result.append(found.pop() if found else 1)
+        numbers = {size for size in found if isinstance(size, int)}
+        certain = numbers or found or {1}
+        result.append(next(iter(certain)) if len(certain) == 1 and "?" not in certain else None)
     return result

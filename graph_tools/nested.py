@@ -20,6 +20,8 @@ Values = list[Value]
 Dims = Sequence[int | str | None]
 QUANTISING = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
 """Operators that make integers which stand for real numbers."""
+ALIKE = frozenset({"AveragePool", "Conv", "ConvInteger", "ConvTranspose", "MaxPool", "Pad", "Slice", "Tile"})
+"""Operators whose first output has as many axes as their first input, where ONNX's inference needs sizes for that."""
 
 
 def graphs_of(node: gs.Node) -> list[gs.Graph]:
@@ -141,8 +143,24 @@ def infer_types(graph: gs.Graph) -> None:
         if value.shape is None and known.shape is not None:  # a new symbol may mean another thing outside
             value.shape = [d if isinstance(d, int) or d in symbols else None for d in known.shape]
     nested = [node for node in graph.nodes if graphs_of(node) and any(map(_is_untyped, node.outputs))]
-    if sum([type_graphs(node) for node in nested]):
+    if sum([type_graphs(node) for node in nested]) + sum([_ranked_alike(node) for node in graph.nodes]):
         infer_types(graph)
+
+
+def _ranked_alike(node: gs.Node) -> int:
+    """Gives the output of an operator that keeps the number of axes that of its input; whether it had none before."""
+    x, z = (*node.inputs, None)[0], (*node.outputs, None)[0]
+    if (
+        node.op not in ALIKE
+        or x is None
+        or z is None
+        or z.is_empty()
+        or z.shape is not None
+        or x.shape is None
+    ):
+        return 0
+    z.shape = [None] * len(x.shape)
+    return 1
 
 
 def type_graphs(node: gs.Node) -> int:

@@ -63,7 +63,7 @@ REFUSALS = (
         "UNKNOWN_RANK",
         "the rank or a size of a tensor cannot be inferred, nor was it seen in a run",
         "declare the shapes in the file (onnx.shape_inference), or state input shapes with --shape",
-        r"(rank|number of units|size of a head) of .* is unknown|they are unknown",
+        r"(rank|number of units|size of a head|size of the kernel) .*is unknown|they are unknown",
     ),
     Refusal(
         "RANDOM",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.differentiate import Choose, Reach, no_rule, view_of, walk_of
+from onnx_attribution.graph_tools.differentiate import Choose, Reach, naming, no_rule, view_of, walk_of
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_half
 from onnx_attribution.graph_tools.nested import inputs_of
 from onnx_attribution.graph_tools.parts import Pair, Parts
@@ -57,7 +57,9 @@ def reveal(
             if step.key in ZERO_DERIVATIVE:
                 continue
             raise no_rule(step.node, rules)
-        for x, made in zip(step.inputs, step.move(pairs), strict=False):
+        with naming(step.node):
+            moves = step.move(pairs)
+        for x, made in zip(step.inputs, moves, strict=False):
             if made is not None and x.name in active:
                 arrived.setdefault(x.name, []).append(made)
     tensors = graph.tensors()
@@ -107,7 +109,8 @@ def _forward(
     own = [node for node in op.graph.nodes if any(z.name in moving for z in node.outputs)]
     for node in [node for node in own if any(x.name in moving for x in inputs_of(node))]:
         view = view_of(op.graph, node, moving, walk)
-        move = move_of(view.real(op), rules, parts, origins, choose, where)
+        with naming(node):
+            move = move_of(view.real(op), rules, parts, origins, choose, where)
         steps.append(_Step(node, inputs_of(node), (view.domain, view.operator), move))
     return steps, parts
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_static, shape_of
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp
 
@@ -74,9 +75,14 @@ def fit(op: Emitter, full: Value, begin: Value, like: Value) -> Value:
 
 
 def kernel_of(node: NodeView, weight: Value) -> tuple[int, ...]:
-    """The spatial size of the kernel; convolutions whose kernel size is unknown before the run are not met."""
-    declared = node.attribute("kernel_shape")
-    return tuple(declared or [int(d) for d in (shape_of(weight) or ())[2:]])
+    """The spatial size of the kernel."""
+    declared = node.attribute("kernel_shape") or (shape_of(weight) or ())[2:]
+    if not is_static(tuple(declared)):
+        raise NotDifferentiable(
+            f"the size of the kernel {weight.name!r} of {node.operator} (node {node.name!r}) is unknown",
+            node=node.name, operator=node.operator, tensor=weight.name,
+        )  # fmt: skip
+    return tuple(int(d) for d in declared)
 
 
 @vjp("Conv", linear=[{0, 2}, {1, 2}], bilinear=True)
@@ -176,13 +182,8 @@ def _conv_weight(op: Emitter, x: Value, w: Value, g: Value, place: Windows, grou
             op("Concat", op.dims(x, 0, 1), op.ints([group, -1]), op("Shape", padded, start=2), axis=0),
         )
         turned = op("Transpose", split, perm=[2, 1, 0, *[k + 1 for k in spatial]])
-        data = op(
-            "Reshape",
-            turned,
-            op(
-                "Concat", op.ints([int((shape_of(w) or (0, 0))[1]), -1]), op("Shape", padded, start=2), axis=0
-            ),
-        )
+        sizes = [op.dims(w, 1, 2), op.ints([-1]), op("Shape", padded, start=2)]
+        data = op("Reshape", turned, op("Concat", *sizes, axis=0))
     kernel = op("Transpose", g, perm=[1, 0, *spatial])
     made = op("Conv", data, kernel, strides=list(place.dilations), dilations=list(place.strides), group=group)
     turned = op("Transpose", made, perm=[1, 0, *spatial])

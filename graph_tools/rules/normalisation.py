@@ -54,7 +54,7 @@ def _per_channel(op: Emitter, value: Value, rank: int) -> Value:
     return op("Unsqueeze", value, op.ints(range(1, rank - 1)))
 
 
-@vjp("BatchNormalization", linear=[{0}, {0, 2}])
+@vjp("BatchNormalization", linear=[{0, 2}], linear_if=lambda node: not node.attribute("training_mode", 0))
 def batch_normalization(op: Emitter, node: NodeView, g: Value, *statistics: Value | None) -> Gradients:
     x, scale, _, mean, variance = (node.input(k) for k in range(5))
     rank, epsilon = _rank(x), node.attribute("epsilon", 1e-5)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from onnx_attribution.graph_tools.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.normalisation import _channel_window, _per_channel
-from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView
+from onnx_attribution.graph_tools.rules.registry import VJP, Gradients, NodeView
 from onnx_attribution.graph_tools.rules.secant import parts, quotient, secant, times
 from onnx_attribution.graph_tools.rules.secant_elementwise import fallen
 from onnx_attribution.graph_tools.rules.tricks import declare, dimensions, rank_of
@@ -161,6 +161,39 @@ def rms_normalization(op: Emitter, node: NodeView) -> list[Value | None]:
     axes = list(range(node.attribute("axis", -1) % rank_of(x), rank_of(x)))
     inverse = _inverse(op, x, axes, node.attribute("epsilon", 1e-5))
     return [op("Mul", op("Mul", x, inverse), scale), inverse]
+
+
+@parts(
+    "BatchNormalization", when=lambda node: not VJP["", "BatchNormalization"].is_linear_in(node, _moved(node))
+)
+def batch_normalization(op: Emitter, node: NodeView) -> list[Value | None]:
+    """With scale or statistics that move, or those of the batch itself; then the running ones are outputs too."""
+    x, scale, bias = node.input(0), node.input(1), node.input(2)
+    statistics = [node.input(3), node.input(4)]
+    rank, momentum = rank_of(x), node.attribute("momentum", 0.9)
+    running: list[Value | None] = []
+    if node.attribute("training_mode", 0):
+        axes = [k for k in range(rank) if k != 1]
+        center = _centred(op, x, axes)
+        own = [
+            declare(op("Reshape", v, op.ints([-1])), [dimensions(scale)[0]])
+            for v in (_mean(op, x, axes), _mean_square(op, center, axes))
+        ]
+        keep, add = op.like(x, momentum), op.like(x, 1 - momentum)
+        for old, new in zip(statistics, own, strict=True):
+            running.append(op("Add", op("Mul", old, keep), op("Mul", new, add)))
+        statistics = own
+    mean, variance = statistics
+    epsilon = op.like(variance, node.attribute("epsilon", 1e-5))
+    inverse = op("Reciprocal", op("Sqrt", op("Add", variance, epsilon)))
+    factor = op("Mul", _per_channel(op, inverse, rank), _per_channel(op, scale, rank))
+    center = declare(op("Sub", x, _per_channel(op, mean, rank)), dimensions(x))
+    scaled = declare(op("Mul", center, factor), dimensions(x))
+    return [declare(op("Add", scaled, _per_channel(op, bias, rank)), dimensions(x)), *running]
+
+
+def _moved(node: NodeView) -> list[int]:
+    return [k for k, active in enumerate(node.active) if active]
 
 
 @parts("InstanceNormalization")

@@ -11,7 +11,7 @@ import numpy as np
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp
-from onnx_attribution.graph_tools.rules.tricks import add_at, convert, dimensions, known, rank_of
+from onnx_attribution.graph_tools.rules.tricks import add_at, convert, declare, dimensions, known, rank_of
 
 OLD = 20  # since then the axis is an input
 AXES = 18  # since then Pad takes axes
@@ -39,8 +39,11 @@ def dft(op: Emitter, node: NodeView, g: Value) -> Gradients:
 
 @vjp("STFT", linear=[{0}, {2}], bilinear=True)
 def stft(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    """Frames of the signal, times the window, transformed."""
-    x, step, window, length = node.input(0), node.input(1), node.optional(2), node.optional(3)
+    """Frames of the signal, times the window, transformed. A real signal may lack the axis of its parts."""
+    signal, step, window, length = node.input(0), node.input(1), node.optional(2), node.optional(3)
+    x = signal
+    if rank_of(signal) == 2:
+        x = declare(op("Unsqueeze", signal, op.ints([2])), [*dimensions(signal), 1])
     if window is not None:
         size = op.dims(window, 0, 1)
     else:
@@ -63,7 +66,7 @@ def stft(op: Emitter, node: NodeView, g: Value) -> Gradients:
     updates = op("Reshape", frames, op("Concat", op.dims(x, 0, 1), op.ints([-1]), op.dims(x, 2, 3), axis=0))
     index = op("Reshape", places, op.ints([1, -1, 1]))
     dx = add_at(op, op.zeros_like(x), op("Expand", index, op("Shape", updates)), updates, 1)
-    return dx, None, dwindow
+    return op.reshape_like(dx, signal), None, dwindow
 
 
 def _axis(op: Emitter, node: NodeView) -> Value:

@@ -207,6 +207,12 @@ ROWS = [
     Row("STFT", [(2, 20, 1), ints(3).reshape(()), (8,)], {"onesided": 1}),
     Row("STFT", [(2, 20, 1), ints(3).reshape(()), None, ints(7).reshape(())], {"onesided": 1}),
     Row("STFT", [(2, 20, 2), ints(3).reshape(()), (8,)], {"onesided": 0}),
+    Row("STFT", [(1, 32), ints(4).reshape(()), None, ints(8).reshape(())], {"onesided": 1}),
+    Row("STFT", [(2, 20), ints(3).reshape(()), (8,), ints(8).reshape(())], {"onesided": 1}),
+    Row("STFT", [(2, 20), ints(3).reshape(()), (7,)], {"onesided": 0}),
+    Row("STFT", [(2, 20), ints(3).reshape(()), (8,)], {"onesided": 1}, opset=17),
+    Row("DFT", [(7, 1), None, ints(0).reshape(())]),
+    Row("DFT", [(7, 2), ints(5).reshape(())], {"axis": 0, "inverse": 1}, opset=17),
     # interpolation
     *(
         Row("GridSample", [(2, 2, 4, 5), (2, 3, 4, 2)], {"mode": mode, "padding_mode": edge, "align_corners": aligned})

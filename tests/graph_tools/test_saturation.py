@@ -136,7 +136,11 @@ def test_secants_of_saturated_gates_keep_their_digits(operator: str, ends: tuple
         Network(model, "single", {"x": None}, {}), Choice(("x",), ("x",), "z"), multiply=False
     )
     x, y = ends
-    given = {"x": np.float32([x]), "baseline/x": np.float32([y]), "target/weight": np.float32([1])}
+    given = {
+        "x": np.array([x], np.float32),
+        "baseline/x": np.array([y], np.float32),
+        "target/weight": np.ones(1, np.float32),
+    }
     (found,) = Backend("cpu", 1).session(program.model).run(given)["contribution/x"]
     rate = 1 if operator == "Sigmoid" else 2
     slope = rate * rate * sigmoid_slope(np.asarray(rate * x))

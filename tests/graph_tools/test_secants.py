@@ -75,6 +75,12 @@ ROWS = [
     Row("LRN", (IMAGE,), attributes={"size": 3, "alpha": 0.5}, single=True),
     Row("BatchNormalization", (IMAGE,),
         {**NORM, 3: np.array([0.1, 0.0, -0.2, 0.3]), 4: np.array([1.0, 2.0, 0.5, 1.5])}),
+    Row("BatchNormalization", (IMAGE, (4,), (4,), (4,), (4,)), low=0.3),
+    Row("BatchNormalization", ((5, 4), (4,)), {2: NORM[2], 3: NORM[2], 4: NORM[1] ** 2}),
+    Row("BatchNormalization", (IMAGE,), {**NORM, 3: np.array([0.1, 0.0, -0.2, 0.3]), 4: np.array([1.0, 2.0, 0.5, 1.5])},
+        {"training_mode": 1}, outputs=3),
+    Row("InstanceNormalization", (IMAGE, (4,), (4,))),
+    Row("GroupNormalization", (IMAGE, (4,), (4,)), attributes={"num_groups": 2}),
     *(Row(op, (S,), {1: np.array([1])}, {"keepdims": k}) for k in (0, 1) for op in (
         "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
         "ReduceSumSquare",
@@ -122,7 +128,7 @@ def node_of(row: Row) -> tuple[onnx.ModelProto, list[str], list[str]]:
     }
     slots = {**dict(enumerate(names)), **{k: f"c{k}" for k in row.constants if f"c{k}" in constants}}
     inputs = [slots.get(k, "") for k in range(max(slots) + 1)]
-    outputs = ["z", "rest"][: row.outputs]
+    outputs = ["z", "rest", "more"][: row.outputs]
     nodes.append(helper.make_node(row.op, inputs, outputs, **row.attributes))
     kind = TensorProto.FLOAT if row.single else TensorProto.DOUBLE
     if row.single:
