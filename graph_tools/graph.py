@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
-from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.hoist import hoist
 from onnx_attribution.graph_tools.normalise import IR_VERSION
+from onnx_attribution.graph_tools.quiet import quiet
 from onnx_attribution.graph_tools.weights import value_of
 
 ROWS = "rows"
@@ -24,7 +22,7 @@ def graph_of(model: onnx.ModelProto) -> gs.Graph:
     """The model as a graph that may be changed; the model stays as it is."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    with _quiet():
+    with quiet():
         graph = gs.import_onnx(copy)
     for value in graph.tensors().values():
         if isinstance(value, gs.Constant) and value.data_location == onnx.TensorProto.EXTERNAL:
@@ -47,21 +45,10 @@ def model_of(graph: gs.Graph) -> onnx.ModelProto:
         if isinstance(value, gs.Variable) and value.shape is not None:  # "?" would be read as one symbol
             value.shape = [None if d == "?" else d for d in value.shape]
     graph.ir_version = IR_VERSION
-    with _quiet():
+    with quiet():
         model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     hoist(model.graph)  # graphsurgeon writes outer constants into each inner graph that reads them
     return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps graphsurgeon from printing warnings to standard output."""
-    before = G_LOGGER.severity
-    G_LOGGER.severity = G_LOGGER.ERROR
-    try:
-        yield
-    finally:
-        G_LOGGER.severity = before
 
 
 def input_like(value: gs.Tensor, name: str, shape: list[int | str | None] | None = None) -> gs.Variable:

@@ -15,11 +15,14 @@ from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float, is_quantised, shape_of
+from onnx_attribution.graph_tools.quiet import quiet
 
 Values = list[Value]
 Dims = Sequence[int | str | None]
 QUANTISING = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
 """Operators that make integers which stand for real numbers."""
+SHAPE_ONLY = frozenset({"EyeLike", "Shape", "Size"})
+"""Operators through which a value does not pass: their output depends on the shape alone."""
 ALIKE = frozenset({"AveragePool", "Conv", "ConvInteger", "ConvTranspose", "MaxPool", "Pad", "Slice", "Tile"})
 """Operators whose first output has as many axes as their first input, where ONNX's inference needs sizes for that."""
 
@@ -66,18 +69,33 @@ def reachable(nodes: Iterable[gs.Node], sources: Iterable[str]) -> set[str]:
     return found
 
 
-def graft(op: Emitter, graph: gs.Graph, values: Mapping[str, Value]) -> dict[str, Value]:
+def dependents(nodes: Iterable[gs.Node], sources: Iterable[str]) -> set[str]:
+    """Names of the tensors whose values depend on the sources, the sources included."""
+    found = set(sources)
+    for node in nodes:
+        if depends(node, found):
+            found.update(z.name for z in node.outputs)
+    return found
+
+
+def depends(node: gs.Node, names: set[str]) -> bool:
+    """Whether what a node makes depends on the values of the tensors of these names."""
+    return node.op not in SHAPE_ONLY and any(x.name in names for x in inputs_of(node))
+
+
+def graft(op: Emitter, graph: gs.Graph, values: Mapping[str, Value], names: str = "") -> dict[str, Value]:
     """Appends a copy of the nodes of `graph`, reading `values` by name where it names them.
 
-    Returns the value of every tensor of `graph` by its old name, types and ranks filled in.
+    Returns the value of every tensor of `graph` by its old name, types and ranks filled in. `names` is put before
+    those of the nodes.
     """
-    made = _copied(graph, op.graph.nodes, values, op.prefix)
+    made = _copied(graph, op.graph.nodes, values, op.prefix, names)
     infer_types(op.graph)
     return made
 
 
 def _copied(
-    graph: gs.Graph, nodes: list[gs.Node], values: Mapping[str, Value], prefix: str
+    graph: gs.Graph, nodes: list[gs.Node], values: Mapping[str, Value], prefix: str, names: str = ""
 ) -> dict[str, Value]:
     """Copies the nodes of `graph` into `nodes`; inner names get a prefix, so that they hide no outer name."""
     made = dict(values)
@@ -90,7 +108,8 @@ def _copied(
                 made[z.name] = twin
             outputs.append(twin)
         inputs = [made.get(x.name, x) for x in node.inputs]
-        nodes.append(gs.Node(node.op, node.name, attributes, inputs, outputs, domain=node.domain))
+        name = node.name and names + node.name
+        nodes.append(gs.Node(node.op, name, attributes, inputs, outputs, domain=node.domain))
     for z in graph.outputs:
         made.setdefault(z.name, z)
     return made
@@ -133,7 +152,9 @@ def infer_types(graph: gs.Graph) -> None:
     given = {**{x.name: x for x in graph.inputs}, **{k: x for k, x in read.items() if k and k not in made}}
     staged = gs.Graph(graph.nodes, given.values(), unknown.values(), opset=graph.opset)
     staged.import_domains = graph.import_domains
-    inferred = onnx.shape_inference.infer_shapes(gs.export_onnx(staged, do_type_check=False), data_prop=True)
+    with quiet():
+        exported = gs.export_onnx(staged, do_type_check=False)
+    inferred = onnx.shape_inference.infer_shapes(exported, data_prop=True)
     symbols = {d for x in given.values() for d in x.shape or () if isinstance(d, str)}
     for info in inferred.graph.output:
         if not info.type.HasField("tensor_type"):

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float, is_half
+from onnx_attribution.graph_tools.rules.huge import difference
 from onnx_attribution.graph_tools.rules.secant import near
 from onnx_attribution.graph_tools.rules.tricks import known
 
@@ -30,7 +31,7 @@ class Parts:
         op, here, there = self.op, value, self.references[value.name]
         if not is_float(here):
             here, there = op.cast(here, np.float32), op.cast(there, np.float32)
-        made = op("Sub", *(op.cast(v, np.float32) if is_half(v) else v for v in (here, there)))
+        made = difference(op, *(op.cast(v, np.float32) if is_half(v) else v for v in (here, there)))
         made.shape = value.shape
         return made
 

@@ -13,6 +13,7 @@ from onnx_attribution.graph_tools.differentiate import Choose
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.parts import Pair, Parts, shaped, signs, some
 from onnx_attribution.graph_tools.rules import NodeView, Rule, RuleTable
+from onnx_attribution.graph_tools.rules.huge import may_be_huge
 from onnx_attribution.graph_tools.rules.secant import PIECEWISE_LINEAR, near, quotient
 
 Where = Literal["everywhere", "dense"]
@@ -80,6 +81,9 @@ def move_of(
     passed = (*(view.input(k) for k in moved), *view.outputs)
     floats = all(z is None or is_float(node.tensor(z)) for z in passed)
     origin = next((origins[o] for k in moved if (o := _name(view, k, parts)) in origins), "")
+    masked = any(x is not None and may_be_huge(x) for x in view.inputs)
+    if masked and kind not in CARRYING | {"Neg", "Sub"}:
+        return node.by_secant(choose)
     if plain and floats and kind in WEIGHTED and moved in ([0], [1]):
         origins[node.name] = kind
         return node.weighted(moved[0])

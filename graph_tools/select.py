@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import InvalidArgument, NotDifferentiable
 from onnx_attribution.graph_tools.emit import element_type, is_float, shape_of
+from onnx_attribution.graph_tools.nested import SHAPE_ONLY as SHAPE_ONLY
+from onnx_attribution.graph_tools.nested import dependents as dependents
 from onnx_attribution.graph_tools.nested import inputs_of, reachable
 from onnx_attribution.graph_tools.rules import ZERO_DERIVATIVE
 from onnx_attribution.values import LayerInfo
-
-SHAPE_ONLY = frozenset({"Shape", "Size"})
-"""Operators through which a value does not pass: their output depends on the shape alone."""
-
 
 OPAQUE = frozenset(
     {"BeamSearch", "GreedySearch", "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"}
@@ -86,15 +84,6 @@ def require_float(graph: gs.Graph, name: str, role: str, reason: str) -> None:
         raise NotDifferentiable(
             f"{role} {name!r} has type {kind}; only floats have a derivative", tensor=name, type=kind
         )
-
-
-def dependents(nodes: Iterable[gs.Node], sources: Sequence[str]) -> set[str]:
-    """Names of the tensors whose values depend on the sources, the sources included."""
-    found = set(sources)
-    for node in nodes:
-        if node.op not in SHAPE_ONLY and any(x.name in found for x in inputs_of(node)):
-            found.update(z.name for z in node.outputs)
-    return found
 
 
 def ancestors(

@@ -16,7 +16,9 @@ import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
+from onnx_attribution.graph_tools.nested import depends
 from onnx_attribution.graph_tools.rules.composite import staged
+from onnx_attribution.graph_tools.rules.huge import may_be_huge, tamed
 from onnx_attribution.graph_tools.rules.registry import Forward, Gradients, NodeView, Rule
 from onnx_attribution.values import NearZero
 
@@ -74,6 +76,7 @@ def secant_of(
     secant carry of the target's change, by their first output.
     """
     own: dict[str, Value] = {}
+    huge: dict[int, bool] = {}
 
     def choose(node: NodeView, rule: Rule) -> Callable[..., Gradients]:
         moved = [k for k, x in enumerate(node.inputs) if x is not None and x.name in moving]
@@ -106,6 +109,7 @@ def secant_of(
                     if missed is not None:
                         lost[node.z.name] = missed
             if chosen is not None:
+                here, there = (_tamed(op, view, huge) for view in (here, there))
                 return _typed(op, here, chosen(op, here, there, *g))
             assert forward is not None
             return _through(op, here, there, rule, forward, g, moved, references, moving, own)
@@ -114,6 +118,15 @@ def secant_of(
         return follow
 
     return choose
+
+
+def _tamed(op: Emitter, node: NodeView, huge: dict[int, bool]) -> NodeView:
+    """The node with finite numbers in place of infinite ones, where masks may have made some."""
+
+    def value(x: Value | None) -> Value | None:
+        return tamed(op, x) if x is not None and is_float(x) and may_be_huge(x, huge) else x
+
+    return replace(node, inputs=tuple(map(value, node.inputs)), outputs=tuple(map(value, node.outputs)))
 
 
 def _typed(op: Emitter, node: NodeView, gradients: Gradients) -> Gradients:
@@ -222,7 +235,7 @@ def _through(
     there.append_to(op)
     moving.update(x.name for k, x in enumerate(here.inputs) if k in moved and x is not None)
     for ours, theirs in zip(here.inner.graph.nodes, there.inner.graph.nodes, strict=True):
-        if ours.op not in ("Shape", "Size") and any(x.name in moving for x in ours.inputs):
+        if depends(ours, moving):
             moving.update(z.name for z in ours.outputs)
         references.update((z.name, w) for z, w in zip(ours.outputs, theirs.outputs, strict=True))
     for made, z, w in zip(here.outputs, node.outputs, reference.outputs, strict=False):

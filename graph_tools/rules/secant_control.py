@@ -6,14 +6,14 @@ that its numbers are none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
-from onnx_attribution.graph_tools.nested import Values, branches, dims, graft, inputs_of
+from onnx_attribution.graph_tools.nested import Values, branches, depends, dims, graft
 from onnx_attribution.graph_tools.rules.control_flow import _local, _walked
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView
 from onnx_attribution.graph_tools.rules.secant import CONTROL
@@ -39,7 +39,7 @@ def if_(
         local = {k: _local(inner, node.input(k)) for k in active}
         made = graft(inner, graph, {node.input(k).name: x for k, x in local.items()})
         there = {node.input(k).name: reference.input(k) for k, moved in enumerate(node.active) if moved}
-        made_there = renamed(inner, lambda other: graft(other, graph, there))
+        made_there = twin(inner, graph, there)
         outer = {node.input(k).name for k, moved in enumerate(node.active) if moved}
         note(graph, made, made_there, outer, references, moving)
         for k, x in local.items():
@@ -68,13 +68,10 @@ def _guarded(op: Emitter, condition: Value, other: Value, g: Value) -> Value:
     return declare(op("Where", same, g, op.like(g, float(np.nan))), dims(g))
 
 
-def renamed(inner: Emitter, copy: Callable[[Emitter], dict[str, Value]]) -> dict[str, Value]:
-    """What `copy` makes in the same graph, its nodes under names of their own."""
-    other, count = Emitter(inner.graph, f"{inner.prefix}/reference"), len(inner.graph.nodes)
-    made = copy(other)
-    for node in inner.graph.nodes[count:]:
-        node.name = node.name and f"{other.prefix}/{node.name}"
-    return made
+def twin(inner: Emitter, graph: gs.Graph, values: Mapping[str, Value]) -> dict[str, Value]:
+    """A second copy of a graph in the same one, its tensors and nodes under names of their own."""
+    other = Emitter(inner.graph, f"{inner.prefix}/reference")
+    return graft(other, graph, values, f"{other.prefix}/")
 
 
 def note(
@@ -88,12 +85,12 @@ def note(
     """Says of each tensor of a copied graph what it is at x', and whether it moves."""
     moved = set(moved)
     for inner in graph.nodes:
-        depends = any(x.name in moved for x in inputs_of(inner))
+        is_moved = depends(inner, moved)
         for z in inner.outputs:
             if z.is_empty() or z.name not in made:
                 continue
             references[made[z.name].name] = there[z.name]
-            if depends:
+            if is_moved:
                 moved.add(z.name)
                 moving.add(made[z.name].name)
 

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
-from onnx_attribution.graph_tools.nested import Values, dims, graft, inputs_of, loop, scan
+from onnx_attribution.graph_tools.nested import Values, dependents, dims, graft, loop, scan
 from onnx_attribution.graph_tools.rules.control_flow import (
     _numbers,
     _require_tensors,
@@ -24,7 +24,7 @@ from onnx_attribution.graph_tools.rules.control_flow import (
 )
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView
 from onnx_attribution.graph_tools.rules.secant import CONTROL
-from onnx_attribution.graph_tools.rules.secant_control import note, renamed
+from onnx_attribution.graph_tools.rules.secant_control import note, twin
 from onnx_attribution.graph_tools.rules.tricks import declare
 
 GHOST = "@reference"
@@ -55,10 +55,7 @@ class _Turns:
         """The names in the body that depend on the source, after any number of iterations."""
         found = start | set(self.there())
         while True:
-            grown = set(found)
-            for inner in self.body.nodes:
-                if any(x.name in grown for x in inputs_of(inner)):
-                    grown.update(z.name for z in inner.outputs)
+            grown = dependents(self.body.nodes, found)
             grown |= {before.name for before, after in states if after.name in grown}
             if grown == found:
                 break
@@ -95,7 +92,7 @@ class _Turns:
             made_here = inner.graph.tensors()
             names = {z.name: f"{inner.prefix}/{z.name}" for n in self.body.nodes for z in n.outputs}
             here = {name: made_here[own] for name, own in names.items() if own in made_here}
-            made = renamed(inner, lambda other: graft(other, self.body, given))
+            made = twin(inner, self.body, given)
             note(self.body, here, made, moved, self.references, self.moving)
             return inner_walk(inner, seeds, wrt)
 

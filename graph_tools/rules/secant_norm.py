@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.rules.huge import FAR, may_be_huge
 from onnx_attribution.graph_tools.rules.normalisation import _channel_window, _per_channel
 from onnx_attribution.graph_tools.rules.registry import VJP, Gradients, NodeView
 from onnx_attribution.graph_tools.rules.secant import parts, quotient, secant, times
@@ -96,22 +97,52 @@ def _lowered(op: Emitter, x: Value, operator: str, axes: Value, rank: int) -> Va
 def softmax(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
     """M_ij = L_i (d_ij - L_j / sum L) with the logarithmic means L of s and s' (methods.md 2.7, centred).
 
-    Symmetric, and its rows sum to 0: shifts of x or x' change nothing. Rows that are NaN (fully masked attention) get
-    nothing.
+    Symmetric, and its rows sum to 0: shifts of x or x' change nothing. Rows that are NaN at both ends (fully masked
+    attention) get nothing.
     """
     axes = op.ints([node.attribute("axis", -1)])
     found = LogSums.of(op, node.input(0), reference.input(0), axes)
-    broken = op("IsNaN", op("Add", node.z, reference.z))
-    arrived = op("Where", broken, op.like(g, 0), op("Mul", g, found.means))
+    masked, by_masks = _masked_rows(op, node, reference, g, axes)
+    arrived = op("Where", masked, op.like(g, 0), op("Mul", g, found.means))
     total = op("ReduceSum", arrived, axes, keepdims=1)
-    return (op("Sub", arrived, times(op, total, found.slope)),)
+    made = op("Sub", arrived, times(op, total, found.slope))
+    return (made if by_masks is None else op("Add", made, by_masks),)
 
 
 @secant("LogSoftmax")
 def log_softmax(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
     axes = op.ints([node.attribute("axis", -1)])
     found = LogSums.of(op, node.input(0), reference.input(0), axes)
-    return (op("Sub", g, op("Mul", op("ReduceSum", g, axes, keepdims=1), found.slope)),)
+    masked, by_masks = _masked_rows(op, node, reference, g, axes)
+    arrived = g if by_masks is None else op("Where", masked, op.like(g, 0), g)
+    made = op("Sub", arrived, times(op, op("ReduceSum", arrived, axes, keepdims=1), found.slope))
+    return (made if by_masks is None else op("Add", made, by_masks),)
+
+
+def _masked_rows(
+    op: Emitter, node: NodeView, reference: NodeView, g: Value, axes: Value
+) -> tuple[Value, Value | None]:
+    """Rows for which there are no means, and what their elements get instead.
+
+    Where all of a row is masked at one end only, no limit exists, and what changes from or to a mask shares the change
+    of the row evenly. NaN counts as 0 there.
+    """
+    ends = [node.z, reference.z]
+    if not may_be_huge(node.input(0)):
+        return op("IsNaN", op("Add", *ends)), None
+    lost = [op("IsNaN", z) for z in ends]
+    z, w = (op("Where", n, op.like(g, 0), z) for n, z in zip(lost, ends, strict=True))
+    rank = rank_of(node.z)
+    tops = [_lowered(op, view.input(0), "ReduceMax", axes, rank) for view in (node, reference)]
+    hidden = [op("Or", n, op("Less", top, op.like(top, -FAR))) for n, top in zip(lost, tops, strict=True)]
+    once = op("Xor", *hidden)
+    change = op("Where", once, op("Mul", g, op("Sub", z, w)), op.like(g, 0))
+    d = op("Sub", node.input(0), reference.input(0))
+    far = op("Greater", op("Abs", d), op.like(d, FAR))
+    count = op("ReduceSum", op.cast(far, g.dtype), axes, keepdims=1)
+    share = op("Div", op("ReduceSum", change, axes, keepdims=1), op("Max", count, op.like(g, 1)))
+    given = op("Where", far, op("Div", share, op("Where", far, d, op.like(d, 1))), op.like(g, 0))
+    return op("Or", once, op("Or", *lost)), given
 
 
 # --- normalisations, recomputed

@@ -67,7 +67,11 @@ step("Round", "Floor", "Ceil", "Sign", "Not", "IsNaN", "IsInf")
 
 @secant("Round", "Floor", "Ceil", "Sign", "Not", "IsNaN", "IsInf")
 def jump(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    d = op("Sub", node.input(0), reference.input(0))
+    """What is no number counts as 0."""
+    x, y = node.input(0), reference.input(0)
+    if node.operator == "IsNaN":
+        x, y = (op("Where", op("IsNaN", v), op.like(v, 0), v) for v in (x, y))
+    d = op("Sub", x, y)
     change = op("Sub", op.cast(node.z, d.dtype), op.cast(reference.z, d.dtype))
     return (op("Mul", op.cast(g, d.dtype), _ratio(op, change, d)),)
 

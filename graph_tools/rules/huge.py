@@ -1,0 +1,127 @@
+"""Infinite numbers, and those as good as infinite, in DeepLIFT: masks of -inf or -3.4e38 that depend on the source.
+
+A multiplier times an infinite change is meant as its limit: of a multiplier that falls as the change grows. So every
+rule that takes differences sees finite numbers in place of the huge ones, the same everywhere: beyond `HUGE` all are
+`SCALE` times what they were, so that no multiplier underflows, and infinity is the largest of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_attribution.graph_tools.emit import Emitter, Value, element_type, is_float, is_half
+from onnx_attribution.graph_tools.nested import graphs_of, inputs_of
+
+HUGE = 1e24
+SCALE = 1e-12
+FAR = HUGE * SCALE / 10
+"""A difference that only huge numbers have."""
+READ = 1 << 22  # elements of a constant that are looked at
+CARRYING = frozenset(
+    {
+        "Add",
+        "Cast",
+        "Clip",
+        "Concat",
+        "ConstantOfShape",
+        "Div",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+    }
+    | {
+        "GatherND",
+        "Identity",
+        "If",
+        "Log",
+        "LogSoftmax",
+        "Max",
+        "Min",
+        "Mul",
+        "Neg",
+        "Pad",
+        "ReduceLogSumExp",
+    }
+    | {
+        "ReduceMax",
+        "ReduceMin",
+        "Reshape",
+        "ScatterElements",
+        "ScatterND",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Sub",
+    }
+    | {"Sum", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where"}
+)
+"""Operators that masks are made of and go through: what they make may be huge if something that they read is."""
+
+
+def may_be_huge(value: Value, known: dict[int, bool] | None = None) -> bool:
+    """Whether a tensor is made of huge constants, or of logarithms of 0, as masks are; `known` keeps what was found."""
+    known = {} if known is None else known
+    waiting = [value]
+    while waiting:
+        top = waiting[-1]
+        if id(top) in known:
+            waiting.pop()
+            continue
+        found, more = _judged(top)
+        missing = [x for x in more if id(x) not in known]
+        if found or not missing:
+            known[id(top)] = found or any(known[id(x)] for x in more)
+            waiting.pop()
+        else:
+            waiting += missing
+    return known[id(value)]
+
+
+def _judged(value: Value) -> tuple[bool, list[Value]]:
+    """Whether a tensor certainly may be huge, and on which others that depends if not."""
+    if isinstance(value, gs.Constant):
+        return is_float(value) and _holds_huge(value), []
+    maker = value.inputs[0] if value.inputs else None
+    if maker is None or not is_float(value):
+        return False, []
+    if maker.op == "Constant":
+        held = maker.attrs.get("value")
+        return isinstance(held, gs.Constant) and _holds_huge(held), []
+    if maker.op not in CARRYING or maker.domain not in (None, "", "ai.onnx"):
+        return False, []
+    if maker.op == "ConstantOfShape":
+        held = maker.attrs.get("value")
+        return isinstance(held, gs.Constant) and _holds_huge(held), []
+    ends = [z for graph in graphs_of(maker) for z in graph.outputs]
+    return maker.op == "Log", [x for x in (*inputs_of(maker), *ends) if is_float(x)]
+
+
+def _holds_huge(value: gs.Constant) -> bool:
+    if np.prod(value.shape) > READ:
+        return False
+    numbers = np.abs(np.asarray(value.values).astype(np.float64))
+    return bool((numbers > HUGE).any())
+
+
+def tamed(op: Emitter, value: Value) -> Value:
+    """The value with finite numbers in place of the huge ones."""
+    if is_half(value):
+        value = op.cast(value, np.float32)
+    info = np.finfo(element_type(value))
+    if isinstance(value, gs.Constant):
+        held = np.asarray(value.values)
+        with np.errstate(over="ignore"):
+            small = np.clip(held, info.min, info.max) * held.dtype.type(SCALE)
+        return op.constant(np.where(np.abs(held) > HUGE, small, held))
+    bounded = op("Max", op("Min", value, op.like(value, float(info.max))), op.like(value, float(info.min)))
+    is_huge = op("Greater", op("Abs", value), op.like(value, HUGE))
+    return op("Where", is_huge, op("Mul", bounded, op.like(value, SCALE)), value)
+
+
+def difference(op: Emitter, x: Value, y: Value) -> Value:
+    """x - y, where huge numbers are finite."""
+    if may_be_huge(x) or may_be_huge(y):
+        x, y = tamed(op, x), tamed(op, y)
+    return op("Sub", x, y)
