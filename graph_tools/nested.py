@@ -32,6 +32,11 @@ def graphs_of(node: gs.Node) -> list[gs.Graph]:
     return [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
 
 
+def inner_nodes(node: gs.Node) -> list[gs.Node]:
+    """The nodes of the graphs of a node, those of graphs within included."""
+    return [one for graph in graphs_of(node) for inner in graph.nodes for one in (inner, *inner_nodes(inner))]
+
+
 def captured(node: gs.Node) -> list[gs.Variable]:
     """The outer variables that the graphs of a node read, those that only inner nodes read included, each once."""
     found: dict[str, gs.Variable] = {}

@@ -32,6 +32,7 @@ from onnx_attribution.graph_tools.reveal import reveal
 from onnx_attribution.graph_tools.reveal_rules import Where
 from onnx_attribution.graph_tools.rules import VJP, RuleTable
 from onnx_attribution.graph_tools.rules.huge import difference
+from onnx_attribution.graph_tools.rules.lost import Lost
 from onnx_attribution.graph_tools.rules.secant import STEPS, UNFOLLOWED, secant_of
 from onnx_attribution.graph_tools.select import dependents
 from onnx_attribution.values import NearZero
@@ -166,7 +167,7 @@ def deeplift_program(
             references[name].shape = tensors[name].shape
     weight = _target_weight(graph, choice.target)
     reference = references.get(choice.target, graph.tensors()[choice.target])
-    lost: dict[str, Value] = {}
+    lost = Lost()
     choose, table = secant_of(references, moving, near_zero, lost), {**STEPS, **UNFOLLOWED, **rules}
     outputs = [
         _target_value(op, network, choice.target, weight, "target/value"),
@@ -179,7 +180,7 @@ def deeplift_program(
             pair = (op.cast(x, m.dtype) for x in (h, references[layer]))
             result = op("Mul", m, difference(op, *pair)) if multiply else m
             outputs.append(_named(op, result, f"contribution/{layer}"))
-        return _finish(graph, outputs + _losses(op, lost))
+        return _finish(graph, outputs + _losses(op, lost.found))
     _check_moving(op, choice)
     seeds = {choice.target: weight}
     found = reveal(op, seeds, choice.layers, references, moving, table, choose, dependents, reveal_cancel)
@@ -187,13 +188,12 @@ def deeplift_program(
         if layer not in found:
             raise no_way(list(graph.nodes), layer, seeds)
         outputs.append(_named(op, found[layer][0 if multiply else 1], f"contribution/{layer}"))
-    return _finish(graph, outputs + _losses(op, lost))
+    return _finish(graph, outputs + _losses(op, lost.found))
 
 
 def _losses(op: Emitter, lost: dict[str, Value]) -> list[gs.Variable]:
-    """What goes through tensors without a secant; those of graphs inside nodes cannot be read."""
-    tensors = op.graph.tensors()
-    return [_named(op, v, f"lost/{name}") for name, v in lost.items() if tensors.get(v.name) is v]
+    """What goes through tensors without a secant."""
+    return [_named(op, v, f"lost/{name}") for name, v in lost.items()]
 
 
 def clone(graph: gs.Graph, references: dict[str, Value]) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnx_attribution.errors import ModelError, NotDifferentiable
+from onnx_attribution.graph_tools.nested import graphs_of, inner_nodes, key_of
 from onnx_attribution.graph_tools.program import deeplift_program
 from onnx_attribution.graph_tools.reveal_rules import Where
+from onnx_attribution.graph_tools.rules.lost import WITHOUT_SECANT
 from onnx_attribution.server.evaluate import (
     Evaluation,
     Floats,
@@ -96,8 +98,8 @@ def _lifted(
     evaluations = 0
     for inputs, weight in slices(model, question, _pairs_a_run(model, question, memory), references=alone):
         found = session.run({**inputs, **reference, "target/weight": weight})
-        _refuse_different_ways(model, question, found)
         _refuse_lost_changes(model, found)
+        _refuse_different_ways(model, question, found)
         for layer in question.choice.layers:
             parts[layer].append(unit(found[f"contribution/{layer}"], question.rows[layer]))
         rows = count_of(model, inputs) if question.together else 1
@@ -108,14 +110,20 @@ def _lifted(
 
 
 def _refuse_different_ways(model: LoadedModel, question: Question, found: Mapping[str, Array]) -> None:
-    """Refuses NaN of a model with branches: what arrives at one that x and x' take differently turns to NaN."""
+    """Refuses NaN of a model with branches and bodies: what arrives at one that x and x' take differently turns to NaN.
+
+    So does what goes through an operator inside of them that has no secant.
+    """
     ends = [found[name].astype(np.float64) for name in ("target/value", "target/baseline")]
     given = [found[f"contribution/{layer}"].astype(np.float64) for layer in question.choice.layers]
-    ways = [node for node in model.graph.nodes if node.op in ("If", "Loop")]
+    ways = [node for node in model.graph.nodes if graphs_of(node)]
     if ways and all(np.isfinite(end).all() for end in ends) and any(np.isnan(c).any() for c in given):
+        stops = [one for one in inner_nodes(ways[0]) if key_of(one)[0] == "" and one.op in WITHOUT_SECANT]
+        named = ", ".join(f"{one.op} (node {one.name!r})" for one in stops)
         raise NotDifferentiable(
-            f"DeepLIFT has no rule for {ways[0].op} (node {ways[0].name!r}) where x and x' go different ways; choose a "
-            "reference that goes the way of x",
+            f"DeepLIFT has no rule for {ways[0].op} (node {ways[0].name!r}) where x and x' go different ways"
+            + (f", or where the output of {named} inside of it changes" if stops else "")
+            + "; choose a reference that goes the way of x",
             node=ways[0].name, operator=ways[0].op,
         )  # fmt: skip
 

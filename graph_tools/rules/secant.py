@@ -19,6 +19,7 @@ from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.nested import depends
 from onnx_attribution.graph_tools.rules.composite import staged
 from onnx_attribution.graph_tools.rules.huge import may_be_huge, tamed
+from onnx_attribution.graph_tools.rules.lost import Lost, inputs_missed, outputs_missed
 from onnx_attribution.graph_tools.rules.registry import Forward, Gradients, NodeView, Rule
 from onnx_attribution.values import NearZero
 
@@ -35,8 +36,6 @@ STEPS: dict[tuple[str, str], Rule] = {}
 """Rules for operators without a derivative that have a secant: rounding, comparisons, logic."""
 UNFOLLOWED: dict[tuple[str, str], Rule] = {}
 """Rules for operators without a derivative and without a secant: nothing passes them."""
-WITHOUT_SECANT: dict[str, tuple[int, ...]] = {"MaxPool": (1,), "TopK": (1,)}
-"""Outputs that may change between x and x' though nothing passes them: positions, bits."""
 
 
 def secant(*operators: str) -> Callable[[SecantRule], SecantRule]:
@@ -65,7 +64,7 @@ def secant_of(
     references: dict[str, Value],
     moving: set[str],
     near_zero: NearZero = "midpoint",
-    lost: dict[str, Value] | None = None,
+    lost: Lost | None = None,
 ) -> Callable[[NodeView, Rule], Callable[..., Gradients]]:
     """The choice of the secant: which rule a node follows between x and x'.
 
@@ -73,10 +72,11 @@ def secant_of(
     with the tensors of operators that are recomputed from standard ones; where one of those stands for an output, the
     operator's own is taken. Unless `near_zero` is "midpoint", functions of one input take the plain quotient,
     as other libraries do, and its gradient there where that is rounding noise. `lost` takes what operators without a
-    secant carry of the target's change, by their first output.
+    secant carry of the target's change.
     """
     own: dict[str, Value] = {}
     huge: dict[int, bool] = {}
+    lost = lost or Lost()
 
     def choose(node: NodeView, rule: Rule) -> Callable[..., Gradients]:
         moved = [k for k, x in enumerate(node.inputs) if x is not None and x.name in moving]
@@ -92,10 +92,13 @@ def secant_of(
         node = replace(node, active=active)
         forward = _forward(node, rule)
         if node.operator in CONTROL and node.domain == "":
-            control = CONTROL[node.operator]
-            return lambda op, view, *g: control(
-                op, replace(view, active=active), at_reference, g, references, moving
-            )
+
+            def controlled(op: Emitter, view: NodeView, *g: Value | None) -> Gradients:
+                with lost.body():
+                    rule = CONTROL[node.operator]
+                    return rule(op, replace(view, active=active), at_reference, g, references, moving)
+
+            return controlled
 
         def follow(op: Emitter, view: NodeView, *g: Value | None) -> Gradients:
             pairs = zip(node.outputs, view.outputs, strict=True)
@@ -103,21 +106,63 @@ def secant_of(
             alike = rule.elementwise or rule.bilinear
             here = _numeric(op, replace(view, active=active, outputs=outputs), node, g, alike)
             there = _numeric(op, at_reference.real(op), at_reference, g, alike)
-            if lost is not None and node.domain == "":
-                for k in WITHOUT_SECANT.get(node.operator, ()):
-                    missed = _missed(op, here, there, g, k)
-                    if missed is not None:
-                        lost[node.z.name] = missed
-            if chosen is not None:
-                here, there = (_tamed(op, view, huge) for view in (here, there))
-                return _typed(op, here, chosen(op, here, there, *g))
-            assert forward is not None
-            return _through(op, here, there, rule, forward, g, moved, references, moving, own)
+            missed = outputs_missed(op, node.z.name, here, there, g)
+            if chosen is None:
+                assert forward is not None
+                results = _through(op, here, there, rule, forward, g, moved, references, moving, own)
+                return lost.note(op, node, missed, results)
+            if steering:
+                missed |= inputs_missed(op, node, at_reference, steering, g)
+                here, there = (_steered(v, raw, steering) for v, raw in ((here, node), (there, at_reference)))
+            here, there = (_tamed(op, v, huge) for v in (here, there))
+            results = _typed(op, here, chosen(op, here, there, *g))
+            if steering:
+                given = dict(enumerate(results))
+                results = [
+                    _still(op, x) if k in steering and x is not None else given.get(k)
+                    for k, x in enumerate(node.inputs)
+                ]
+            return lost.note(op, node, missed, results)
 
-        chosen = _chosen(node, rule, moved, near_zero) if forward is None else None
+        steering = [] if forward is not None else _steering(node, rule, moved)
+        followed = [k for k in moved if k not in steering]
+        chosen = _chosen(node, rule, followed, near_zero) if forward is None else None
         return follow
 
     return choose
+
+
+def _steering(node: NodeView, rule: Rule, moved: Sequence[int]) -> list[int]:
+    """What moves and is no number to the operator, but says how the others move: positions, sizes, amounts.
+
+    Such an operator is followed where they are the same at x and x'.
+    """
+    found = [k for k in moved if not is_float(node.input(k))]
+    rest = [k for k in moved if k not in found]
+    known = (node.operator in SECANT or node.operator in MANY) and node.domain == ""
+    if known or rule.elementwise or not found or not rest or not _is_followed(node, rule, rest):
+        return []
+    return found
+
+
+def _is_followed(node: NodeView, rule: Rule, moved: Sequence[int]) -> bool:
+    """Whether the operator is linear in what moves, or a product of two that are."""
+    return rule.is_linear_in(node, moved) or (rule.bilinear and _in_two_factors(rule, moved))
+
+
+def _steered(view: NodeView, raw: NodeView, steering: Sequence[int]) -> NodeView:
+    """The node with what steers it as the network has it, as if that did not move."""
+    inputs = tuple(raw.inputs[k] if k in steering else x for k, x in enumerate(view.inputs))
+    return replace(
+        view, inputs=inputs, active=tuple(a and k not in steering for k, a in enumerate(view.active))
+    )
+
+
+def _still(op: Emitter, x: Value) -> Value:
+    """The multiplier of an input that does not change."""
+    zero = op("Expand", op.constant(np.float32(0)), op.shape(x))
+    zero.shape = x.shape
+    return zero
 
 
 def _tamed(op: Emitter, node: NodeView, huge: dict[int, bool]) -> NodeView:
@@ -140,20 +185,6 @@ def _forward(node: NodeView, rule: Rule) -> Forward | None:
         forward, when = PARTS[node.operator]
         return forward if when(node) else None
     return rule.forward
-
-
-def _missed(
-    op: Emitter, node: NodeView, reference: NodeView, gradients: Sequence[Value | None], index: int
-) -> Value | None:
-    """How much of the change goes through an output, None where nothing arrives at it."""
-    g, z, w = (
-        values[index] if index < len(values) else None
-        for values in (gradients, node.outputs, reference.outputs)
-    )
-    if g is None or z is None or w is None:
-        return None
-    change = op("Sub", op.cast(z, g.dtype), op.cast(w, g.dtype))
-    return op("ReduceSum", op("Abs", times(op, g, change)), keepdims=0)
 
 
 def _numeric(

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 import onnx
 
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
+from onnx_attribution.graph_tools.rules.lost import WITHOUT_SECANT
 from onnx_attribution.graph_tools.rules.registry import VJP, Gradients, NodeView, Rule
 from onnx_attribution.graph_tools.rules.secant import (
     MANY,
     SECANT,
     STEPS,
     UNFOLLOWED,
-    WITHOUT_SECANT,
     quotient,
     secant,
     times,

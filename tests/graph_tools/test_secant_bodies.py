@@ -1,0 +1,103 @@
+"""DeepLIFT inside of branches and bodies: shapes stay, positions are refused by name, and nothing is printed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.server.engine import Engine
+from onnx_attribution.values import AttributionRequest, LayerAttribution, Method, Target
+from tests.programs import parsed
+
+Array = NDArray[Any]
+METHODS: tuple[Method, ...] = ("deeplift_rescale", "deeplift_reveal_cancel")
+
+
+def lifted(
+    model: onnx.ModelProto, x: Array, y: Array, method: Method = "deeplift_rescale", target: Any = 0
+) -> LayerAttribution:
+    with Engine(provider="cpu", threads=1) as engine:
+        engine.add("body", model, batch_axes={"x": None})
+        ask = AttributionRequest("body", {"x": x}, method, target=Target(index=target), baselines={"x": y})
+        (layer,) = engine.attribute(ask).layers.values()
+    return layer
+
+
+SHAPED = {
+    "Reshape": """h = Tanh(s) n = Shape<end = 1>(s) m = Constant<value = int64[1] {-1}>() t = Concat<axis = 0>(n, m)
+        u = Reshape(h, t)""",
+    "Expand": """h = Tanh(s) o = Constant<value = int64[1] {0}>() r = ReduceMax<keepdims = 1>(h, o) n = Shape(s)
+        u = Expand(r, n)""",
+    "Slice": """h = Tanh(s) n = Shape<start = 1>(s) a = Constant<value = int64[1] {1}>()
+        b = Constant<value = int64[1] {0}>() u = Slice(h, b, n, a)""",
+    "Range": """h = Tanh(s) n = Shape<start = 1>(s) q = Squeeze(n) b = Constant<value = int64 {0}>()
+        o = Constant<value = int64 {1}>() r = Range(b, q, o) f = Cast<to = 1>(r) u = Mul(h, f)""",
+    "ConstantOfShape": "h = Tanh(s) n = Shape(s) c1 = ConstantOfShape<value = float[1] {2}>(n) u = Mul(h, c1)",
+    "Tile": """h = Tanh(s) n = Shape<end = 1>(s) k = Constant<value = int64[1] {2}>() d = Div(n, k)
+        o = Constant<value = int64[1] {1}>() t = Concat<axis = 0>(d, o) u = Tile(h, t)""",
+    "Size": "h = Tanh(s) n = Size(s) f = Cast<to = 1>(n) u = Mul(h, f)",
+}
+AROUND = {
+    "If": """g (float[N,6] x) => (float[N,K] y) <float low = {{-100.0}}> {{ all = ReduceSum<keepdims = 0>(x)
+        on = Greater(all, low) y = If(on) <
+            then_branch = p () => (float[N,K] u) {{ s = Identity(x) {0} }},
+            else_branch = q () => (float[N,K] u) {{ u = Identity(x) }} > }}""",
+    "Loop": """g (float[N,6] x) => (float[N,K] y) <int64 trips = {{2}}> {{ y = Loop(trips, , x) <
+        body = p (int64 i, bool c, float[N,6] s) => (bool go, float[N,6] u) {{ go = Identity(c) {0} }} > }}""",
+    "Scan": """g (float[N,6] x) => (float[1,N,6] y) <int64[1] first = {{0}}> {{ whole = Unsqueeze(x, first)
+        y = Scan<num_scan_inputs = 1, body = p (float[N,6] s) => (float[N,6] u) {{ {0} }} >(whole) }}""",
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("form", SHAPED)
+def test_a_shape_does_not_move(form: str, around: str, method: Method) -> None:
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(2, 6)).astype(np.float32) for _ in range(2))
+    model = parsed(AROUND[around].format(SHAPED[form]))
+    layer = lifted(model, x, y, method, (0, 1))
+    size = np.abs(layer.values).sum()
+    assert size > 0
+    assert np.abs(layer.residual).max() <= 1e-5 * size
+
+
+POSITIONS = "a = ArgMax<axis = 0>(s) w = Sin(s) t = Gather(w, a) u = Add(s, t)"
+CHOOSING = {
+    "If": """g (float[3] x) => (float[3] y) { all = ReduceSum<keepdims = 0>(x) on = GreaterOrEqual(all, all)
+        [outer] y = If(on) <then_branch = p () => (float[3] u) { s = Identity(x) [inner] BODY },
+            else_branch = q () => (float[3] u) { u = Identity(x) } > }""",
+    "Loop": """g (float[3] x) => (float[3] y) <int64 m = {2}> { [outer] y = Loop(m, , x) <
+        body = p (int64 i, bool c, float[3] s) => (bool go, float[3] u) { go = Identity(c) [inner] BODY } > }""",
+    "Scan": """g (float[1,3] x) => (float[1,3] y) {
+        [outer] y = Scan<num_scan_inputs = 1, body = p (float[3] s) => (float[3] u) { [inner] BODY } >(x) }""",
+}
+
+
+@pytest.mark.parametrize("around", CHOOSING)
+def test_a_position_that_changes_inside_is_refused_by_name_and_else_followed(around: str) -> None:
+    model = parsed(CHOOSING[around].replace("BODY", POSITIONS))
+    x = np.array([3.0, 1, -2], np.float32).reshape((1, 3) if around == "Scan" else 3)
+    y = np.array([0.0, 0.5, -1], np.float32).reshape(x.shape)
+    with pytest.raises(NotDifferentiable, match=rf"{around} \(node 'outer'\).*ArgMax \(node 'inner'\)"):
+        lifted(model, x, y, target=1)
+    layer = lifted(model, x, x / 2, target=1)
+    size = np.abs(layer.values).sum()
+    assert size > 0
+    assert np.abs(layer.residual).max() <= 1e-5 * size
+
+
+def test_a_body_at_both_points_is_built_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    """Nodes have names, and not all tensors types, so that the types of both copies are inferred together."""
+    model = parsed("""g (float[3] x) => (float[3] y) <int64 m = {2}> { [outer] y = Loop(m, , x) <
+        body = p (int64 i, bool c, float[3] s) => (bool go, float[3] u) {
+            [a] go = Identity(c) [b] t = Tanh(s) [c] w = Mul(t, s) [d] u = Add(w, x) } > }""")
+    model.graph.node[0].attribute[0].g.output[1].ClearField("type")
+    x = np.array([3.0, 1, -2], np.float32)
+    lifted(model, x, x / 2)
+    assert capfd.readouterr() == ("", "")
