@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.graph_tools.emit import Emitter
+from onnx_attribution.graph_tools.nested import graft, infer_types
+from onnx_attribution.graph_tools.rules.secant_control import twin
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import AttributionRequest, LayerAttribution, Method, Target
 from tests.programs import parsed
@@ -92,12 +96,25 @@ def test_a_position_that_changes_inside_is_refused_by_name_and_else_followed(aro
     assert np.abs(layer.residual).max() <= 1e-5 * size
 
 
-def test_a_body_at_both_points_is_built_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
-    """Nodes have names, and not all tensors types, so that the types of both copies are inferred together."""
-    model = parsed("""g (float[3] x) => (float[3] y) <int64 m = {2}> { [outer] y = Loop(m, , x) <
-        body = p (int64 i, bool c, float[3] s) => (bool go, float[3] u) {
-            [a] go = Identity(c) [b] t = Tanh(s) [c] w = Mul(t, s) [d] u = Add(w, x) } > }""")
-    model.graph.node[0].attribute[0].g.output[1].ClearField("type")
-    x = np.array([3.0, 1, -2], np.float32)
-    lifted(model, x, x / 2)
+def test_two_copies_of_a_graph_have_names_of_their_own_and_print_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The types of both are inferred together, and graphsurgeon warns of nodes of the same name."""
+    x = gs.Variable("x", np.dtype(np.float32), [3])
+    body = gs.Graph([gs.Node("Tanh", "named", inputs=[x], outputs=[gs.Variable("t")])], [x], opset=21)
+    op = Emitter(gs.Graph(name="both", opset=21), "grad")
+    here, there = graft(op, body, {"x": x}), twin(op, body, {"x": x})
+    assert len({node.name for node in op.graph.nodes}) == 2
+    assert here["t"].name != there["t"].name
+    assert there["t"].shape == [3]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_types_are_inferred_without_a_word_where_a_file_repeats_names(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    x = gs.Variable("x", np.dtype(np.float32), [3])
+    nodes = [gs.Node("Tanh", "named", inputs=[x], outputs=[gs.Variable(f"t{k}")]) for k in range(2)]
+    infer_types(gs.Graph(nodes, [x], opset=21))
+    assert [node.outputs[0].shape for node in nodes] == [[3], [3]]
     assert capfd.readouterr() == ("", "")
