@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float, is_half
 from onnx_attribution.graph_tools.rules.huge import difference
-from onnx_attribution.graph_tools.rules.secant import near
+from onnx_attribution.graph_tools.rules.quotients import near, shaped
 from onnx_attribution.graph_tools.rules.tricks import known
 
 Pair = tuple[Value, Value]
@@ -64,12 +63,6 @@ def signs(op: Emitter, w: Value) -> Pair:
         return op.constant(np.maximum(held, 0)), op.constant(np.minimum(held, 0))
     zero = op.like(w, 0)
     return shaped(op("Max", w, zero), w), shaped(op("Min", w, zero), w)
-
-
-def shaped(made: Value, like: Value) -> Value:
-    if isinstance(made, gs.Variable):
-        made.shape = like.shape
-    return made
 
 
 def some(value: Value | None) -> Value:

@@ -24,7 +24,7 @@ from onnx_attribution.graph_tools.nested import inputs_of
 from onnx_attribution.graph_tools.parts import Pair, Parts
 from onnx_attribution.graph_tools.reveal_rules import Move, Where, move_of
 from onnx_attribution.graph_tools.rules import ZERO_DERIVATIVE, RuleTable
-from onnx_attribution.graph_tools.rules.secant import quotient
+from onnx_attribution.graph_tools.rules.quotients import quotient
 
 
 def reveal(

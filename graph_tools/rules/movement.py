@@ -48,6 +48,8 @@ def cast_like(op: Emitter, node: NodeView, g: Value) -> Gradients:
 @vjp("Transpose", linear=[{0}])
 def transpose(op: Emitter, node: NodeView, g: Value) -> Gradients:
     rank = rank_of(node.input(0))
+    if rank < 2:
+        return (g,)
     perm = node.attribute("perm") or list(range(rank))[::-1]
     return (op("Transpose", g, perm=[int(axis) for axis in np.argsort(perm)]),)
 

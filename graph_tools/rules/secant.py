@@ -20,6 +20,14 @@ from onnx_attribution.graph_tools.nested import depends
 from onnx_attribution.graph_tools.rules.composite import staged
 from onnx_attribution.graph_tools.rules.huge import may_be_huge, tamed
 from onnx_attribution.graph_tools.rules.lost import Lost, inputs_missed, outputs_missed
+from onnx_attribution.graph_tools.rules.quotients import (
+    PLAYERS,
+    midpoint,
+    quotient,
+    shapley,
+    slope_of_one,
+    times,
+)
 from onnx_attribution.graph_tools.rules.registry import Forward, Gradients, NodeView, Rule
 from onnx_attribution.values import NearZero
 
@@ -27,7 +35,7 @@ SecantRule = Callable[..., Gradients]
 SECANT: dict[str, SecantRule] = {}
 """Rules `(op, node, reference, *gradients)` for operators whose secant needs more than their gradient rule."""
 MANY: dict[str, SecantRule] = {}
-"""The same for more moving inputs than two."""
+"""The same for more moving inputs than `PLAYERS`."""
 CONTROL: dict[str, SecantRule] = {}
 """Rules `(op, node, reference, gradients, references, moving)` for operators with graphs."""
 PARTS: dict[str, tuple[Forward, Callable[[NodeView], bool]]] = {}
@@ -222,7 +230,7 @@ def _chosen(
         and len(moved) == 1
         and not rule.is_linear_in(node, moved)
     ):
-        return lambda op, view, reference, g: _slope(op, view, reference, rule, moved[0], g, near_zero)
+        return lambda op, view, reference, g: slope_of_one(op, view, reference, rule, moved[0], g, near_zero)
     if node.operator == "Div" and not is_float(node.z):
         return div_of_integers
     if node.operator in SECANT and node.domain in ("", "com.microsoft"):
@@ -230,11 +238,11 @@ def _chosen(
     if rule.is_linear_in(node, moved):
         return lambda op, view, reference, *g: rule.vjp(op, view, *g)
     if rule.bilinear and _in_two_factors(rule, moved):
-        return lambda op, view, reference, *g: rule.vjp(op, _midpoint(op, view, reference), *g)
+        return lambda op, view, reference, *g: rule.vjp(op, midpoint(op, view, reference), *g)
     if rule.elementwise and len(moved) == 1:
-        return lambda op, view, reference, g: _slope(op, view, reference, rule, moved[0], g)
-    if rule.elementwise and len(moved) == 2:
-        return lambda op, view, reference, g: _shared(op, view, reference, rule, moved, g)
+        return lambda op, view, reference, g: slope_of_one(op, view, reference, rule, moved[0], g)
+    if rule.elementwise and 2 <= len(moved) <= PLAYERS:
+        return lambda op, view, reference, g: shapley(op, view, reference, rule, moved, g)
     if node.operator in MANY and node.domain == "":
         return MANY[node.operator]
     raise NotDifferentiable(
@@ -270,7 +278,7 @@ def _through(
             moving.update(z.name for z in ours.outputs)
         references.update((z.name, w) for z, w in zip(ours.outputs, theirs.outputs, strict=True))
     for made, z, w in zip(here.outputs, node.outputs, reference.outputs, strict=False):
-        if made is not None and z is not None and w is not None:
+        if made is not None and z is not None and w is not None and not rule.approximate:
             own[made.name], references[made.name] = z, w
     if rule.approximate:
         pairs = zip(here.outputs, there.outputs, strict=True)
@@ -289,108 +297,6 @@ def _rescaled(op: Emitter, g: Value, made: Value, z: Value | None, w: Value | No
     change = op("Sub", z, w)
     small = op("LessOrEqual", op("Abs", made), op.like(made, 1e-6))
     return op("Mul", g, quotient(op, change, made, small, op.like(made, 1)))
-
-
-def _mean(op: Emitter, x: Value, y: Value) -> Value:
-    return x if x is y else op("Mul", op("Add", x, y), op.like(x, 0.5))
-
-
-def _midpoint(op: Emitter, node: NodeView, reference: NodeView) -> NodeView:
-    """The node with each active input halfway between x and x'."""
-    pairs = zip(node.inputs, reference.inputs, node.active, strict=True)
-    return replace(
-        node,
-        inputs=tuple(_mean(op, x, y) if a and x is not None and y is not None else x for x, y, a in pairs),
-    )
-
-
-PIECEWISE_LINEAR = frozenset({"Abs", "Clip", "LeakyRelu", "Max", "Min", "PRelu", "ThresholdedRelu"})
-"""Functions that round relative to their input, so that differences of small numbers are meant."""
-
-
-def near(op: Emitter, x: Value, y: Value, d: Value, *, floor: float = 1) -> Value:
-    """Where the difference d = x - y is rounding noise: below 8 units in the last place of x, y or `floor`."""
-    scale = op("Max", op("Abs", x), op("Abs", y), op.like(x, floor))
-    return op("LessOrEqual", op("Abs", d), op("Mul", scale, op.like(x, 8 * float(np.finfo(x.dtype).eps))))
-
-
-def quotient(op: Emitter, change: Value, d: Value, close: Value, slope: Value) -> Value:
-    """change / d, and `slope` where d is close to 0."""
-    return op("Where", close, slope, op("Div", change, op("Where", close, op.like(d, 1), d)))
-
-
-def times(op: Emitter, g: Value, slope: Value) -> Value:
-    """g * slope, and 0 where g is 0: an infinite slope that nothing reaches, as of a guarded division, is no NaN."""
-    nothing = op.like(g, 0)
-    return op("Where", op("Equal", g, nothing), nothing, op("Mul", g, slope))
-
-
-def _slope(
-    op: Emitter,
-    node: NodeView,
-    reference: NodeView,
-    rule: Rule,
-    index: int,
-    g: Value,
-    near_zero: NearZero = "midpoint",
-) -> Gradients:
-    """The secant of an elementwise function of one moving input; near 0 its gradient at one point."""
-    x, y = node.input(index), reference.input(index)
-    d = op("Sub", x, y)
-    point = {"input": node, "reference": reference}.get(near_zero) or _midpoint(op, node, reference)
-    z = node.again(op, *point.inputs)
-    z.shape = node.z.shape
-    one = op("Expand", op.like(g, 1), op.shape(node.z))
-    one.shape = node.z.shape
-    local = rule.vjp(op, replace(point, outputs=(z,)), one)[index]
-    assert local is not None
-    exact = near_zero == "midpoint" and node.operator in PIECEWISE_LINEAR
-    close = near(op, x, y, d, floor=0 if exact else 1)
-    slope = quotient(op, op("Sub", node.z, reference.z), d, close, local)
-    return [times(op, g, slope) if k == index else None for k in range(len(node.inputs))]
-
-
-def _shared(
-    op: Emitter, node: NodeView, reference: NodeView, rule: Rule, active: Sequence[int], g: Value
-) -> Gradients:
-    """The two-factor Shapley value of an elementwise function of two moving inputs (Max, Min, Div, Pow...)."""
-    first, second = active
-    results: list[Value | None] = [None] * len(node.inputs)
-
-    def at(*moved: int) -> Value:
-        inputs = [
-            x if k in moved or k not in active else reference.inputs[k] for k, x in enumerate(node.inputs)
-        ]
-        return node.again(op, *inputs)
-
-    both, none, only_first, only_second = node.z, reference.z, at(first), at(second)
-    for index, alone, other in ((first, only_first, only_second), (second, only_second, only_first)):
-        x, y = node.input(index), reference.input(index)
-        d = op("Sub", x, y)
-        change = op("Add", op("Sub", alone, none), op("Sub", both, other))
-        half = op("Mul", change, op.like(change, 0.5))
-        # selections have no rounding of their own, so that any difference counts, however small
-        close = op("Equal", d, op.like(d, 0)) if node.operator in ("Max", "Min") else near(op, x, y, d)
-        local = (
-            _limit(op, node, reference, rule, index) if node.operator in PIECEWISE_LINEAR else op.like(d, 0)
-        )
-        results[index] = times(op, g, quotient(op, half, d, close, local))
-    return results
-
-
-def _limit(op: Emitter, node: NodeView, reference: NodeView, rule: Rule, index: int) -> Value:
-    """What the Shapley value is per unit of one input that hardly moves: the mean gradient over the other's ends."""
-    one = op("Expand", op.like(node.z, 1), op.shape(node.z))
-    one.shape = node.z.shape
-    found = []
-    for view in (node, reference):
-        inputs = tuple(x if k == index else view.inputs[k] for k, x in enumerate(node.inputs))
-        z = node.again(op, *inputs)
-        z.shape = node.z.shape
-        gradient = rule.vjp(op, replace(node, inputs=inputs, outputs=(z,)), one)[index]
-        assert gradient is not None
-        found.append(gradient)
-    return _mean(op, *found)
 
 
 def div_of_integers(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:

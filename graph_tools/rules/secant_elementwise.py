@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.rules.quotients import mean, quotient, times
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView
-from onnx_attribution.graph_tools.rules.secant import _mean, quotient, secant, times
+from onnx_attribution.graph_tools.rules.secant import secant
 
 
 @secant("Relu")
@@ -59,5 +60,5 @@ def div(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients
     x, y = node.input(0), node.input(1)
     x0, y0 = reference.input(0), reference.input(1)
     inverse = op("Mul", op("Add", op("Reciprocal", y), op("Reciprocal", y0)), op.like(y, 0.5))
-    slope = op("Neg", op("Div", _mean(op, x, x0), op("Mul", y, y0)))
+    slope = op("Neg", op("Div", mean(op, x, x0), op("Mul", y, y0)))
     return times(op, g, inverse), times(op, g, slope)

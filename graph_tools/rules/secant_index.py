@@ -13,8 +13,9 @@ import numpy as np
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
+from onnx_attribution.graph_tools.rules.quotients import mean, quotient
 from onnx_attribution.graph_tools.rules.registry import VJP, Gradients, NodeView
-from onnx_attribution.graph_tools.rules.secant import SECANT, _mean, quotient
+from onnx_attribution.graph_tools.rules.secant import SECANT
 from onnx_attribution.graph_tools.rules.tricks import declare, dimensions, rank_of
 
 Credit = Callable[[Emitter, NodeView, Sequence[Value], Value], Value]
@@ -55,9 +56,9 @@ def _by_position(
         assert here is not None
         assert there is not None
         results[k] = op("Mul", op("Add", here, there), op.like(g, 0.5))
-    means = {k: _mean(op, node.input(k), reference.input(k)) for k in values}
-    for k, mean in means.items():
-        declare(mean, dimensions(node.input(k)))
+    means = {k: mean(op, node.input(k), reference.input(k)) for k in values}
+    for k, value in means.items():
+        declare(value, dimensions(node.input(k)))
     change = credit(op, _with(node, means), places, g)
     d = op("Sub", *(op.cast(place, g.dtype) for place in places))
     stays = op("Equal", d, op.like(d, 0))

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from onnx_attribution.graph_tools.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.huge import FAR, may_be_huge
 from onnx_attribution.graph_tools.rules.normalisation import _channel_window, _per_channel
+from onnx_attribution.graph_tools.rules.quotients import quotient, times
 from onnx_attribution.graph_tools.rules.registry import VJP, Gradients, NodeView
-from onnx_attribution.graph_tools.rules.secant import parts, quotient, secant, times
+from onnx_attribution.graph_tools.rules.secant import parts, secant
 from onnx_attribution.graph_tools.rules.secant_elementwise import fallen
 from onnx_attribution.graph_tools.rules.tricks import declare, dimensions, rank_of
 

@@ -24,9 +24,10 @@ from onnx_attribution.graph_tools.rules.directions import (
     sides_of,
     start,
 )
+from onnx_attribution.graph_tools.rules.quotients import mean, near, quotient
 from onnx_attribution.graph_tools.rules.recurrent import Result, _cells, _gradients, _reset_first
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView
-from onnx_attribution.graph_tools.rules.secant import _mean, near, quotient, secant
+from onnx_attribution.graph_tools.rules.secant import secant
 from onnx_attribution.graph_tools.rules.secant_elementwise import sigmoid_slope, tanh_secant
 from onnx_attribution.graph_tools.rules.tricks import declare
 
@@ -56,7 +57,7 @@ def _through_parts(
 
 def middle(op: Emitter, pair: Pair) -> Value:
     """The mean of both."""
-    return declare(_mean(op, *pair), dims(pair[0]))
+    return declare(mean(op, *pair), dims(pair[0]))
 
 
 def slope(op: Emitter, function: Function, a: Pair, y: Pair) -> Value:

@@ -11,9 +11,10 @@ from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.convolution import windows
 from onnx_attribution.graph_tools.rules.pooling import pool_indices, spread, unpool
+from onnx_attribution.graph_tools.rules.quotients import quotient
 from onnx_attribution.graph_tools.rules.reduce import _axes, _kept, _sum
 from onnx_attribution.graph_tools.rules.registry import VJP, Gradients, NodeView
-from onnx_attribution.graph_tools.rules.secant import parts, quotient, secant
+from onnx_attribution.graph_tools.rules.secant import parts, secant
 from onnx_attribution.graph_tools.rules.secant_norm import LogSums
 from onnx_attribution.graph_tools.rules.tricks import convert, declare, dimensions, known, rank_of
 

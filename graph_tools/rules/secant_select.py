@@ -7,22 +7,15 @@ A step takes its own secant, whatever its size: what it jumps by is credited to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import onnx
 
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.rules.lost import WITHOUT_SECANT
+from onnx_attribution.graph_tools.rules.quotients import quotient, times
 from onnx_attribution.graph_tools.rules.registry import VJP, Gradients, NodeView, Rule
-from onnx_attribution.graph_tools.rules.secant import (
-    MANY,
-    SECANT,
-    STEPS,
-    UNFOLLOWED,
-    quotient,
-    secant,
-    times,
-)
+from onnx_attribution.graph_tools.rules.secant import MANY, SECANT, STEPS, UNFOLLOWED, secant
 
 FLOATS = (
     onnx.TensorProto.FLOAT,
@@ -171,7 +164,7 @@ def _branch(
 
 
 def extreme(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    """Max and Min of more than two: cross-max, ties share. An input that does not move has the mean gradient."""
+    """Max and Min of many: cross-max, ties share. An input that does not move has the mean gradient."""
     z, w = (view.again(op, *view.inputs) for view in (node, reference))  # the outputs may be rounded
     c = op(node.operator, z, w)
     ends = []
@@ -193,35 +186,4 @@ def extreme(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradi
     return results
 
 
-def clip(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    """With bounds that move: min(max(x, low), high), each by its two-factor Shapley value."""
-    x, low, high = (
-        (node.optional(k), reference.optional(k), k < len(node.active) and node.active[k]) for k in range(3)
-    )
-    middle: tuple[Value | None, Value | None] = x[:2]
-    if low[0] is not None:
-        middle = (op("Max", x[0], low[0]), op("Max", x[1], low[1]))
-    found: list[Value | None] = [None] * len(node.inputs)
-    g_middle = g
-    if high[0] is not None:
-        g_middle, found[2] = _pair(op, "Min", middle, high[:2], g)
-    if low[0] is not None:
-        found[0], found[1] = _pair(op, "Max", x[:2], low[:2], g_middle)
-    else:
-        found[0] = g_middle
-    return found
-
-
-def _pair(
-    op: Emitter, operator: str, x: Sequence[Value | None], y: Sequence[Value | None], g: Value
-) -> tuple[Value, Value]:
-    """The two-factor Shapley value of a Max or Min: what reaches each operand."""
-    both, none, first, second = (op(operator, x[i], y[j]) for i, j in ((0, 0), (1, 1), (0, 1), (1, 0)))
-    made = []
-    for alone, other, (here, there) in ((first, second, x), (second, first, y)):
-        change = op("Add", op("Sub", alone, none), op("Sub", both, other))
-        made.append(op("Mul", g, _ratio(op, op("Mul", change, op.like(change, 0.5)), op("Sub", here, there))))
-    return made[0], made[1]
-
-
-MANY.update({"Max": extreme, "Min": extreme, "Clip": clip})
+MANY.update({"Max": extreme, "Min": extreme})

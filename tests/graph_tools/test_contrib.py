@@ -216,6 +216,23 @@ def test_fused_operator_has_contributions_that_sum_to_its_change(row: Row) -> No
     assert abs(total - change) <= 1e-4 * size  # the kernel of the operator differs from those of its parts
 
 
+KERNELS = {"FusedConv", "ConvTransposeWithDynamicPads"}
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r.deeplift and r.operator not in KERNELS], ids=str)
+def test_contributions_sum_where_only_the_last_sizes_are_known(row: Row) -> None:
+    model, inputs = model_of(row)
+    for info in model.graph.input:
+        sizes = list(info.type.tensor_type.shape.dim)
+        for k, size in enumerate(sizes[:-1]):
+            size.dim_param = f"{info.name}.{k}"
+    rng = np.random.default_rng(1)
+    moved = {"x0": (inputs["x0"] + rng.normal(size=inputs["x0"].shape)).astype(np.float32)}
+    z = Backend("cpu").run(model, inputs, [model.graph.output[0].name])[model.graph.output[0].name]
+    total, change, size = contributions(model, inputs, moved, rng.normal(size=z.shape))
+    assert abs(total - change) <= 1e-4 * size
+
+
 PADS = ints(1, 1, kind=np.int64)
 REFUSED = {
     "auto_pad=SAME_UPPER": Row("ConvTransposeWithDynamicPads", ((2, 3, 4), (3, 4, 3), PADS),

@@ -78,6 +78,7 @@ ROWS = [
     Row("Unsqueeze", [(2, 3), ints(0, -1)]),
     Row("Identity", [(2, 3)]),
     Row("Transpose", [(2, 3, 4)]),
+    Row("Transpose", [()]),
     Row("Transpose", [(2, 3, 4)], {"perm": [2, 0, 1]}),
     Row("Concat", [(2, 3), (2, 1), (2, 0)], {"axis": -1}),
     Row("Concat", [(2, 3)], {"axis": 0}),
