@@ -224,8 +224,8 @@ def test_contributions_sum_where_only_the_last_sizes_are_known(row: Row) -> None
     model, inputs = model_of(row)
     for info in model.graph.input:
         sizes = list(info.type.tensor_type.shape.dim)
-        for k, size in enumerate(sizes[:-1]):
-            size.dim_param = f"{info.name}.{k}"
+        for k, one in enumerate(sizes[:-1]):
+            one.dim_param = f"{info.name}.{k}"
     rng = np.random.default_rng(1)
     moved = {"x0": (inputs["x0"] + rng.normal(size=inputs["x0"].shape)).astype(np.float32)}
     z = Backend("cpu").run(model, inputs, [model.graph.output[0].name])[model.graph.output[0].name]

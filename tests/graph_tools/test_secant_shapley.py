@@ -44,7 +44,12 @@ def by_orders(function: Callable[..., Array], x: Sequence[Array], y: Sequence[Ar
     return found
 
 
-FORMS = {"Max": (largest, 3), "Min": (smallest, 3), "Max of four": (largest, 4), "Clip": (clipped, 3)}
+FORMS: dict[str, tuple[Callable[..., Array], int]] = {
+    "Max": (largest, 3),
+    "Min": (smallest, 3),
+    "Max of four": (largest, 4),
+    "Clip": (clipped, 3),
+}
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (4, 3)], ids=str)
