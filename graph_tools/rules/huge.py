@@ -18,49 +18,21 @@ SCALE = 1e-12
 FAR = HUGE * SCALE / 10
 """A difference that only huge numbers have."""
 READ = 1 << 22  # elements of a constant that are looked at
-CARRYING = frozenset(
-    {
-        "Add",
-        "Cast",
-        "Clip",
-        "Concat",
-        "ConstantOfShape",
-        "Div",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "GatherElements",
-    }
-    | {
-        "GatherND",
-        "Identity",
-        "If",
-        "Log",
-        "LogSoftmax",
-        "Max",
-        "Min",
-        "Mul",
-        "Neg",
-        "Pad",
-        "ReduceLogSumExp",
-    }
-    | {
-        "ReduceMax",
-        "ReduceMin",
-        "Reshape",
-        "ScatterElements",
-        "ScatterND",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Sub",
-    }
-    | {"Sum", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where"}
-)
+CARRYING = frozenset([
+    "Abs", "Add", "Cast", "Clip", "Compress", "Concat", "ConstantOfShape", "Div", "Dropout", "Expand",
+    "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "If", "LeakyRelu", "Log", "LogSoftmax",
+    "Max", "Min", "Mul", "Neg", "PRelu", "Pad", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "Reshape",
+    "ReverseSequence", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Sub", "Sum", "Tile",
+    "TopK", "Transpose", "Trilu", "Unsqueeze", "Where",
+])  # fmt: skip
 """Operators that masks are made of and go through: what they make may be huge if something that they read is."""
 
 
-def may_be_huge(value: Value, known: dict[int, bool] | None = None) -> bool:
+Known = dict[int, tuple[Value, bool]]
+"""What was found of tensors, by their identity; each is kept, so that no other takes its place."""
+
+
+def may_be_huge(value: Value, known: Known | None = None) -> bool:
     """Whether a tensor is made of huge constants, or of logarithms of 0, as masks are; `known` keeps what was found."""
     known = {} if known is None else known
     waiting = [value]
@@ -72,11 +44,11 @@ def may_be_huge(value: Value, known: dict[int, bool] | None = None) -> bool:
         found, more = _judged(top)
         missing = [x for x in more if id(x) not in known]
         if found or not missing:
-            known[id(top)] = found or any(known[id(x)] for x in more)
+            known[id(top)] = (top, found or any(known[id(x)][1] for x in more))
             waiting.pop()
         else:
             waiting += missing
-    return known[id(value)]
+    return known[id(value)][1]
 
 
 def _judged(value: Value) -> tuple[bool, list[Value]]:

@@ -18,7 +18,7 @@ from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.nested import depends
 from onnx_attribution.graph_tools.rules.composite import staged
-from onnx_attribution.graph_tools.rules.huge import may_be_huge, tamed
+from onnx_attribution.graph_tools.rules.huge import Known, may_be_huge, tamed
 from onnx_attribution.graph_tools.rules.lost import Lost, inputs_missed, outputs_missed
 from onnx_attribution.graph_tools.rules.quotients import (
     PLAYERS,
@@ -83,7 +83,7 @@ def secant_of(
     secant carry of the target's change.
     """
     own: dict[str, Value] = {}
-    huge: dict[int, bool] = {}
+    huge: Known = {}
     lost = lost or Lost()
 
     def choose(node: NodeView, rule: Rule) -> Callable[..., Gradients]:
@@ -173,7 +173,7 @@ def _still(op: Emitter, x: Value) -> Value:
     return zero
 
 
-def _tamed(op: Emitter, node: NodeView, huge: dict[int, bool]) -> NodeView:
+def _tamed(op: Emitter, node: NodeView, huge: Known) -> NodeView:
     """The node with finite numbers in place of infinite ones, where masks may have made some."""
 
     def value(x: Value | None) -> Value | None:

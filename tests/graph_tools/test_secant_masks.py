@@ -90,6 +90,8 @@ RELATIVES = {
     "ReduceLogSumExp": "w = Where(c, l, x) m = ReduceLogSumExp<keepdims = 1>(w, ax) y = Sub(x, m)",
     "written out": """w = Where(c, i, x) m = ReduceMax<keepdims = 1>(w, ax) q = Sub(w, m) e = Exp(q)
         s = ReduceSum<keepdims = 1>(e, ax) y = Div(e, s)""",
+    "TopK": "w = Where(c, i, x) m, p = TopK(w, ax) q = Sub(x, m) z = Sub(q, x) y = Add(z, x)",
+    "LeakyRelu": "w = Where(c, i, x) v = LeakyRelu(w) y = Softmax(v)",
     "Sigmoid": "w = Where(c, i, x) y = Sigmoid(w)",
     "Max": "w = Where(c, i, x) y = Max(w, zero)",
     "Exp": "w = Where(c, l, x) y = Exp(w)",
