@@ -111,9 +111,12 @@ def naming(node: gs.Node) -> Iterator[None]:
     except NotDifferentiable as error:
         if "node" in error.metadata:
             raise
-        words = f"{error.message} at {node.op} (node {node.name!r})"
-        details = {**error.metadata, "node": node.name, "operator": ".".join(filter(None, key_of(node)))}
-        raise NotDifferentiable(words, reason=error.reason, **details) from error
+        error.message = f"{error.message} at {node.op} (node {node.name!r})"
+        error.args = (error.message,)
+        error.metadata = {
+            **error.metadata, "node": node.name, "operator": ".".join(filter(None, key_of(node)))
+        }  # fmt: skip
+        raise
 
 
 def walk_of(rules: RuleTable, choose: Choose, reach: Reach) -> Walk:

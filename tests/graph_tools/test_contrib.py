@@ -233,6 +233,14 @@ def test_contributions_sum_where_only_the_last_sizes_are_known(row: Row) -> None
     assert abs(total - change) <= 1e-4 * size
 
 
+def test_a_kernel_of_unknown_size_is_refused_by_name() -> None:
+    model, inputs = model_of(Row("FusedConv", ((2, 3, 5, 5), (4, 3, 3, 3)), {"activation": "Relu"}))
+    for size, name in zip(model.graph.input[1].type.tensor_type.shape.dim, "mckl", strict=True):
+        size.dim_param = name
+    with pytest.raises(NotDifferentiable, match="the size of the kernel 'x1' of Conv"):
+        gradients(model, inputs, ["x0"], np.ones((2, 4, 3, 3)))
+
+
 PADS = ints(1, 1, kind=np.int64)
 REFUSED = {
     "auto_pad=SAME_UPPER": Row("ConvTransposeWithDynamicPads", ((2, 3, 4), (3, 4, 3), PADS),

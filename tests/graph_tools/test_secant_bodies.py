@@ -11,6 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.graph_tools.broadcast import unbroadcast
+from onnx_attribution.graph_tools.differentiate import naming
 from onnx_attribution.graph_tools.emit import Emitter
 from onnx_attribution.graph_tools.nested import graft, infer_types
 from onnx_attribution.graph_tools.rules.secant_control import twin
@@ -118,3 +120,14 @@ def test_types_are_inferred_without_a_word_where_a_file_repeats_names(
     infer_types(gs.Graph(nodes, [x], opset=21))
     assert [node.outputs[0].shape for node in nodes] == [[3], [3]]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_refusal_inside_of_a_rule_names_the_node() -> None:
+    node = gs.Node("Mul", "product", inputs=[], outputs=[gs.Variable("z")])
+    values = [
+        gs.Variable(name, np.dtype(np.float32), shape) for name, shape in (("x", [3]), ("grad/y", None))
+    ]
+    with pytest.raises(NotDifferentiable, match=r"'grad/y' is unknown at Mul \(node 'product'\)") as raised:
+        with naming(node):
+            unbroadcast(Emitter(gs.Graph(opset=21)), values[0], values[0], values[1])
+    assert raised.value.metadata["node"] == "product"
