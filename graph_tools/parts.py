@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnx_attribution.graph_tools.emit import Emitter, Value, is_float, is_half
-from onnx_attribution.graph_tools.rules.huge import difference
+from onnx_attribution.graph_tools.rules.huge import Known, difference
 from onnx_attribution.graph_tools.rules.quotients import near, shaped
 from onnx_attribution.graph_tools.rules.tricks import known
 
@@ -24,13 +24,15 @@ class Parts:
     references: Mapping[str, Value]
     moving: set[str]
     found: dict[str, Pair]
+    huge: Known = field(default_factory=dict)
 
     def change(self, value: Value) -> Value:
         """What a tensor changes by between x' and x."""
         op, here, there = self.op, value, self.references[value.name]
         if not is_float(here):
             here, there = op.cast(here, np.float32), op.cast(there, np.float32)
-        made = difference(op, *(op.cast(v, np.float32) if is_half(v) else v for v in (here, there)))
+        here, there = (op.cast(v, np.float32) if is_half(v) else v for v in (here, there))
+        made = difference(op, here, there, self.huge)
         made.shape = value.shape
         return made
 

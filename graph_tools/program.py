@@ -31,7 +31,7 @@ from onnx_attribution.graph_tools.nested import attributes_of, inputs_of
 from onnx_attribution.graph_tools.reveal import reveal
 from onnx_attribution.graph_tools.reveal_rules import Where
 from onnx_attribution.graph_tools.rules import VJP, RuleTable
-from onnx_attribution.graph_tools.rules.huge import difference
+from onnx_attribution.graph_tools.rules.huge import Known, difference
 from onnx_attribution.graph_tools.rules.lost import Lost
 from onnx_attribution.graph_tools.rules.secant import STEPS, UNFOLLOWED, secant_of
 from onnx_attribution.graph_tools.select import dependents
@@ -175,10 +175,11 @@ def deeplift_program(
     ]
     if reveal_cancel is None:
         multipliers = _gradients(op, choice, weight, table, choose, dependents)
+        huge: Known = {}
         for layer, m in multipliers.items():
             h = graph.tensors()[layer]
-            pair = (op.cast(x, m.dtype) for x in (h, references[layer]))
-            result = op("Mul", m, difference(op, *pair)) if multiply else m
+            here, there = (op.cast(x, m.dtype) for x in (h, references[layer]))
+            result = op("Mul", m, difference(op, here, there, huge)) if multiply else m
             outputs.append(_named(op, result, f"contribution/{layer}"))
         return _finish(graph, outputs + _losses(op, lost.found))
     _check_moving(op, choice)

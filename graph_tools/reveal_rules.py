@@ -81,7 +81,7 @@ def move_of(
     passed = (*(view.input(k) for k in moved), *view.outputs)
     floats = all(z is None or is_float(node.tensor(z)) for z in passed)
     origin = next((origins[o] for k in moved if (o := _name(view, k, parts)) in origins), "")
-    masked = any(x is not None and may_be_huge(x) for x in view.inputs)
+    masked = any(x is not None and may_be_huge(x, parts.huge) for x in view.inputs)
     if masked and kind not in CARRYING | {"Neg", "Sub"}:
         return node.by_secant(choose)
     if plain and floats and kind in WEIGHTED and moved in ([0], [1]):

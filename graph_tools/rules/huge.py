@@ -71,10 +71,10 @@ def _judged(value: Value) -> tuple[bool, list[Value]]:
 
 
 def _holds_huge(value: gs.Constant) -> bool:
-    if np.prod(value.shape) > READ:
+    if not 0 < np.prod(value.shape) <= READ:
         return False
-    numbers = np.abs(np.asarray(value.values).astype(np.float64))
-    return bool((numbers > HUGE).any())
+    held = np.asarray(value.values)
+    return any(abs(float(end)) > HUGE for end in (held.min(), held.max()))
 
 
 def tamed(op: Emitter, value: Value) -> Value:
@@ -92,8 +92,8 @@ def tamed(op: Emitter, value: Value) -> Value:
     return op("Where", is_huge, op("Mul", bounded, op.like(value, SCALE)), value)
 
 
-def difference(op: Emitter, x: Value, y: Value) -> Value:
+def difference(op: Emitter, x: Value, y: Value, known: Known | None = None) -> Value:
     """x - y, where huge numbers are finite."""
-    if may_be_huge(x) or may_be_huge(y):
+    if may_be_huge(x, known) or may_be_huge(y, known):
         x, y = tamed(op, x), tamed(op, y)
     return op("Sub", x, y)
