@@ -67,9 +67,9 @@ def _poisoned(op: Emitter, g: Value | None, x: Value | None, poison: Value) -> V
 
 
 def outputs_missed(
-    op: Emitter, name: str, node: NodeView, reference: NodeView, gradients: Sequence[Value | None]
+    op: Emitter, raw: NodeView, node: NodeView, reference: NodeView, gradients: Sequence[Value | None]
 ) -> dict[str, Value]:
-    """How much of the change goes through outputs that have no secant, by the name of the first of them."""
+    """How much of the change goes through outputs that have no secant, by the first name that the network has."""
     parts = []
     for k in WITHOUT_SECANT.get(node.operator, ()) if node.domain == "" else ():
         ends = [
@@ -81,7 +81,10 @@ def outputs_missed(
             nothing = op.like(g, 0)
             part = op("Where", op("Equal", g, nothing), nothing, op("Mul", g, change))
             parts.append(op("ReduceSum", op("Abs", part), keepdims=0))
-    return {name: parts[0] if len(parts) == 1 else op("Sum", *parts)} if parts else {}
+    if not parts:
+        return {}
+    name = next(z.name for z in raw.outputs if z is not None)
+    return {name: parts[0] if len(parts) == 1 else op("Sum", *parts)}
 
 
 def inputs_missed(

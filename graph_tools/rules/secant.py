@@ -114,7 +114,7 @@ def secant_of(
             alike = rule.elementwise or rule.bilinear
             here = _numeric(op, replace(view, active=active, outputs=outputs), node, g, alike)
             there = _numeric(op, at_reference.real(op), at_reference, g, alike)
-            missed = outputs_missed(op, node.z.name, here, there, g)
+            missed = outputs_missed(op, node, here, there, g)
             if chosen is None:
                 assert forward is not None
                 results = _through(op, here, there, rule, forward, g, moved, references, moving, own)
