@@ -52,12 +52,17 @@ METHODS: dict[str, Method] = {
     "NeuronDeepLiftShap": "deeplift_rescale",
     "DeepLIFT-MaxPool-gradient": "gradient",  # all that this rule of kundajelab's is
     "Gradient": "gradient",
+    "FeatureAblation": "occlusion",
+    "Occlusion": "occlusion",
 }
 TABLES = ("riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid", "gausslegendre")
 
 REVEALING = frozenset({"DeepLIFT-RevealCancel", "DeepLIFT-revealcancel", "DeepLIFT-genomics_default"})
-ONLY_DELTA, IN_DOUBLE = "compare only convergence_delta", "run in float64"
-"""What a caution says: the library's own numbers are wrong, or ill-conditioned in float32."""
+ONLY_DELTA, IN_DOUBLE, DEAD_UNIT = "compare only convergence_delta", "run in float64", "dead"
+"""What a caution says: the library's own numbers are wrong, or ill-conditioned in float32, or come from a hidden unit
+whose change is 0, where a quotient of rounding errors decides. In the first and the last only the sum has a meaning."""
+
+ONLY_SUMS = (ONLY_DELTA, DEAD_UNIT)
 
 
 def folder() -> Path | None:
@@ -95,9 +100,9 @@ def equivalences() -> list[Json]:
 
 
 def caution(case: Json) -> str:
-    """What the caution of a case asks for: one of `ONLY_DELTA` and `IN_DOUBLE`, or nothing."""
+    """What the caution of a case asks for: one of `ONLY_DELTA`, `IN_DOUBLE` and `DEAD_UNIT`, or nothing."""
     text = case.get("caution") or ""
-    found = [kind for kind in (ONLY_DELTA, IN_DOUBLE) if kind in text]
+    found = [kind for kind in (ONLY_DELTA, IN_DOUBLE, DEAD_UNIT) if kind in text]
     assert len(found) == bool(text), text
     return found[0] if found else ""
 
@@ -182,6 +187,29 @@ class Call:
     absolute: bool = False
     distribution: bool = False
 
+    def samples(self) -> list[Call]:
+        """The call, or one for each sample where the samples have groups of their own."""
+        ranks = {n: np.asarray(self.request.inputs[n]).ndim for n in self.request.groups}
+        own = [n for n, a in self.request.groups.items() if a.ndim == ranks[n] and len(a) > 1]
+        if not own:
+            return [self]
+        request = self.request
+        return [
+            replace(
+                self,
+                request=replace(
+                    request,
+                    inputs={n: a[k : k + 1] for n, a in request.inputs.items()},
+                    groups={n: a[k : k + 1] if n in own else a for n, a in request.groups.items()},
+                    baselines={
+                        n: b[k : k + 1] if isinstance(b, np.ndarray) and len(b) > 1 else b
+                        for n, b in request.baselines.items()
+                    },
+                ),
+            )
+            for k in range(len(request.inputs[own[0]]))
+        ]
+
     def requests(self) -> list[AttributionRequest]:
         """The request, or for a distribution of references one for each of them."""
         if not self.distribution:
@@ -203,6 +231,11 @@ class Call:
         """The attributions in the peer's nesting."""
         return self._at(answer, self.places)
 
+    @property
+    def name(self) -> str:
+        """What kundajelab's library calls the result."""
+        return "contributions" if self.request.multiply_by_inputs else "multipliers"
+
     def _at(self, answer: Attribution, place: Nested) -> Nested:
         if isinstance(place, list):
             return [self._at(answer, part) for part in place]
@@ -219,7 +252,8 @@ def call_of(side: Json, *, multiply: bool | None = None) -> Call:
     sources, tensors = list(side["inputs"]), (side.get("layer") or {}).get("onnx_tensors")
     places: Nested = _only(sources)
     layers: list[str] = []
-    target = Target(index=index_of(side.get("target")))
+    integers = METHODS[method] == "occlusion"  # which a target may hold there, if it is named
+    target = Target(spec["outputs"][0] if integers else None, index_of(side.get("target")))
     if method.startswith("Neuron"):
         assert tensors is not None
         target = Target(tensor=tensors[0], index=_selected(side, tensors[0]))
@@ -239,12 +273,50 @@ def call_of(side: Json, *, multiply: bool | None = None) -> Call:
             steps=options.get("n_steps", 50),
             quadrature=options.get("method", "gausslegendre"),
             multiply_by_inputs=_multiplies(side) if multiply is None else multiply,
+            **_features(sources, options),
         ),
         places,
         factor=2.0 if "custom_attribution_func" in options else 1.0,
         absolute=method == "Saliency" and options.get("abs", True),
         distribution=method.endswith("DeepLiftShap"),
     )
+
+
+def _features(sources: Sequence[str], options: Json) -> Json:
+    """The groups or windows and strides of the sources; a window moves by 1 where Captum's options do not say."""
+    fields: Json = {}
+    if options.get("feature_mask") is not None:
+        masks = _each(options["feature_mask"], sources, "groups")
+        fields["groups"] = {n: array(mask).astype(np.int64) for n, mask in masks.items()}
+    if "sliding_window_shapes" in options:
+        sizes = {
+            n: index_of(w) for n, w in _each(options["sliding_window_shapes"], sources, "window").items()
+        }
+        steps = options.get("strides")
+        each = (
+            _each(steps, list(sizes), "strides") if isinstance(steps, dict) else dict.fromkeys(sizes, steps)
+        )
+        fields["windows"] = sizes
+        fields["strides"] = {n: _strides(step, sizes[n]) for n, step in each.items()}
+    return fields
+
+
+def _each(value: Json, sources: Sequence[str], word: str) -> dict[str, Any]:
+    """What is given for each source; what is left over has a name that no source has."""
+    parts = value["tuple"] if "tuple" in value and not _is_shape(value) else [value]
+    names = [*sources, *(f"{word} {k}" for k in range(len(sources), len(parts)))]
+    return dict(zip(names, parts, strict=False))
+
+
+def _is_shape(value: Json) -> bool:
+    """Whether a tuple of the file holds numbers, not a part for each input."""
+    return "tuple" in value and all(isinstance(part, int) for part in value["tuple"])
+
+
+def _strides(step: Any, window: tuple[int, ...]) -> tuple[int, ...]:
+    if step is None:
+        return (1,) * len(window)
+    return (step,) * len(window) if isinstance(step, int) else tuple(index_of(step))
 
 
 def _multiplies(side: Json) -> bool:
@@ -300,10 +372,13 @@ class Asker:
         self._added: set[str] = set()
 
     def __call__(self, call: Call, *, double: bool = False) -> Attribution:
-        return self._asked(call, [call.whole()], double)[0]
+        """The answer; of samples that are asked one by one, in one."""
+        return joined([self._asked(one, [one.whole()], double)[0] for one in call.samples()])
 
     def each(self, call: Call, *, double: bool = False) -> list[Attribution]:
         """The answer for each reference."""
+        if len(call.samples()) > 1:
+            return [self(call, double=double)]
         return self._asked(call, call.requests(), double)
 
     def _asked(self, call: Call, asked: Sequence[AttributionRequest], double: bool) -> list[Attribution]:
@@ -316,6 +391,18 @@ class Asker:
         if double:
             given = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in given.items()}
         return [self.engine.attribute(replace(r, model=name, inputs=given)) for r in asked]
+
+
+def joined(answers: Sequence[Attribution]) -> Attribution:
+    """The layers of several answers, sample after sample."""
+    first, *others = answers
+    if not others:
+        return first
+    layers = {
+        name: replace(layer, values=np.concatenate([a.layers[name].values for a in answers]))
+        for name, layer in first.layers.items()
+    }
+    return replace(first, layers=layers)
 
 
 def delta(answer: Attribution) -> Floats:
@@ -340,6 +427,11 @@ def distance(actual: Floats, expected: Floats, mode: str) -> float:
 def flatten(result: Nested) -> list[Floats]:
     """The arrays of nested results in order."""
     return [a for part in result for a in flatten(part)] if isinstance(result, list) else [np.asarray(result)]
+
+
+def size(result: Nested) -> float:
+    """The largest number of nested results."""
+    return max(float(np.abs(a).max(initial=0.0)) for a in flatten(result))
 
 
 def counts(items: Sequence[Mapping[str, Any]]) -> dict[str, int]:
