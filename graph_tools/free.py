@@ -99,6 +99,8 @@ class _Freeing:
         out = handler(self, node, axis)
         for name in node.output:
             if name and out is not None:
+                if out.position >= len(self.shapes.get(name, range(out.position + 1))):
+                    raise self.fail(node)  # a guess that a tensor of this rank disproves
                 self.tracked[name] = out
 
     # --- helpers

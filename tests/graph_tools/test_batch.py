@@ -62,6 +62,13 @@ CASES = {
         r = Constant<value = float[1,3,1] {1, -0.5, 2}>() y = GRU<hidden_size=1>(x, w, r, , , h) }""",
         "freed",
     ),
+    "a reshape to computed sizes of fewer axes than the place of the batch": (
+        """net (float[1,2,F,4] x) => (float[G,8] y) {
+        t = Transpose<perm = [2, 3, 1, 0]>(x) d = Shape(t) z = Constant<value = int64[1] {0}>() n = Gather(d, z)
+        e = Constant<value = int64[1] {8}>() s = Concat<axis=0>(n, e) r = Reshape(t, s)
+        q = Transpose<perm = [1, 0]>(r) v = Softmax(q) y = Transpose<perm = [1, 0]>(v) }""",
+        "single",
+    ),
     "the elements of the one row by constant indices": (
         """net (float[1,3] x) => (float[1,2,2] y) {
         f = Flatten<axis=2>(x) i = Constant<value = int64[1,2,2] {2, 0, 1, -1}>() g = Gather<axis=0>(f, i)
