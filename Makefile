@@ -11,7 +11,7 @@ export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
 endif
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: demo test conformance completeness peers check bench proto
+.PHONY: demo test conformance completeness peers wild check bench proto
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
 test: $(VENV)/stamp
@@ -22,6 +22,8 @@ completeness: $(VENV)/stamp
 	python -m tests.conformance.completeness
 peers: $(PEERS_VENV)/stamp
 	$(PEERS_VENV)/bin/python -m tests.peers
+wild: $(VENV)/stamp
+	python -m tests.wild
 check: $(VENV)/stamp
 	.ci/check
 bench: $(VENV)/stamp

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -23,9 +24,11 @@ from tests import checks
 from tests.conformance import cases, gradients
 from tests.conformance.cases import Case
 from tests.conformance.report import Outcome
-from tests.data.examples import usable
+from tests.data.examples import example_of, usable
 
 Array = NDArray[Any]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 SAME = 1e-4
 SAME_HALF = 2e-2
 LIMIT = 150  # seconds of processor time a model; what takes longer fails
@@ -193,25 +196,37 @@ def double_outcome(operator: str, names: Sequence[str]) -> Iterator[Outcome]:
 
 def model_outcomes(paths: Sequence[Path]) -> Iterator[Outcome]:
     """Real models, as many at once as there are cores."""
+    yield from side_by_side(_model_outcome, paths)
+
+
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The results in order, from processes of one thread each, as many as there are cores."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for the processes to be
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(available_cores(), mp_context=context) as pool:
-        yield from pool.map(_model_outcome, paths)
+        yield from pool.map(work, items)
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float = LIMIT) -> Iterator[None]:
+    """Raises OutOfTimeError in the main thread when the processor has worked for longer."""
+    signal.signal(signal.SIGVTALRM, _out_of_time)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def _model_outcome(path: Path) -> Outcome:
     warnings.simplefilter("ignore")
     started, name = time.monotonic(), f"model/{path.parent.name}"
-    signal.signal(signal.SIGVTALRM, _out_of_time)
-    signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            row = gradients.compare(usable(path, Path(folder)), Backend("cpu", 1))
+        with time_limit(), tempfile.TemporaryDirectory() as folder:
+            row = gradients.compare(usable(path, Path(folder)), Backend("cpu", 1), *example_of(path))
     except OutOfTimeError:
         detail = f"it took more than {LIMIT} s of processor time"
         return Outcome(name, "", "model", "fail", detail, time.monotonic() - started)
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     verdict = "refused" if row.refused else "pass" if row.agrees else "fail"
     errors = ", ".join(f"{layer} {e.best:.0e}" for layer, e in row.errors.items())
     return Outcome(name, "", "model", verdict, row.refused or row.broken or errors, row.seconds)

@@ -19,7 +19,7 @@ from onnx_attribution.server.backend import Backend
 from tests.conformance import cases, gradients
 from tests.conformance.float64 import Float64Network, run_double
 from tests.conformance.operators import OPERATORS
-from tests.data.examples import usable
+from tests.data.examples import example_of, usable
 
 OFFICIAL = sorted({kind.__name__ for kind in OPERATORS if not kind.op_domain} & set(cases.TABLE))
 ROUNDS = """<ir_version: 8, opset_import: ["" : 17]> test (float[5] x) => (float[5] y)
@@ -86,7 +86,7 @@ def test_a_rule_that_is_wrong_by_a_thousandth_differs(
 
     monkeypatch.setitem(VJP, ("", operator), replace(right, vjp=wrong))
     path = usable(shared / "models" / name / "model.onnx", tmp_path)
-    row = gradients.compare(path, Backend("cpu"))
+    row = gradients.compare(path, Backend("cpu"), *example_of(path))
     assert not row.agrees
     assert not row.refused
     assert not row.broken

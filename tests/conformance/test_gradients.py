@@ -10,6 +10,7 @@ import pytest
 from onnx_attribution.server.backend import Backend
 from tests.conformance.gradients import compare
 from tests.conformance.report import PASSED
+from tests.data.examples import example_of
 
 KINDS = {
     "autoencoder1d": "transposed convolutions, max pooling",
@@ -33,7 +34,8 @@ def backend() -> Backend:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_gradients_of_a_real_model_agree_with_differences(name: str, shared: Path, backend: Backend) -> None:
-    row = compare(shared / "models" / name / "model.onnx", backend)
+    path = shared / "models" / name / "model.onnx"
+    row = compare(path, backend, *example_of(path))
     assert row.agrees, row
 
 
