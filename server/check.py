@@ -36,6 +36,9 @@ FEW = 8
 TOLERANCE = 2e-2  # a difference in float32 over kinks; the conformance tests use float64 and 1e-4
 HALF_TOLERANCE = 1e-1  # eleven bits
 NOT_FINITE = "the gradient holds NaN or infinite numbers"
+NO_TARGET = (
+    "the target is NaN or infinite at the inputs that were drawn; only inputs of its own kind can tell"
+)
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,12 @@ def gradient_disagrees(model: LoadedModel, choice: Choice, seed: int = 0) -> str
     hidden = [s for s in choice.sources if s not in model.network.input_axes]
     at_x = forward(model, example, [choice.target, *hidden])
     kind = at_x[choice.target].dtype
-    weight = _cotangent(at_x[choice.target].shape, seed, rng)
+    finite = np.isfinite(at_x[choice.target].astype(np.float64))
+    if not finite.any():
+        return NO_TARGET
+    weight = np.where(
+        finite, _cotangent(at_x[choice.target].shape, seed, rng), 0
+    )  # scores of a mask are -inf
     inputs: dict[str, Any] = {**example, **{n: at_x[n] for n in hidden}}
     session = model.session(("rows", choice), lambda: rows_program(model.network, choice))
     found = session.run({**inputs, "target/weight": weight.astype(kind)})
@@ -236,7 +244,7 @@ def gradient_disagrees(model: LoadedModel, choice: Choice, seed: int = 0) -> str
         moved = {n: (inputs[n] + distance * d).astype(inputs[n].dtype) for n, d in direction.items()}
         found = forward(model, {**inputs, **moved}, [choice.target], hidden)[choice.target]
         said = sum(float((gradients[n] * (moved[n].astype(np.float64) - inputs[n])).sum()) for n in moved)
-        return float((weight * found.astype(np.float64)).sum()), said
+        return float(weight[finite] @ found.astype(np.float64)[finite]), said
 
     @functools.cache
     def slope(step: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -65,6 +66,33 @@ def test_an_input_is_the_number_that_the_file_compares_it_with(backend: Backend,
     assert verdict.attributable, verdict.refused
     assert verdict.sources == ["x"]
     assert "input 'rate' is 16000, a number that the file compares it with" in verdict.notes
+
+
+MASKED = """test (float[1, 6] x) => (float[1, 6] y) <float low = {-inf}, float zero = {0}> {
+    out = Less(x, zero) z = Mul(x, x) y = Where(out, low, z)
+}"""
+BAND = """test (float[1, 6] x, float least, float most) => (float[1, 6] y)
+<float low = {-inf}, float[6] bins = {1, 2, 3, 4, 5, 6}> {
+    above = GreaterOrEqual(bins, least) below = LessOrEqual(bins, most) held = And(above, below)
+    z = Mul(x, x) w = Where(held, z, low) y = Softmax(w)
+}"""
+
+
+def test_scores_that_a_mask_takes_away_are_left_out(backend: Backend, tmp_path: Path) -> None:
+    verdict = check_file(saved(MASKED, tmp_path), backend)
+    assert verdict.attributable, verdict.refused
+
+
+def test_a_target_without_a_value_at_drawn_inputs_needs_some_of_its_kind(
+    backend: Backend, tmp_path: Path
+) -> None:
+    """Of the bins 1 to 6 none lies between numbers that are drawn near 0."""
+    path = saved(BAND, tmp_path)
+    (refusal,) = check_file(path, backend).refused
+    assert "the target is NaN or infinite at the inputs that were drawn" in refusal["reason"]
+    band = {"least": np.float32(2), "most": np.float32(5)}
+    verdict = check_file(path, backend, example={n: np.asarray(a) for n, a in band.items()})
+    assert verdict.attributable, verdict.refused
 
 
 @pytest.mark.parametrize("name", ["basic-pitch", "silero-vad-v5"])

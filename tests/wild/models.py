@@ -18,13 +18,15 @@ from tests.wild.inputs import noise, number, picture, program, sound, spectrum, 
 @dataclass(frozen=True)
 class Model:
     """A file of a wheel and its inputs. `target` and `element` are what the defaults are asked to explain, where a file
-    has several outputs or an element has several indices; `refused` are words of the reason why it has no gradient."""
+    has several outputs or an element has several indices; `refused` are words of the reason why it has no gradient,
+    `undrawn` of the reason why random inputs do not show that it has one."""
 
     file: str
     inputs: Mapping[str, Array]
     target: str | None = None
     element: tuple[int, ...] | None = None
     refused: str = ""
+    undrawn: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ PACKAGES = (
                 },
                 target="confidence",
                 element=(4,),
+                undrawn="NaN or infinite at the inputs that were drawn",
             ),
         ),
     ),

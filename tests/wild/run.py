@@ -79,6 +79,9 @@ def tried(job: Job) -> Line:
     try:
         with time_limit(LIMIT):
             verdict = check_file(job.path, Backend("cpu", 1))
+            if job.model.undrawn and job.model.undrawn in reasons(verdict):
+                found.facts.append("random inputs do not do")
+                verdict = check_file(job.path, Backend("cpu", 1), example=job.model.inputs)
             batch = verdict.batch or ""
             refused = judged(verdict, job.model, found.wrong)
             if not refused:
@@ -98,13 +101,18 @@ def tried(job: Job) -> Line:
 
 def judged(verdict: Verdict, model: Model, wrong: list[str]) -> str:
     """The reason of a refusal, which is wrong where it was not expected, or where its words were not."""
-    reasons = "; ".join(f"{r['operator']} {r['reason']}".strip() for r in verdict.refused)[:300]
+    why = reasons(verdict)
     if verdict.attributable:
         wrong += [f"it has a gradient; expected a refusal for {model.refused}"] if model.refused else []
         return ""
-    if not model.refused or model.refused not in reasons:
+    if not model.refused or model.refused not in why:
         wrong.append("the refusal is not expected")
-    return f"refused: {reasons}"
+    return f"refused: {why[:300]}"
+
+
+def reasons(verdict: Verdict) -> str:
+    """Why a file is refused, with the operators that stand in the way."""
+    return "; ".join(f"{r['operator']} {r['reason']}".strip() for r in verdict.refused)
 
 
 def believed(row: Row, facts: list[str], wrong: list[str]) -> None:
