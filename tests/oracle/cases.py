@@ -6,7 +6,6 @@ the input with a hidden target, its `LayerIntegratedGradients` our `integrated_g
 
 from __future__ import annotations
 
-import base64
 import functools
 import json
 import os
@@ -17,17 +16,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import Attribution, AttributionRequest, Method, References, Target
 from tests.checks import to_double
+from tests.oracle.nested import Floats, Nested, array, index_of, is_tensor
 
 Json = dict[str, Any]
-Floats = NDArray[Any]
-Nested = Any
-"""An array, or lists of them as deep as the library's tuples."""
 
 METHODS: dict[str, Method] = {
     "IntegratedGradients": "integrated_gradients",
@@ -133,45 +129,6 @@ def model_of(name: str) -> onnx.ModelProto:
     del model.graph.output[:]
     model.graph.output.extend(outputs)
     return model
-
-
-def array(value: Any) -> Floats:
-    """A tensor of the file."""
-    if isinstance(value, dict) and "b64_f32le" in value:
-        return (
-            np.frombuffer(base64.b64decode(value["b64_f32le"]), "<f4")
-            .reshape(value["shape"])
-            .astype(np.float32)
-        )
-    if isinstance(value, dict) and "data" in value:
-        return np.asarray(value["data"], dtype=value.get("dtype", "float32")).reshape(value["shape"])
-    return np.asarray(value, dtype=np.float64)
-
-
-def nested(value: Any) -> Nested:
-    """A tensor, or the file's tuple of such as a list."""
-    if isinstance(value, dict) and "tuple" in value:
-        return [nested(part) for part in value["tuple"]]
-    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
-        return [nested(part) for part in value]
-    return array(value)
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, dict) and ("data" in value or "b64_f32le" in value)
-
-
-def index_of(value: Any) -> Any:
-    """A target or neuron selector in our form: an int, a tuple with slices, one of these per sample in a list."""
-    if value is None or isinstance(value, int):
-        return value
-    if _is_tensor(value):
-        return array(value).tolist()
-    if isinstance(value, list):
-        return [index_of(part) for part in value]
-    if "tuple" in value:
-        return tuple(index_of(part) for part in value["tuple"])
-    return slice(*value["slice"])
 
 
 # --- Calls
@@ -344,7 +301,7 @@ def _baselines(side: Json) -> dict[str, Any]:
     names, value = list(side["inputs"]), side.get("baselines")
     parts = value["tuple"] if isinstance(value, dict) and "tuple" in value else [value] * len(names)
     return {
-        n: 0.0 if p is None else (array(p) if _is_tensor(p) else p) for n, p in zip(names, parts, strict=True)
+        n: 0.0 if p is None else (array(p) if is_tensor(p) else p) for n, p in zip(names, parts, strict=True)
     }
 
 
@@ -409,29 +366,6 @@ def delta(answer: Attribution) -> Floats:
     """The sum of all attributions less the change of the target, per sample."""
     total = sum(layer.sum for layer in answer.layers.values())
     return np.asarray(total - (answer.target.value - answer.target.baseline_value))
-
-
-def at(result: Nested, path: Sequence[int]) -> Floats:
-    """The array at a path into nested results."""
-    for k in path:
-        result = result[k]
-    return np.asarray(result)
-
-
-def distance(actual: Floats, expected: Floats, mode: str) -> float:
-    """How far apart two results are in one of the file's modes."""
-    apart = np.abs(np.asarray(actual, np.float64).reshape(-1) - np.asarray(expected, np.float64).reshape(-1))
-    return float(apart.sum() if mode == "sum" else apart.max(initial=0.0))
-
-
-def flatten(result: Nested) -> list[Floats]:
-    """The arrays of nested results in order."""
-    return [a for part in result for a in flatten(part)] if isinstance(result, list) else [np.asarray(result)]
-
-
-def size(result: Nested) -> float:
-    """The largest number of nested results."""
-    return max(float(np.abs(a).max(initial=0.0)) for a in flatten(result))
 
 
 def counts(items: Sequence[Mapping[str, Any]]) -> dict[str, int]:

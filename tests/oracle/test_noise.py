@@ -15,8 +15,9 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_attribution.values import Attribution
 from tests.checks import to_double
-from tests.oracle import cases, noise
-from tests.oracle.cases import Asker, Json, Nested
+from tests.oracle import cases, nested, noise
+from tests.oracle.cases import Asker, Json
+from tests.oracle.nested import Nested
 from tests.oracle.test_oracle import ANSWERED, EQUAL, ask, assert_case, calls, params, recorded
 
 __all__ = ["ask"]  # the fixture
@@ -56,10 +57,12 @@ def test_a_little_wrong_or_credited_to_the_wrong_input_fails(case: Json, ask: As
         if not is_exact(case, call):
             continue
         answer = ask(call)
-        scale = cases.size(call.result(answer))
+        scale = nested.size(call.result(answer))
         wrong: list[cases.Call] = [replace(call, factor=call.factor * 1.0005)] if scale else []
         misplaced = Misplaced(**vars(call))
-        pairs = zip(cases.flatten(call.result(answer)), cases.flatten(misplaced.result(answer)), strict=True)
+        pairs = zip(
+            nested.flatten(call.result(answer)), nested.flatten(misplaced.result(answer)), strict=True
+        )
         if max(float(np.abs(a - b).max(initial=0)) for a, b in pairs) > 1e-3 * scale:  # not all alike
             wrong.append(misplaced)
         for other in wrong:
@@ -95,11 +98,11 @@ def test_nothing_else_is_so_small(shared: Path) -> None:
     """What is 0 has to be 0 to the last digit, and everything else is compared relative to its own size."""
     for case in MEANT:
         expected = [e for call in calls(case) if (e := recorded(case, call)) is not None]
-        assert all(cases.size(e) == 0 or cases.size(e) > SMALL for e in expected), case["id"]
+        assert all(nested.size(e) == 0 or nested.size(e) > SMALL for e in expected), case["id"]
     for item in EQUAL:
         if item["id"] not in noise.EQUIVALENCES:
             for side in (item["lhs"], item["rhs"]):
-                size = cases.size(cases.nested(side["reference_attributions"]))
+                size = nested.size(nested.nested(side["reference_attributions"]))
                 assert size == 0 or size > SMALL, item["id"]
 
 

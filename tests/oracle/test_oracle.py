@@ -26,8 +26,9 @@ from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import Attribution, Target
 from tests.methods.toys import explain, model
-from tests.oracle import cases, noise
-from tests.oracle.cases import Asker, Json, Nested
+from tests.oracle import cases, nested, noise
+from tests.oracle.cases import Asker, Json
+from tests.oracle.nested import Nested
 
 WHY = "ONNX_ATTRIBUTION_TEST_DATA is not set: no file of expected numbers"
 NOTHING = 1e-4
@@ -63,7 +64,7 @@ def assert_case(case: Json, call: cases.Call, answer: Attribution, answers: list
         return
     assert_recorded(case, call, answer)
     if "derived" in case:  # follows from completeness alone
-        assert_close(call.result(answer), cases.nested(case["derived"]["attributions"]), 1e-6)
+        assert_close(call.result(answer), nested.nested(case["derived"]["attributions"]), 1e-6)
 
 
 def assert_checks(case: Json, call: cases.Call, answer: Attribution, answers: list[Attribution]) -> None:
@@ -78,13 +79,13 @@ def assert_checks(case: Json, call: cases.Call, answer: Attribution, answers: li
             continue
         if check["on"] in ("multipliers", "contributions") and check["on"] != call.name:
             continue
-        actual = cases.at(found[check["on"]], check.get("output_index") or [])
+        actual = nested.at(found[check["on"]], check.get("output_index") or [])
         if "flat_index" in check:
             actual = actual.reshape(-1)[check["flat_index"]]
         expected = np.asarray(check["expected"], dtype=np.float64)
         expected = np.broadcast_to(expected, actual.shape) if expected.size == 1 else expected
         assert actual.size == expected.size
-        apart = cases.distance(actual, expected, check["mode"])
+        apart = nested.distance(actual, expected, check["mode"])
         assert apart <= check["atol"], f"{check['on']} {check.get('output_index')}: {apart}"
 
 
@@ -92,7 +93,7 @@ def recorded(case: Json, call: cases.Call) -> Nested | None:
     """What the library gave when it was run, None where the file has nothing or warns of it."""
     held = case.get("reference_run") or {}
     name = "attributions" if "attributions" in held else call.name
-    return None if case.get("caution") or name not in held else cases.nested(held[name])
+    return None if case.get("caution") or name not in held else nested.nested(held[name])
 
 
 def assert_recorded(case: Json, call: cases.Call, answer: Attribution) -> None:
@@ -108,26 +109,26 @@ def assert_recorded(case: Json, call: cases.Call, answer: Attribution) -> None:
 
 def assert_close_where_it_moves(call: cases.Call, actual: Nested, expected: Nested) -> None:
     """Multipliers of kundajelab's RevealCancel divide by float32 differences, by a pseudocount where there is none."""
-    (left,), (right,) = cases.flatten(actual), cases.flatten(expected)
+    (left,), (right,) = nested.flatten(actual), nested.flatten(expected)
     ((name, x),) = call.request.inputs.items()
     change = np.abs(x.astype(np.float64) - np.asarray(call.request.baselines[name]))
     moves = change > 0
-    allowed = REFERENCE * cases.size(expected) + 2e-7 / np.where(moves, change, 1)
+    allowed = REFERENCE * nested.size(expected) + 2e-7 / np.where(moves, change, 1)
     assert (np.abs(left - right.reshape(left.shape))[moves] <= allowed[moves]).all()
 
 
 def assert_close(actual: Nested, expected: Nested, tolerance: float = REFERENCE) -> None:
     """Nested results agree, relative to the largest number of what is expected, however small it is."""
-    left, right = cases.flatten(actual), cases.flatten(expected)
+    left, right = nested.flatten(actual), nested.flatten(expected)
     assert len(left) == len(right)
-    scale = cases.size(expected)
+    scale = nested.size(expected)
     for a, b in zip(left, right, strict=True):
         np.testing.assert_allclose(a.reshape(-1), b.reshape(-1), rtol=0, atol=tolerance * scale)
 
 
 def assert_nothing(actual: Nested) -> None:
     """Every number is 0, up to the rounding of probabilities of a tenth."""
-    assert cases.size(actual) <= NOTHING
+    assert nested.size(actual) <= NOTHING
 
 
 def calls(case: Json) -> list[cases.Call]:
@@ -191,7 +192,7 @@ def test_what_the_peer_refuses_is_refused(case: Json, ask: Asker) -> None:
 def test_two_calls_that_must_agree_agree(item: Json, ask: Asker) -> None:
     sides = []
     for side in (item["lhs"], item["rhs"]):
-        theirs = cases.flatten(cases.nested(side["reference_attributions"]))
+        theirs = nested.flatten(nested.nested(side["reference_attributions"]))
         if cases.oracle()["models"][side["model"]].get("spec") is None:
             sides.append(theirs)  # a Python function that picks one neuron: the library's own gradient of it
             continue
@@ -199,7 +200,7 @@ def test_two_calls_that_must_agree_agree(item: Json, ask: Asker) -> None:
         if isinstance(given, dict) and "callable" in given:  # it returns what the other side lists
             side = {**side, "baselines": item["lhs"]["baselines"]}
         call = cases.call_of(side)
-        sides.append(cases.flatten(call.result(ask(call))))
+        sides.append(nested.flatten(call.result(ask(call))))
         if item["id"] in noise.EQUIVALENCES:
             assert_nothing(sides[-1])
         else:
@@ -208,14 +209,14 @@ def test_two_calls_that_must_agree_agree(item: Json, ask: Asker) -> None:
     assert len(left) == len(right)
     row = rows_of(item["lhs"], item["rhs"])
     for a, b in zip(left, right, strict=True):
-        assert cases.distance(a[row], b, item["mode"]) <= item["atol"]
+        assert nested.distance(a[row], b, item["mode"]) <= item["atol"]
 
 
 def rows_of(lhs: Json, rhs: Json) -> Any:
     """The samples of the left side that the right side asks about: all, or the one with the same inputs."""
     for name, value in lhs["inputs"].items():
         if name in rhs["inputs"]:
-            many, one = cases.array(value), cases.array(rhs["inputs"][name])
+            many, one = nested.array(value), nested.array(rhs["inputs"][name])
             if len(many) > 1 and len(one) == 1:
                 return [k for k in range(len(many)) if np.array_equal(many[k], one[0])]
     return slice(None)
@@ -229,7 +230,7 @@ def test_quadratures_of_a_peers_name_are_its_tables(case: Json) -> None:
     np.testing.assert_array_equal([t.weight for t in plan.fine], found["step_sizes"])
     np.testing.assert_array_equal(plan.alphas[: len(plan.fine)], found["alphas"])
     for check in case["checks"]:
-        assert cases.distance(found[check["on"]], check["expected"], check["mode"]) <= 1e-12
+        assert nested.distance(found[check["on"]], check["expected"], check["mode"]) <= 1e-12
     for key, expected in (case.get("reference_run") or {}).items():
         np.testing.assert_allclose(found[key], expected, rtol=0, atol=1e-7)
 
@@ -311,7 +312,7 @@ def parts_of(net: onnx.ModelProto, case: Json) -> list[NDArray[Any]]:
     graph.outputs = [*parts.of(last)]
     points = {name: case["inputs"][name], "there": case["baselines"]}
     session = Backend("cpu").session(model_of(graph))
-    return list(session.run({n: cases.array(a).astype(np.float32) for n, a in points.items()}).values())
+    return list(session.run({n: nested.array(a).astype(np.float32) for n, a in points.items()}).values())
 
 
 # --- What is left out

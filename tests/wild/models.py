@@ -47,7 +47,12 @@ PACKAGES = (
     Package(
         "rapidocr", "3.10.0", "Apache-2.0",
         (
-            Model("models/PP-OCRv6_det_small.onnx", {"x": picture(64, 128)}, element=(0, 60, 123)),
+            Model(
+                "models/PP-OCRv6_det_small.onnx",
+                {"x": picture(64, 128)},
+                target="Add.221",  # its sigmoid is 0: it sees no printed text
+                element=(0, 32, 60),
+            ),
             Model("models/PP-OCRv6_rec_small.onnx", {"x": picture(48, 96)}, element=(4, 40)),
             Model("models/ch_ppocr_mobile_v2.0_cls_mobile.onnx", {"x": picture(48, 192)}),
         ),
@@ -55,7 +60,12 @@ PACKAGES = (
     Package(
         "rapidocr-onnxruntime", "1.4.4", "Apache-2.0",
         (
-            Model("models/ch_PP-OCRv4_det_infer.onnx", {"x": picture(64, 128)}, element=(0, 32, 60)),
+            Model(
+                "models/ch_PP-OCRv4_det_infer.onnx",
+                {"x": picture(64, 128)},
+                target="p2o.Add.281",
+                element=(0, 32, 60),
+            ),
             Model("models/ch_PP-OCRv4_rec_infer.onnx", {"x": picture(48, 96)}, element=(8, 933)),
             Model("models/ch_ppocr_mobile_v2.0_cls_infer.onnx", {"x": picture(48, 192)}),
         ),

@@ -15,7 +15,7 @@ from onnx_attribution.errors import AttributionError
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.check import Verdict, check_file
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import Array, Attribution, AttributionRequest, Method, ModelInfo, Target
+from onnx_attribution.values import Array, Attribution, AttributionRequest, Method, Target
 from tests.conformance.gradients import TOLERANCE, Row, compare
 from tests.conformance.run import OutOfTimeError, time_limit
 from tests.wild.models import Model
@@ -169,14 +169,14 @@ def has_value(job: Job, answer: Attribution) -> bool:
 
 def two_samples(engine: Engine, job: Job, target: Target, wrong: list[str]) -> str:
     """Whether the gradients of two samples that are sent together are those of each alone."""
-    info = engine.info("model")
-    other = {n: _other(a) for n, a in job.model.inputs.items()}
-    both = {n: joined(info, n, a, other[n]) for n, a in job.model.inputs.items()}
+    axes = {x.name: x.batch_axis for x in engine.info("model").inputs}
+    one = job.model.inputs
+    two = {n: a if shared(axes, n) else _other(a) for n, a in one.items()}
     try:
-        together = _gradients(engine, both, target)
+        together = _gradients(engine, {n: joined(axes, n, a, two[n]) for n, a in one.items()}, target)
     except AttributionError as error:
         return f"2 samples are refused: {str(error).splitlines()[0][:120]}"
-    for k, alone in enumerate((job.model.inputs, other)):
+    for k, alone in enumerate((one, two)):
         for name, expected in _gradients(engine, alone, target).items():
             apart = float(np.abs(together[name][k] - expected[0]).max(initial=0))
             if not apart <= SAME * float(np.abs(expected).max(initial=0)):
@@ -191,12 +191,17 @@ def _other(array: Array) -> Array:
     return np.roll(array, 1, axis=-1) if array.ndim else array
 
 
-def joined(info: ModelInfo, name: str, one: Array, two: Array) -> Array:
-    """Both samples of an input as the model takes them; an input that all samples share is given once."""
-    (axis,) = [x.batch_axis for x in info.inputs if x.name == name]
-    if info.batch == "single":
-        return np.stack([one, two]) if one.ndim else one
-    return one if axis is None else np.concatenate([one, two], axis=axis)
+def shared(axes: Mapping[str, int | None], name: str) -> bool:
+    """Whether an input has no axis of samples, beside others that have one."""
+    return axes[name] is None and any(axis is not None for axis in axes.values())
+
+
+def joined(axes: Mapping[str, int | None], name: str, one: Array, two: Array) -> Array:
+    """Both samples of an input: along its axis, in front where no input has one, once where others have one."""
+    axis = axes[name]
+    if axis is not None:
+        return np.concatenate([one, two], axis=axis)
+    return np.stack([one, two]) if one.ndim and not shared(axes, name) else one
 
 
 def _gradients(engine: Engine, inputs: Mapping[str, Array], target: Target) -> dict[str, Array]:
