@@ -122,8 +122,12 @@ def compare(
     backend: Backend,
     given: Mapping[str, Array] | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    target: str | None = None,
 ) -> Row:
-    """The row of one model file at an input: what is given, else drawn, in the shapes that are given."""
+    """The row of one model file at an input: what is given, else drawn, in the shapes that are given.
+
+    The target is the one that is named, or the first float output that the sources lead to.
+    """
     started = time.monotonic()
     name = path.parent.name
 
@@ -134,9 +138,8 @@ def compare(
 
     try:
         model = LoadedModel(path, backend, given=given, shapes=shapes)
-        outputs = select.float_outputs(model.graph) or [
-            n for n in [select.float_before_outputs(model.graph)] if n
-        ]
+        before = select.float_before_outputs(model.graph)
+        outputs = [target] if target else select.float_outputs(model.graph) or ([before] if before else [])
         target, sources = _target_and_sources(model, outputs)
         missing = sorted({node.op for node in missing_rules(list(model.graph.nodes), sources, target)})
         if missing:

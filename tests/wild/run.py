@@ -85,7 +85,7 @@ def tried(job: Job) -> Line:
             batch = verdict.batch or ""
             refused = judged(verdict, job.model, found.wrong)
             if not refused:
-                row = compare(job.path, Backend("cpu", 1), job.model.inputs)
+                row = compare(job.path, Backend("cpu", 1), job.model.inputs, target=job.model.target)
                 believed(row, found.facts, found.wrong)
                 with Engine(provider="cpu", threads=1) as engine:
                     engine.add("model", job.path, example=job.model.inputs)
