@@ -68,7 +68,8 @@ def prepare(
             continue
         except ModelError as error:
             refused = refused or f"the batch is not {mode}: {str(error)[:160]}"
-            if evident is None and not fixed and (stated or _called(model, candidate, _BATCH)):
+            named = stated or _called(model, candidate, _BATCH)
+            if evident is None and not fixed and named and _runs(model, run, one, outputs):
                 evident = candidate
             continue
         proven = [name for name in outputs if network.rows[name] is not None]
@@ -107,6 +108,15 @@ def _single(
     return Network(
         model, "single", axes, {n: _first(a, axes.get(n)) for n, a in example.items()}, notes=(*notes, note)
     )
+
+
+def _runs(model: onnx.ModelProto, run: Runner, inputs: Mapping[str, Array], outputs: Sequence[str]) -> bool:
+    """Whether one sample is an input at all: an axis of frames, cut to one of them, may not be."""
+    try:
+        run(model, dict(inputs), list(outputs))
+    except ModelError:
+        return False
+    return True
 
 
 def _first(array: Array, axis: int | None) -> Array:

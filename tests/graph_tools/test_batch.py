@@ -183,3 +183,15 @@ def test_the_real_files_have_the_batch_that_was_proven(shared: Path) -> None:
         example = example_inputs(model, BACKEND.run)
         ready = normalise(model, BACKEND.run, [example]).model
         assert prepare(ready, BACKEND.run, example).batch == outcome, name
+
+
+def test_an_axis_of_which_one_entry_does_not_run_holds_no_samples() -> None:
+    """A filter of three frames does not run on one, so that the frames are none, beside an input of one `batch`."""
+    net = network(
+        """net (float[batch,1,T] x, float[batch,2] e) => (float y) {
+        w = Constant<value = float[1,1,3] {1, 2, 3}>() c = Conv(x, w) s = ReduceSum<keepdims=0>(c)
+        m = ReduceSum<keepdims=0>(e) y = Mul(s, m) }"""
+    )
+    assert net.batch == "single"
+    assert set(net.input_axes.values()) == {None}
+    assert net.example["x"].shape[2] >= 3
