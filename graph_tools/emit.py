@@ -60,7 +60,9 @@ def element_type(value: Value) -> np.dtype[Any]:
 
 
 def _type_name(value: Value) -> str:
-    """The name of the element type, "" where there is none: sequences and maps have the number 0."""
+    """The name of the element type, "" where there is none, and of what is no tensor."""
+    if getattr(value, "type", "tensor_type") != "tensor_type":
+        return ""
     return (
         ""
         if value.dtype is None or (isinstance(value.dtype, int) and not value.dtype)

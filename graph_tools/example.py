@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -12,11 +14,44 @@ from onnx import TensorProto, helper
 
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.load import Runner
+from onnx_attribution.graph_tools.shapes import Dims, dims_of, growths
 from onnx_attribution.graph_tools.weights import value_of
 from onnx_attribution.values import Array
 
 SIZES = (8, 1, 2, 4, 16, 32, 64, 128, 224, 256, 512, 1024, 4096, 16000)
 """What unknown sizes are tried with, after each other."""
+SIDES = (
+    24,
+    32,
+    40,
+    48,
+    64,
+    80,
+    94,
+    96,
+    100,
+    112,
+    128,
+    160,
+    192,
+    224,
+    256,
+    288,
+    299,
+    320,
+    384,
+    416,
+    480,
+    512,
+    640,
+)
+"""What two or three unknown sizes are tried with, where none of the others run."""
+RANKS = (2, 4, 3, 1, 0, 5)
+"""What an unknown rank is tried with."""
+TOLD = 8  # sizes that are taken from constants
+PRODUCTS = 600  # combinations of sides
+HUGE = 1 << 23  # elements of inputs that are made up
+PATIENCE = 20.0  # seconds of search, once the likely sizes are tried
 
 
 def example_inputs(
@@ -27,32 +62,64 @@ def example_inputs(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     given: Mapping[str, Array] | None = None,
 ) -> dict[str, Array]:
-    """Random inputs, with a batch of 1, on which the model runs: sizes that the file leaves open are searched.
+    """Random inputs, with a batch of 1, on which the model runs; sizes and ranks that are open are searched.
 
     Raises:
-        ModelError: the model runs on none of them; the last error is told. Or an input is no tensor.
+        ModelError: the model runs on none of them; the first error is told. Or an input is no tensor.
     """
     for value in model.graph.input:
         if not value.type.HasField("tensor_type"):
             raise _no_tensor(model, value)
     failure: ModelError | None = None
     has_integers = any(x.type.tensor_type.elem_type not in _FLOATS for x in model.graph.input)
-    known = compared(model)
+    known, quiet = compared(model), switched_off(model)
+    fixed = {**{name: array.shape for name, array in (given or {}).items()}, **(shapes or {})}
     for chosen, candidate, high in itertools.product(
-        (known, {}) if known else ({},), _candidates(model, shapes or {}), (90, 2) if has_integers else (2,)
+        (known, {}) if known else ({},), _candidates(model, fixed), (90, 2, 1) if has_integers else (2,)
     ):
         inputs = random_inputs(model, candidate, np.random.default_rng(seed), high)
-        inputs |= {name: np.full_like(inputs[name], value) for name, value in chosen.items()} | dict(
-            given or {}
-        )
+        for name, number in {**chosen, **quiet}.items():
+            inputs[name] = np.full_like(inputs[name], number)
+        inputs |= dict(given or {})
         try:
             run(model, dict(inputs), [o.name for o in model.graph.output])
         except ModelError as error:
-            failure = error
+            if error.reason == "MODEL_INVALID":  # no session, whatever the sizes
+                raise
+            failure = failure or error
             continue
         return inputs
     assert failure is not None
     raise failure
+
+
+def examples(
+    plain: onnx.ModelProto,
+    run: Runner,
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    given: Mapping[str, Array] | None = None,
+    slow: float = math.inf,
+) -> list[dict[str, Array]]:
+    """One example, and unless its search takes `slow` seconds another one, of other sizes where the model runs on them.
+
+    Raises:
+        ModelError: the model runs on none.
+    """
+    begun = time.monotonic()
+    first = example_inputs(plain, run, shapes=shapes, given=given)
+    if time.monotonic() - begun > slow:
+        return [first]
+    sizes = {name: array.shape for name, array in first.items()}
+    try:
+        second = example_inputs(plain, run, seed=1, shapes=sizes, given=given)
+    except ModelError:  # numbers that do not fit at these sizes
+        second = first
+    for larger, _ in growths(plain, second):
+        with contextlib.suppress(ModelError):
+            run(plain, larger, [o.name for o in plain.graph.output])
+            return [first, larger]
+    return [first, second]
 
 
 def _no_tensor(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> ModelError:
@@ -121,28 +188,73 @@ def _candidates(
     model: onnx.ModelProto, fixed: Mapping[str, tuple[int, ...]]
 ) -> Iterator[dict[str, tuple[int, ...]]]:
     """Shapes for all inputs; symbolic dimensions of one name have one size, the first axis is 1."""
-    dims: dict[str, list[int | str]] = {}
-    for value in model.graph.input:
-        if value.name in fixed:
-            dims[value.name] = list(fixed[value.name])
-            continue
-        found = value.type.tensor_type.shape.dim
-        dims[value.name] = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in found]
+    known = {value.name: fixed.get(value.name, dims_of(value)) for value in model.graph.input}
+    open_ranks = [name for name, dims in known.items() if dims is None]
+    for rank in RANKS if open_ranks else (0,):
+        assumed = {name: tuple(f"{name}.{k}" for k in range(rank)) for name in open_ranks}
+        yield from _sized(model, {name: assumed.get(name, dims) or () for name, dims in known.items()})
+
+
+def _sized(model: onnx.ModelProto, dims: Mapping[str, Dims]) -> Iterator[dict[str, tuple[int, ...]]]:
     batch = {shape[0] for shape in dims.values() if shape and isinstance(shape[0], str)}
     free = sorted({d for shape in dims.values() for d in shape if isinstance(d, str)} - batch)
     grids = [dict.fromkeys(free, size) for size in SIZES] if free else [{}]
     if 1 < len(free) <= 3:
-        grids += [
-            dict(zip(free, sizes, strict=True))
-            for sizes in itertools.product((1, 4, 32, 64), repeat=len(free))
-        ]
+        grids += _products(free, (1, 4, 32, 64))
     if len(free) > 1:  # one length, where the others are 1 as the batch is
         grids += [{**dict.fromkeys(free, 1), one: size} for one in free for size in sorted(SIZES)]
     starts = [1, *SIZES] if not free else [1, 8]
-    for start in dict.fromkeys(starts if batch else [1]):
-        for grid in grids:
-            sizes = {**grid, **dict.fromkeys(batch, start)}
-            yield {
-                name: tuple(sizes[d] if isinstance(d, str) else max(d, 0) for d in shape)
-                for name, shape in dims.items()
-            }
+    told = sizes_told(model) if free or batch else []
+    likely: list[tuple[list[dict[str, int]], list[int]]] = [(grids, starts if batch else [1])]
+    if told:
+        likely.append(
+            (_products(free, told) if len(free) <= 3 else [dict.fromkeys(free, n) for n in told], [1])
+        )
+        likely.append((grids[:1], told))
+    if 1 < len(free) <= 3:
+        likely.append((_products(free, SIDES)[:PRODUCTS], [1]))
+    begun = time.monotonic()
+    for k, (found, firsts) in enumerate(likely):
+        for start in dict.fromkeys(firsts):
+            for grid in found:
+                if k and time.monotonic() - begun > PATIENCE:
+                    return
+                sizes = {**grid, **dict.fromkeys(batch, start)}
+                chosen = {
+                    name: tuple(sizes[d] if isinstance(d, str) else max(d or 0, 0) for d in shape)
+                    for name, shape in dims.items()
+                }
+                if not (free or batch) or sum(map(math.prod, chosen.values())) <= HUGE:
+                    yield chosen
+
+
+def _products(names: Sequence[str], sizes: Sequence[int]) -> list[dict[str, int]]:
+    """All combinations of the sizes, the smallest first."""
+    found = sorted(itertools.product(sizes, repeat=len(names)), key=math.prod)
+    return [dict(zip(names, chosen, strict=True)) for chosen in found]
+
+
+def sizes_told(model: onnx.ModelProto) -> list[int]:
+    """Sizes of the constants that meet the inputs first: what a matrix multiplies is as long as the matrix."""
+    constants = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    constants |= {
+        node.output[0]: tuple(a.t.dims) for node in model.graph.node for a in node.attribute
+        if node.op_type == "Constant" and a.name == "value"
+    }  # fmt: skip
+    found: dict[int, None] = {}
+    for node in model.graph.node:
+        for x in node.input if node.op_type != "Constant" else ():
+            found.update(dict.fromkeys(d for d in constants.get(x, ()) if 1 < d <= max(SIZES)))
+        if len(found) >= TOLD:
+            break
+    return list(found)[:TOLD]
+
+
+def switched_off(model: onnx.ModelProto) -> dict[str, bool]:
+    """By name, the inputs that say whether to train: False, so that the file gives the same numbers each time."""
+    inputs = {x.name for x in model.graph.input}
+    return {
+        node.input[2]: False
+        for node in model.graph.node
+        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] in inputs
+    }

@@ -92,30 +92,168 @@ def _batched_scan(node: NodeProto) -> list[NodeProto]:
     ]
 
 
+def _crop_of_old(node: NodeProto) -> list[NodeProto]:
+    """`_crop` where Slice has its numbers as attributes."""
+    *numbers, cut = _crop(node)
+    starts, ends, axes = (numpy_helper.to_array(c.attribute[0].t).tolist() for c in numbers)
+    return [
+        helper.make_node("Slice", cut.input[:1], cut.output, cut.name, starts=starts, ends=ends, axes=axes)
+    ]
+
+
+def _norm_of_elements(node: NodeProto) -> list[NodeProto]:
+    """BatchNormalization with statistics of each element: z = (x - mean) / sqrt(var + epsilon) scale + bias."""
+    out, epsilon = node.output[0], _attributes(node).get("epsilon", 1e-5)
+    x, scale, bias, mean, var = node.input
+    names = [f"{out}/{word}" for word in ("epsilon", "shifted", "root", "centred", "hat", "scaled")]
+    small, shifted, root, centred, hat, scaled = names
+    return [
+        _constant(small, np.float32(epsilon)),
+        helper.make_node("Add", [var, small], [shifted], shifted),
+        helper.make_node("Sqrt", [shifted], [root], root),
+        helper.make_node("Sub", [x, mean], [centred], centred),
+        helper.make_node("Div", [centred, root], [hat], hat),
+        helper.make_node("Mul", [hat, scale], [scaled], scaled),
+        helper.make_node("Add", [scaled, bias], [out], node.name),
+    ]
+
+
+def _mean_variance(node: NodeProto) -> list[NodeProto]:
+    """MeanVarianceNormalization before opset 9, of `[N, C, H, W]`: less the mean, over the deviation."""
+    given, out, x = _attributes(node), node.output[0], node.input[0]
+    axes = [0, 1, 2, 3] if given.get("across_channels", 0) else [0, 2, 3]
+    names = [f"{out}/{word}" for word in ("mean", "centred", "square", "var", "root")]
+    mean, centred, square, var, root = names
+    nodes = [helper.make_node("ReduceMean", [x], [mean], mean, axes=axes, keepdims=1)]
+    if not given.get("normalize_variance", 1):
+        return [*nodes, helper.make_node("Sub", [x, mean], [out], node.name)]
+    return [
+        *nodes,
+        helper.make_node("Sub", [x, mean], [centred], centred),
+        helper.make_node("Mul", [centred, centred], [square], square),
+        helper.make_node("ReduceMean", [square], [var], var, axes=axes, keepdims=1),
+        helper.make_node("Sqrt", [var], [root], root),
+        helper.make_node("Div", [centred, root], [out], node.name),
+    ]
+
+
+def _raise_for_scan(model: onnx.ModelProto) -> None:
+    """Brings, in place, a model of opset 8 to 9, which Scan needs: an Upsample reads its scales from then on."""
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        if node.op_type == "Upsample":
+            scales = f"{node.output[0]}/scales"
+            nodes.append(_constant(scales, np.asarray(_attributes(node)["scales"], np.float32)))
+            node.input.append(scales)
+        if node.op_type in ("BatchNormalization", "Upsample"):
+            kept = [a for a in node.attribute if a.name not in ("scales", "spatial")]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        nodes.append(node)
+    kept_nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept_nodes)
+    for entry in model.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = OLD_SCAN
+
+
+def _batch_statistics(node: NodeProto, opset: int) -> list[NodeProto]:
+    """BatchNormalization in training by its definition; onnxruntime's own changes with every run."""
+    given, out = _attributes(node), node.output[0]
+    x, scale, bias, mean_before, var_before = node.input
+    names = ("shape", "flat", "mean", "centred", "square", "var", "shifted", "root", "hat", "scaled", "moved")
+    shape, flat, mean, centred, square, var, shifted, root, hat, scaled, moved = (f"{out}/{n}" for n in names)
+    sizes, epsilon, column, axes = (f"{out}/{n}" for n in ("sizes", "epsilon", "column", "axes"))
+    over: dict[str, Any] = {"axes": [0, 2]} if opset < AXES_AS_INPUT else {}
+    more = [] if over else [axes]
+
+    def made(operator: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
+        if operator == "CastLike" and opset < CAST_LIKE:  # in those days all had one type
+            operator, inputs = "Identity", inputs[:1]
+        return helper.make_node(operator, inputs, [output], output, **attributes)
+
+    nodes = [
+        made("Shape", [x], shape),
+        _constant(sizes, np.asarray([0, 0, -1], np.int64)),
+        _constant(column, np.asarray([1, -1, 1], np.int64)),
+        _constant(axes, np.asarray([0, 2], np.int64)),
+        made("Reshape", [x, sizes], flat),
+        made("ReduceMean", [flat, *more], mean, keepdims=1, **over),
+        made("Sub", [flat, mean], centred),
+        made("Mul", [centred, centred], square),
+        made("ReduceMean", [square, *more], var, keepdims=1, **over),
+        _constant(f"{epsilon}/float", np.float32(given.get("epsilon", 1e-5))),
+        made("CastLike", [f"{epsilon}/float", x], epsilon),
+        made("Add", [var, epsilon], shifted),
+        made("Sqrt", [shifted], root),
+        made("Div", [centred, root], hat),
+        made("Reshape", [scale, column], f"{out}/scale"),
+        made("Reshape", [bias, column], f"{out}/bias"),
+        made("CastLike", [f"{out}/scale", x], f"{out}/scale/like"),
+        made("CastLike", [f"{out}/bias", x], f"{out}/bias/like"),
+        made("Mul", [hat, f"{out}/scale/like"], scaled),
+        made("Add", [scaled, f"{out}/bias/like"], moved),
+        helper.make_node("Reshape", [moved, shape], [out], node.name),
+    ]
+    share = float(given.get("momentum", 0.9))
+    for z, before, now in zip(node.output[1:], (mean_before, var_before), (mean, var), strict=False):
+        if z:
+            nodes += [
+                _constant(f"{z}/old", np.float32(share)),
+                _constant(f"{z}/new", np.float32(1 - share)),
+                made("CastLike", [f"{z}/old", before], f"{z}/old/like"),
+                made("CastLike", [f"{z}/new", before], f"{z}/new/like"),
+                _constant(f"{z}/row", np.asarray([-1], np.int64)),
+                made("Reshape", [now, f"{z}/row"], f"{z}/now"),
+                made("CastLike", [f"{z}/now", before], f"{z}/now/like"),
+                made("Mul", [before, f"{z}/old/like"], f"{z}/kept"),
+                made("Mul", [f"{z}/now/like", f"{z}/new/like"], f"{z}/added"),
+                made("Add", [f"{z}/kept", f"{z}/added"], z),
+            ]
+    return nodes
+
+
 OLD_SCAN = 9  # since then Scan has no batch of its own, nor lengths
+SLICED_BY_INPUTS = 10  # since then Slice reads numbers
+TRAINED_BY_ATTRIBUTE = 14  # since then BatchNormalization says whether it trains
+AXES_OF_MEAN = 9  # since then MeanVarianceNormalization says over which axes
+CAST_LIKE = 15  # the opset of CastLike
+AXES_AS_INPUT = 18  # of ReduceMean
 DROPPED: dict[str, Rewrite] = {"Affine": _affine, "ImageScaler": _image_scaler, "Crop": _crop}
 
 
 def rewrite_dropped(model: onnx.ModelProto) -> None:
-    """Replaces, in place, operators that onnxruntime still runs from early opsets by standard ones (opset 10 on)."""
+    """Replaces, in place, operators that the standard has dropped, or that onnxruntime runs wrongly, by others of the
+    same opset: what else the file holds keeps its meaning."""
     opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
-    rewrites = [_rewrite_of(node, opset) for node in model.graph.node]
-    if not any(rewrites):
-        return
     nodes: list[NodeProto] = []
-    for node, rewrite in zip(model.graph.node, rewrites, strict=True):
-        nodes += rewrite(node) if rewrite else [node]
+    for node in model.graph.node:
+        nodes += _rewritten(node, opset) or [node]
+    scanning = any(node.op_type == "Scan" and opset < OLD_SCAN for node in model.graph.node)
+    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            entry.version = max(entry.version, 10)
+    model.graph.node.extend(kept)
+    if scanning:
+        _raise_for_scan(model)
 
 
-def _rewrite_of(node: NodeProto, opset: int) -> Rewrite | None:
+def _rewritten(node: NodeProto, opset: int) -> list[NodeProto] | None:
+    if node.domain not in ("", "ai.onnx"):
+        return None
     if node.op_type == "Scan" and opset < OLD_SCAN and not node.input[0]:
-        return _batched_scan
-    return DROPPED.get(node.op_type)
+        return _batched_scan(node)
+    is_norm = node.op_type == "BatchNormalization"
+    if is_norm and opset >= TRAINED_BY_ATTRIBUTE and _attributes(node).get("training_mode"):
+        return _batch_statistics(node, opset)
+    if is_norm and _attributes(node).get("spatial", 1) == 0:
+        return _norm_of_elements(node)
+    if node.op_type == "MeanVarianceNormalization" and opset < AXES_OF_MEAN:
+        return _mean_variance(node)
+    if node.op_type == "Crop" and opset < SLICED_BY_INPUTS:
+        return _crop_of_old(node)
+    rewrite = DROPPED.get(node.op_type)
+    return rewrite(node) if rewrite else None
 
 
 def resizes_of(model: onnx.ModelProto, opset: int) -> list[tuple[str, bool]]:

@@ -26,10 +26,18 @@ ModelSource = str | PathLike[str] | bytes | onnx.ModelProto
 
 
 class Runner(Protocol):
-    """Runs a model: `(model, inputs, outputs) -> arrays by name`. The only way graph_tools meets a runtime."""
+    """Runs a model: `(model, inputs, outputs) -> arrays by name`. The only way graph_tools meets a runtime.
+
+    With `as_written` nothing is fused, or computed from shapes before the run.
+    """
 
     def __call__(
-        self, model: onnx.ModelProto, inputs: Mapping[str, Array], outputs: list[str]
+        self,
+        model: onnx.ModelProto,
+        inputs: Mapping[str, Array],
+        outputs: list[str],
+        *,
+        as_written: bool = False,
     ) -> dict[str, Array]: ...
 
 

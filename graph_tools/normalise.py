@@ -5,7 +5,6 @@ Every step keeps the names of the tensors that stay. The result is run against t
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from onnx_attribution.graph_tools import legacy
 from onnx_attribution.graph_tools.expand import expanded
 from onnx_attribution.graph_tools.hoist import hoist, inner_graphs
 from onnx_attribution.graph_tools.load import Runner, tensors_of
+from onnx_attribution.graph_tools.noise import show_masks, stilled
 from onnx_attribution.graph_tools.optionals import opened
-from onnx_attribution.graph_tools.sequences import unrolled
+from onnx_attribution.graph_tools.sequences import unrolled, with_elements
+from onnx_attribution.graph_tools.shapes import forget, name_dims, typed
 from onnx_attribution.graph_tools.weights import Weights
 from onnx_attribution.values import Array
 
@@ -46,8 +47,11 @@ def normalise(
     run: Runner,
     samples: Sequence[Mapping[str, Array]],
     weights: Weights | None = None,
+    ranks: Mapping[str, int] | None = None,
 ) -> Normalised:
     """The model in one form, with the same outputs on every sample; large weights of inner graphs go to `weights`.
+
+    `ranks` are what the file says of tensors that no sample reaches.
 
     A step after which the outputs differ is undone, with a note.
 
@@ -55,20 +59,30 @@ def normalise(
         ModelError: the runner cannot run the model at all.
     """
     outputs = [o.name for o in model.graph.output]
-    expected = [run(model, dict(sample), outputs) for sample in samples]
+    calm = stilled(model)
+    expected = [run(calm, dict(sample), outputs) for sample in samples]
     flat = _flattened(declared(model))
     if weights is not None:
         weights.take(flat.graph)
 
     def right(changed: onnx.ModelProto) -> bool:
-        return _agrees(changed, run, samples, expected)
+        return not _difference(stilled(changed), run, samples, expected)
 
     current, notes = _through_steps(flat, lambda _: True)
     if not right(current):  # some step is wrong for this file; find out which
-        if not right(flat):
-            raise ModelError("the inlined model differs from the file", reason="MODEL_INVALID")
+        restless = _restless(calm, run, samples, expected)
+        expected = [{n: a for n, a in found.items() if n not in restless} for found in expected]
+        if wrong := _difference(stilled(flat), run, samples, expected):
+            raise ModelError(
+                f"without its functions and old operators the model differs from the file: {wrong}",
+                reason="MODEL_INVALID",
+            )
         current, notes = _through_steps(flat, right)
-    return Normalised(typed(current, run, samples[0]), tuple(notes))
+        if restless:
+            listed = ", ".join(map(repr, restless))
+            notes.append(f"the file itself gives other numbers in every run: {listed} could not be compared")
+    current = with_elements(current)
+    return Normalised(typed(current, run, samples[0], ranks), tuple(notes))
 
 
 def _through_steps(
@@ -104,21 +118,49 @@ def _first_line(error: BaseException) -> str:
     return line.partition(" Please ")[0][:200]
 
 
-def _agrees(
+def _difference(
     model: onnx.ModelProto,
     run: Runner,
     samples: Sequence[Mapping[str, Array]],
     expected: Sequence[dict[str, Array]],
-) -> bool:
-    """Whether the model gives the expected outputs on every sample."""
+) -> str:
+    """Which output is not as expected on a sample, and by how much; "" where all are."""
     for sample, wanted in zip(samples, expected, strict=True):
         try:
             found = run(model, dict(sample), list(wanted))
-        except ModelError:
-            return False
-        if not all(same_values(found[name], wanted[name]) for name in wanted):
-            return False
-    return True
+        except ModelError as error:
+            return error.message
+        for name, values in wanted.items():
+            if not same_values(found[name], values):
+                return f"output {name!r} {_by_how_much(found[name], values)}"
+    return ""
+
+
+def _restless(
+    model: onnx.ModelProto,
+    run: Runner,
+    samples: Sequence[Mapping[str, Array]],
+    expected: Sequence[dict[str, Array]],
+) -> list[str]:
+    """The outputs that are something else when the model is run again."""
+    found: dict[str, None] = {}
+    for sample, wanted in zip(samples, expected, strict=True):
+        again = run(model, {name: np.copy(array) for name, array in sample.items()}, list(wanted))
+        found |= {name: None for name, values in wanted.items() if not same_values(again[name], values)}
+    return list(found)
+
+
+def _by_how_much(found: Array, wanted: Array) -> str:
+    if not isinstance(found, np.ndarray) or not isinstance(wanted, np.ndarray):
+        return "holds other entries"
+    if found.shape != wanted.shape or found.dtype != wanted.dtype:
+        return f"is {found.dtype.name} {list(found.shape)}, not {wanted.dtype.name} {list(wanted.shape)}"
+    if wanted.dtype.kind not in "fV":
+        return f"has {int(np.count_nonzero(found != wanted))} other elements of {wanted.size}"
+    left, right = found.astype(np.float64), wanted.astype(np.float64)
+    finite = np.isfinite(left) & np.isfinite(right)
+    far, size = np.abs(left - right)[finite].max(initial=0), np.abs(right[finite]).max(initial=0)
+    return f"by {far:.3g}, where its largest element is {size:.3g}"
 
 
 def same_values(found: Array, wanted: Array, tolerance: float = TOLERANCE, floor: float = 0.0) -> bool:
@@ -141,11 +183,12 @@ def same_values(found: Array, wanted: Array, tolerance: float = TOLERANCE, floor
     return bool(np.abs(left[finite] - right[finite]).max(initial=0) <= tolerance * scale)
 
 
-def declared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with every operator set declared once, nodes named and sorted, and unnamed input dimensions named.
+def declared(model: onnx.ModelProto, *, labels: bool = True) -> onnx.ModelProto:
+    """A copy with every operator set declared once, nodes named and sorted, and open input dimensions named.
 
-    It is what the normal form is compared with, so no more is done to it; only where the constants of inner graphs are
-    too many to be run in a message are they moved out.
+    All other shapes are dropped, and without `labels` the names that the file gives to dimensions. It is what the
+    normal form is compared with, so no more is done to it; only where the constants of inner graphs are too many to be
+    run in a message are they moved out.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -159,6 +202,7 @@ def declared(model: onnx.ModelProto) -> onnx.ModelProto:
     del copy.opset_import[:]
     copy.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())
     copy.ir_version = max(copy.ir_version, 8) if copy.ir_version <= IR_VERSION else copy.ir_version
+    forget(copy)
     given = {x.name for x in copy.graph.input}
     for index, initializer in enumerate(copy.graph.initializer):
         if not initializer.name:
@@ -168,11 +212,7 @@ def declared(model: onnx.ModelProto) -> onnx.ModelProto:
         kept = [x for x in copy.graph.input if x.name not in overridable]
         del copy.graph.input[:]
         copy.graph.input.extend(kept)
-    for value in copy.graph.input:
-        if value.type.HasField("tensor_type"):
-            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-                if not dim.dim_param and not dim.HasField("dim_value"):
-                    dim.dim_param = f"{value.name}.{axis}"
+    name_dims(copy, labels=labels)
     for node in copy.graph.node:
         node.domain = "" if node.domain == "ai.onnx" else node.domain
         if node.op_type == "STFT" and not any(a.name == "onesided" for a in node.attribute):
@@ -383,6 +423,7 @@ def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
     del lifted.graph.node[:]
     lifted.graph.node.extend(nodes)
+    show_masks(lifted.graph)
     return lifted
 
 
@@ -401,34 +442,3 @@ def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     if value.name not in types:
         return None
     return numpy_helper.from_array(np.asarray(helper.get_attribute_value(value), dtype=types[value.name]))
-
-
-def typed(model: onnx.ModelProto, run: Runner, sample: Mapping[str, Array]) -> onnx.ModelProto:
-    """The model with the type and rank of every tensor declared: inferred, and where that fails, seen in a run."""
-    inferred = model
-    with contextlib.suppress(onnx.shape_inference.InferenceError):
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    known = {v.name: v for v in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]}
-    missing = [
-        out for node in inferred.graph.node for out in node.output if out and not _has_rank(known.get(out))
-    ]
-    if not missing:
-        return inferred
-    with contextlib.suppress(ModelError):
-        seen = run(model, dict(sample), missing)
-        for name, array in seen.items():
-            if not isinstance(array, np.ndarray):
-                continue
-            dims = [f"{name}.{axis}" for axis in range(array.ndim)]
-            value = helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), dims)
-            if name in known and any(o.name == name for o in inferred.graph.output):
-                next(o for o in inferred.graph.output if o.name == name).CopyFrom(value)
-            else:
-                inferred.graph.value_info.append(value)
-    return inferred
-
-
-def _has_rank(value: onnx.ValueInfoProto | None) -> bool:
-    return (
-        value is not None and value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape")
-    )

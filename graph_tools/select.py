@@ -72,6 +72,17 @@ def float_before_outputs(graph: gs.Graph) -> str | None:
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
+def what_it_is(value: gs.Tensor) -> str:
+    """In words, a value that is no tensor, and the tensors that it holds."""
+    kind = {"optional_type": "an optional", "sequence_type": "a sequence"}.get(value.type, "a map")
+    maker = value.inputs[0] if value.inputs else None
+    held = maker.inputs if maker is not None and maker.op in ("SequenceConstruct", "Optional") else []
+    elements = ", ".join(repr(x.name) for x in held if not x.is_empty())
+    if not elements:
+        return f"{value.name!r} is {kind} and no tensor; name a tensor before it"
+    return f"{value.name!r} is {kind} and no tensor; name what it holds: {elements}"
+
+
 def require_float(graph: gs.Graph, name: str, role: str, reason: str) -> None:
     """Refuses a tensor that is no float tensor."""
     value = graph.tensors()[name]
@@ -79,6 +90,8 @@ def require_float(graph: gs.Graph, name: str, role: str, reason: str) -> None:
         read = next((z.name for node in value.outputs for z in node.outputs if not z.is_empty()), "")
         hint = f"; the output of the node that reads it is {read!r}" if read else ""
         raise InvalidArgument(f"{role} {name!r} is a constant{hint}", reason=reason, tensor=name, close=read)
+    if value.type != "tensor_type":
+        raise InvalidArgument(f"{role} {what_it_is(value)}", reason=reason, tensor=name)
     if not is_float(value):
         kind = element_type(value).name if value.dtype else "unknown"
         raise NotDifferentiable(

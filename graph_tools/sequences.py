@@ -57,9 +57,35 @@ def _unroll(graph: onnx.GraphProto, outer: _Unroller | None) -> None:
     unroller = _Unroller(graph, outer)
     for node in graph.node:
         unroller.take(node)
+    if outer is None:
+        unroller.show_outputs()
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in unroller.kept()]
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def with_elements(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without outputs that are sequences or optionals of tensors that are known; where no other output is a
+    tensor, these are the outputs."""
+    graph = model.graph
+    made = {node.output[0]: node for node in graph.node if node.op_type in ("SequenceConstruct", "Optional")}
+    held = {z.name: [x for x in made[z.name].input if x] for z in graph.output if z.name in made}
+    if not any(held.values()):
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    left = [z for z in graph.output if not held.get(z.name)]
+    if not any(z.type.HasField("tensor_type") for z in left):
+        outer = {x.name for x in graph.input} | {t.name for t in graph.initializer}
+        names = dict.fromkeys(x for items in held.values() for x in items if x not in outer)
+        kinds = {v.name: v for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
+        left += [kinds.get(x, onnx.ValueInfoProto(name=x)) for x in names]
+    if not left:
+        return model
+    kept = [onnx.ValueInfoProto.FromString(z.SerializeToString()) for z in left]
+    del result.graph.output[:]
+    result.graph.output.extend(kept)
+    return result
 
 
 @dataclass(frozen=True)
@@ -117,6 +143,15 @@ class _Unroller:
         for inner in inner_graphs(node):
             _unroll(inner, self)
         self.nodes.append(node)
+
+    def show_outputs(self) -> None:
+        """Makes the sequences that the model gives out of tensors that have names."""
+        for name in sorted(self.outputs & self.held.keys()):
+            held = self.held[name]
+            maker = next(k for k, node in enumerate(self.nodes) if name in node.output)
+            if self.nodes[maker].op_type != "SequenceConstruct" and held and isinstance(held, list):
+                self.nodes.pop(maker)
+                self._emit("SequenceConstruct", held, [name])
 
     def kept(self) -> list[onnx.NodeProto]:
         """The nodes without those that unrolling left over."""

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -69,8 +69,9 @@ class Backend:
         if optimise:  # some fusions fail where what they fuse is an output too; nothing is fused then
             with contextlib.suppress(Exception):
                 return self._made(model, False, arena, {})
+        missing: dict[str, Any] = _missing(failure)
         raise ModelError(
-            f"onnxruntime does not accept the model: {_text(failure)}", reason="MODEL_INVALID"
+            f"onnxruntime does not accept the model: {_text(failure)}", reason="MODEL_INVALID", **missing
         ) from failure
 
     def _made(
@@ -93,10 +94,15 @@ class Backend:
         return Session(session, shared)
 
     def run(
-        self, model: onnx.ModelProto, inputs: Mapping[str, Array], outputs: list[str]
+        self,
+        model: onnx.ModelProto,
+        inputs: Mapping[str, Array],
+        outputs: list[str],
+        *,
+        as_written: bool = False,
     ) -> dict[str, Array]:
         """Runs a model once; tensors that are not outputs of the file are exposed for it."""
-        return Trials(self)(model, inputs, outputs)
+        return Trials(self)(model, inputs, outputs, as_written=as_written)
 
 
 class Trials:
@@ -109,10 +115,18 @@ class Trials:
         self._backend = backend
         self._last: tuple[bytes, Session] | None = None
         self._runs: list[tuple[dict[str, Array], dict[str, Array]]] = []
+        self._written: tuple[bytes, Session] | None = None
 
     def __call__(
-        self, model: onnx.ModelProto, inputs: Mapping[str, Array], outputs: list[str]
+        self,
+        model: onnx.ModelProto,
+        inputs: Mapping[str, Array],
+        outputs: list[str],
+        *,
+        as_written: bool = False,
     ) -> dict[str, Array]:
+        if as_written:
+            return self._run_as_written(model, inputs, outputs)
         declared = {o.name for o in model.graph.output}
         exposed = onnx.ModelProto()
         exposed.CopyFrom(model)
@@ -131,6 +145,15 @@ class Trials:
         found = self._last[1].run(inputs, outputs)
         self._runs.append((dict(inputs), found))
         return found
+
+    def _run_as_written(
+        self, model: onnx.ModelProto, inputs: Mapping[str, Array], outputs: list[str]
+    ) -> dict[str, Array]:
+        key = model.SerializeToString()
+        if self._written is None or self._written[0] != key:
+            self._written = None
+            self._written = (key, self._backend.session(model, optimise=False))
+        return self._written[1].run(inputs, outputs)
 
 
 def _linked(
@@ -212,6 +235,22 @@ _PLACE = re.compile(
     r"\S+\.(?:cc|cpp|h|cuh?):\d+ (?:(?:[\w:<>*&]+ ){0,3}?[\w:~<>]+\(.*?\)(?: const)?(?: \[with [^\]]*\])? |\w+ )?"
     r"(?:.* was false\. )?"
 )
+
+
+_MISSING = re.compile(
+    r"Fatal error: (?P<domain>[\w.-]*):(?P<operator>\w+)\(-?\d+\) is not a registered"
+    r"|No Op registered for (?P<standard>\w+) with"
+    r"|Could not find an implementation for (?P<kernel>[\w.]+)\(\d+\) node with name '(?P<node>[^']+)'"
+)
+
+
+def _missing(error: Exception) -> dict[str, str]:
+    """The operator that onnxruntime does not have, and the node where it is one node that it cannot run."""
+    found = _MISSING.search(str(error))
+    if found is None:
+        return {}
+    name = found["operator"] or found["standard"] or found["kernel"]
+    return {"domain": found["domain"] or "", "operator": name, "node": found["node"] or ""}
 
 
 def _text(error: Exception) -> str:

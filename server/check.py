@@ -11,6 +11,7 @@ from itertools import pairwise
 from os import PathLike
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -18,8 +19,11 @@ from numpy.typing import NDArray
 from onnx_attribution.errors import AttributionError, ModelError, NotDifferentiable
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.differentiate import missing_rules
+from onnx_attribution.graph_tools.emit import is_float
 from onnx_attribution.graph_tools.example import compared
 from onnx_attribution.graph_tools.load import load
+from onnx_attribution.graph_tools.logits import logit_of
+from onnx_attribution.graph_tools.noise import DRAWING, drawing_before
 from onnx_attribution.graph_tools.normalise import declared
 from onnx_attribution.graph_tools.program import Choice, deeplift_program, rows_program
 from onnx_attribution.graph_tools.rules import ZERO_DERIVATIVE
@@ -35,6 +39,7 @@ TRIES = 5
 FEW = 8
 TOLERANCE = 2e-2  # a difference in float32 over kinks; the conformance tests use float64 and 1e-4
 HALF_TOLERANCE = 1e-1  # eleven bits
+ROUNDINGS = 4  # roundings that a zero may be off by
 NOT_FINITE = "the gradient holds NaN or infinite numbers"
 NO_TARGET = (
     "the target is NaN or infinite at the inputs that were drawn; only inputs of its own kind can tell"
@@ -74,6 +79,8 @@ def check_file(
     try:
         model = LoadedModel(path, backend, batch_axes, shapes, example)
     except ModelError as error:
+        if "operator" in error.metadata:  # no runtime has it, and nothing is computed before it
+            raise
         weights = Weights()
         plain = declared(load(path, weights))
         backend.session(plain)  # a file that onnxruntime does not accept is no verdict
@@ -127,7 +134,12 @@ def _judge(model: LoadedModel, name: str) -> Verdict:
         except NotDifferentiable as error:
             failure = failure or error
             continue
-        return _tried(model, Choice(sources, sources, target), name, notes)
+        drawn = _drawn(model, target)
+        if drawn:
+            notes.append(
+                f"{model.randomness(target, {})}; here {', '.join(map(repr, drawn))} stay as they are"
+            )
+        return _tried(model, Choice((*sources, *drawn), (*sources, *drawn), target), name, notes)
     assert failure is not None
     meta = failure.metadata
     refusal = _refusal(
@@ -141,6 +153,12 @@ def _judge(model: LoadedModel, name: str) -> Verdict:
         refused=[refusal, *_opaque(model, targets[0])],
         notes=notes,
     )
+
+
+def _drawn(model: LoadedModel, target: str) -> list[str]:
+    """What is drawn before the target: held as it is, so that differences say something."""
+    nodes = [node for node in drawing_before(list(model.graph.nodes), target) if node.op in DRAWING]
+    return [z.name for node in nodes for z in node.outputs if is_float(z)]
 
 
 def _compared(model: LoadedModel) -> list[str]:
@@ -168,7 +186,8 @@ def _operator(operator: str, domain: str | None) -> str:
 
 def _tried(model: LoadedModel, choice: Choice, name: str, notes: list[str]) -> Verdict:
     """Builds the gradient program, runs it, and compares it with a difference."""
-    batch, sources = model.network.batch, list(choice.sources)
+    drawn = _drawn(model, choice.target)
+    batch, sources = model.network.batch, [s for s in choice.sources if s not in drawn]
 
     def refused(*refusals: dict[str, str]) -> Verdict:
         return Verdict(name, False, sources, choice.target, batch, list(refusals), notes)
@@ -226,8 +245,12 @@ def gradient_disagrees(model: LoadedModel, choice: Choice, seed: int = 0) -> str
     )  # scores of a mask are -inf
     inputs: dict[str, Any] = {**example, **{n: at_x[n] for n in hidden}}
     session = model.session(("rows", choice), lambda: rows_program(model.network, choice))
-    found = session.run({**inputs, "target/weight": weight.astype(kind)})
-    gradients = {n: found[f"gradient/{n}"].astype(np.float64) for n in choice.sources}
+
+    def gradients_at(point: Mapping[str, Array]) -> dict[str, NDArray[np.float64]]:
+        found = session.run({**point, "target/weight": weight.astype(kind)})
+        return {n: found[f"gradient/{n}"].astype(np.float64) for n in choice.sources}
+
+    gradients = gradients_at(inputs)
     if not all(np.isfinite(g).all() for g in gradients.values()):
         return NOT_FINITE
     # along the gradient the change is largest; by its signs it is spread evenly, where a few elements are steep
@@ -254,8 +277,34 @@ def gradient_disagrees(model: LoadedModel, choice: Choice, seed: int = 0) -> str
 
     if any(all(abs(slope(step) - expected) <= tolerance for step in pair) for pair in PAIRS):
         return ""
+    floor = _floor(model, choice, at_x[choice.target], weight, scale)
+    eps = float(ml_dtypes.finfo(kind).eps)  # type: ignore[no-untyped-call]
+    nudged = {
+        n: (inputs[n] * (1 + eps * rng.choice([-1, 1], inputs[n].shape))).astype(inputs[n].dtype)
+        for n in gradients
+    }
+    other = gradients_at({**inputs, **nudged})
+    floor = max(
+        floor, ROUNDINGS * float(np.sqrt(sum(np.square(gradients[n] - other[n]).sum() for n in other)))
+    )
+    if expected <= floor and any(all(abs(slope(step)) <= floor for step in pair) for pair in PAIRS):
+        return ""  # a zero, as far as the type can tell: the gradient is what rounding leaves of it
     best = min((slope(step) for step in STEPS), key=lambda found: abs(found - expected))
     return f"along a direction the outputs change by {best:.6g}, the gradient says {expected:.6g}"
+
+
+def _floor(
+    model: LoadedModel, choice: Choice, value: Array, weight: NDArray[np.float64], scale: float
+) -> float:
+    """The slope below which the type cannot tell one from zero: over the whole input it moves the target by rounding.
+
+    What a Softmax or a Sigmoid makes is rounded as numbers up to 1 are, however small it is.
+    """
+    size = np.abs(value.astype(np.float64))
+    if logit_of(model.graph, choice.target) is not None:
+        size = np.maximum(size, 1)
+    eps = float(ml_dtypes.finfo(value.dtype).eps)  # type: ignore[no-untyped-call]
+    return ROUNDINGS * eps * float((np.abs(weight) * size).sum()) / scale
 
 
 def _completeness(model: LoadedModel, choice: Choice) -> str:

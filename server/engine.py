@@ -153,7 +153,7 @@ class Engine:
         self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str] = ()
     ) -> dict[str, Array]:
         """The outputs, or any tensors by name, at the inputs."""
-        loaded = self._model(model)
+        loaded = self._model(model).fitting(inputs)
         tensors = [x.name for x in loaded.outputs if x.shape is not None]
         names = [loaded.tensor(name) for name in outputs] or tensors
         checked = checked_inputs(loaded, inputs)
@@ -200,7 +200,7 @@ class Engine:
     def _events(self, request: AttributionRequest, stop: Stop | None) -> Iterator[Event]:
         started = time.monotonic()
         check_request(request)
-        loaded = self._model(request.model)
+        loaded = self._model(request.model).fitting(request.inputs)
         question = ask(loaded, request)
         asked = stop or (lambda: None)
         best, best_error, spent = 0, np.inf, question.evaluations

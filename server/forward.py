@@ -44,7 +44,9 @@ def _input_error(
     """The failure of a run as one of what was given: for an index out of range, the input that holds it."""
     found, detail = _INDEX.search(error.message), error.metadata.get("detail", error.message)
     if found is None:
-        return InvalidArgument(f"the model cannot be run {where}: {detail}", reason="INPUT_INVALID")
+        alike = "; ".join(model.unequal(inputs))
+        hint = f" ({alike}; the file calls the two sizes alike)" if alike else ""
+        return InvalidArgument(f"the model cannot be run {where}: {detail}{hint}", reason="INPUT_INVALID")
     index, high = int(found[1]), int(found[3])
     node = detail[: detail.find(":")]
     holders = [

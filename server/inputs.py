@@ -34,7 +34,6 @@ def checked_inputs(model: LoadedModel, inputs: Mapping[str, Array]) -> dict[str,
             checked[name] = _checked(model, wanted[name].dtype, name, array_of(f"input {name!r}", value))
         except InvalidArgument as error:
             problems.append((error.reason, name, error.message))
-    problems += _unequal_sizes(model, checked)
     if problems:
         reasons = {reason for reason, _, _ in problems}
         raise InvalidArgument(
@@ -53,24 +52,6 @@ def array_of(role: str, value: object) -> Array:
         raise InvalidArgument(
             f"{role} is ragged: its rows differ in length", reason="SHAPE_MISMATCH"
         ) from None
-
-
-def _unequal_sizes(model: LoadedModel, inputs: Mapping[str, Array]) -> list[tuple[str, str, str]]:
-    """Sizes that the file calls by one name and that differ between the inputs."""
-    seen: dict[str, tuple[str, int]] = {}
-    problems: list[tuple[str, str, str]] = []
-    for info in model.inputs:
-        array, dims = inputs.get(info.name), info.shape or ()
-        if array is None or array.ndim != len(dims):
-            continue
-        for axis, (dim, size) in enumerate(zip(dims, array.shape, strict=True)):
-            if not isinstance(dim, str) or axis == info.batch_axis:
-                continue
-            first, expected = seen.setdefault(dim, (info.name, size))
-            if size != expected:
-                text = f"input {info.name!r} has size {size} along {dim!r}, input {first!r} has {expected}"
-                problems.append(("SHAPE_MISMATCH", info.name, text))
-    return problems
 
 
 def _checked(model: LoadedModel, kind: str, name: str, array: Array) -> Array:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from threading import RLock
 from typing import cast
@@ -16,15 +15,26 @@ import onnx_graphsurgeon as gs
 from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiable
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.batch import Network, RowAxis, prepare, prove
+from onnx_attribution.graph_tools.cut import Missing, before
 from onnx_attribution.graph_tools.differentiate import straight_through
 from onnx_attribution.graph_tools.emit import holds_elements
-from onnx_attribution.graph_tools.example import example_inputs
+from onnx_attribution.graph_tools.example import examples
 from onnx_attribution.graph_tools.graph import graph_of
-from onnx_attribution.graph_tools.load import ModelSource, digest, load
+from onnx_attribution.graph_tools.load import ModelSource, Runner, digest, load
 from onnx_attribution.graph_tools.names import Names, names_of, resolve
+from onnx_attribution.graph_tools.noise import drawing_before, flag_of
 from onnx_attribution.graph_tools.normalise import declared, normalise, opset_of
 from onnx_attribution.graph_tools.program import Choice, Program, rows_program
 from onnx_attribution.graph_tools.proof import gradients_apart, row_like
+from onnx_attribution.graph_tools.shapes import (
+    Dims,
+    contradicted,
+    dims_of,
+    ranks_told,
+    repeated_labels,
+    set_dims,
+    sizes_of,
+)
 from onnx_attribution.graph_tools.sources import default_sources, held, token_tensors, words
 from onnx_attribution.graph_tools.weights import Weights
 from onnx_attribution.server.backend import Backend, Session, Trials
@@ -46,29 +56,42 @@ class LoadedModel:
         axes: Mapping[str, int | None] | None = None,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         given: Mapping[str, Array] | None = None,
+        labels: bool = True,
     ) -> None:
+        self._made_of = (source, backend, axes, shapes, given)
+        self._apart_sizes: LoadedModel | None = None
+        self._separating = RLock()
         self.weights = Weights()  # lives as long as its model
         model = load(source, self.weights)
         self.names: Names = names_of(model)
         self.backend = backend
+        self.labels = labels
         run = Trials(backend)
         self.digest = digest(source)
         self.opset = opset_of(model)
-        plain = declared(model)
-        self.weights.take(plain.graph)  # nothing, unless inner graphs held more than a message can
-        begun = time.monotonic()
-        found = [example_inputs(plain, run, shapes=shapes, given=given)]
-        if time.monotonic() - begun < SLOW:
-            found.append(example_inputs(plain, run, seed=1, shapes=shapes, given=given))
-        normalised = normalise(plain, run, found, self.weights)
-        self.network: Network = prepare(normalised.model, run, found[0], axes, normalised.notes)
+        self.behind: dict[str, Missing] = {}  # tensors that the runtime cannot compute
+        model, plain, found = self._runnable(model, run, shapes, given)
+        normalised = normalise(plain, run, found, self.weights, ranks_told(model))
+        false = contradicted(model, normalised.model)
+        notes = (*self._ends, *([false] if false else []), *normalised.notes)
+        self.network: Network = prepare(normalised.model, run, found[0], axes, notes)
+        if self.labels and self._are_labels_mixed():
+            self.labels = False
+            plain, found = self._read(model, run, shapes, given)
+            normalised = normalise(plain, run, found, self.weights, ranks_told(model))
+            self.network = prepare(normalised.model, run, found[0], self.network.input_axes, notes)
         self.graph = graph_of(self.network.model)
+        self.named = [_dims(value) for value in declared(model).graph.input]
         self.declared = [_dims(value) for value in plain.graph.input]
         self.inputs = tuple(
             TensorInfo(v.name, _type(v), tuple(_dims(v)), self.network.input_axes[v.name])
             for v in plain.graph.input
         )
-        self.outputs = tuple(TensorInfo(v.name, _type(v), _shape(v), None) for v in plain.graph.output)
+        made = {v.name: v for v in normalised.model.graph.output}
+        self.outputs = tuple(
+            TensorInfo(v.name, _type(made.get(v.name, v)), _told(v, made.get(v.name, v)), None)
+            for v in model.graph.output
+        )
         self._cache = Cache(CAPACITY)
         self._proving = RLock()
         self._apart: dict[Choice, bool] = {}
@@ -77,6 +100,122 @@ class LoadedModel:
         self._named: dict[str, str] = {}
         self._row_bytes: dict[tuple[object, ...], int] = {}
         self.is_large = self.bytes_per_row(self.network.example) > LARGE
+
+    def _runnable(
+        self,
+        model: onnx.ModelProto,
+        run: Runner,
+        shapes: Mapping[str, tuple[int, ...]] | None,
+        given: Mapping[str, Array] | None,
+    ) -> tuple[onnx.ModelProto, onnx.ModelProto, list[dict[str, Array]]]:
+        """The part of the model that the runtime can run, with what `_read` makes of it.
+
+        Raises:
+            ModelError: there is none, and the message names the node in the way; or what `_read` raises.
+        """
+        self._ends: list[str] = []
+        ends: dict[str, None] = {}
+        while True:
+            try:
+                plain, found = self._read(model, run, shapes, given)
+            except ModelError as error:
+                about = error.metadata
+                if "operator" not in about:
+                    raise
+                made = before(model, (about["domain"], about["operator"]), about["node"])
+                if not made.missing:
+                    raise
+                model = made.model
+                self.behind |= made.behind
+                ends = dict.fromkeys([n for n in ends if n not in made.behind]) | dict.fromkeys(made.ends)
+                if not model.graph.output:
+                    raise _nothing_before(made.missing[0]) from error
+                continue
+            listed = ", ".join(map(repr, ends)) or "the other outputs"
+            for one in dict.fromkeys(self.behind.values()):
+                self._ends.append(
+                    f"onnxruntime does not have {one.operator} (node {one.name!r}): the model ends before it, and "
+                    f"{listed} can be named as targets"
+                )
+            return model, plain, found
+
+    def _are_labels_mixed(self) -> bool:
+        """Whether one name stands for the batch of one input and for another size elsewhere."""
+        axes = self.network.input_axes
+        dims = [
+            (d, k == axes.get(v.name)) for v in self.network.model.graph.input for k, d in enumerate(_dims(v))
+        ]
+        rows = {d for d, is_batch in dims if is_batch and isinstance(d, str)}
+        return any(d in rows and not is_batch for d, is_batch in dims)
+
+    def fitting(self, inputs: Mapping[str, Array]) -> LoadedModel:
+        """The model for inputs of these sizes: itself, or one in which a dimension's name says nothing of its size."""
+        if not self.labels or not self.unequal(inputs):
+            return self
+        with self._separating:
+            if self._apart_sizes is None:
+                source, backend, axes, shapes, given = self._made_of
+                stated = axes if self.network.batch == "single" else self.network.input_axes
+                self._apart_sizes = LoadedModel(source, backend, stated, shapes, given, labels=False)
+            return self._apart_sizes
+
+    def unequal(self, inputs: Mapping[str, Array]) -> list[str]:
+        """In words, the sizes that the file calls by one name and that differ between the inputs."""
+        seen: dict[str, tuple[str, int]] = {}
+        told: list[str] = []
+        for info, dims in zip(self.inputs, self.named, strict=True):
+            try:
+                shape = np.shape(inputs[info.name])
+            except (KeyError, TypeError, ValueError):  # the check of the inputs will tell
+                continue
+            if len(shape) != len(dims):
+                continue
+            for axis, (dim, size) in enumerate(zip(dims, shape, strict=True)):
+                if not isinstance(dim, str) or axis == info.batch_axis:
+                    continue
+                first, expected = seen.setdefault(dim, (info.name, size))
+                if size != expected:
+                    told.append(
+                        f"input {info.name!r} has size {size} along {dim!r}, input {first!r} has {expected}"
+                    )
+        return told
+
+    def require_computed(self, names: Iterable[str | None]) -> None:
+        """Refuses names of tensors, or nodes, behind an operator that the runtime does not have."""
+        for name in names:
+            one = next((m for n, m in self.behind.items() if name in (n, m.name)), None)
+            if one is not None and name is not None:
+                outputs = ", ".join(repr(z.name) for z in self.graph.outputs)
+                raise InvalidArgument(
+                    f"{name!r} lies behind {one.operator} (node {one.name!r}), which onnxruntime does not have; name "
+                    f"something before it ({outputs}), or {_way_out(one)}",
+                    reason="TARGET_INVALID", tensor=name, node=one.name, operator=one.operator,
+                )  # fmt: skip
+
+    def _read(
+        self,
+        model: onnx.ModelProto,
+        run: Runner,
+        shapes: Mapping[str, tuple[int, ...]] | None,
+        given: Mapping[str, Array] | None,
+    ) -> tuple[onnx.ModelProto, list[dict[str, Array]]]:
+        """The model as it is compared with, and examples of its inputs."""
+        plain = declared(model, labels=self.labels)
+        self.weights.take(plain.graph)  # nothing, unless inner graphs held more than a message can
+        labels = self.labels and bool(repeated_labels(plain))
+        try:
+            found = examples(plain, run, shapes=shapes, given=given, slow=SLOW)
+        except ModelError:
+            if not labels:
+                raise
+            found = []
+        if labels and (not found or None in sizes_of(plain, found[0]).values()):
+            self.labels = False  # one name, several sizes
+            return self._read(model, run, shapes, given)
+        for value in plain.graph.input:
+            if dims_of(value) is None:
+                set_dims(value, [f"{value.name}.{k}" for k in range(found[0][value.name].ndim)])
+        return plain, found
 
     def session(self, key: tuple[object, ...], build: Callable[[], Program]) -> Session:
         """The session of the program with this key, built at the first call."""
@@ -236,6 +375,16 @@ class LoadedModel:
         kinds = ", ".join(dict.fromkeys(found))
         return f"the gradient is straight-through at {len(found)} quantising operator{'s'[: len(found) > 1]} ({kinds})"
 
+    def randomness(self, target: str, inputs: Mapping[str, Array]) -> str:
+        """In words, what draws numbers before the target when these inputs are given; "" where nothing does."""
+        drawing = drawing_before(list(self.graph.nodes), target)
+        found = [node for node in drawing if np.any(inputs.get(flag_of(node), True))]
+        if not found:
+            return ""
+        listed = ", ".join(f"{node.op} (node {node.name!r})" for node in found[:3])
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        return f"the target {target!r} is random: {listed}{more} draws other numbers in every run"
+
     def default_target(self) -> str | None:
         """The float tensor before the outputs of a model whose outputs hold no floats."""
         return None if select.float_outputs(self.graph) else select.float_before_outputs(self.graph)
@@ -254,6 +403,22 @@ class LoadedModel:
     def close(self) -> None:
         """Drops the sessions."""
         self._cache.clear()
+        if self._apart_sizes is not None:
+            self._apart_sizes.close()
+
+
+def _way_out(missing: Missing) -> str:
+    made = ", ".join(map(repr, missing.makes))
+    return f"make what is behind it a model of its own: onnx.utils.extract_model with {made} as its inputs"
+
+
+def _nothing_before(missing: Missing) -> ModelError:
+    return ModelError(
+        f"onnxruntime does not have {missing.operator} (node {missing.name!r}), and nothing is computed before it; "
+        f"{_way_out(missing)}",
+        reason="MODEL_INVALID", node=missing.name, operator=missing.operator,
+        tensor=missing.makes[0] if missing.makes else "",
+    )  # fmt: skip
 
 
 def _total_bytes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -280,9 +445,16 @@ def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in found)
 
 
-def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
-    """The shape of a tensor; None for sequences and maps."""
-    return _dims(value) if value.type.HasField("tensor_type") else None
+def _told(said: onnx.ValueInfoProto, found: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
+    """The shape of an output, with the names of the file where it has any; None for sequences and maps."""
+    dims, names = dims_of(found), dims_of(said) or ()
+    if dims is None:
+        return None
+    labels: Dims = names if len(names) == len(dims) else (None,) * len(dims)
+    return tuple(
+        d if isinstance(d, int) else (label if isinstance(label, str) else None) or d or "?"
+        for d, label in zip(dims, labels, strict=True)
+    )
 
 
 def _type(value: onnx.ValueInfoProto) -> str:

@@ -119,6 +119,7 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
     check_request(request)
     if isinstance(request.layers, str) or isinstance(request.source, str):
         raise InvalidArgument("layers and source are sequences of names, not one name")
+    model.require_computed([request.target.tensor, *request.layers, *request.source])
     wanted = targets.chosen(model, request)
     target = wanted.tensor
     sources, layers, is_default = _source_and_layers(model, request, target)
@@ -131,6 +132,8 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
     rows = model.rows_of(tensors)
     together = all(rows[name] is not None for name in tensors)
     warnings = [*model.network.notes, *wanted.notes]
+    if random := model.randomness(target, request.inputs):
+        warnings.append(random)
     if names := ", ".join(map(repr, shared_by_all(model, inputs))):
         warnings.append(f"{names} is shared by all samples: {batch_words(model)}")
     occluded = request.method == "occlusion"

@@ -86,6 +86,8 @@ def _number_tensor(model: LoadedModel, name: str | None) -> str:
         return select.target_tensor(model.graph, None)
     found = model.tensor(name)
     value = model.graph.tensors()[found]
+    if isinstance(value, gs.Variable) and value.type != "tensor_type":
+        raise InvalidArgument(f"the target {select.what_it_is(value)}", reason="TARGET_INVALID", target=found)
     if isinstance(value, gs.Constant) or not holds_numbers(value):
         listed = ", ".join(x.name for x in model.outputs if x.shape is not None and x.dtype != "string")
         raise InvalidArgument(

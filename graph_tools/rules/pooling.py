@@ -73,7 +73,13 @@ def average_pool(op: Emitter, node: NodeView, g: Value) -> Gradients:
 
 
 def _is_whole(node: NodeView, place_of: Windows) -> bool:
-    """Whether every window divides by the size of the kernel, as it has no padding or counts it."""
+    """Whether every window divides by the size of the kernel, as it has no padding or counts it.
+
+    Not where a window may be larger than the input: onnxruntime then divides by what is there.
+    """
+    sizes = dimensions(node.input(0))[2:]
+    if not all(isinstance(d, int) and d >= e for d, e in zip(sizes, place_of.extent, strict=True)):
+        return False
     padding = node.attribute("auto_pad", "NOTSET") in ("NOTSET", "") and any(node.attribute("pads") or [])
     same = node.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
     counted = bool(node.attribute("count_include_pad", 0)) and not same

@@ -132,7 +132,6 @@ def test_no_size_is_declared_behind_a_shape_that_is_computed_at_run_time() -> No
     }
     assert found.batch == "freed"
     assert all("rows" not in shapes[name] for name in ("r", "v"))
-    assert "rows" in shapes["t"]
 
 
 def test_the_rows_of_hidden_tensors_are_found_on_other_axes_and_in_groups() -> None:

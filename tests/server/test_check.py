@@ -100,3 +100,41 @@ def test_steep_and_branching_files_are_confirmed(name: str, shared: Path, backen
     """A spectrogram whose logarithm bends within 1e-6 of the input; a file with a branch for a sample rate."""
     verdict = check_file(shared / "models" / name / "model.onnx", backend)
     assert verdict.attributable, verdict.refused
+
+
+ZEROS = {
+    "a saturated Softmax": "b = Mul(a, s) y = Softmax(b)",
+    "a saturated Sigmoid": "b = Abs(a) c = Add(b, s) y = Sigmoid(c)",
+    "a sum that is 1": "b = Softmax(a) y = ReduceSum<keepdims = 1>(b)",
+    "a sum that is 0": "b = ReduceMean(a) c = Sub(a, b) y = ReduceSum<keepdims = 1>(c)",
+}
+
+
+@pytest.mark.parametrize("zero", ZEROS)
+def test_a_zero_that_rounding_leaves_is_no_reason_to_refuse(
+    zero: str, backend: Backend, tmp_path: Path
+) -> None:
+    shape = "float[1, 1]" if "sum" in zero else "float[1, 3]"
+    text = (
+        f"test (float[1, 4] x) => ({shape} y) <float[4, 3] w = {{1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3}}, "
+        f"float s = {{60}}> {{ a = MatMul(x, w) {ZEROS[zero]} }}"
+    )
+    verdict = check_file(saved(text, tmp_path), backend)
+    assert verdict.attributable, verdict.refused
+
+
+def test_what_a_file_draws_is_held_while_its_gradient_is_compared(backend: Backend, tmp_path: Path) -> None:
+    text = "test (float[1, 6] x) => (float[1, 6] y) { h = Tanh(x) e = RandomNormalLike(h) y = Mul(h, e) }"
+    verdict = check_file(saved(text, tmp_path), backend)
+    assert verdict.attributable, verdict.refused
+    assert verdict.sources == ["x"]
+    assert any("'y' is random" in note for note in verdict.notes)
+
+
+def test_a_pool_over_less_than_its_window_divides_by_what_is_there(backend: Backend, tmp_path: Path) -> None:
+    text = (
+        "test (float[N, 2, 1, 6] x) => (float[N, 2, 1, 3] y) "
+        "{ a = Tanh(x) y = AveragePool<kernel_shape = [3, 2], strides = [3, 2]>(a) }"
+    )
+    verdict = check_file(saved(text, tmp_path), backend)
+    assert verdict.attributable, verdict.refused

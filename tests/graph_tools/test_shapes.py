@@ -1,0 +1,66 @@
+"""Shapes: what is dropped, what inference and runs put in its place."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from onnx_attribution.graph_tools import shapes
+from onnx_attribution.graph_tools.normalise import declared
+from onnx_attribution.server.backend import Backend
+
+BACKEND = Backend("cpu", 1)
+
+
+def parsed(text: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {text}')
+
+
+def found(model: onnx.ModelProto, **inputs: list[object]) -> dict[str, shapes.Dims | None]:
+    arrays = {name: np.asarray(value, np.float32) for name, value in inputs.items()}
+    typed = shapes.typed(declared(model), BACKEND.run, arrays)
+    return {v.name: shapes.dims_of(v) for v in [*typed.graph.value_info, *typed.graph.output]}
+
+
+def test_a_state_that_grows_in_a_loop_has_no_size_and_one_that_does_not_has_its_own() -> None:
+    model = parsed(
+        """n (float[N,2] x) => (float y, float z) <int64 three = {3}, bool yes = {1}> {
+        y, z = Loop(three, yes, x, x) <body = b (int64 i, bool c, float[1,2] s, float[1,2] t) =>
+            (bool d, float[1,2] u, float[1,2] v) { d = Identity(c) u = Concat<axis = 0>(s, x) v = Tanh(t) }> }"""
+    )
+    settled = shapes.inferred(declared(model))
+    body = next(a.g for node in settled.graph.node for a in node.attribute if a.HasField("g"))
+    grows, stays = (shapes.dims_of(x) for x in body.input[2:])
+    assert grows is not None
+    assert grows[0] != "N"
+    assert stays == ("N", 2)
+
+
+def test_a_number_that_the_values_decide_is_not_taken_for_fixed() -> None:
+    model = parsed(
+        "n (float[4] x) => (float[1,K] y, float[4] z) { i = NonZero(x) y = Cast<to = 1>(i) z = Tanh(x) }"
+    )
+    known = found(model, x=[1.0, 0.0, 2.0, 3.0])
+    assert known["z"] == (4,)
+    assert known["y"] is not None
+    assert known["y"][1] != 3
+
+
+def test_a_cut_that_fits_the_example_only_has_no_size() -> None:
+    """The first 8 of a length: 8 at 8 and at 16, and 5 at 5."""
+    model = parsed(
+        """n (float[N,S] x) => (float[N,K] y) <int64[1] zero = {0}, int64[1] eight = {8}, int64[1] one = {1}> {
+        y = Slice(x, zero, eight, one) }"""
+    )
+    known = found(model, x=[[float(k) for k in range(8)]])["y"]
+    assert known is not None
+    assert known[1] != 8
+
+
+def test_what_a_search_declares_of_its_decoder_stays() -> None:
+    inner = onnx.parser.parse_graph("g (float[1,4] a) => (float[1,4] b) { b = Tanh(a) }")
+    model = parsed("n (float[N,4] x) => (float[N,4] y) { y = Tanh(x) }")
+    model.graph.node[0].op_type, model.graph.node[0].domain = "BeamSearch", "com.microsoft"
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("decoder", inner))
+    shapes.forget(model)
+    assert shapes.dims_of(model.graph.node[0].attribute[0].g.input[0]) == (1, 4)
