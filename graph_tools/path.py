@@ -201,6 +201,26 @@ def batches(plan: Plan, samples: int, max_rows: int) -> Iterator[Batch]:
         yield _batch(plan, rows, taken)
 
 
+def by_sample(batch: Batch) -> Iterator[tuple[int, Batch]]:
+    """Each sample of a run with its own rows and terms; slots keep their numbers."""
+    for sample in np.unique(batch.row_sample):
+        rows, terms = batch.row_sample == sample, batch.slot // 2 == sample
+        place = np.cumsum(rows) - 1
+        yield (
+            int(sample),
+            Batch(
+                batch.row_sample[rows],
+                batch.row_alpha[rows],
+                place[batch.gradient_row[terms]],
+                place[batch.left_row[terms]],
+                place[batch.right_row[terms]],
+                batch.weight[terms],
+                batch.slot[terms],
+                batch.nodes[rows],
+            ),
+        )
+
+
 def count_rows(plan: Plan, samples: int, max_rows: int) -> int:
     """How many rows `batches` evaluates in all."""
     return sum(len(b.row_sample) for b in batches(plan, samples, max_rows))

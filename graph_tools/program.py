@@ -307,7 +307,11 @@ def _gather(op: Emitter, samples: Value, place: RowAxis, row_sample: Value) -> V
 
 
 class _PathSums:
-    """The sums over terms, with the small matrices that all layers share."""
+    """The sums over terms, with the small matrix that all layers share.
+
+    Rows are picked rather than multiplied by 0 and 1, so that NaN in one of them is not in all differences. The sum by
+    slot is a product, which is fast: NaN in one slot of an element is in all slots of that element.
+    """
 
     def __init__(self, op: Emitter, delta: bool, rows: Value) -> None:
         self.op, self.delta, self.rows = op, delta, rows
@@ -323,16 +327,12 @@ class _PathSums:
         }
         self.inputs = list(by_name.values())
         self.gradient_row = by_name["gradient_row"]
+        self.ends = [by_name[n] for n in ("right_row", "left_row") if n in by_name]
         bits = op.constant(np.asarray([0, 1], dtype=np.float32))
         hot = op("OneHot", by_name["slot"], op("Shape", by_name["slots"]), bits, axis=0)
         hot.dtype = np.dtype(np.float32)
         self.hot, self.weight = hot, by_name["weight"]
         self.slots = op("Shape", by_name["slots"])
-        if delta:
-            right = op("OneHot", by_name["right_row"], rows, bits, axis=-1)
-            left = op("OneHot", by_name["left_row"], rows, bits, axis=-1)
-            right.dtype = left.dtype = np.dtype(np.float32)
-            self.difference = op("Sub", right, left)
 
     def __call__(self, h: Value, g: Value, rows: RowAxis, name: str) -> gs.Variable:
         op = self.op
@@ -344,7 +344,7 @@ class _PathSums:
         flat_g = op("Gather", op.cast(self._flat(front), wide), self.gradient_row, axis=0)
         if self.delta:
             flat_h = op.cast(self._flat(self._front(h, rows)), wide)
-            flat_g = op("Mul", flat_g, op("MatMul", op.cast(self.difference, wide), flat_h))
+            flat_g = op("Mul", flat_g, op("Sub", *(op("Gather", flat_h, end, axis=0) for end in self.ends)))
         by_slot = op("Mul", op.cast(self.hot, wide), op.cast(self.weight, wide))
         summed = op("MatMul", by_slot, flat_g)
         return _named(op, op("Reshape", summed, op("Concat", self.slots, unit, axis=0), allowzero=1), name)

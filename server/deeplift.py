@@ -15,8 +15,8 @@ from onnx_attribution.server.evaluate import (
     Evaluation,
     Floats,
     Sums,
+    apart,
     axis_of,
-    count_of,
     row_limit,
     slices,
     taken,
@@ -96,16 +96,20 @@ def _lifted(
     reference = {f"baseline/{name}": array for name, array in (shared or {}).items()}
     parts: dict[str, list[Floats]] = {layer: [] for layer in question.choice.layers}
     evaluations = 0
+
+    def run(inputs: Mapping[str, Array], weight: Array) -> dict[str, Array]:
+        return session.run({**inputs, **reference, "target/weight": weight})
+
     for inputs, weight in slices(model, question, _pairs_a_run(model, question, memory), references=alone):
-        found = session.run({**inputs, **reference, "target/weight": weight})
-        _refuse_lost_changes(model, found)
-        _refuse_different_ways(model, question, found)
-        for layer in question.choice.layers:
-            parts[layer].append(unit(found[f"contribution/{layer}"], question.rows[layer]))
-        rows = count_of(model, inputs) if question.together else 1
-        ran = 2 * rows if alone else rows + 1
-        evaluations += ran
-        yield ran
+        for found, rows in apart(model, question, inputs, weight, run):
+            _refuse_lost_changes(model, found)
+            _refuse_different_ways(model, question, found)
+            for layer in question.choice.layers:
+                contribution = found[f"contribution/{layer}"]
+                parts[layer].append(unit(contribution, question.rows[layer]))
+            ran = 2 * rows if alone else rows + 1
+            evaluations += ran
+            yield ran
     return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, evaluations)
 
 

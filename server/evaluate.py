@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from onnx_attribution.graph_tools.batch import RowAxis
 from onnx_attribution.graph_tools.path import Batch, Plan, Term
 from onnx_attribution.graph_tools.program import path_program, rows_program
 from onnx_attribution.server.backend import Session
+from onnx_attribution.server.forward import taken as taken
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.server.question import Question, source_ends
 from onnx_attribution.server.targets import per_sample
@@ -74,12 +75,49 @@ def gradient(model: LoadedModel, question: Question, memory: int) -> Evaluation:
     session = _rows_session(model, question)
     times = question.request.method == "gradient_x_activation" and question.request.multiply_by_inputs
     parts: dict[str, list[Floats]] = {layer: [] for layer in question.choice.layers}
+    evaluations = 0
+
+    def run(inputs: Mapping[str, Array], weight: Array) -> dict[str, Array]:
+        return session.run({**inputs, "target/weight": weight})
+
     for inputs, weight in slices(model, question, row_limit(model, question, memory)):
-        found = session.run({**inputs, "target/weight": weight})
-        for layer, (h, g) in _pairs(question, found).items():
-            parts[layer].append(g * h if times else g)
-        yield count_of(model, inputs) if question.together else 1
-    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, question.count)
+        for found, rows in apart(model, question, inputs, weight, run):
+            evaluations += rows
+            yield rows
+            for layer, (h, g) in _pairs(question, found).items():
+                parts[layer].append(g * h if times else g)
+    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, evaluations)
+
+
+def apart(
+    model: LoadedModel,
+    question: Question,
+    inputs: Mapping[str, Array],
+    weight: Array,
+    run: Callable[[Mapping[str, Array], Array], dict[str, Array]],
+) -> Iterator[tuple[dict[str, Array], int]]:
+    """What `run` finds for the samples of the inputs, and how many it evaluated for that.
+
+    All at once; where something is not finite each sample alone, since NaN of one may be in what others share with it:
+    0 times NaN is NaN.
+    """
+    found, count = run(inputs, weight), count_of(model, inputs) if question.together else 1
+    if count == 1 or _all_finite(found):
+        yield found, count
+        return
+    rows = question.rows[question.choice.target]
+    for k in range(count):
+        one = {n: taken(a, axis_of(model, question, n), [k]) for n, a in inputs.items()}
+        yield run(one, taken(weight, rows, [k])), 1 if k else 1 + count
+
+
+def _all_finite(found: Mapping[str, Array]) -> bool:
+    """Whether what comes out of the way back is finite; the network's own values may be infinite by right."""
+    return all(
+        np.isfinite(a.astype(np.float64, copy=False)).all()
+        for name, a in found.items()
+        if not name.startswith(("activation/", "target/"))
+    )
 
 
 def along_path(model: LoadedModel, question: Question, plan: Plan, delta: bool, memory: int) -> Evaluation:
@@ -111,11 +149,22 @@ def _together(model: LoadedModel, question: Question, plan: Plan, delta: bool, l
     evaluations = 0
     for batch in path.batches(plan, question.count, limit):
         found = session.run({**common, **_fields(batch)})
-        for layer in question.choice.layers:
-            part = found[f"sum/{layer}"].astype(np.float64)
-            totals[layer] = totals[layer] + part if layer in totals else part
+        parts = {layer: found[f"sum/{layer}"].astype(np.float64) for layer in question.choice.layers}
         evaluations += len(batch.row_sample)
         yield len(batch.row_sample)
+        if not _all_finite(found):  # NaN of one sample is in all slots: of each, only its own run counts
+            for part in parts.values():
+                part[:] = 0
+            for sample, alone in path.by_sample(batch):
+                if len(alone.row_sample) < len(batch.row_sample):
+                    found = session.run({**common, **_fields(alone)})
+                    evaluations += len(alone.row_sample)
+                    yield len(alone.row_sample)
+                own = slice(2 * sample, 2 * sample + 2)
+                for layer, part in parts.items():
+                    part[own] = found[f"sum/{layer}"][own]
+        for layer, part in parts.items():
+            totals[layer] = totals[layer] + part if layer in totals else part
     fine = {layer: total[0::2] for layer, total in totals.items()}
     coarse = {layer: total[1::2] for layer, total in totals.items()} if plan.coarse else {}
     return Sums(fine, coarse, evaluations)
@@ -231,14 +280,6 @@ def axis_of(model: LoadedModel, question: Question, name: str) -> RowAxis | None
         axis = model.network.input_axes[plain]
         return None if axis is None else RowAxis(axis)
     return question.rows[plain]
-
-
-def taken(array: Array, rows: RowAxis | None, samples: Sequence[int]) -> Array:
-    """The rows of these samples; the whole array where all samples share it."""
-    if rows is None:
-        return array
-    places = np.asarray(samples)[:, None] * rows.factor + np.arange(rows.factor)
-    return np.take(array, places.reshape(-1), axis=rows.axis)
 
 
 def one_sample(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnx_attribution.errors import InvalidArgument, ModelError
+from onnx_attribution.graph_tools.batch import RowAxis
 from onnx_attribution.graph_tools.program import forward_program
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.values import Array
@@ -32,7 +33,41 @@ def forward(
         found = session.run(dict(inputs))
     except ModelError as error:
         raise _input_error(model, inputs, error, where) from error
-    return {name: found.get(name, found.get(f"output/{name}", np.empty(0))) for name in tensors}
+    found = {name: found.get(name, found.get(f"output/{name}", np.empty(0))) for name in tensors}
+    if not any(a.dtype.kind in "fV" and np.isnan(a.astype(np.float64)).any() for a in found.values()):
+        return found
+    return _alone(model, inputs, tensors, hidden, where) or found
+
+
+def _alone(
+    model: LoadedModel, inputs: Mapping[str, Array], tensors: Sequence[str], hidden: Sequence[str], where: str
+) -> dict[str, Array]:
+    """The tensors of each sample run alone: what samples share, such as a maximum, is NaN where one holds NaN.
+
+    Empty where the inputs hold one sample, or samples of a tensor cannot be told apart.
+    """
+    axes = model.network.input_axes
+    places = {n: RowAxis(axis) for n, axis in axes.items() if axis is not None}
+    places |= {n: rows for n, rows in model.network.rows.items() if rows is not None}
+    lead = next((n for n in inputs if n in places), None)
+    count = 1 if lead is None else inputs[lead].shape[places[lead].axis] // places[lead].factor
+    if count == 1 or not all(name in places for name in tensors):
+        return {}
+    parts = [
+        forward(
+            model, {n: taken(a, places.get(n), [k]) for n, a in inputs.items()}, tensors, hidden, where=where
+        )
+        for k in range(count)
+    ]
+    return {n: np.concatenate([part[n] for part in parts], axis=places[n].axis) for n in tensors}
+
+
+def taken(array: Array, rows: RowAxis | None, samples: Sequence[int]) -> Array:
+    """The rows of these samples; the whole array where all samples share it."""
+    if rows is None:
+        return array
+    places = np.asarray(samples)[:, None] * rows.factor + np.arange(rows.factor)
+    return np.take(array, places.reshape(-1), axis=rows.axis)
 
 
 _INDEX = re.compile(r"idx=(-?\d+) must be within the inclusive range \[(-?\d+),(-?\d+)\]")
