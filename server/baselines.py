@@ -185,7 +185,7 @@ def _broadcast(name: str, value: Baseline | None, like: Array, index: int, count
     elif count > 1 and array.ndim == like.ndim > 0 and array.shape[0] == count and like.shape[0] == 1:
         array = array[index : index + 1]
     try:
-        return np.ascontiguousarray(np.broadcast_to(array, like.shape))
+        return np.array(np.broadcast_to(array, like.shape), order="C")
     except ValueError:
         raise InvalidArgument(
             f"the baseline of {name!r} has shape {list(array.shape)}; it must broadcast to {list(like.shape)}",

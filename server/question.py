@@ -140,7 +140,7 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
     if is_default and (held := model.held(sources, target)):
         warnings.append(held)
     if model.network.batch != "single" and not together:
-        names = ", ".join(repr(n) for n in tensors if rows[n] is None)
+        names = ", ".join(repr(n) for n in dict.fromkeys(tensors) if rows[n] is None)
         warnings.append(f"rows are evaluated one by one: those of {names} are not separable")
     if together and not occluded and not model.gradients_apart(sources, target):
         together = False
