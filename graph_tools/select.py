@@ -162,6 +162,20 @@ def is_cut(nodes: Sequence[gs.Node], sources: Sequence[str], target: str, layers
     return target not in found
 
 
+def is_joint_cut(
+    nodes: Sequence[gs.Node], sources: Sequence[str], target: str, layers: Sequence[str]
+) -> bool:
+    """Whether every way from the sources to the target crosses exactly one of several layers, the sources themselves
+    for one: then what they contribute sums to the change."""
+    if len(layers) < 2 or not is_cut(nodes, sources, target, layers):
+        return False
+    given = frozenset(sources)
+    behind = [ancestors(nodes, [layer], given) if layer not in given else {layer} for layer in layers]
+    return not any(
+        one != layer and one in found for layer, found in zip(layers, behind, strict=True) for one in layers
+    )
+
+
 def layers(graph: gs.Graph, sources: Sequence[str], target: str) -> list[LayerInfo]:
     """The float tensors between the sources and the target, in order, both ends included."""
     nodes = list(graph.nodes)

@@ -312,7 +312,7 @@ class LayerSummary(_message.Message):
     def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., cut: bool = ..., sums: _Optional[_Iterable[float]] = ..., residuals: _Optional[_Iterable[float]] = ..., error_estimates: _Optional[_Iterable[float]] = ..., spreads: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class AttributionSummary(_message.Message):
-    __slots__ = ("method", "batch_mode", "target", "layers", "evaluations", "steps", "seconds", "digest", "provider", "warnings")
+    __slots__ = ("method", "batch_mode", "target", "layers", "evaluations", "steps", "seconds", "digest", "provider", "warnings", "joint_residuals")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     BATCH_MODE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -323,6 +323,7 @@ class AttributionSummary(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    JOINT_RESIDUALS_FIELD_NUMBER: _ClassVar[int]
     method: Method
     batch_mode: BatchMode
     target: ResolvedTarget
@@ -333,7 +334,8 @@ class AttributionSummary(_message.Message):
     digest: str
     provider: str
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, method: _Optional[_Union[Method, str]] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerSummary, _Mapping]]] = ..., evaluations: _Optional[int] = ..., steps: _Optional[int] = ..., seconds: _Optional[float] = ..., digest: _Optional[str] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    joint_residuals: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, method: _Optional[_Union[Method, str]] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerSummary, _Mapping]]] = ..., evaluations: _Optional[int] = ..., steps: _Optional[int] = ..., seconds: _Optional[float] = ..., digest: _Optional[str] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., joint_residuals: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Revision(_message.Message):
     __slots__ = ("number", "summary")

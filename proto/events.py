@@ -99,6 +99,7 @@ def to_summary(attribution: v.Attribution) -> pb.AttributionSummary:
         digest=attribution.digest,
         provider=attribution.provider,
         warnings=attribution.warnings,
+        joint_residuals=() if attribution.joint_residual is None else _floats(attribution.joint_residual),
     )
 
 
@@ -132,6 +133,7 @@ def from_summary(message: pb.AttributionSummary, arrays: Sequence[Array]) -> v.A
         digest=message.digest,
         provider=message.provider,
         warnings=tuple(message.warnings),
+        joint_residual=np.array(message.joint_residuals, np.float64) if message.joint_residuals else None,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnx_attribution.errors import (
     AttributionError,
@@ -233,11 +234,12 @@ class Engine:
                 break
             spent += sums.evaluations
             answer = self._answer(loaded, question, sums, spent, steps, started)
-            error = _worst(answer)
+            errors = _errors(answer)
+            error = float(errors[~np.isnan(errors)].max(initial=0)) if not np.isnan(errors).all() else np.inf
             if number == 0 or error < best_error:
                 best, best_error = number, error
             yield Revision(number, answer)
-            if request.tolerance is not None and plan is not None and error <= request.tolerance:
+            if request.tolerance is not None and plan is not None and (errors <= request.tolerance).all():
                 reason = "converged"
                 break
             wish = asked()
@@ -297,6 +299,7 @@ class Engine:
         steps: int,
         started: float,
     ) -> Attribution:
+        asked, every = question, sums
         question, sums = evaluate.averaged(question, sums)
         tensors = loaded.graph.tensors()
         sums_to_change = question.request.multiply_by_inputs and question.request.method not in (
@@ -310,17 +313,26 @@ class Engine:
                 total = per_sample(values)
                 none = np.full_like(total, np.nan)
                 error = per_sample(np.abs(values - sums.coarse[name])) if name in sums.coarse else none
+                residual = total - change if sums_to_change else none
+                if question.cuts[name]:  # no L1 error is less than what the sum misses
+                    error = np.where(np.isnan(error), error, np.fmax(error, np.abs(residual)))
                 dtype = element_type(tensors[name])
                 layers[name] = LayerAttribution(
                     name,
                     values.astype(dtype if dtype.kind == "f" and dtype.itemsize >= 4 else np.float32),
                     total,
-                    total - change if sums_to_change else none,
+                    residual,
                     error,
                     question.cuts[name],
                     sums.spread.get(name, none),
                 )
-        warnings = question.warnings + tuple(notes.notes(loaded, question, sums, layers, self._memory))
+            joint = None
+            if sums_to_change and select.is_joint_cut(
+                list(loaded.graph.nodes), question.choice.sources, question.choice.target, list(layers)
+            ):
+                joint = np.sum([layer.sum for layer in layers.values()], axis=0) - change
+            answered = notes.Answered(loaded, asked, every, question, sums, layers, joint, steps)
+            warnings = question.warnings + tuple(notes.notes(answered, self._memory))
         return Attribution(
             question.request.method,
             loaded.network.batch,
@@ -332,6 +344,7 @@ class Engine:
             loaded.digest,
             self.provider,
             warnings,
+            joint,
         )
 
     def _entry(self, model: str) -> tuple[str, _Entry]:
@@ -425,11 +438,14 @@ def _plans(request: AttributionRequest) -> Iterator[tuple[int, Plan | None]]:
         yield steps, make(request.quadrature, steps)
 
 
-def _worst(answer: Attribution) -> float:
-    """The largest estimated error of any layer and sample, relative to the L1 norm of its attributions."""
-    worst = 0.0
-    for layer in answer.layers.values():
-        norm = per_sample(np.abs(layer.values.astype(np.float64)))
-        ratio = layer.error_estimate / np.maximum(norm, 1e-30)
-        worst = max(worst, float(np.nan_to_num(ratio, nan=np.inf).max(initial=0)))
-    return worst
+def _errors(answer: Attribution) -> NDArray[np.float64]:
+    """Per sample the largest error of any layer, and of all layers where they are a cut together, relative to the L1
+    norm of the attributions; NaN for a sample whose attributions are not finite."""
+    norms = [per_sample(np.abs(layer.values.astype(np.float64))) for layer in answer.layers.values()]
+    pairs = [(layer.error_estimate, norm) for layer, norm in zip(answer.layers.values(), norms, strict=True)]
+    if answer.joint_residual is not None:
+        pairs.append((np.abs(answer.joint_residual), np.sum(norms, axis=0)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        ratios = [error / np.maximum(norm, 1e-30) for error, norm in pairs]
+    errors = np.max([np.nan_to_num(ratio, nan=np.inf) for ratio in ratios], axis=0)
+    return np.asarray(np.where(np.isfinite(np.sum(norms, axis=0)), errors, np.nan))

@@ -1,11 +1,13 @@
-"""What an answer says of itself in words: numbers that are not finite, and layers that the change bypasses."""
+"""What an answer says of itself in words: numbers that are not finite, and changes that are missed or bypassed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.emit import element_type, is_float, is_half
@@ -14,41 +16,100 @@ from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.server.origin import origin_of
 from onnx_attribution.server.question import Question
 from onnx_attribution.server.targets import per_sample
-from onnx_attribution.values import DEEPLIFT_METHODS, GRADIENT_METHODS, LayerAttribution
+from onnx_attribution.values import DEEPLIFT_METHODS, GRADIENT_METHODS, PATH_METHODS, LayerAttribution
 
 RESIDUAL = 1e-3
 """Of the absolute contributions of a layer: what rounding does not explain in float32."""
 HALF_RESIDUAL = 3e-2
 """The same with half types, in which every tensor between is rounded to 3 or 2 digits."""
+MISSED = 0.05
+"""Of the target's change: from here on a path sum says that it misses it."""
+SHOWN = 5  # samples that a warning lists
+
+Mask = NDArray[np.bool_]
 
 
-def notes(
-    model: LoadedModel,
-    question: Question,
-    sums: Sums,
-    layers: Mapping[str, LayerAttribution],
-    memory: int,
-) -> Iterator[str]:
+@dataclass(frozen=True)
+class Answered:
+    """An answer before its words: the question as it was evaluated, with one entry for each reference, and its sums;
+    the same with one entry a sample; and what was made of them."""
+
+    model: LoadedModel
+    asked: Question
+    every: Sums
+    question: Question
+    sums: Sums
+    layers: Mapping[str, LayerAttribution]
+    joint: Floats | None
+    steps: int
+
+    def sizes(self, names: Sequence[str]) -> Floats:
+        """The L1 norm of the attributions of these layers, per sample."""
+        return np.asarray(sum(per_sample(np.abs(self.sums.fine[name])) for name in names))
+
+    def rounding(self) -> tuple[float, float]:
+        """The rounding error of the target, relative; the share of contributions that rounding may take away."""
+        tensors = self.model.graph.tensors()
+        target = tensors[self.question.choice.target]
+        kind = element_type(target)
+        eps = float(ml_dtypes.finfo(kind).eps) if is_float(target) else 0.0  # type: ignore[no-untyped-call]
+        return eps, HALF_RESIDUAL if any(is_half(value) for value in tensors.values()) else RESIDUAL
+
+    def complete(self) -> Iterator[tuple[list[str], Floats]]:
+        """The layers whose attributions sum to the change, alone or together, and their residuals."""
+        for name, layer in self.layers.items():
+            if layer.cut:
+                yield [name], layer.residual
+        if self.joint is not None:
+            yield list(self.layers), self.joint
+
+
+def notes(answer: Answered, memory: int) -> Iterator[str]:
     """All of them; `memory` is what a search for the origin of NaN may take, in bytes."""
-    yield from _not_finite(model, question, sums, memory)
-    yield from _ends_not_finite(question)
-    for layer in layers.values():
-        if not layer.cut and np.isfinite(layer.residual).any():
-            yield _bypassed(model, question, layer)
-        if layer.cut and question.request.method in DEEPLIFT_METHODS:
-            yield from _missing(model, question, layer, sums.fine[layer.name])
+    yield from _not_finite(answer, memory)
+    yield from _ends_not_finite(answer.question)
+    for layer in answer.layers.values():
+        if not layer.cut and answer.joint is None and np.isfinite(layer.residual).any():
+            yield _bypassed(answer.model, answer.question, layer)
+    method = answer.question.request.method
+    for names, residual in answer.complete():
+        if method in DEEPLIFT_METHODS:
+            yield from _missing(answer, names, residual)
+        elif method in PATH_METHODS:
+            yield from _unmet(answer, names, residual)
 
 
-def _not_finite(model: LoadedModel, question: Question, sums: Sums, memory: int) -> Iterator[str]:
-    bad = {n: ~np.isfinite(a.reshape(len(a), -1)).all(axis=1) for n, a in sums.fine.items()}
+def _not_finite(answer: Answered, memory: int) -> Iterator[str]:
+    bad = {n: ~np.isfinite(a.reshape(len(a), -1)).all(axis=1) for n, a in answer.every.fine.items()}
     names = [name for name, samples in bad.items() if samples.any()]
     if not names:
         return
-    first = int(np.argmax(np.any([bad[name] for name in names], axis=0))) * question.references
+    first = int(np.argmax(np.any([bad[name] for name in names], axis=0)))
     # occlusion needs no derivative, which the search runs
-    begins = None if question.features else origin_of(model, question, first, memory)
+    begins = None if answer.asked.features else origin_of(answer.model, answer.asked, first, memory)
     for name in names:
-        yield f"the attributions of {name!r} hold NaN or infinite numbers" + (f"; {begins}" if begins else "")
+        yield (
+            f"the attributions of {name!r} hold NaN or infinite numbers{_in(bad[name], answer.asked.references)}"
+            + (f"; {begins}" if begins else "")
+        )
+
+
+def _in(chosen: Mask, references: int = 1) -> str:
+    """Which samples are meant, with their references where there are several; "" where there is one of each."""
+    if len(chosen) == 1:
+        return ""
+    each = chosen.reshape(-1, references)
+    samples = np.flatnonzero(each.any(axis=1))
+    words = []
+    for k in samples[:SHOWN]:
+        which = _listed(np.flatnonzero(each[k]))
+        words.append(str(k) if references == 1 or each[k].all() else f"{k} (reference {which})")
+    more = f", ... ({len(samples)} in all)" if len(samples) > SHOWN else ""
+    return f" in sample{'s'[: len(samples) > 1]} {', '.join(words)}{more}"
+
+
+def _listed(numbers: Sequence[int] | NDArray[np.intp]) -> str:
+    return ", ".join(map(str, numbers[:SHOWN])) + ", ..." * (len(numbers) > SHOWN)
 
 
 def _ends_not_finite(question: Question) -> Iterator[str]:
@@ -56,30 +117,55 @@ def _ends_not_finite(question: Question) -> Iterator[str]:
     if question.request.method not in GRADIENT_METHODS:
         ends["baseline"] = question.baseline_value
     for end, values in ends.items():
-        if not np.isfinite(values).all():
-            yield f"the target {question.choice.target!r} is NaN or infinite at the {end}"
+        bad = np.asarray(~np.isfinite(values))
+        if bad.any():
+            yield f"the target {question.choice.target!r} is NaN or infinite at the {end}{_in(bad)}"
 
 
-def _missing(
-    model: LoadedModel, question: Question, layer: LayerAttribution, values: Floats
-) -> Iterator[str]:
+def _missing(answer: Answered, names: Sequence[str], residual: Floats) -> Iterator[str]:
     """Where contributions that sum exactly do not: an operator on the way has no exact secant, or they are noise."""
-    tensors = model.graph.tensors()
-    target = tensors[question.choice.target]
-    share = HALF_RESIDUAL if any(is_half(value) for value in tensors.values()) else RESIDUAL
-    size = per_sample(np.abs(values))
-    ends = np.maximum(np.abs(question.value), np.abs(question.baseline_value))
-    kind = element_type(target)
-    eps = float(ml_dtypes.finfo(kind).eps) if is_float(target) else 0.0  # type: ignore[no-untyped-call]
+    size, (eps, share) = answer.sizes(names), answer.rounding()
+    ends = np.maximum(np.abs(answer.question.value), np.abs(answer.question.baseline_value))
     with np.errstate(invalid="ignore"):
-        missed = np.abs(layer.residual) > share * size + 16 * eps * ends
+        missed = np.abs(residual) > share * size + 16 * eps * ends
     missed &= np.isfinite(size)
     if missed.any():
-        worst = int(np.argmax(np.where(missed, np.abs(layer.residual), -1)))
+        worst = int(np.argmax(np.where(missed, np.abs(residual), -1)))
         yield (
-            f"the contributions of {layer.name!r} miss the change by {-layer.residual[worst]:.3g} in sample {worst}, "
+            f"the contributions of {_quoted(names)} miss the change by {-residual[worst]:.3g} in sample {worst}, "
             f"where their absolute values sum to {size[worst]:.3g}: an operator between has no exact secant there"
         )
+
+
+def _unmet(answer: Answered, names: Sequence[str], residual: Floats) -> Iterator[str]:
+    """Where a path sum misses more of the change than a step size explains that is fine enough."""
+    question, size, (eps, share) = answer.question, answer.sizes(names), answer.rounding()
+    if not np.isfinite(residual).any():
+        return
+    with np.errstate(invalid="ignore", over="ignore"):
+        change = question.value - question.baseline_value
+        ends = np.maximum(np.abs(question.value), np.abs(question.baseline_value))
+        noise = 16 * eps * ends + (share if share == HALF_RESIDUAL else 64 * eps) * size
+        missed = np.isfinite(residual) & (np.abs(residual) > MISSED * np.abs(change) + noise)
+        ratio = np.abs(residual) / np.maximum(np.abs(change), np.finfo(np.float64).tiny)
+    if not missed.any():
+        return
+    worst = int(np.argmax(np.where(missed, ratio, -1)))
+    share_missed = f"{ratio[worst]:.0%} of the change" if ratio[worst] < 100 else "the change"
+    others = f" (and in {missed.sum() - 1} others)" if missed.sum() > 1 else ""
+    logit = select.logit_of(answer.model.graph, question.choice.target)
+    ways = ["more steps", "a tolerance", "another baseline"] + (
+        [f"the logit {logit.tensor!r}"] if logit else []
+    )
+    yield (
+        f"the attributions of {_quoted(names)} miss {share_missed} in sample {worst}{others}: they sum to "
+        f"{change[worst] + residual[worst]:.3g}, the target changes by {change[worst]:.3g}, at {answer.steps} steps; "
+        f"try {', '.join(ways[:-1])} or {ways[-1]}"
+    )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return " and ".join(map(repr, names))
 
 
 def _bypassed(model: LoadedModel, question: Question, layer: LayerAttribution) -> str:

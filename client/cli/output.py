@@ -131,6 +131,7 @@ def explain_json(answer: Attribution) -> dict[str, object]:
             }
             for name, layer in answer.layers.items()
         },
+        "joint_residual": answer.joint_residual,
         "evaluations": answer.evaluations,
         "steps": answer.steps,
         "seconds": round(answer.seconds, 6),
@@ -169,6 +170,11 @@ def print_answer(model: str, answer: Attribution) -> None:
                 *[number(layer.spread[k])] * several,
                 MARKS[layer.cut],
             )
+    for k, joint in enumerate(answer.joint_residual if answer.joint_residual is not None else ()):
+        total = sum(float(layer.sum[k]) for layer in answer.layers.values())
+        table.add_row(
+            "together", str(k), "", number(total), number(joint), "-", *["-"] * several, MARKS[True]
+        )
     out.print(table)
     for warning in answer.warnings:
         out.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)

@@ -162,10 +162,10 @@ class LayerAttribution:
     "single", or a warning says so) it is the layer's whole shape.
 
     `sum` is the float64 sum of the values; `residual` is `sum - (value - baseline_value)`; `error_estimate` is an
-    estimate of the L1 error of the values. Both are NaN where there is none: only path methods have an error estimate,
-    and the values of gradients and occlusion need not sum to the change. `cut`: whether every way from source to
-    target crosses the layer, without which `residual` measures what bypasses it. `spread` is the L1 norm of the
-    standard deviation of the values over several references; NaN with one.
+    estimate of the L1 error of the values, at a cut never below |residual|. Both are NaN where there is none: only path
+    methods have an error estimate, and the values of gradients and occlusion need not sum to the change. `cut`: whether
+    every way from source to target crosses the layer, without which `residual` measures what bypasses it. `spread` is
+    the L1 norm of the standard deviation of the values over several references; NaN with one.
     """
 
     name: str
@@ -189,7 +189,11 @@ class ResolvedTarget:
 
 @dataclass(frozen=True)
 class Attribution:
-    """An answer. `evaluations` counts rows run through the network, forward or with its gradient."""
+    """An answer. `evaluations` counts rows run through the network, forward or with its gradient.
+
+    `joint_residual`, per sample, is there where several layers are a cut together, such as all sources: the sum over
+    all of them less `value - baseline_value`.
+    """
 
     method: Method
     batch: BatchMode
@@ -201,6 +205,7 @@ class Attribution:
     digest: str
     provider: str
     warnings: tuple[str, ...] = ()
+    joint_residual: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,31 @@ def test_masks_weights_and_regions_have_remotely_the_value_that_they_have_embedd
     assert there.target.index == here.target.index
 
 
+NUMBERS = """<ir_version: 8, opset_import: ["" : 17]> numbers (float[N,3] x, float t) => (float[N,3] y) {
+    q = Mul(x, t)
+    y = Tanh(q)
+}"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_number_that_samples_share_travels_as_a_source(
+    engine: Engine, client: Client, method: Method
+) -> None:
+    engine.add("numbers", onnx.parser.parse_model(NUMBERS))
+    inputs = {"x": np.array([[1, 2, 3], [4, 5, 6]], np.float32), "t": np.array(0.5, np.float32)}
+    here = engine.attribute(
+        AttributionRequest("numbers", inputs, method, source=["x", "t"], target=Target(index=1))
+    )
+    there = client.attribute("numbers", inputs, method=method, source=["x", "t"], target=1)
+    assert there.layers["t"].values.shape == (2,)
+    for name, layer in here.layers.items():
+        np.testing.assert_array_equal(there.layers[name].values, layer.values)
+    assert (here.joint_residual is None) == (there.joint_residual is None)
+    if here.joint_residual is not None:
+        np.testing.assert_array_equal(here.joint_residual, there.joint_residual)
+    assert (here.joint_residual is None) == (method in ("gradient", "gradient_x_activation", "occlusion"))
+
+
 def test_references_and_the_point_near_zero_travel(
     engine: Engine, client: Client, digits_data: Digits
 ) -> None:
