@@ -12,7 +12,17 @@ from onnx_attribution.graph_tools.batch import RowAxis
 from onnx_attribution.server.forward import forward
 from onnx_attribution.server.inputs import array_of, by_tensor
 from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.values import Array, AttributionRequest, Baseline, References
+from onnx_attribution.values import (
+    DEEPLIFT_METHODS,
+    GRADIENT_METHODS,
+    PATH_METHODS,
+    Array,
+    AttributionRequest,
+    Baseline,
+    References,
+)
+
+SHOWN = 5  # samples that a warning lists
 
 
 def baselines_of(
@@ -38,41 +48,93 @@ def baselines_of(
         )
     inputs = model.network.input_axes
     given = by_tensor(model, request.baselines, "BASELINE_INVALID")
+    hidden = [s for s in sources if s not in inputs]
     nodes = list(model.graph.nodes)
-    made_of = {s: select.ancestors(nodes, [s]) & set(inputs) for s in sources if s not in inputs}
+    leading = {s: [n for n in inputs if n in select.ancestors(nodes, [s])] for s in hidden}
     for name in given:
-        if name not in sources and not any(name in behind for behind in made_of.values()):
+        if name not in sources and not any(name in leads for leads in leading.values()):
             raise InvalidArgument(
-                f"{name!r} has a baseline but is no source; the sources are {', '.join(map(repr, sources))}",
+                f"{name!r} has a baseline but is no source"
+                f"{', nor does it lead to one' if name in inputs and hidden else ''}; the sources are "
+                f"{', '.join(map(repr, sources))}",
                 reason="BASELINE_INVALID", name=name,
             )  # fmt: skip
+    interpolated = sources if request.method in PATH_METHODS | DEEPLIFT_METHODS else ()
 
     def at_reference(name: str, k: int) -> Array:
         value, like = given.get(name), samples[k][name]
         if isinstance(value, References):
             value = _picked(model, name, value, like, k, len(samples) // references, references, rows)
-        return _broadcast(name, value, like, k, len(samples))
+        return _broadcast(name, value, like, k, len(samples), name in interpolated)
+
+    def zeros(name: str) -> None:
+        warnings.append(f"the baseline of {name!r} is zeros at {name!r}")
+        for k in range(len(samples)):
+            result[k][name] = _broadcast(name, None, samples[k][name], k, len(samples), True)
 
     result: list[dict[str, Array]] = [{} for _ in samples]
     floats = [
         info.name for info in model.inputs if info.dtype in ("float32", "float64", "float16", "bfloat16")
     ]
     for name in sources:
-        moved = [n for n in made_of.get(name, ()) if n in given or (n in floats and not given)]
-        moved.sort(key=list(inputs).index)
-        if name in given or name in inputs or not moved:
-            if name not in given and name not in inputs:
-                warnings.append(f"the baseline of {name!r} is zeros at {name!r}")
+        if name in given or name in inputs:
             for k in range(len(samples)):
                 result[k][name] = at_reference(name, k)
             continue
-        warnings.append(
-            f"the baseline of {name!r} is its activation at the baseline of {', '.join(map(repr, moved))}"
-        )
+        told = [n for n in leading[name] if n in given]
+        moved = told or [n for n in leading[name] if n in floats]
+        if not moved:
+            zeros(name)
+            continue
         for k, sample in enumerate(samples):
             at = {n: sample[n] for n in inputs} | {n: at_reference(n, k) for n in moved}
             result[k][name] = forward(model, at, [name], where="at the baseline")[name]
+        listed = ", ".join(map(repr, moved))
+        if not told and all(_same(found[name], x[name]) for found, x in zip(result, samples, strict=True)):
+            warnings.append(f"{name!r} is at the baseline of {listed} what it is at the input")
+            zeros(name)
+        else:
+            warnings.append(f"the baseline of {name!r} is its activation at the baseline of {listed}")
+    if request.method not in GRADIENT_METHODS:
+        warnings += _unmoved(sources, samples, result, rows, references)
     return result
+
+
+def _same(left: Array, right: Array) -> bool:
+    """Whether two arrays are equal, NaN for NaN."""
+    if left.shape != right.shape:
+        return False
+    both_nan = (left != left) & (right != right)
+    return bool(np.all((left == right) | both_nan))
+
+
+def _unmoved(
+    sources: Sequence[str],
+    samples: Sequence[Mapping[str, Array]],
+    baselines: Sequence[Mapping[str, Array]],
+    rows: Mapping[str, RowAxis | None],
+    references: int,
+) -> list[str]:
+    """The sources that are at x' what they are at x, so that no change is to be explained."""
+    found = []
+    for name in sources:
+        place = rows.get(name)
+        high, low = (
+            [unit for a in arrays for unit in (a[name][None] if place is None else place.first(a[name]))]
+            for arrays in (samples, baselines)
+        )
+        if not any(unit.size for unit in high):
+            continue
+        equal = np.array([_same(*ends) for ends in zip(high, low, strict=True)])
+        each = equal.reshape(-1, references).all(axis=1)
+        if each.any():
+            which = "" if each.all() else f" in sample {', '.join(map(str, np.flatnonzero(each)[:SHOWN]))}"
+            more = ", ..." if not each.all() and each.sum() > SHOWN else ""
+            found.append(
+                f"the baseline of {name!r} is the input itself{which}{more}: nothing is attributed to it; give "
+                "another baseline"
+            )
+    return found
 
 
 def references_of(request: AttributionRequest) -> int:
@@ -154,7 +216,7 @@ def _fits(shape: Sequence[int], unit: Sequence[int]) -> bool:
         return False
 
 
-def _broadcast(name: str, value: Baseline | None, like: Array, index: int, count: int) -> Array:
+def _broadcast(name: str, value: Baseline | None, like: Array, index: int, count: int, finite: bool) -> Array:
     """A baseline in the shape and type of the sample; by default zeros, and empty text."""
     text = like.dtype.kind == "O"
     array = array_of(f"the baseline of {name!r}", ("" if text else 0) if value is None else value)
@@ -164,7 +226,7 @@ def _broadcast(name: str, value: Baseline | None, like: Array, index: int, count
             f"the baseline of {name!r} has type {array.dtype.name}; {name!r} holds {kind}",
             reason="BASELINE_INVALID", name=name,
         )  # fmt: skip
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InvalidArgument(
             f"the baseline of {name!r} holds NaN or infinite numbers", reason="BASELINE_INVALID"
         )
@@ -173,7 +235,7 @@ def _broadcast(name: str, value: Baseline | None, like: Array, index: int, count
     if like.dtype.kind in "iub":
         fits = np.array_equal(cast, array)
     else:
-        fits = text or bool(np.isfinite(cast.astype(np.float64)).all())
+        fits = text or bool((np.isfinite(cast.astype(np.float64)) == np.isfinite(array)).all())
     if not fits:
         raise InvalidArgument(
             f"the baseline of {name!r} holds numbers outside {like.dtype.name}, which {name!r} holds",

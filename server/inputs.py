@@ -75,15 +75,36 @@ def _checked(model: LoadedModel, kind: str, name: str, array: Array) -> Array:
             raise InvalidArgument(f"input {name!r} holds numbers outside {kind}", reason="DTYPE_MISMATCH")
         array = cast
     _check_shape(model, name, array)
-    if array.dtype.kind in "fV" and array.size:
+    return array
+
+
+def require_finite(method: str, sources: Sequence[str], inputs: Mapping[str, Array]) -> None:
+    """Refuses NaN and infinite numbers at a source of a method that takes differences there; elsewhere they are legal,
+    as minus infinity in a mask and NaN for what is missing.
+
+    Raises:
+        InvalidArgument: it names all such sources.
+    """
+    problems = {}
+    for name in sources:
+        array = inputs.get(name)
+        if array is None or array.dtype.kind not in "fV":
+            continue
         bad = ~np.isfinite(array.astype(np.float64))
         if bad.any():
             first = tuple(int(i) for i in np.argwhere(bad)[0])
-            raise InvalidArgument(
-                f"input {name!r} holds {int(bad.sum())} numbers that are NaN or infinite, the first at {first}",
-                reason="NON_FINITE_INPUT",
+            problems[name] = (
+                f"input {name!r} holds {int(bad.sum())} numbers that are NaN or infinite, the first at {first}"
             )
-    return array
+    if problems:
+        others = [name for name in sources if name not in problems]
+        way = f"name the other sources ({', '.join(map(repr, others))}), or " if others else ""
+        raise InvalidArgument(
+            f"{'; '.join(problems.values())}: {method} takes differences at its sources; {way}name a hidden tensor "
+            "where they are finite as the source, or take the method gradient or occlusion",
+            reason="NON_FINITE_INPUT",
+            violations={f"inputs.{name}": text for name, text in problems.items()},
+        )
 
 
 def _check_shape(model: LoadedModel, name: str, array: Array) -> None:

@@ -80,7 +80,9 @@ def notes(answer: Answered, memory: int) -> Iterator[str]:
 
 
 def _not_finite(answer: Answered, memory: int) -> Iterator[str]:
-    bad = {n: ~np.isfinite(a.reshape(len(a), -1)).all(axis=1) for n, a in answer.every.fine.items()}
+    bad: dict[str, Mask] = {
+        n: np.asarray(~np.isfinite(a.reshape(len(a), -1)).all(axis=1)) for n, a in answer.every.fine.items()
+    }
     names = [name for name, samples in bad.items() if samples.any()]
     if not names:
         return
@@ -117,7 +119,7 @@ def _ends_not_finite(question: Question) -> Iterator[str]:
     if question.request.method not in GRADIENT_METHODS:
         ends["baseline"] = question.baseline_value
     for end, values in ends.items():
-        bad = np.asarray(~np.isfinite(values))
+        bad: Mask = np.asarray(np.logical_not(np.isfinite(values)))
         if bad.any():
             yield f"the target {question.choice.target!r} is NaN or infinite at the {end}{_in(bad)}"
 

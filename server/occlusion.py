@@ -32,7 +32,8 @@ def rows_of(question: Question) -> list[Row]:
     for name, parts in _features(question).of.items():
         high, low = source_ends(question, name)
         for groups, x, y in zip(touched, high, low, strict=True):
-            groups |= parts.touched(np.asarray(x != y))
+            both_nan = (x != x) & (y != y)
+            groups |= parts.touched(np.asarray((x != y) & ~both_nan))
     return [(k, group) for k, groups in enumerate(touched) for group in sorted(groups)]
 
 

@@ -22,6 +22,7 @@ from onnx_attribution.server.inputs import (
     by_tensor,
     checked_inputs,
     join_samples,
+    require_finite,
     shared_by_all,
     split_samples,
 )
@@ -127,6 +128,8 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
     _check_between(model, choice)
     references = references_of(request)
     inputs = checked_inputs(model, request.inputs)
+    if request.method in PATH_METHODS | DEEPLIFT_METHODS:
+        require_finite(request.method, sources, inputs)
     given = split_samples(model, inputs, references)
     tensors = [*wanted.tensors, *sources, *layers]
     rows = model.rows_of(tensors)

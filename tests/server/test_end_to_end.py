@@ -153,6 +153,22 @@ def test_a_number_that_samples_share_travels_as_a_source(
     assert (here.joint_residual is None) == (method in ("gradient", "gradient_x_activation", "occlusion"))
 
 
+IMPUTED = """<ir_version: 8, opset_import: ["" : 17]> imputed (float[N,2] x) => (float[N,2] y) <float fill = {3}> {
+    q = IsNaN(x)
+    y = Where(q, fill, x)
+}"""
+
+
+def test_what_is_missing_travels_as_nan(engine: Engine, client: Client) -> None:
+    engine.add("imputed", onnx.parser.parse_model(IMPUTED))
+    x = np.array([[1, np.nan], [5, 6]], np.float32)
+    given: dict[str, Any] = {"method": "occlusion", "target": 0, "baselines": {"x": np.nan}}
+    np.testing.assert_array_equal(
+        client.attribute("imputed", x, **given).layers["x"].values, [[-2, 0], [2, 0]]
+    )
+    np.testing.assert_array_equal(client.predict("imputed", x)["y"], [[1, 3], [5, 6]])
+
+
 def test_references_and_the_point_near_zero_travel(
     engine: Engine, client: Client, digits_data: Digits
 ) -> None:
