@@ -15,6 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import ModelError, Overloaded
+from onnx_attribution.graph_tools.footprint import Footprint
 from onnx_attribution.graph_tools.weights import place, weights_of
 from onnx_attribution.values import Array
 
@@ -82,6 +83,9 @@ class Backend:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.enable_cpu_mem_arena = arena
+        options.enable_mem_pattern = (
+            False  # a plan of the second run of one shape is memory beside that of the first
+        )
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers = [_PROVIDERS[self.provider]]
@@ -190,6 +194,7 @@ class Session:
         self._session = session
         self.inputs = tuple(x.name for x in session.get_inputs())
         self.outputs = tuple(x.name for x in session.get_outputs())
+        self.footprint: Footprint | None = None  # of programs that run many rows at once
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """The named outputs (default: all) as arrays.

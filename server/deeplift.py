@@ -18,6 +18,7 @@ from onnx_attribution.server.evaluate import (
     apart,
     axis_of,
     row_limit,
+    shapes_of,
     slices,
     taken,
     unit,
@@ -100,7 +101,12 @@ def _lifted(
     def run(inputs: Mapping[str, Array], weight: Array) -> dict[str, Array]:
         return session.run({**inputs, **reference, "target/weight": weight})
 
-    for inputs, weight in slices(model, question, _pairs_a_run(model, question, memory), references=alone):
+    def shapes_at(rows: int) -> dict[str, tuple[int, ...]]:
+        shapes = shapes_of(model, question, rows, references=True)
+        return shapes | {name: array.shape for name, array in reference.items()}
+
+    limit = min(_pairs_a_run(model, question, memory), row_limit(model, question, memory, session, shapes_at))
+    for inputs, weight in slices(model, question, limit, references=alone):
         for found, rows in apart(model, question, inputs, weight, run):
             _refuse_lost_changes(model, found)
             _refuse_different_ways(model, question, found)

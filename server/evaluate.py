@@ -24,6 +24,14 @@ Floats = NDArray[np.float64]
 Evaluation = Generator[int, None, "Sums"]
 """Yields the rows evaluated by each run; returns the sums."""
 MAX_ROWS = 256
+ARENA = 2
+"""Bytes of onnxruntime's arena for each that is alive: it grows by doubling, and nodes run in another order."""
+SMALL = 64
+"""Times the network's tensors that a program does not reach: budgets beyond need no closer look."""
+
+ROW_FIELDS = ("row_sample", "row_alpha")
+TERM_FIELDS = ("gradient_row", "left_row", "right_row", "weight", "slot")
+"""The inputs of a path program that have an entry a row, or a term."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +73,42 @@ def averaged(question: Question, sums: Sums) -> tuple[Question, Sums]:
     return answered, Sums(fine, coarse, sums.evaluations, spreads)
 
 
-def row_limit(model: LoadedModel, question: Question, memory: int) -> int:
-    """How many rows a run may have within `memory` bytes."""
-    return int(np.clip(memory // model.bytes_per_row(question.samples[0]), 1, MAX_ROWS))
+def row_limit(
+    model: LoadedModel,
+    question: Question,
+    memory: int,
+    session: Session | None = None,
+    shapes_at: Callable[[int], Mapping[str, tuple[int, ...]]] | None = None,
+) -> int:
+    """How many rows a run may have within `memory` bytes.
+
+    By the network's tensors, and of a program whose session is given by those that it holds at once, of which
+    `shapes_at` says the shapes of the inputs at a number of rows.
+    """
+    row = model.bytes_per_row(question.samples[0])
+    limit = int(np.clip(memory // row, 1, MAX_ROWS))
+    if session is None or session.footprint is None or shapes_at is None or row * MAX_ROWS * SMALL < memory:
+        return limit
+    few, more = (session.footprint.peak(shapes_at(rows)) for rows in (4, 8))
+    each = max((more - few) / 4, 1)
+    return int(np.clip((memory / ARENA - (few - 4 * each)) // each, 1, limit))
+
+
+def shapes_of(
+    model: LoadedModel, question: Question, rows: int, references: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of the inputs of a program that runs the network at this many rows."""
+    baselines = question.baselines[0] if references else {}
+    fed = {**question.samples[0], **{f"baseline/{n}": a for n, a in baselines.items()}}
+    places = {n: axis_of(model, question, n) for n in fed}
+    fed["target/weight"], places["target/weight"] = question.weights[0], question.rows[question.choice.target]
+    return {n: _with_rows(a.shape, places[n], rows) for n, a in fed.items()}
+
+
+def _with_rows(shape: tuple[int, ...], place: RowAxis | None, rows: int) -> tuple[int, ...]:
+    if place is None:
+        return shape
+    return tuple(rows * place.factor if k == place.axis else d for k, d in enumerate(shape))
 
 
 def gradient(model: LoadedModel, question: Question, memory: int) -> Evaluation:
@@ -80,7 +121,8 @@ def gradient(model: LoadedModel, question: Question, memory: int) -> Evaluation:
     def run(inputs: Mapping[str, Array], weight: Array) -> dict[str, Array]:
         return session.run({**inputs, "target/weight": weight})
 
-    for inputs, weight in slices(model, question, row_limit(model, question, memory)):
+    limit = row_limit(model, question, memory, session, lambda rows: shapes_of(model, question, rows))
+    for inputs, weight in slices(model, question, limit):
         for found, rows in apart(model, question, inputs, weight, run):
             evaluations += rows
             yield rows
@@ -124,27 +166,42 @@ def along_path(model: LoadedModel, question: Question, plan: Plan, delta: bool, 
     """Sums over the plan's terms: of gradients times differences of activations, or (not `delta`) of gradients."""
     if not question.together:
         return (yield from _one_by_one(model, question, plan, delta))
-    limit = row_limit(model, question, memory)
+    key = ("path", question.choice, delta)
+    session = model.session(key, lambda: path_program(model.network, question.choice, delta=delta))
+    common = _common(question)
+
+    def shapes_at(rows: int) -> dict[str, tuple[int, ...]]:
+        terms = dict.fromkeys(TERM_FIELDS, (rows + -(-rows // 2),))  # the fine grid and the coarse one
+        sizes = dict.fromkeys(ROW_FIELDS, (rows,)) | terms
+        return {
+            **{name: array.shape for name, array in common.items()},
+            **{f"path/{n}": s for n, s in sizes.items()},
+        }
+
+    limit = row_limit(model, question, memory, session, shapes_at)
     while True:
         try:
-            return (yield from _together(model, question, plan, delta, limit))
+            return (yield from _together(session, question, plan, common, limit))
         except Overloaded:
             if limit <= 3:
                 raise
             limit = max(limit // 2, 3)
 
 
-def _together(model: LoadedModel, question: Question, plan: Plan, delta: bool, limit: int) -> Evaluation:
-    key = ("path", question.choice, delta)
-    session = model.session(key, lambda: path_program(model.network, question.choice, delta=delta))
-    slots = 2 * question.count
-    common: dict[str, Array] = {
+def _common(question: Question) -> dict[str, Array]:
+    """The inputs of a path program that all runs have."""
+    return {
         **{f"sample/{name}": array for name, array in question.samples[0].items()},
         **question.samples[0],  # those that all rows share keep their names
         **{f"baseline/{name}": array for name, array in question.baselines[0].items()},
         "target/weight": question.weights[0],
-        "path/slots": np.zeros(slots, dtype=np.float32),
+        "path/slots": np.zeros(2 * question.count, dtype=np.float32),
     }
+
+
+def _together(
+    session: Session, question: Question, plan: Plan, common: Mapping[str, Array], limit: int
+) -> Evaluation:
     totals: dict[str, Floats] = {}
     evaluations = 0
     for batch in path.batches(plan, question.count, limit):
@@ -171,8 +228,7 @@ def _together(model: LoadedModel, question: Question, plan: Plan, delta: bool, l
 
 
 def _fields(batch: Batch) -> dict[str, Array]:
-    names = ("row_sample", "row_alpha", "gradient_row", "left_row", "right_row", "weight", "slot")
-    return {f"path/{name}": getattr(batch, name) for name in names}
+    return {f"path/{name}": getattr(batch, name) for name in (*ROW_FIELDS, *TERM_FIELDS)}
 
 
 def _one_by_one(model: LoadedModel, question: Question, plan: Plan, delta: bool) -> Evaluation:

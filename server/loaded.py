@@ -19,6 +19,7 @@ from onnx_attribution.graph_tools.cut import Missing, before
 from onnx_attribution.graph_tools.differentiate import straight_through
 from onnx_attribution.graph_tools.emit import holds_elements
 from onnx_attribution.graph_tools.example import examples
+from onnx_attribution.graph_tools.footprint import Footprint
 from onnx_attribution.graph_tools.graph import graph_of
 from onnx_attribution.graph_tools.load import ModelSource, Runner, digest, load
 from onnx_attribution.graph_tools.names import Names, names_of, resolve
@@ -219,7 +220,14 @@ class LoadedModel:
 
     def session(self, key: tuple[object, ...], build: Callable[[], Program]) -> Session:
         """The session of the program with this key, built at the first call."""
-        return self._cache.get(key, lambda: self.backend.session(build().model, arena=not self.is_large))
+
+        def made() -> Session:
+            program = build()
+            session = self.backend.session(program.model, arena=not self.is_large)
+            session.footprint = Footprint(program.model)
+            return session
+
+        return self._cache.get(key, made)
 
     def places_of(self, tensors: Sequence[str]) -> dict[str, RowAxis | None]:
         """Where the rows of these tensors lie, whether or not they can share a run; None: nowhere."""
