@@ -15,6 +15,7 @@ from onnx_attribution.graph_tools.rules.logistic import (
     tanh_slope,
 )
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, unary, vjp
+from onnx_attribution.graph_tools.rules.squares import is_sum_of_squares
 
 # --- one input, no attributes: (op, g, x, z) -> gradient of x
 
@@ -22,7 +23,7 @@ unary("Abs", lambda op, g, x, z: op("Mul", g, op("Sign", x)))
 unary("Neg", lambda op, g, x, z: op("Neg", g))
 unary("Exp", lambda op, g, x, z: op("Mul", g, z))
 unary("Log", lambda op, g, x, z: op("Div", g, x))
-unary("Sqrt", lambda op, g, x, z: op("Div", g, op("Mul", op.like(z, 2), z)))
+unary("Sqrt", lambda op, g, x, z: op("Div", g, _never_zero(op, x, z, op("Mul", op.like(z, 2), z))))
 unary("Reciprocal", lambda op, g, x, z: op("Neg", op("Mul", g, op("Mul", z, z))))
 unary("Sin", lambda op, g, x, z: op("Mul", g, op("Cos", x)))
 unary("Cos", lambda op, g, x, z: op("Neg", op("Mul", g, op("Sin", x))))
@@ -45,6 +46,16 @@ unary(
 unary("Relu", lambda op, g, x, z: _where_positive(op, x, g, op.like(g, 0)))
 unary("HardSwish", lambda op, g, x, z: op("Mul", g, _hard_swish_slope(op, x)))
 unary("Mish", lambda op, g, x, z: op("Mul", g, _mish_slope(op, x)))
+
+
+def _never_zero(op: Emitter, x: Value, z: Value, slope: Value) -> Value:
+    """The divisor of a root's gradient, infinite where the root of a sum of squares is 0.
+
+    A length has a kink at 0, of which the middle is taken, as at all others; 0 times infinity would be NaN.
+    """
+    if not is_sum_of_squares(x):
+        return slope
+    return op("Where", op("Equal", z, op.like(z, 0)), op.like(z, math.inf), slope)
 
 
 def _one_plus(op: Emitter, value: Value) -> Value:
@@ -222,6 +233,8 @@ def pow_(op: Emitter, node: NodeView, g: Value) -> Gradients:
         if constant == 2.0:
             return op("Mul", g, op("Mul", op.like(x, 2), x)), None
         power = x if constant == 1.0 else op("Pow", x, op.like(x, constant - 1))
+        if 0 < constant < 1 and is_sum_of_squares(x):  # a length, as with Sqrt
+            power = op("Where", op("Equal", x, zero), zero, power)
         return op("Mul", g, op("Mul", op.like(x, constant), power)) if constant != 0 else op.zeros_like(
             node.z
         ), None
