@@ -10,15 +10,20 @@ import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import AttributionError
 from onnx_attribution.graph_tools import select
+from onnx_attribution.graph_tools.batch import Network
 from onnx_attribution.graph_tools.differentiate import reachable
+from onnx_attribution.graph_tools.graph import graph_of
 from onnx_attribution.graph_tools.nested import inputs_of
-from onnx_attribution.graph_tools.program import Choice, rows_program
+from onnx_attribution.graph_tools.program import Choice, forward_program, rows_program
+from onnx_attribution.graph_tools.ways import conditions, with_branches
+from onnx_attribution.server.backend import Session
 from onnx_attribution.server.evaluate import between, one_sample
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.server.question import Question
 from onnx_attribution.values import Array
 
 ALPHAS = (1.0, 0.0, 0.5, 0.25, 0.75)
+DEPTH = 4  # of Ifs inside Ifs that are looked into
 
 
 def origin_of(model: LoadedModel, question: Question, sample: int, memory: int) -> str | None:
@@ -49,13 +54,35 @@ def origin(model: LoadedModel, choice: Choice, points: Iterable[Mapping[str, Arr
     Each point holds the inputs of a gradient program: the model's, hidden sources by name and `target/weight`. None
     where all numbers are finite. Infinity that a later operator takes as it is, as a softmax takes a mask, counts last.
     """
-    nodes = list(model.graph.nodes)
-    between = select.layers(model.graph, choice.sources, choice.target)
-    names = tuple(x.name for x in between if choice.target in reachable(nodes, [x.name]))
-    program = rows_program(model.network, replace(choice, layers=names))
-    session = model.backend.session(program.model, optimise=False)
-    found = (_first(nodes, names, session.run(inputs)) for inputs in points)
-    return next((words for words in found if words), None)
+    sessions: dict[str, tuple[list[gs.Node], tuple[str, ...], Session]] = {}
+    for inputs in points:
+        network, way = _in_view(model, choice, inputs)
+        if way not in sessions:
+            graph = graph_of(network.model)
+            nodes = list(graph.nodes)
+            between = select.layers(graph, choice.sources, choice.target)
+            names = tuple(x.name for x in between if choice.target in reachable(nodes, [x.name]))
+            program = rows_program(network, replace(choice, layers=names))
+            sessions[way] = nodes, names, model.backend.session(program.model, optimise=False)
+        nodes, names, session = sessions[way]
+        if words := _first(nodes, names, session.run(inputs)):
+            return words
+    return None
+
+
+def _in_view(model: LoadedModel, choice: Choice, inputs: Mapping[str, Array]) -> tuple[Network, str]:
+    """The network with the branches of its Ifs that these inputs take, and which those are."""
+    network, way = model.network, ""
+    for _ in range(DEPTH):
+        asked = conditions(network.model)
+        if not asked:
+            break
+        program = forward_program(network, asked, choice.sources)
+        found = model.backend.session(program.model, optimise=False).run(inputs)
+        taken = {name: bool(np.all(found.get(name, found.get(f"output/{name}")))) for name in asked}
+        network = replace(network, model=with_branches(network.model, taken))
+        way += "".join(map(str, map(int, taken.values()))) + "."
+    return network, way
 
 
 def _first(nodes: list[gs.Node], names: Sequence[str], found: Mapping[str, Array]) -> str | None:

@@ -24,13 +24,44 @@ def origin_at(body: str, x: list[float]) -> str | None:
     ("body", "x", "words"),
     [
         ("{ [root] a = Sqrt(x) y = Tanh(a) }", [-1, 1, 2], "NaN begins in the forward pass, at Sqrt (node 'root'"),
-        ("{ a = Mul(x, x) [root] b = Sqrt(a) y = Tanh(b) }", [0, 1, 2], "in the backward pass, at Sqrt (node 'root'"),
+        ("{ a = Identity(x) [root] b = Sqrt(a) y = Tanh(b) }", [0, 1, 2], "in the backward pass, at Sqrt (node 'root'"),
         ("{ [grow] a = Exp(x) y = Identity(a) }", [1000, 1, 2], "in the backward pass, at Exp (node 'grow'"),
         ("{ [grow] a = Exp(x) [flat] y = Tanh(a) }", [100, 1, 2], "at Exp (node 'grow', output 'a')"),
     ],
 )  # fmt: skip
 def test_the_first_node_that_loses_the_number_is_named(body: str, x: list[float], words: str) -> None:
     assert words in (origin_at(body, x) or "")
+
+
+BRANCHES = """{
+    s = ReduceSum<keepdims=0>(x)
+    zero = Constant<value = float {0}>()
+    c = Greater(s, zero)
+    [choice] r = If(c) <
+        then_branch = inner () => (float[N, 3] t) {
+            far = Constant<value = float {9}>()
+            d = Greater(s, far)
+            [deep] t = If(d) <
+                then_branch = deepest () => (float[N, 3] u) { e = Exp(x) [quotient] u = Div(e, e) },
+                else_branch = other () => (float[N, 3] w) { e = Exp(x) w = Identity(e) }
+            >
+        },
+        else_branch = outer () => (float[N, 3] v) { e = Neg(x) [root] f = Sqrt(x) v = Add(e, f) }
+    >
+    y = Tanh(r)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        ([-1, -1, -1], "NaN begins in the forward pass, at Sqrt (node 'root', output 'f')"),
+        ([1000, 0, 0], "NaN begins in the forward pass, at Div (node 'quotient'"),
+    ],
+)
+def test_a_node_in_a_branch_that_is_taken_is_named(x: list[float], words: str) -> None:
+    assert (origin_at(BRANCHES, x) or "").startswith(words)
+    assert origin_at(BRANCHES, [1, 1, 1]) is None
 
 
 def test_finite_numbers_have_no_origin() -> None:
