@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from threading import Lock
 from typing import Literal
@@ -54,6 +54,7 @@ from onnx_attribution.values import (
 
 Stop = Callable[[], StopReason | Literal["cancelled"] | None]
 MEMORY = 2 << 30
+PATIENCE = 0.5  # seconds that a search for what would work may take beyond the time of the answer
 EXACT_PLAN = 20_000  # terms up to which the rows of a plan are counted before it runs
 
 
@@ -206,6 +207,7 @@ class Engine:
         asked = stop or (lambda: None)
         best, best_error, spent = 0, np.inf, question.evaluations
         reason: StopReason = "max_steps" if request.method in PATH_METHODS else "exact"
+        remedies: dict[int, str] = {}
         for number, (steps, plan) in enumerate(_plans(request)):
             planned = spent + self._planned(loaded, question, plan)
             if number == 0:
@@ -233,7 +235,7 @@ class Engine:
                 reason = wish  # type: ignore[assignment]
                 break
             spent += sums.evaluations
-            answer = self._answer(loaded, question, sums, spent, steps, started)
+            answer = self._answer(loaded, question, sums, spent, steps, started, asked, remedies)
             errors = _errors(answer)
             error = float(errors[~np.isnan(errors)].max(initial=0)) if not np.isnan(errors).all() else np.inf
             if number == 0 or error < best_error:
@@ -269,15 +271,7 @@ class Engine:
         if plan is None:
             compute = deeplift.deeplift if method in DEEPLIFT_METHODS else evaluate.gradient
             return (yield from compute(loaded, question, self._memory))
-        sums = yield from evaluate.along_path(loaded, question, plan, method == "neuron_ig", self._memory)
-        if method == "neuron_ig" or not question.request.multiply_by_inputs:
-            return sums
-        ends = {layer: evaluate.unit_of(question, layer) for layer in question.choice.layers}
-        scaled = [
-            {layer: total * (ends[layer][0] - ends[layer][1]) for layer, total in part.items()}
-            for part in (sums.fine, sums.coarse)
-        ]
-        return replace(sums, fine=scaled[0], coarse=scaled[1])
+        return (yield from evaluate.path_sums(loaded, question, plan, self._memory))
 
     def _planned(self, loaded: LoadedModel, question: Question, plan: Plan | None) -> int:
         if question.request.method == "occlusion":
@@ -298,6 +292,8 @@ class Engine:
         spent: int,
         steps: int,
         started: float,
+        stop: Stop,
+        remedies: dict[int, str],
     ) -> Attribution:
         asked, every = question, sums
         question, sums = evaluate.averaged(question, sums)
@@ -331,7 +327,11 @@ class Engine:
                 list(loaded.graph.nodes), question.choice.sources, question.choice.target, list(layers)
             ):
                 joint = np.sum([layer.sum for layer in layers.values()], axis=0) - change
-            answered = notes.Answered(loaded, asked, every, question, sums, layers, joint, steps)
+            until = 2 * time.monotonic() - started + PATIENCE
+            answered = notes.Answered(
+                loaded, asked, every, question, sums, layers, joint, steps, remedies,
+                lambda: time.monotonic() < until and stop() is None,
+            )  # fmt: skip
             warnings = question.warnings + tuple(notes.notes(answered, self._memory))
         return Attribution(
             question.request.method,

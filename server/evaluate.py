@@ -162,6 +162,20 @@ def _all_finite(found: Mapping[str, Array]) -> bool:
     )
 
 
+def path_sums(model: LoadedModel, question: Question, plan: Plan, memory: int) -> Evaluation:
+    """The attributions of a path method."""
+    hidden = question.request.method == "neuron_ig"
+    sums = yield from along_path(model, question, plan, hidden, memory)
+    if hidden or not question.request.multiply_by_inputs:
+        return sums
+    ends = {layer: unit_of(question, layer) for layer in question.choice.layers}
+    scaled = [
+        {layer: total * (ends[layer][0] - ends[layer][1]) for layer, total in part.items()}
+        for part in (sums.fine, sums.coarse)
+    ]
+    return replace(sums, fine=scaled[0], coarse=scaled[1])
+
+
 def along_path(model: LoadedModel, question: Question, plan: Plan, delta: bool, memory: int) -> Evaluation:
     """Sums over the plan's terms: of gradients times differences of activations, or (not `delta`) of gradients."""
     if not question.together:
@@ -349,6 +363,23 @@ def one_sample(
         for arrays in (question.samples[0], question.baselines[0])
     )
     return inputs, baselines, taken(question.weights[0], question.rows[question.choice.target], [sample])
+
+
+def only(model: LoadedModel, question: Question, sample: int) -> Question:
+    """The question of one sample."""
+    inputs, baselines, weight = one_sample(model, question, sample)
+    return replace(
+        question,
+        samples=(inputs,),
+        baselines=(baselines,),
+        weights=(weight,),
+        index=(question.index[sample],),
+        value=question.value[[sample]],
+        baseline_value=question.baseline_value[[sample]],
+        selection=question.selection[[sample]],
+        count=1,
+        references=1,
+    )
 
 
 def count_of(model: LoadedModel, inputs: Mapping[str, Array]) -> int:

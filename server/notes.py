@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -13,8 +13,9 @@ from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.emit import element_type, is_float, is_half
 from onnx_attribution.server.evaluate import Floats, Sums
 from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.server.origin import origin_of
+from onnx_attribution.server.origin import origin_of, steep_of
 from onnx_attribution.server.question import Question
+from onnx_attribution.server.remedies import remedy
 from onnx_attribution.server.targets import per_sample
 from onnx_attribution.values import DEEPLIFT_METHODS, GRADIENT_METHODS, PATH_METHODS, LayerAttribution
 
@@ -42,6 +43,18 @@ class Answered:
     layers: Mapping[str, LayerAttribution]
     joint: Floats | None
     steps: int
+    remedies: dict[int, str]
+    may_go_on: Callable[[], bool]
+
+    def remedy(self, place: int, complete: Sequence[str], memory: int) -> str:
+        """What would work for a sample, by its place in the question as it was asked; looked for once a request."""
+        if place not in self.remedies:
+            self.remedies[place] = (
+                remedy(self.model, self.asked, place, complete, self.steps, memory, self.may_go_on)
+                if self.asked.request.method in PATH_METHODS and self.may_go_on()
+                else ""
+            )
+        return self.remedies[place]
 
     def sizes(self, names: Sequence[str]) -> Floats:
         """The L1 norm of the attributions of these layers, per sample."""
@@ -76,7 +89,7 @@ def notes(answer: Answered, memory: int) -> Iterator[str]:
         if method in DEEPLIFT_METHODS:
             yield from _missing(answer, names, residual)
         elif method in PATH_METHODS:
-            yield from _unmet(answer, names, residual)
+            yield from _unmet(answer, names, residual, memory)
 
 
 def _not_finite(answer: Answered, memory: int) -> Iterator[str]:
@@ -88,11 +101,19 @@ def _not_finite(answer: Answered, memory: int) -> Iterator[str]:
         return
     first = int(np.argmax(np.any([bad[name] for name in names], axis=0)))
     # occlusion needs no derivative, which the search runs
-    begins = None if answer.asked.features else origin_of(answer.model, answer.asked, first, memory)
+    found = None if answer.asked.features else origin_of(answer.model, answer.asked, first, memory)
+    begins = ""
+    if found:
+        words, at_baseline = found
+        begins = f"; {words}" + (", at the baseline" if at_baseline else "")
+        if at_baseline and np.isfinite(answer.asked.value[first]):
+            complete = next((list(layers) for layers, _ in answer.complete()), [])
+            if better := answer.remedy(first, complete, memory):
+                begins += f"; try {better}"
     for name in names:
         yield (
             f"the attributions of {name!r} hold NaN or infinite numbers{_in(bad[name], answer.asked.references)}"
-            + (f"; {begins}" if begins else "")
+            f"{begins}"
         )
 
 
@@ -139,7 +160,7 @@ def _missing(answer: Answered, names: Sequence[str], residual: Floats) -> Iterat
         )
 
 
-def _unmet(answer: Answered, names: Sequence[str], residual: Floats) -> Iterator[str]:
+def _unmet(answer: Answered, names: Sequence[str], residual: Floats, memory: int) -> Iterator[str]:
     """Where a path sum misses more of the change than a step size explains that is fine enough."""
     question, size, (eps, share) = answer.question, answer.sizes(names), answer.rounding()
     if not np.isfinite(residual).any():
@@ -155,14 +176,21 @@ def _unmet(answer: Answered, names: Sequence[str], residual: Floats) -> Iterator
     worst = int(np.argmax(np.where(missed, ratio, -1)))
     share_missed = f"{ratio[worst]:.0%} of the change" if ratio[worst] < 100 else "the change"
     others = f" (and in {missed.sum() - 1} others)" if missed.sum() > 1 else ""
+    place = worst * answer.asked.references
+    steep = steep_of(answer.model, answer.asked, place, memory) if answer.may_go_on() else None
+    begins = f"; the gradient is steep at the baseline, through {steep}" if steep else ""
+    better = answer.remedy(place, names, memory) if steep else ""
     logit = select.logit_of(answer.model.graph, question.choice.target)
-    ways = ["more steps", "a tolerance", "another baseline"] + (
-        [f"the logit {logit.tensor!r}"] if logit else []
+    ways = (
+        [better]
+        if better
+        else ["more steps", "a tolerance", "another baseline"]
+        + ([f"the logit {logit.tensor!r}"] if logit else [])
     )
     yield (
         f"the attributions of {_quoted(names)} miss {share_missed} in sample {worst}{others}: they sum to "
-        f"{change[worst] + residual[worst]:.3g}, the target changes by {change[worst]:.3g}, at {answer.steps} steps; "
-        f"try {', '.join(ways[:-1])} or {ways[-1]}"
+        f"{change[worst] + residual[worst]:.3g}, the target changes by {change[worst]:.3g}, at {answer.steps} steps"
+        f"{begins}; try {' or '.join(filter(None, (', '.join(ways[:-1]), ways[-1])))}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,29 +23,95 @@ from onnx_attribution.server.question import Question
 from onnx_attribution.values import Array
 
 ALPHAS = (1.0, 0.0, 0.5, 0.25, 0.75)
+STEEP = 30.0
+"""Times that a gradient grows through a node which sits near a singular point."""
+SINGULAR = {
+    "a normalisation of constants": {
+        "BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization",
+        "MeanVarianceNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization", "GroupNorm", "SkipGroupNorm",
+    },
+    "a division by nearly 0": {"Div", "Reciprocal"},
+    "a logarithm near 0": {"Log", "ReduceLogSum"},
+    "a root near 0": {"Pow", "Sqrt"},
+}  # fmt: skip
 DEPTH = 4  # of Ifs inside Ifs that are looked into
 
 
-def origin_of(model: LoadedModel, question: Question, sample: int, memory: int) -> str | None:
-    """Where the numbers of a sample stop being finite: at x, at x', or at some points between them.
+def origin_of(model: LoadedModel, question: Question, sample: int, memory: int) -> tuple[str, bool] | None:
+    """Where the numbers of a sample stop being finite: at x, at x', or at some points between them; and whether that
+    is x' alone.
 
     None where they are finite at all of these, or where the tensors of one row take more than `memory` bytes.
     """
     if model.bytes_per_row(question.samples[0]) > memory:
         return None
+    points = _points(model, question, sample, ALPHAS)
+    try:
+        found = [origin(model, question.choice, [point]) for point in points[:2]]
+        if any(found):
+            return (found[0], False) if found[0] else (str(found[1]), True)
+        words = origin(model, question.choice, points[2:])
+    except AttributionError:  # a way that gradients do not take
+        return None
+    return (words, False) if words else None
+
+
+def steep_of(model: LoadedModel, question: Question, sample: int, memory: int) -> str | None:
+    """In words the node through which the gradient grows at x' as it does not halfway: a singular point is near.
+
+    None where there is none, or where the tensors of one row take more than `memory` bytes.
+    """
+    if model.bytes_per_row(question.samples[0]) > memory:
+        return None
+    try:
+        (nodes, _, low), (others, _, half) = _seen(
+            model, question.choice, _points(model, question, sample, (0.0, 0.5))
+        )
+    except AttributionError:
+        return None
+    if [node.name for node in nodes] != [node.name for node in others]:  # branches
+        return None
+    growth = {}
+    for k, node in enumerate(nodes):
+        at_low, at_half = _growth(node, low), _growth(node, half)
+        if at_low > STEEP and at_low > STEEP * at_half:
+            growth[k] = at_low
+    if not growth:
+        return None
+    node = nodes[max(growth, key=lambda k: growth[k])]
+    what = next((words for words, kinds in SINGULAR.items() if node.op in kinds), "a steep function")
+    return f"{what}, {_words(node)}"
+
+
+def _growth(node: gs.Node, found: Mapping[str, Array]) -> float:
+    """How many times larger the gradient is before a node than behind it."""
+
+    def largest(values: Iterable[gs.Tensor]) -> float:
+        sizes = [
+            np.abs(found[f"gradient/{v.name}"]).max(initial=0)
+            for v in values
+            if f"gradient/{v.name}" in found
+        ]
+        return float(max(sizes, default=0))
+
+    behind = largest(node.outputs)
+    return largest(inputs_of(node)) / behind if behind else 0.0
+
+
+def _points(
+    model: LoadedModel, question: Question, sample: int, alphas: Sequence[float]
+) -> list[dict[str, Array]]:
+    """The inputs of a gradient program at points of the path."""
     inputs, baseline, weight = one_sample(model, question, sample)
-    points = [
+    return [
         {
             **inputs,
             **{n: between(low, inputs[n], alpha) for n, low in baseline.items() if low.dtype.kind in "fV"},
             "target/weight": weight,
         }
-        for alpha in ALPHAS
+        for alpha in alphas
     ]
-    try:
-        return origin(model, question.choice, points)
-    except AttributionError:  # a way that gradients do not take
-        return None
 
 
 def origin(model: LoadedModel, choice: Choice, points: Iterable[Mapping[str, Array]]) -> str | None:
@@ -54,6 +120,14 @@ def origin(model: LoadedModel, choice: Choice, points: Iterable[Mapping[str, Arr
     Each point holds the inputs of a gradient program: the model's, hidden sources by name and `target/weight`. None
     where all numbers are finite. Infinity that a later operator takes as it is, as a softmax takes a mask, counts last.
     """
+    return next((words for seen in _seen(model, choice, points) if (words := _first(*seen))), None)
+
+
+def _seen(
+    model: LoadedModel, choice: Choice, points: Iterable[Mapping[str, Array]]
+) -> Iterator[tuple[list[gs.Node], tuple[str, ...], dict[str, Array]]]:
+    """At each point the nodes, the tensors on the ways from the sources to the target, and their values and
+    gradients."""
     sessions: dict[str, tuple[list[gs.Node], tuple[str, ...], Session]] = {}
     for inputs in points:
         network, way = _in_view(model, choice, inputs)
@@ -65,9 +139,7 @@ def origin(model: LoadedModel, choice: Choice, points: Iterable[Mapping[str, Arr
             program = rows_program(network, replace(choice, layers=names))
             sessions[way] = nodes, names, model.backend.session(program.model, optimise=False)
         nodes, names, session = sessions[way]
-        if words := _first(nodes, names, session.run(inputs)):
-            return words
-    return None
+        yield nodes, names, session.run(inputs)
 
 
 def _in_view(model: LoadedModel, choice: Choice, inputs: Mapping[str, Array]) -> tuple[Network, str]:

@@ -1,0 +1,89 @@
+"""What works where a path sum does not: another quadrature or baseline, tried on one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_attribution.errors import AttributionError
+from onnx_attribution.graph_tools.path import conductance_plan, mean_plan
+from onnx_attribution.server import targets
+from onnx_attribution.server.evaluate import only, path_sums
+from onnx_attribution.server.forward import forward
+from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.question import Question
+from onnx_attribution.server.targets import per_sample
+
+STEPS = 64
+"""At most as many are tried."""
+SHARES = (0.01, 0.1, 0.5)
+"""Of the largest number of a source: noise that a baseline is tried with."""
+GOOD = 0.05
+"""Of the change: what a sum that works may miss."""
+
+
+def remedy(
+    model: LoadedModel,
+    question: Question,
+    sample: int,
+    complete: Sequence[str],
+    steps: int,
+    memory: int,
+    may_go_on: Callable[[], bool],
+) -> str:
+    """In words the first change that makes the attributions finite, and the sum of the layers `complete` that of the
+    target's change; "" where none of those tried does, or the time is over."""
+    alone = only(model, question, sample)
+    for words, changed in _tried(alone):
+        change = _change(model, changed)
+        make = conductance_plan if changed.request.method == "neuron_ig" else mean_plan
+        try:
+            runs = path_sums(
+                model, changed, make(changed.request.quadrature, max(2, min(steps, STEPS))), memory
+            )
+            while True:
+                if not may_go_on():
+                    return ""
+                next(runs)
+        except StopIteration as end:
+            fine = end.value.fine
+        except AttributionError:
+            continue
+        if not all(np.isfinite(found).all() for found in fine.values()) or not change:
+            continue
+        total = sum(float(per_sample(fine[name])[0]) for name in complete)
+        if not complete or abs(total - change) <= GOOD * abs(change):
+            return words
+    return ""
+
+
+def _tried(question: Question) -> Iterator[tuple[str, Question]]:
+    request = replace(question.request, multiply_by_inputs=True)
+    for quadrature in ("gausslegendre", "riemann_middle"):
+        if request.quadrature != quadrature:
+            changed = replace(question, request=replace(request, quadrature=quadrature))
+            yield f"the quadrature {quadrature!r}, which leaves out the ends", changed
+    for share in SHARES:
+        rng = np.random.default_rng(0)
+        noisy = {}
+        for name, low in question.baselines[0].items():
+            high = question.samples[0][name].astype(np.float64)
+            noise = share * np.abs(high).max(initial=0) * rng.normal(size=low.shape)
+            noisy[name] = (low.astype(np.float64) + noise).astype(low.dtype)
+        changed = replace(question, request=request, baselines=(noisy,))
+        yield f"noise at the baseline (normal, {share:g} of the largest number of the input)", changed
+
+
+def _change(model: LoadedModel, question: Question) -> float:
+    """The target at x less its value at the baseline."""
+    target, low = question.choice.target, question.baselines[0]
+    hidden = [name for name in low if name not in model.network.input_axes]
+    found = (
+        low[target]
+        if target in low
+        else forward(model, {**question.samples[0], **low}, [target], hidden)[target]
+    )
+    rows = question.rows[target] if question.together else None
+    return float((question.value - targets.values([found], rows, question.together, question.selection))[0])
