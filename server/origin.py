@@ -74,13 +74,17 @@ def steep_of(model: LoadedModel, question: Question, sample: int, memory: int) -
         return None
     growth = {}
     for k, node in enumerate(nodes):
+        if not any(
+            node.op in kinds for kinds in SINGULAR.values()
+        ):  # others have a gradient of their own size
+            continue
         at_low, at_half = _growth(node, low), _growth(node, half)
         if at_low > STEEP and at_low > STEEP * at_half:
             growth[k] = at_low
     if not growth:
         return None
     node = nodes[max(growth, key=lambda k: growth[k])]
-    what = next((words for words, kinds in SINGULAR.items() if node.op in kinds), "a steep function")
+    what = next(words for words, kinds in SINGULAR.items() if node.op in kinds)
     return f"{what}, {_words(node)}"
 
 
