@@ -54,7 +54,7 @@ from onnx_attribution.values import (
 
 Stop = Callable[[], StopReason | Literal["cancelled"] | None]
 MEMORY = 2 << 30
-PATIENCE = 0.5  # seconds that a search for what would work may take beyond the time of the answer
+PATIENCE = (0.5, 10.0)  # seconds beyond the time of the answer for a search of what would work, and at most
 EXACT_PLAN = 20_000  # terms up to which the rows of a plan are counted before it runs
 
 
@@ -327,7 +327,8 @@ class Engine:
                 list(loaded.graph.nodes), question.choice.sources, question.choice.target, list(layers)
             ):
                 joint = np.sum([layer.sum for layer in layers.values()], axis=0) - change
-            until = 2 * time.monotonic() - started + PATIENCE
+            now = time.monotonic()
+            until = now + min(now - started + PATIENCE[0], PATIENCE[1])
             answered = notes.Answered(
                 loaded, asked, every, question, sums, layers, joint, steps, remedies,
                 lambda: time.monotonic() < until and stop() is None,
