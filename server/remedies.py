@@ -85,5 +85,4 @@ def _change(model: LoadedModel, question: Question) -> float:
         if target in low
         else forward(model, {**question.samples[0], **low}, [target], hidden)[target]
     )
-    rows = question.rows[target] if question.together else None
-    return float((question.value - targets.values([found], rows, question.together, question.selection))[0])
+    return float((question.value - targets.values([found], question.rows[target], question.selection))[0])
