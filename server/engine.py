@@ -236,7 +236,7 @@ class Engine:
                 break
             spent += sums.evaluations
             answer = self._answer(loaded, question, sums, spent, steps, started, asked, remedies)
-            errors = _errors(answer)
+            errors = np.maximum(_errors(answer), evaluate.missed(question, sums))
             error = float(errors[~np.isnan(errors)].max(initial=0)) if not np.isnan(errors).all() else np.inf
             if number == 0 or error < best_error:
                 best, best_error = number, error

@@ -176,6 +176,24 @@ def path_sums(model: LoadedModel, question: Question, plan: Plan, memory: int) -
     return replace(sums, fine=scaled[0], coarse=scaled[1])
 
 
+def missed(question: Question, sums: Sums) -> Floats:
+    """Per sample what multipliers of Integrated Gradients, multiplied, miss of the change, relative to their L1 norm; 0
+    for all else, whose answer holds its residual."""
+    request, names = question.request, question.choice.layers
+    if request.multiply_by_inputs or request.method != "integrated_gradients":
+        return np.zeros(question.count // question.references)
+    parts = {}
+    for name in names:
+        high, low = unit_of(question, name)
+        parts[name] = sums.fine[name] * (high - low)
+    answered, mean = averaged(question, Sums(parts, {}, 0))
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.sum([per_sample(part) for part in mean.fine.values()], axis=0)
+        norm = np.sum([per_sample(np.abs(part)) for part in mean.fine.values()], axis=0)
+        ratio = np.abs(total - (answered.value - answered.baseline_value)) / np.maximum(norm, 1e-30)
+    return np.asarray(np.where(np.isfinite(norm), ratio, 0))
+
+
 def along_path(model: LoadedModel, question: Question, plan: Plan, delta: bool, memory: int) -> Evaluation:
     """Sums over the plan's terms: of gradients times differences of activations, or (not `delta`) of gradients."""
     if not question.together:

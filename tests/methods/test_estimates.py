@@ -145,3 +145,22 @@ def test_a_change_of_nothing_is_no_miss(engine: Engine, method: Method) -> None:
     x = np.random.default_rng(0).normal(size=(2, 5))
     asked = AttributionRequest("dense", {"x": x}, method, baselines={"x": x})
     assert not [w for w in engine.attribute(asked).warnings if "miss" in w]
+
+
+def test_multipliers_have_converged_only_if_they_sum_to_the_change(engine: Engine) -> None:
+    """Both grids miss the step, where all multipliers are."""
+    inputs = {"a": np.full((1, 2), 0.6), "b": np.full((1, 2), 0.47)}
+    asked = AttributionRequest(
+        "step", inputs, "integrated_gradients", steps=8, max_steps=32, tolerance=0.1, multiply_by_inputs=False
+    )
+    assert followed(engine, asked)[1].stop_reason == "max_steps"
+    asked = AttributionRequest(
+        "product",
+        inputs,
+        "integrated_gradients",
+        steps=8,
+        max_steps=64,
+        tolerance=0.1,
+        multiply_by_inputs=False,
+    )
+    assert followed(engine, asked)[1].stop_reason == "converged"

@@ -15,6 +15,7 @@ from onnx_attribution.values import (
     SOURCE_METHODS,
     Attribution,
     AttributionRequest,
+    Completed,
     Method,
     References,
     Target,
@@ -99,6 +100,13 @@ def test_a_tolerance_is_met_by_the_other_samples(engine: Engine, method: Method)
     error = np.abs(found.layers["x"].values[[0, 2]] - wanted).sum() / wanted.sum()
     assert error < 1e-3
     assert found.steps > 8
+
+
+def test_what_is_not_finite_has_not_converged(engine: Engine) -> None:
+    asked = AttributionRequest(
+        "roots", {"x": MIXED}, "integrated_gradients", steps=8, tolerance=0.5, max_steps=16
+    )
+    assert [e.stop_reason for e in engine.stream(asked) if isinstance(e, Completed)] == ["max_steps"]
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - SOURCE_METHODS))

@@ -226,7 +226,10 @@ def test_an_unknown_point_is_refused(engine: Engine) -> None:
 def test_where_nan_begins_is_said(engine: Engine, method: Method) -> None:
     engine.add(
         "root",
-        model("(float[N,2] x) => (float[N,2] y) { s = Mul(x, x) [square_root] r = Sqrt(s) y = Tanh(r) }"),
+        model(
+            "(float[N,2] x) => (float[N,2] y) { s = Mul(x, two) [square_root] r = Sqrt(s) y = Tanh(r) }",
+            two=np.float32(2),
+        ),
     )
     x = np.array([[1, 2], [0, 1]], dtype=np.float32)
     answer = engine.attribute(AttributionRequest("root", {"x": x}, method, target=Target(index=0)))
