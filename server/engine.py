@@ -22,6 +22,7 @@ from onnx_attribution.errors import (
     NotFound,
     NotReady,
 )
+from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.emit import element_type
 from onnx_attribution.graph_tools.load import ModelSource
 from onnx_attribution.graph_tools.names import close_names

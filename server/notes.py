@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.emit import element_type, is_float, is_half
+from onnx_attribution.graph_tools.logits import logit_of
 from onnx_attribution.server.evaluate import Floats, Sums
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.server.origin import origin_of, steep_of
@@ -180,7 +181,7 @@ def _unmet(answer: Answered, names: Sequence[str], residual: Floats, memory: int
     steep = steep_of(answer.model, answer.asked, place, memory) if answer.may_go_on() else None
     begins = f"; the gradient is steep at the baseline, through {steep}" if steep else ""
     better = answer.remedy(place, names, memory) if steep else ""
-    logit = select.logit_of(answer.model.graph, question.choice.target)
+    logit = logit_of(answer.model.graph, question.choice.target)
     ways = (
         [better]
         if better
