@@ -92,7 +92,9 @@ def prepare(
     if best is not None:
         return best[1]
     if evident is None and any(axis is not None for axis in stated.values()):
-        evident = {x.name: stated.get(x.name) for x in model.graph.input}
+        wanted = {x.name: stated.get(x.name) for x in model.graph.input}
+        if not _holds_several(model, wanted):
+            evident = wanted
     return _single(model, example, evident, [*notes, *([refused] if refused else [])])
 
 
@@ -141,6 +143,12 @@ def _fixed(model: onnx.ModelProto, axes: Axes) -> bool:
         for value in model.graph.input
         if (axis := axes.get(value.name)) is not None
     )
+
+
+def _holds_several(model: onnx.ModelProto, axes: Axes) -> bool:
+    """Whether the file takes a fixed number of samples above 1 only, so that none can be run alone."""
+    sizes = [dims(x)[axis] for x in model.graph.input if (axis := axes.get(x.name)) is not None]
+    return any(isinstance(size, int) and size > 1 for size in sizes)
 
 
 def _called(model: onnx.ModelProto, axes: Axes, names: re.Pattern[str]) -> bool:

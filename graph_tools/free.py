@@ -487,7 +487,7 @@ _HANDLERS: dict[str, Callable[[_Freeing, onnx.NodeProto, Axis], Axis | None]] = 
     "Gemm": _Freeing._gemm,
     "Gather": _Freeing._gather,
     "GatherND": _Freeing._gather_nd,
-    **dict.fromkeys(["GRU", "LSTM", "RNN"], _Freeing._recurrent),
+    **dict.fromkeys(["DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"], _Freeing._recurrent),
     "Shape": _Freeing._shape,
     "Size": _Freeing._shape,
     "ArgMax": _Freeing._arg,

@@ -61,17 +61,22 @@ def key_of(node: gs.Node) -> tuple[str, str]:
 def reachable(nodes: Iterable[gs.Node], sources: Iterable[str]) -> set[str]:
     """Names of the tensors that depend on `sources` through what derivatives pass, the sources included.
 
-    Those are float tensors, and the quantised ones that a quantising operator makes of them.
+    Those are float tensors, the quantised ones that a quantising operator makes of them, and what holds tensors:
+    sequences, of whose elements the type is not always known, are no way around the walk.
     """
     found, quantised = set(sources), set[str]()
     for node in nodes:
         moved = {x.name for x in inputs_of(node) if x.name in found}
         if moved:
-            found.update(out.name for out in node.outputs if is_float(out))
+            found.update(out.name for out in node.outputs if is_float(out) or _holds_tensors(out))
             if node.op in QUANTISING or moved & quantised:
                 quantised.update(out.name for out in node.outputs if is_quantised(out))
                 found |= quantised
     return found
+
+
+def _holds_tensors(value: Value) -> bool:
+    return getattr(value, "type", "tensor_type") in ("sequence_type", "optional_type")
 
 
 def dependents(nodes: Iterable[gs.Node], sources: Iterable[str]) -> set[str]:

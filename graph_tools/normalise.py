@@ -81,8 +81,11 @@ def normalise(
         if restless:
             listed = ", ".join(map(repr, restless))
             notes.append(f"the file itself gives other numbers in every run: {listed} could not be compared")
-    current = with_elements(current)
-    return Normalised(typed(current, run, samples[0], ranks), tuple(notes))
+    known = typed(with_elements(current), run, samples[0], ranks)
+    plain = unrolled(known)  # more of it, now that the shapes within bodies are known
+    if plain is not known and right(plain):
+        known = typed(plain, run, samples[0], ranks)
+    return Normalised(known, tuple(notes))
 
 
 def _through_steps(

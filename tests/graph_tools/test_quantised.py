@@ -356,12 +356,12 @@ def test_packed_weights_have_the_gradient_of_the_product_they_make(
 def test_answer_says_that_the_gradient_is_straight_through(rng: np.random.Generator) -> None:
     model = parsed(QDQ_INTEGERS)
     inputs = {"x": rng.normal(size=(2, 1, 6, 6)).astype(np.float32)}
-    request = AttributionRequest("net", inputs, method="gradient", target=Target(index=(0, 1)))
+    request = AttributionRequest("net", inputs, method="gradient", target=Target(index=1))
     with Engine(provider="cpu", threads=1) as engine:
         engine.add("net", model)
         answer = engine.attribute(request)
         lifted = engine.attribute(
-            AttributionRequest("net", inputs, method="deeplift_rescale", target=Target(index=(0, 1)))
+            AttributionRequest("net", inputs, method="deeplift_rescale", target=Target(index=1))
         )
     said = "the gradient is straight-through at 1 quantising operator (QuantizeLinear)"
     assert said in answer.warnings
