@@ -1,0 +1,150 @@
+"""What is right: the file in float64, run by onnxruntime, each sample alone, and differences of its values."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import helper
+
+from tests.checks import to_double
+from tests.fuzz.generate import Case
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+STEP = 1e-5
+
+
+class NotRunnable(Exception):
+    """The file does not run on a sample alone, so that nothing is right or wrong of it."""
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """A session of one thread that says nothing.
+
+    Raises:
+        NotRunnable: onnxruntime does not take the model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise NotRunnable(str(error)) from error
+
+
+def bare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in float64, without what it declares of tensors inside and of the shapes of outputs."""
+    found = to_double(model)
+    for value in found.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return found
+
+
+class Truth:
+    """The numbers of one case. Samples are given alone, hidden tensors by name beside the inputs.
+
+    Raises:
+        NotRunnable: onnxruntime does not run the file itself on a sample alone.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.model = bare(case.model)
+        plain = session(case.model)
+        for row in case.rows:
+            try:
+                plain.run(None, dict(row))
+            except Exception as error:
+                raise NotRunnable(str(error)) from error
+        self._sessions: dict[tuple[tuple[str, ...], tuple[str, ...]], onnxruntime.InferenceSession] = {}
+
+    def run(self, feeds: Feeds, fetched: Sequence[str]) -> list[Array]:
+        """Tensors of the file at one sample; a hidden tensor among the feeds is taken as it is given."""
+        inputs = {x.name for x in self.case.inputs}
+        held = tuple(sorted(name for name in feeds if name not in inputs))
+        key = (held, tuple(fetched))
+        if key not in self._sessions:
+            self._sessions[key] = session(with_inputs(self.model, held, fetched))
+        used = self._sessions[key]
+        wanted = {x.name for x in used.get_inputs()}
+        try:
+            return cast(
+                list[Array], used.run(list(fetched), {n: _wide(a) for n, a in feeds.items() if n in wanted})
+            )
+        except Exception as error:
+            raise NotRunnable(str(error)) from error
+
+    def sample(self, k: int) -> dict[str, Array]:
+        """The inputs of one sample."""
+        return {name: _wide(array) for name, array in self.case.rows[k].items()}
+
+    def unit(self, name: str, array: Array) -> Array:
+        """A tensor at one sample, without the axis of the samples."""
+        dims = self.case.dims[name]
+        return np.take(array, 0, axis=dims.index("N")) if "N" in dims else array
+
+    def value(self, feeds: Feeds) -> float:
+        """The number that is explained."""
+        (found,) = self.run(feeds, [self.case.target])
+        return float(np.sum(self.unit(self.case.target, found)[self.case.index]))
+
+    def gradient(self, feeds: Feeds, name: str) -> Array:
+        """Its derivatives by differences; NaN where it has a kink or a jump, or is not finite."""
+        at = np.array(feeds[name], np.float64)
+        found = np.full(at.size, np.nan)
+        here = self.value(feeds)
+        for k in range(at.size):
+
+            def moved(t: float, k: int = k) -> float:
+                point = np.array(at)
+                point.reshape(-1)[k] += t
+                return self.value({**feeds, name: point})
+
+            found[k] = difference(moved, here)
+        return found.reshape(at.shape)
+
+    def changes(self, feeds: Feeds, name: str, others: Sequence[Array]) -> bool:
+        """Whether the number depends on an input, everything else held."""
+        here = self.value(feeds)
+        values = np.array([self.value({**feeds, name: other}) for other in others])
+        return bool((np.abs(values - here) > 1e-9 * max(1.0, abs(here))).any())
+
+
+def difference(moved: Callable[[float], float], here: float) -> float:
+    """The derivative at 0 of a function whose value there is known; NaN where two steps or two sides disagree."""
+    ahead, behind = moved(STEP), moved(-STEP)
+    near, far = moved(STEP / 2), moved(-STEP / 2)
+    wide, narrow = (ahead - behind) / (2 * STEP), (near - far) / STEP
+    gap, half = abs(ahead - 2 * here + behind) / STEP, abs(near - 2 * here + far) / (STEP / 2)
+    noise = 1e-9 * (1 + abs(here))
+    kink = half > noise and half > 0.75 * gap  # where the function is smooth, the sides approach each other
+    if not np.isfinite(narrow) or kink or abs(wide - narrow) > 1e-5 * abs(narrow) + noise:
+        return float("nan")
+    return (4 * narrow - wide) / 3
+
+
+def with_inputs(model: onnx.ModelProto, held: Sequence[str], fetched: Sequence[str]) -> onnx.ModelProto:
+    """The model with hidden tensors as inputs, and other outputs."""
+    found = copy.deepcopy(model)
+    for node in found.graph.node:
+        for place, name in enumerate(node.output):
+            if name in held:
+                node.output[place] = f"{name}/made"
+    double = onnx.TensorProto.DOUBLE
+    found.graph.input.extend(helper.make_tensor_value_info(name, double, None) for name in held)
+    del found.graph.output[:]
+    found.graph.output.extend(helper.make_tensor_value_info(name, double, None) for name in fetched)
+    return found
+
+
+def _wide(array: Array) -> Array:
+    return np.asarray(array, np.float64 if array.dtype.kind == "f" else None)
