@@ -11,7 +11,7 @@ export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
 endif
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: demo test conformance completeness peers wild check bench proto
+.PHONY: demo test conformance completeness fuzz peers wild check bench proto
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
 test: $(VENV)/stamp
@@ -20,6 +20,8 @@ conformance: $(VENV)/stamp
 	python -m tests.conformance
 completeness: $(VENV)/stamp
 	python -m tests.conformance.completeness
+fuzz: $(VENV)/stamp
+	python -m tests.fuzz $(FUZZ)
 peers: $(PEERS_VENV)/stamp
 	$(PEERS_VENV)/bin/python -m tests.peers
 wild: $(VENV)/stamp

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +24,7 @@ from tests.fuzz.draft import Array, Value
 from tests.fuzz.generate import Case
 from tests.fuzz.questions import STEPS, Ask, asks, behind, leads
 from tests.fuzz.reference import NotRunnable, Truth
+from tests.fuzz.tally import Fault, Tally
 
 Answer = Callable[[Case, AttributionRequest], Attribution]
 
@@ -44,30 +44,6 @@ class Tolerance:
 WIDE, NARROW = Tolerance(2e-5, 2e-8), Tolerance(2e-3, 2e-5)
 COMPLETE = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-5}
 """How far DeepLIFT's sum may miss the change, relative to the sum of absolute contributions."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A number that is wrong, or something that broke. `kind` says which check failed."""
-
-    kind: str
-    ask: str
-    words: str
-
-
-@dataclass
-class Tally:
-    """What was compared: answers, numbers, and what could not be because of a kink or a refusal."""
-
-    cases: int = 0
-    unrunnable: int = 0
-    answers: int = 0
-    numbers: int = 0
-    kinks: int = 0
-    asked: Counter[str] = field(default_factory=Counter)
-    refused: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    faults: list[tuple[Case, Fault]] = field(default_factory=list)
 
 
 def examine(case: Case, tally: Tally, answer: Answer | None = None, only: Ask | None = None) -> list[Fault]:
@@ -136,7 +112,7 @@ class _Question:
             for k in samples:
                 before = len(self.faults)
                 self._sample(joint, k, k, f"sample {k} of {len(samples)}")
-                if len(self.faults) == before and (one := alone[k]) is not None:
+                if len(self.faults) == before and (one := alone[k]) is not None and k != self.case.outside:
                     self._together(joint, one, k)
         return self.faults
 
@@ -145,7 +121,11 @@ class _Question:
 
     def _answer(self, chosen: Sequence[int], whole: bool = False) -> Attribution | None:
         """The answer about some samples; with `whole`, where the target keeps the axis of its samples."""
-        theme, index, axis = self.case.theme, list(self.case.index), Value("", self.case.dims[self.case.target]).axis
+        theme, index, axis = (
+            self.case.theme,
+            list(self.case.index),
+            Value("", self.case.dims[self.case.target]).axis,
+        )
         if whole and axis is not None:
             index.insert(axis, 0)
         self.tally.asked[theme] += not whole
@@ -157,13 +137,18 @@ class _Question:
             found = self.answer(self.case, request)
         except (InvalidArgument, NotDifferentiable) as error:
             if axis is not None and not whole and error.message.startswith("the target index has"):
-                return self._answer(chosen, whole=True)  # rows run one by one may keep the axis, and it says so
+                return self._answer(
+                    chosen, whole=True
+                )  # rows run one by one may keep the axis, and it says so
             self.tally.refused[theme] += 1
             words = re.sub(r"'[^']*'|[0-9.]+", "_", str(error))
             self.tally.reasons[f"{'one' if len(chosen) == 1 else 'several'}: {words[:150]}"] += 1
             return None
         except AttributionError as error:
-            self._fault("name" if isinstance(error, NotFound) else "failure", f"{len(chosen)} samples: {type(error).__name__}: {error}"[:600])
+            self._fault(
+                "name" if isinstance(error, NotFound) else "failure",
+                f"{len(chosen)} samples: {type(error).__name__}: {error}"[:600],
+            )
             return None
         except Exception as error:
             self._fault("exception", f"{len(chosen)} samples: {type(error).__name__}: {error}"[:600])
@@ -175,6 +160,8 @@ class _Question:
 
     def _sample(self, found: Attribution, place: int, k: int, where: str) -> None:
         """Compares what an answer says of a sample."""
+        if k == self.case.outside:
+            return
         feeds = self.truth.sample(k)
         value = self.values[k]
         if np.isfinite(value):
@@ -199,9 +186,7 @@ class _Question:
             if got.size != wanted.size:
                 self._fault("shape", f"{where}: {name} has shape {got.shape}, the tensor {wanted.shape}")
                 continue
-            self._numbers(
-                self.ask.method, f"{where}, {name}", got.reshape(-1), wanted.reshape(-1), size
-            )
+            self._numbers(self.ask.method, f"{where}, {name}", got.reshape(-1), wanted.reshape(-1), size)
             self._sums(layer, place, where)
         if self.ask.method in DEEPLIFT_METHODS:
             self._complete(found, place, sources, where)
@@ -295,7 +280,8 @@ class _Question:
             others = [(here + 1) % 5, 0 * here] if x.integers else [here + 0.5, 1.7 * here]
             if self.truth.changes(at, x.name, others):
                 self._fault(
-                    "left out", f"{where}: the target depends on {x.name}, the sources are {sources}; {found.warnings}"
+                    "left out",
+                    f"{where}: the target depends on {x.name}, the sources are {sources}; {found.warnings}",
                 )
 
     def _sums(self, layer: LayerAttribution, place: int, where: str) -> None:
@@ -318,9 +304,14 @@ class _Question:
             return
         self.tally.numbers += 1
         share = COMPLETE[self.case.dtype]
-        slack = share * (size + abs(found.target.value[place]) + abs(found.target.baseline_value[place])) + 1e-12
+        slack = (
+            share * (size + abs(found.target.value[place]) + abs(found.target.baseline_value[place])) + 1e-12
+        )
         if not abs(total - change) <= slack:
-            self._fault("sum", f"{where}: contributions sum to {total:.9g}, the change is {change:.9g} (sum |C| {size:.3g})")
+            self._fault(
+                "sum",
+                f"{where}: contributions sum to {total:.9g}, the change is {change:.9g} (sum |C| {size:.3g})",
+            )
 
     def _together(self, joint: Attribution, one: Attribution, k: int) -> None:
         """A sample's numbers among others are those that it has alone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 Array = NDArray[Any]
 Dim = int | str
 Dims = tuple[Dim, ...]
+T = TypeVar("T")
 N = "N"
 LARGEST = 24  # elements of one sample of any tensor
 
@@ -119,22 +120,23 @@ class Draft:
         return self.constant(values, np.int64)
 
     def node(
-        self, operator: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: Any
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        domain: str = "",
+        **attributes: Any,
     ) -> None:
         """Adds a node."""
         name = self.names.new(f"{operator}_")
-        self.nodes.append(
-            helper.make_node(operator, inputs, outputs, name=name, domain=domain, **attributes)
-        )
+        self.nodes.append(helper.make_node(operator, inputs, outputs, name=name, domain=domain, **attributes))
 
     def add(
         self, operator: str, inputs: Sequence[Value | str], dims: Dims, size: float = 1.0, **attributes: Any
     ) -> Value:
         """A node and its (first) output."""
         found = Value(self.names.new("t"), dims, size)
-        self.node(
-            operator, [x if isinstance(x, str) else x.name for x in inputs], [found.name], **attributes
-        )
+        self.node(operator, [x if isinstance(x, str) else x.name for x in inputs], [found.name], **attributes)
         self.keep(found)
         return found
 
@@ -151,7 +153,7 @@ class Draft:
         """Whether something rare happens."""
         return bool(self.rng.random() < probability)
 
-    def pick(self, options: Sequence[Any]) -> Any:
+    def pick(self, options: Sequence[T]) -> T:
         """One of the options."""
         return options[int(self.rng.integers(len(options)))]
 
@@ -163,9 +165,7 @@ class Draft:
             helper.make_tensor_value_info(name, self.element, None if dims is None else self.declared(dims))
             for name, dims in outputs
         ]
-        front = [
-            helper.make_tensor_value_info(name, onnx.TensorProto.BOOL, []) for name in other.values()
-        ]
+        front = [helper.make_tensor_value_info(name, onnx.TensorProto.BOOL, []) for name in other.values()]
         return helper.make_graph(
             self.nodes, self.names.new("body"), list(inputs), front + declared, self.constants
         )

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from onnx_attribution.values import Index
 from tests.fuzz import bodies, operators
 from tests.fuzz.draft import Array, Dims, Draft, N, Value, broadcast, replaced, spread, without
-from tests.fuzz.recipes import THEMES, Recipe
+from tests.fuzz.recipes import THEMES, TURNS, Recipe
 
 OPSETS = (13, 17, 18, 21)
 WORDS = 5  # rows of a table of embeddings
@@ -38,6 +38,7 @@ class Case:
     """A model with samples, each as the file takes it alone, and the number of each sample that is explained.
 
     `dims` are of every float tensor of the main graph. With `batchless` the file knows no batch: samples are stacked.
+    The sample `outside` leaves the domain of a function, so that only the others have a right answer.
     """
 
     label: str
@@ -52,6 +53,7 @@ class Case:
     shapes: Mapping[str, tuple[int, ...]]
     dtype: np.dtype[Any]
     batchless: bool = False
+    outside: int | None = None
 
     def together(self, chosen: Sequence[int]) -> dict[str, Array]:
         """Some samples as a caller sends them."""
@@ -65,7 +67,7 @@ class Case:
         return found
 
 
-def draw(seed: int, place: int, themes: Sequence[str] = tuple(THEMES)) -> Case:
+def draw(seed: int, place: int, themes: Sequence[str] = TURNS) -> Case:
     """The case of a seed and a place; the themes take turns."""
     theme = themes[place % len(themes)]
     rng = np.random.default_rng([seed, place])
@@ -77,13 +79,13 @@ def draw(seed: int, place: int, themes: Sequence[str] = tuple(THEMES)) -> Case:
     main, leaves = _joined(d, main, inputs)
     target = Value("y", main.dims, main.size)
     d.node("Mul", [main.name, d.constant(1.5)], [target.name])
-    rows = _rows(d, recipe, inputs)
+    rows, outside = _rows(d, recipe, inputs)
     model = _model(d, recipe, inputs, target, leaves)
     return Case(
         f"{seed}:{place}", theme, model, tuple(inputs), rows, target.name, _index(d, target),
         {x.name: x.dims for x in inputs if not x.integers} | {v.name: v.dims for v in (*d.made, target)},
         {x.name: x.axis for x in inputs} if recipe.major != "none" and d.chance(0.2) else {},
-        _shapes(recipe, inputs), np.dtype(dtype), recipe.major == "none",
+        _shapes(recipe, inputs), np.dtype(dtype), recipe.major == "none", outside,
     )  # fmt: skip
 
 
@@ -207,7 +209,7 @@ def _joined(d: Draft, main: Value, inputs: Sequence[Input]) -> tuple[Value, list
         main = _led(d, lead, main)
     for leaf in needed + [v for v in others if v not in aside][-4:]:
         main = _led(d, operators.tame(d, main), operators.tame(d, leaf))
-    if N not in main.dims and main.dims[:1] == (1,):  # without a batch, a first axis of 1 would be taken for it
+    while main.dims[:1] == (1,):  # where rows are run one by one, a first axis of 1 is taken for theirs
         main = d.add("Squeeze", [main, d.integers([0])], main.dims[1:], main.size)
     return operators.tame(d, main), aside
 
@@ -242,10 +244,14 @@ def _index(d: Draft, target: Value) -> tuple[Index, ...]:
     return tuple(slice(None) if d.chance(0.5) else int(d.rng.integers(target.width(k))) for k in target.free)
 
 
-def _rows(d: Draft, recipe: Recipe, inputs: Sequence[Input]) -> tuple[Mapping[str, Array], ...]:
-    """One to three samples of very different size and sign; zeros and the same twice are among them."""
-    count = int(d.rng.choice([1, 2, 3, 3])) + (1 if recipe.nan or recipe.extreme else 0)
-    count = min(max(count, 2 if recipe.nan or recipe.extreme else 1), 3)
+def _rows(
+    d: Draft, recipe: Recipe, inputs: Sequence[Input]
+) -> tuple[tuple[Mapping[str, Array], ...], int | None]:
+    """One to three samples of very different size and sign; zeros and the same twice are among them.
+
+    With them the one that leaves the domain of a function.
+    """
+    count = int(d.rng.choice([2, 3, 3] if recipe.several else [1, 2, 3, 3]))
     scales = [1.0, 1.0, 1.0, 1.0, 0.2, 1e-3, 8.0, 40.0]
     shared = {x.name: _numbers(d, x, 1.0) for x in inputs if x.axis is None and recipe.major != "none"}
     found: list[dict[str, Array]] = []
@@ -260,15 +266,14 @@ def _rows(d: Draft, recipe: Recipe, inputs: Sequence[Input]) -> tuple[Mapping[st
         elif d.chance(0.06) and not recipe.nan:
             row = {n: a if n in shared or a.dtype.kind == "i" else np.zeros_like(a) for n, a in row.items()}
         found.append(row)
-    if recipe.nan:
-        name = inputs[0].name
-        for row in found:
-            row[name] = np.abs(row[name])
-        bad = found[int(d.rng.integers(count))]
-        bad[name] = bad[name].copy()
-        place = int(d.rng.integers(bad[name].size))
-        bad[name].reshape(-1)[place] = np.nan if recipe.nan == "imputed" else -7.0
-    return tuple(found)
+    if not recipe.nan:
+        return tuple(found), None
+    name, bad = inputs[0].name, int(d.rng.integers(count))
+    for row in found:
+        row[name] = np.abs(row[name])
+    place = int(d.rng.integers(found[bad][name].size))
+    found[bad][name].reshape(-1)[place] = np.nan if recipe.nan == "imputed" else -7.0
+    return tuple(found), bad if recipe.nan == "domain" else None
 
 
 def _numbers(d: Draft, x: Input, scale: float) -> Array:
@@ -308,7 +313,9 @@ def _model(
         declared,
         [
             helper.make_tensor_value_info(
-                name, d.element, _false(d, dims, mild) if recipe.stale and d.chance(0.4) else _shape(recipe, dims, 9)
+                name,
+                d.element,
+                _false(d, dims, mild) if recipe.stale and d.chance(0.4) else _shape(recipe, dims, 9),
             )
             for name, dims in outputs
         ],
@@ -342,8 +349,8 @@ def _false(d: Draft, dims: Dims, mild: bool) -> list[Any] | None:
     if kind == "scalar":
         return []
     if kind == "rank":
-        return [*dims, 2] if d.chance(0.5) else [n for n in dims[1:]]
-    shape = [1 if n == N else n for n in dims]
+        return [*dims, 2] if d.chance(0.5) else list(dims[1:])
+    shape = [1 if isinstance(n, str) else n for n in dims]
     if kind == "size" and shape:
         shape[int(d.rng.integers(len(shape)))] += 1
     return shape
@@ -360,4 +367,3 @@ def _side_outputs(d: Draft, target: Value) -> list[tuple[str, Dims]]:
         found = d.add("ReduceMean", [target], (), keepdims=0)
     d.made.remove(found)
     return [(found.name, found.dims)]
-

@@ -32,11 +32,17 @@ def unary(d: Draft, x: Value) -> Value:
     if kind == "square":
         return d.add("Mul", [x, x], x.dims, x.size**2)
     if kind in ("log", "root"):
-        inner = d.add("Add", [d.add("Mul", [x, x], x.dims, x.size**2), d.constant(1.25)], x.dims, x.size**2 + 1)
-        return d.add("Log" if kind == "log" else "Sqrt", [inner], x.dims, 6.0 if kind == "log" else x.size + 1)
+        inner = d.add(
+            "Add", [d.add("Mul", [x, x], x.dims, x.size**2), d.constant(1.25)], x.dims, x.size**2 + 1
+        )
+        return d.add(
+            "Log" if kind == "log" else "Sqrt", [inner], x.dims, 6.0 if kind == "log" else x.size + 1
+        )
     if kind == "exp":
         return d.add("Exp", [d.add("Tanh", [x], x.dims)], x.dims, 3.0)
-    grown = d.add("Add", [d.add("Exp", [d.add("Sin", [x], x.dims)], x.dims, 3.0), d.constant(1.0)], x.dims, 4.0)
+    grown = d.add(
+        "Add", [d.add("Exp", [d.add("Sin", [x], x.dims)], x.dims, 3.0), d.constant(1.0)], x.dims, 4.0
+    )
     return d.add("Log", [grown], x.dims, 1.5)
 
 
@@ -174,8 +180,8 @@ def normalisation(d: Draft, x: Value) -> Value | None:
         if len(x.dims) < 2 or x.dims[0] != N:
             return None
         width = x.width(1)
-        weights = [spread(d.rng, [width]) for _ in range(3)] + [np.abs(spread(d.rng, [width])) + 0.5]
-        return d.add(kind, [x, *map(d.constant, weights)], x.dims, 2 * x.size + 2)
+        numbers = [spread(d.rng, [width]) for _ in range(3)] + [np.abs(spread(d.rng, [width])) + 0.5]
+        return d.add(kind, [x, *map(d.constant, numbers)], x.dims, 2 * x.size + 2)
     axes = x.free[-1:] if d.chance(0.5) else x.free
     x = tame(d, x)
     centred = d.add("Sub", [x, reduced(d, "ReduceMean", x, axes, True)], x.dims, 2 * x.size)
@@ -227,7 +233,12 @@ def movement(d: Draft, x: Value) -> Value | None:
         place = int(d.rng.integers(len(x.dims) + 1))
         return d.add(kind, [x, d.integers([place])], (*x.dims[:place], 1, *x.dims[place:]), x.size)
     if kind == "Concat":
-        same = [y for y in d.values for k in x.free if without(y.dims, k) == without(x.dims, k) and k < len(y.dims)]
+        same = [
+            y
+            for y in d.values
+            for k in x.free
+            if without(y.dims, k) == without(x.dims, k) and k < len(y.dims)
+        ]
         y = d.pick(same) if same else x
         axes = [k for k in x.free if len(y.dims) == len(x.dims) and without(y.dims, k) == without(x.dims, k)]
         if not axes:

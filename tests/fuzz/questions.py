@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +25,7 @@ class Ask:
     baselines: Mapping[str, Array] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        parts = [self.method]
+        parts: list[str] = [self.method]
         if self.layers:
             parts.append(f"of {', '.join(self.layers)}")
         if self.source:
@@ -112,5 +111,3 @@ def _after_integers(case: Case) -> list[str]:
         for node in case.model.graph.node
         if names.intersection(node.input) and node.output[0] in case.dims and node.output[0] in before
     ]
-
-
