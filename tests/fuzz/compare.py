@@ -105,10 +105,6 @@ class _Question:
             if found is not None:
                 self._sample(found, 0, k, f"sample {k} alone")
         if joint is not None:
-            if any(len(x.values) != len(samples) for x in joint.layers.values()):
-                shapes = {n: x.values.shape for n, x in joint.layers.items()}
-                self._fault("samples", f"{len(samples)} samples, and the maps have shapes {shapes}")
-                return self.faults
             for k in samples:
                 before = len(self.faults)
                 self._sample(joint, k, k, f"sample {k} of {len(samples)}")
@@ -121,14 +117,10 @@ class _Question:
 
     def _answer(self, chosen: Sequence[int], whole: bool = False) -> Attribution | None:
         """The answer about some samples; with `whole`, where the target keeps the axis of its samples."""
-        theme, index, axis = (
-            self.case.theme,
-            list(self.case.index),
-            Value("", self.case.dims[self.case.target]).axis,
-        )
+        index, axis = list(self.case.index), Value("", self.case.dims[self.case.target]).axis
         if whole and axis is not None:
             index.insert(axis, 0)
-        self.tally.asked[theme] += not whole
+        self.tally.asked[self.case.theme] += not whole
         request = AttributionRequest(
             "m", self.case.together(chosen), self.ask.method, self.ask.layers, self.ask.source,
             Target(self.case.target, tuple(index) or None), self.ask.baselines, steps=STEPS,
@@ -137,12 +129,10 @@ class _Question:
             found = self.answer(self.case, request)
         except (InvalidArgument, NotDifferentiable) as error:
             if axis is not None and not whole and error.message.startswith("the target index has"):
-                return self._answer(
-                    chosen, whole=True
-                )  # rows run one by one may keep the axis, and it says so
-            self.tally.refused[theme] += 1
-            words = re.sub(r"'[^']*'|[0-9.]+", "_", str(error))
-            self.tally.reasons[f"{'one' if len(chosen) == 1 else 'several'}: {words[:150]}"] += 1
+                # rows run one by one may keep the axis, and the refusal says so
+                return self._answer(chosen, whole=True)
+            words = re.sub(r"'[^']*'|[0-9.]+", "_", str(error))[:150]
+            self.tally.refuse(self.case, f"{'one' if len(chosen) == 1 else 'several'}: {words}")
             return None
         except AttributionError as error:
             self._fault(
@@ -154,6 +144,10 @@ class _Question:
             self._fault("exception", f"{len(chosen)} samples: {type(error).__name__}: {error}"[:600])
             return None
         self.tally.answers += 1
+        if any(len(layer.values) != len(chosen) for layer in found.layers.values()):
+            shapes = {n: layer.values.shape for n, layer in found.layers.items()}
+            self._fault("samples", f"{len(chosen)} samples, and the maps have shapes {shapes}")
+            return None
         return found
 
     # --- one sample of an answer

@@ -36,7 +36,14 @@ class Tally:
     asked: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    shown: dict[str, str] = field(default_factory=dict)
     faults: list[tuple[Case, Fault]] = field(default_factory=list)
+
+    def refuse(self, case: Case, words: str) -> None:
+        """Counts a refusal, and remembers the first case of each."""
+        self.refused[case.theme] += 1
+        self.reasons[words] += 1
+        self.shown.setdefault(words, case.label)
 
     def doubts(self) -> list[str]:
         """Why a run without a fault would prove little."""
@@ -60,7 +67,8 @@ class Tally:
             f"{self.kinks} at kinks, {self.refused.total()} of {self.asked.total()} questions refused"
         ]
         found += [f"  {theme}: {n} asked, {self.refused[theme]} refused" for theme, n in self.asked.items()]
-        found += [f"  {count} refused, {words}" for words, count in self.reasons.most_common()]
+        for words, count in self.reasons.most_common():
+            found.append(f"  {count} refused, {self.shown[words]} first, {words}")
         kinds: dict[tuple[str, str], list[str]] = {}
         for case, fault in self.faults:
             kinds.setdefault((case.theme, fault.kind), []).append(case.label)
