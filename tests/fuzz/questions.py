@@ -64,7 +64,7 @@ def asks(case: Case) -> list[Ask]:
         ):  # fmt: skip
             layers = (hidden[int(rng.integers(len(hidden)))],)
         baselines = {}
-        if (method in PATH_METHODS or method.startswith("deeplift")) and rng.random() < 0.7:
+        if (method in PATH_METHODS or method.startswith("deeplift")) and rng.random() < 0.85:
             baselines = {
                 name: np.asarray(rng.normal(size=case.rows[0][name].shape), case.rows[0][name].dtype)
                 for name in floats
