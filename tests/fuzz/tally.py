@@ -10,7 +10,7 @@ import onnx
 
 from tests.fuzz.generate import Case
 
-REFUSED, REFUSED_OF_A_THEME, KINKS, UNRUNNABLE = 0.05, 0.2, 0.1, 0.05
+REFUSED, REFUSED_OF_A_THEME, KINKS, UNRUNNABLE = 0.05, 0.2, 0.15, 0.05
 """The shares of questions that may be refused (in all, and of one theme), of numbers that may lie at kinks, and of
 cases that onnxruntime may not run: more of them, and a run without a fault says little."""
 
