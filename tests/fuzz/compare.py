@@ -42,8 +42,9 @@ class Tolerance:
 
 
 WIDE, NARROW = Tolerance(2e-5, 2e-8), Tolerance(2e-3, 2e-5)
-COMPLETE = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-5}
-"""How far DeepLIFT's sum may miss the change, relative to the sum of absolute contributions."""
+COMPLETE = {np.dtype(np.float64): 1e-7, np.dtype(np.float32): 1e-5}
+"""How far DeepLIFT's sum may miss the change, relative to the sum of absolute contributions. In float64 it would be
+1e-9, if onnxruntime did not fuse a MatMul with a factor before it, which it keeps as float32."""
 
 
 def examine(case: Case, tally: Tally, answer: Answer | None = None, only: Ask | None = None) -> list[Fault]:

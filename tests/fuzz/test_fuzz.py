@@ -62,7 +62,7 @@ def test_a_case_is_the_same_every_time() -> None:
         (plants.left_out, "integers", "integrated_gradients", "left out"),
         (plants.nothing_moves, "tokens", "deeplift_rescale", "baseline"),
         (plants.mixed, "extremes", "gradient", "value"),
-        (plants.sure, "plain", "integrated_gradients", "estimate"),
+        (plants.sure, "extremes of a sample", "integrated_gradients", "estimate"),
     ],
     ids=lambda value: value.__name__ if callable(value) else str(value),
 )
