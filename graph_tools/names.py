@@ -38,13 +38,15 @@ class Names:
     """The names that a file gives, of what may no longer be in the graph that is made of it.
 
     `nodes` has the first output of each node of a name, `modules` for each module of the exported network the
-    tensors that leave it, in order, one list for each call. `weights` has the output of the node that reads a weight.
+    tensors that leave it, in order, one list for each call. `weights` has the output of the node that reads a weight,
+    and `same` the tensors that are equal to one, since Identity hands it on.
     """
 
     nodes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     modules: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
     bodies: Mapping[str, Body] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
+    same: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 NONE = Names()
@@ -72,7 +74,19 @@ def names_of(model: onnx.ModelProto) -> Names:
         {**_owners(graph, weights), **_modules(graph, weights)},
         dict(_inside(graph)),
         {w: read.get(w, "") for w in weights},
+        _handed_on(graph),
     )
+
+
+def _handed_on(graph: onnx.GraphProto) -> dict[str, list[str]]:
+    """For each tensor that Identity reads or makes all that are equal to it, itself included, in order."""
+    alike: dict[str, list[str]] = {}
+    for node in graph.node:
+        if node.op_type == "Identity" and node.domain in ("", "ai.onnx"):
+            group = alike.setdefault(node.input[0], [node.input[0]])
+            group.append(node.output[0])
+            alike[node.output[0]] = group
+    return alike
 
 
 def resolve(graph: gs.Graph, name: str, names: Names = NONE, *, reason: str = "NODE_NOT_FOUND") -> str:
@@ -92,7 +106,11 @@ def resolve(graph: gs.Graph, name: str, names: Names = NONE, *, reason: str = "N
     variables = {t for t, value in tensors.items() if isinstance(value, gs.Variable)}
 
     def kept(found: Sequence[str]) -> list[str]:
-        return [t for t in dict.fromkeys(found) if t in variables]
+        standing = (next((s for s in [t, *names.same.get(t, ())] if s in variables), None) for t in found)
+        return list(dict.fromkeys(t for t in standing if t is not None))
+
+    if handed := kept([name]):
+        return handed[0]
 
     nodes: dict[str, list[str]] = {}
     for node in graph.nodes:

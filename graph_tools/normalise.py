@@ -23,7 +23,7 @@ from onnx_attribution.graph_tools.load import Runner, tensors_of
 from onnx_attribution.graph_tools.noise import show_masks, stilled
 from onnx_attribution.graph_tools.optionals import opened
 from onnx_attribution.graph_tools.sequences import unrolled, with_elements
-from onnx_attribution.graph_tools.shapes import forget, name_dims, typed
+from onnx_attribution.graph_tools.shapes import believe_scans, forget, name_dims, ranks_told, typed
 from onnx_attribution.graph_tools.weights import Weights
 from onnx_attribution.values import Array
 
@@ -205,7 +205,9 @@ def declared(model: onnx.ModelProto, *, labels: bool = True) -> onnx.ModelProto:
     del copy.opset_import[:]
     copy.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())
     copy.ir_version = max(copy.ir_version, 8) if copy.ir_version <= IR_VERSION else copy.ir_version
+    ranks = ranks_told(copy)
     forget(copy)
+    believe_scans(copy, ranks)
     given = {x.name for x in copy.graph.input}
     for index, initializer in enumerate(copy.graph.initializer):
         if not initializer.name:

@@ -96,6 +96,16 @@ def forget(model: onnx.ModelProto) -> None:
             _forget_inside(node)
 
 
+def believe_scans(model: onnx.ModelProto, ranks: Mapping[str, int]) -> None:
+    """Declares, in place, the ranks of what bodies of Scan give out and nobody else tells: onnxruntime asks for them."""
+    for _, graph in _graphs(model.graph, ""):
+        for node in graph.node:
+            for body in inner_graphs(node) if node.op_type == "Scan" else ():
+                for value in body.output:
+                    if value.type.HasField("tensor_type") and dims_of(value) is None and value.name in ranks:
+                        set_dims(value, [None] * ranks[value.name])
+
+
 def _forget(graph: onnx.GraphProto) -> None:
     del graph.value_info[:]
     for node in graph.node:
@@ -232,6 +242,7 @@ def typed(
     """
     believed = {**(ranks or {}), **ranks_told(model)}
     found = inferred(model)
+    believe_scans(found, believed)
     symbols = sizes_of(found, sample)
     runs = [seen for seen in _runs(found, run, sample) if seen]
     alone = bool(runs) and not symbols
@@ -241,6 +252,7 @@ def typed(
     _declare(found, runs, decided_by_sizes(found.graph) if alone else frozenset())
     if _believe(found, believed):
         found = _inferred(found)
+        believe_scans(found, believed)
         _declare(found, runs, frozenset())
     return found
 
