@@ -97,7 +97,7 @@ def forget(model: onnx.ModelProto) -> None:
 
 
 def believe_scans(model: onnx.ModelProto, ranks: Mapping[str, int]) -> None:
-    """Declares, in place, the ranks of what bodies of Scan give out and nobody else tells: onnxruntime asks for them."""
+    """Declares, in place, the ranks of what bodies of Scan give out: onnxruntime asks for them."""
     for _, graph in _graphs(model.graph, ""):
         for node in graph.node:
             for body in inner_graphs(node) if node.op_type == "Scan" else ():
