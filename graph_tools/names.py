@@ -39,7 +39,7 @@ class Names:
 
     `nodes` has the first output of each node of a name, `modules` for each module of the exported network the
     tensors that leave it, in order, one list for each call. `weights` has the output of the node that reads a weight,
-    and `same` the tensors that are equal to one, since Identity hands it on.
+    `same` the tensors that are equal to one, since Identity hands it on, and `tensors` all that the file computes.
     """
 
     nodes: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -47,6 +47,7 @@ class Names:
     bodies: Mapping[str, Body] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     same: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tensors: frozenset[str] = frozenset()
 
 
 NONE = Names()
@@ -75,6 +76,7 @@ def names_of(model: onnx.ModelProto) -> Names:
         dict(_inside(graph)),
         {w: read.get(w, "") for w in weights},
         _handed_on(graph),
+        frozenset(z for node in graph.node for z in node.output if z),
     )
 
 
@@ -140,6 +142,11 @@ def resolve(graph: gs.Graph, name: str, names: Names = NONE, *, reason: str = "N
         raise InvalidArgument(
             f"{name!r} is a weight{_read_by(names.weights[name], tensors)}", reason=reason, name=name
         )
+    if name in names.tensors:
+        raise InvalidArgument(
+            f"{name!r} is no tensor of what computes the outputs: it is constant, or none of them depends on it",
+            reason=reason, name=name,
+        )  # fmt: skip
     known = [*keys, *modules]
     shown = close_names(name, known) or close_names(name, known, 0.0)[:2]
     raise NotFound(

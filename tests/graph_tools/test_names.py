@@ -326,6 +326,28 @@ def test_an_unknown_model_is_refused_with_close_names_only() -> None:
             engine.info("qqq")
 
 
-def test_a_file_that_says_nothing_has_no_names() -> None:
+def test_a_file_that_says_nothing_has_its_tensors_only() -> None:
     found = names_of(parsed("(float[N] x) => (float[N] y) { y = Relu(x) }"))
-    assert found == Names()
+    assert found == Names(tensors=frozenset({"y"}))
+
+
+def test_what_identity_hands_on_keeps_its_names(engine: Engine) -> None:
+    """Whichever of the names the graph has left."""
+    engine.add(
+        "net",
+        parsed("(float[N,2] x) => (float[N,2] y) { a = Tanh(x) b = Identity(a) c = Identity(b) y = Exp(c) }"),
+    )
+    inputs = {"x": np.array([[0.5, -1]], np.float32)}
+    for name in ("a", "b", "c"):
+        found = engine.attribute(
+            AttributionRequest("net", inputs, "gradient", layers=[name], target=Target(index=1))
+        )
+        (layer,) = found.layers.values()
+        np.testing.assert_allclose(layer.values.astype(np.float64), [[0, np.exp(np.tanh(-1))]], rtol=1e-6)
+
+
+def test_a_tensor_that_no_output_depends_on_is_refused_as_that(engine: Engine) -> None:
+    engine.add("net", parsed("(float[N,2] x) => (float[N,2] y) { a = Tanh(x) y = Exp(x) }"))
+    inputs = {"x": np.array([[0.5, -1]], np.float32)}
+    with pytest.raises(InvalidArgument, match="'a' is no tensor of what computes the outputs"):
+        engine.attribute(AttributionRequest("net", inputs, "gradient", layers=["a"], target=Target(index=1)))
