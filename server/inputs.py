@@ -108,13 +108,13 @@ def require_finite(method: str, sources: Sequence[str], inputs: Mapping[str, Arr
 
 
 def _check_shape(model: LoadedModel, name: str, array: Array) -> None:
-    dims = next(info.shape for info in model.inputs if info.name == name) or ()
-    axis = model.network.input_axes[name]
+    info = next(info for info in model.inputs if info.name == name)
+    dims, axis = info.shape or (), info.batch_axis
     shape: tuple[int, ...] = array.shape
     stacked = model.network.batch == "single" and len(shape) == len(dims) + 1
     if stacked:
         shape = shape[1:]
-    along = _sample_axis(model, dims, axis, shape)
+    along = info.sample_axis(shape, model.network.batch)
     fits = len(shape) == len(dims) and all(
         k == along or not isinstance(d, int) or d == n
         for k, (d, n) in enumerate(zip(dims, shape, strict=False))
@@ -127,16 +127,6 @@ def _check_shape(model: LoadedModel, name: str, array: Array) -> None:
             f"input {name!r} has shape {list(array.shape)}; the model takes {shown}: {batch_words(model)}",
             reason="SHAPE_MISMATCH",
         )
-
-
-def _sample_axis(
-    model: LoadedModel, dims: Sequence[int | str | None], axis: int | None, shape: Sequence[int]
-) -> int | None:
-    """The axis of the samples: the proven or stated one, or the only one where a 1 of the file holds several."""
-    if axis is not None or model.network.batch != "single" or len(shape) != len(dims):
-        return axis
-    larger = [k for k, (d, n) in enumerate(zip(dims, shape, strict=True)) if d == 1 and n > 1]
-    return larger[0] if len(larger) == 1 else None
 
 
 def batch_words(model: LoadedModel) -> str:
@@ -173,17 +163,14 @@ def split_samples(model: LoadedModel, inputs: Mapping[str, Array], copies: int =
 
     An input with one entry along its axis of samples, beside others with several, is shared by all.
     """
-    axes = model.network.input_axes
     single = model.network.batch == "single"
     places: dict[str, int] = {}
     stacked: set[str] = set()  # with an axis for the samples in front that the model does not take
     for info in model.inputs:
         array, shape = inputs[info.name], info.shape or ()
-        axis = _sample_axis(model, shape, axes[info.name], array.shape)
         if single and array.ndim == len(shape) + 1:
             stacked.add(info.name)
-            axis = 0
-        if axis is not None:
+        if (axis := info.sample_axis(array.shape, model.network.batch)) is not None:
             places[info.name] = axis
     sizes = {name: inputs[name].shape[axis] for name, axis in places.items()}
     counts = {name: size for name, size in sizes.items() if size != 1 or name in stacked} or sizes

@@ -13,23 +13,6 @@ from onnx_attribution.values import Array, BatchMode, TensorInfo
 Parts = Mapping[str, Sequence[Array]]
 
 
-def sample_axis(array: Array, info: TensorInfo, batch: BatchMode | None) -> int | None:
-    """The axis of the samples: the batch axis; where samples are run one by one, an axis in front of the input's, or
-    the only one along which the file has room for one and the array holds several.
-
-    None: the array holds one sample, or what all samples share.
-    """
-    shape = info.shape or ()
-    if batch == "single" and array.ndim == len(shape) + 1:
-        return 0
-    if array.ndim != len(shape):
-        return None
-    if info.batch_axis is not None or batch != "single":
-        return info.batch_axis
-    larger = [k for k, (d, n) in enumerate(zip(shape, array.shape, strict=True)) if d == 1 and n > 1]
-    return larger[0] if len(larger) == 1 else None
-
-
 def joined(name: str, parts: Sequence[Array], info: TensorInfo, batch: BatchMode | None) -> Array:
     """The files of one input as one array of samples.
 
@@ -68,7 +51,7 @@ def taken(
     """The rows of the inputs that have some. Raises: InvalidArgument: none of them is left, or no input has any."""
     if rows is None:
         return dict(arrays)
-    axes = {name: sample_axis(array, infos[name], batch) for name, array in arrays.items()}
+    axes = {name: infos[name].sample_axis(array.shape, batch) for name, array in arrays.items()}
     if arrays and all(axis is None for axis in axes.values()):
         names = ", ".join(map(repr, arrays))
         raise InvalidArgument(
@@ -91,7 +74,7 @@ def _rows(name: str, array: Array, axis: int, rows: slice) -> Array:
 
 def count_of(arrays: Mapping[str, Array], infos: Sequence[TensorInfo], batch: BatchMode | None) -> int:
     """How many samples the inputs hold."""
-    axes = [(arrays[x.name], sample_axis(arrays[x.name], x, batch)) for x in infos if x.name in arrays]
+    axes = [(arrays[x.name], x.sample_axis(arrays[x.name].shape, batch)) for x in infos if x.name in arrays]
     return max((int(array.shape[axis]) for array, axis in axes if axis is not None), default=1)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from onnx_attribution.client.cli.pictures import Layout, axes_of_picture
-from onnx_attribution.client.cli.samples import sample_axis
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.values import Array, Attribution, BatchMode, ModelInfo, TensorInfo
 
@@ -75,7 +74,7 @@ def draw_answer(
 
 def _samples(array: Array, info: TensorInfo, batch: BatchMode | None) -> Array:
     """`[samples, *unit]`; without a batch axis, a leading axis of size 1 is that of the only sample."""
-    axis = sample_axis(array, info, batch)
+    axis = info.sample_axis(array.shape, batch)
     if axis is None:
         return array if array.ndim == 4 and len(array) == 1 else array[None]
     samples = np.moveaxis(array, axis, 0)
@@ -89,7 +88,7 @@ def tokens_of(arrays: Mapping[str, Array], info: ModelInfo) -> dict[str, Array]:
     for one in sorted(info.inputs, key=lambda one: any(word in one.name.lower() for word in SETTINGS)):
         if one.name not in arrays:
             continue
-        axis = sample_axis(arrays[one.name], one, info.batch)
+        axis = one.sample_axis(arrays[one.name].shape, info.batch)
         samples = arrays[one.name][None] if axis is None else np.moveaxis(arrays[one.name], axis, 0)
         samples = samples.reshape(len(samples), *(size for size in samples.shape[1:] if size != 1))
         if samples.ndim == 2 and samples.dtype.kind in "iuUSOT" and samples.shape[1] > 1:

@@ -257,6 +257,20 @@ class TensorInfo:
     shape: tuple[int | str | None, ...] | None
     batch_axis: int | None
 
+    def sample_axis(self, shape: Sequence[int], batch: BatchMode | None) -> int | None:
+        """The axis of the samples of an array of this shape, given for this input; None: all samples share it.
+
+        It is the batch axis; where samples are run one by one, an axis in front of the input's own, or the only one
+        along which the file has room for one and the array holds several.
+        """
+        own = self.shape or ()
+        if batch == "single" and len(shape) == len(own) + 1:
+            return 0
+        if self.batch_axis is not None or batch != "single" or len(shape) != len(own):
+            return self.batch_axis if len(shape) == len(own) else None
+        larger = [k for k, (d, n) in enumerate(zip(own, shape, strict=True)) if d == 1 and n > 1]
+        return larger[0] if len(larger) == 1 else None
+
 
 @dataclass(frozen=True)
 class LayerInfo:
