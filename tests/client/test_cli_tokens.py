@@ -1,4 +1,4 @@
-"""Targets and layers of the command line: masks from files, ends of names, tokens among the layers."""
+"""A token model on the command line: masks from files as targets, ends of names, tokens among the layers."""
 
 from __future__ import annotations
 
