@@ -78,7 +78,7 @@ def _batched_scan(node: NodeProto) -> list[NodeProto]:
         for k, (name, like) in enumerate(zip(names, likes, strict=True)):
             kind = like.type.tensor_type
             dims = [d.dim_value or d.dim_param or None for d in kind.shape.dim]
-            shape = [None, *dims] if k >= states else dims
+            shape = None if not kind.HasField("shape") else [None, *dims] if k >= states else dims
             found.append(helper.make_tensor_value_info(name, kind.elem_type, shape))
         return found
 

@@ -82,10 +82,20 @@ def normalise(
             listed = ", ".join(map(repr, restless))
             notes.append(f"the file itself gives other numbers in every run: {listed} could not be compared")
     known = typed(with_elements(current), run, samples[0], ranks)
-    plain = unrolled(known)  # more of it, now that the shapes within bodies are known
+    plain = _decided(known)
     if plain is not known and right(plain):
         known = typed(plain, run, samples[0], ranks)
     return Normalised(known, tuple(notes))
+
+
+def _decided(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model with graphs inside of nodes, after what the shapes in these decide: lists and branches."""
+    if not any(True for node in model.graph.node for _ in inner_graphs(node)):
+        return model
+    try:
+        return _lifted(_folded(unrolled(model)))
+    except Exception:  # as before: the step is optional
+        return model
 
 
 def _through_steps(

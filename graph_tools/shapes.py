@@ -416,7 +416,11 @@ def _seen(model: onnx.ModelProto, run: Runner, sample: Mapping[str, Array]) -> _
     opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
     unknown = _untyped(probe.graph)  # nobody knows what it is: it is looked at whole
     watched = _watch(probe.graph, "", opset)
+    typed_only = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in probe.graph.output]
+    for value in typed_only:  # the runtime asks for types of operators that it does not infer
+        _drop_shape(value.type)
     del probe.graph.output[:], probe.graph.value_info[:]
+    probe.graph.value_info.extend(v for v in typed_only if v.name not in unknown)
     probe.graph.output.extend(onnx.ValueInfoProto(name=z) for z in (*watched.values(), *unknown))
     try:
         found = run(probe, dict(sample), [z.name for z in probe.graph.output], as_written=True)
