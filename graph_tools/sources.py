@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.graph_tools.emit import is_float, shape_of
@@ -83,9 +84,10 @@ class _Choice:
         live = [name for name in floats if self._leads(name)]
         by_tokens = dependents(nodes, [name for name in inputs if name not in live])
         by_integers = dependents(nodes, [name for name in inputs if name not in floats])
+        by_casts = dependents(nodes, _cast(nodes, [name for name in floats if name not in live]))
         tables = [
             name
-            for name in _looked_up(nodes, moved, by_tokens, by_integers)
+            for name in _looked_up(nodes, moved, by_tokens, by_integers | by_casts)
             if name in behind and self._leads(name)
         ]
         if tables:
@@ -166,7 +168,7 @@ def _is_full(value: gs.Tensor, result: gs.Tensor) -> bool:
 def _looked_up(nodes: Sequence[gs.Node], moved: set[str], tokens: set[str], integers: set[str]) -> list[str]:
     """The float tensors that are looked up in tables by tokens: embeddings and one-hot vectors.
 
-    Tokens may be given as floats, which are cast; what a network makes of floats by counting is no one-hot vector.
+    What a network makes of floats by counting is no one-hot vector; `integers` do not depend on that.
     """
     found = []
     for node in nodes:
@@ -188,6 +190,18 @@ def _looked_up(nodes: Sequence[gs.Node], moved: set[str], tokens: set[str], inte
         if made is not None and made.name not in found:
             found.append(made.name)
     return found
+
+
+def _cast(nodes: Sequence[gs.Node], floats: Sequence[str]) -> list[str]:
+    """The integers that float inputs are cast to as they are given: tokens that a file declares as floats."""
+    found, made = set(floats), []
+    for node in nodes:
+        if node.op in _VIEWS and node.inputs[0].name in found:
+            if is_float(node.outputs[0]):
+                found.add(node.outputs[0].name)
+            elif np.issubdtype(node.outputs[0].dtype, np.integer):
+                made.append(node.outputs[0].name)
+    return made
 
 
 def _is_table(node: gs.Node, data: gs.Tensor) -> bool:

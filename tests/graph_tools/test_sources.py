@@ -136,6 +136,15 @@ CASES: dict[str, tuple[str, list[str], list[str]]] = {
         "(double[N,3] ids, double[N,3] mask) => (double[N,2] y) { i = Cast<to = 7>(ids) e = Gather(E, i) "
         f"m = Unsqueeze(mask, two) h = Mul(e, m) {POOLED} }}", ["e"], ["mask"],
     ),
+    "bytes given as floats": (
+        "(double[N,3] ids) => (double[N,2] y) { u = Identity(ids) i = Cast<to = 6>(u) "
+        f"o = OneHot(i, depth, ends) h = MatMul(o, E) {POOLED} }}", ["o"], [],
+    ),
+    "bytes given as floats and compared": (
+        "(double[N,3] ids, double[N,3] mask) => (double[N,2] y) { i = Cast<to = 7>(ids) u = Unsqueeze(i, two) "
+        "q = Equal(u, all) o = Cast<to = 11>(q) e = MatMul(o, E) m = Unsqueeze(mask, two) "
+        f"h = Mul(e, m) {POOLED} }}", ["o"], ["mask"],
+    ),
     "floats that are counted": (
         "(double[N,3] x) => (double[N,2] y) { i = ArgMax<axis = 1>(x) o = OneHot(i, depth, ends) "
         f"h = MatMul(o, E) {POOLED} }}", ["x"], [],
