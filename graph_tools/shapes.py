@@ -363,7 +363,10 @@ def _runs(model: onnx.ModelProto, run: Runner, sample: Mapping[str, Array]) -> I
             break
     if any(node.op_type == "If" for _, graph in _graphs(model.graph, "") for node in graph.node):
         for switched in _switched(sample):
-            yield _seen(model, run, switched)
+            found = _seen(model, run, switched)
+            yield found
+            if found is None:
+                yield from (_seen(model, run, other) for other in _halved(model, switched))
 
 
 def _switched(sample: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
@@ -373,6 +376,18 @@ def _switched(sample: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
         array = sample[name]
         other = np.logical_not(array) if array.dtype.kind == "b" else np.add(array, 1)
         yield {**sample, name: other.astype(array.dtype).reshape(array.shape)}
+
+
+def _halved(model: onnx.ModelProto, sample: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """The sample with one symbol of its inputs at half its size: what another branch may take, as of half the rate."""
+    sizes = {name: size for name, size in sizes_of(model, sample).items() if size and size > 1}
+    for name, size in list(sizes.items())[:APART]:
+        smaller = dict(sample)
+        for value in model.graph.input:
+            for axis, dim in enumerate(dims_of(value) or ()):
+                if dim == name:
+                    smaller[value.name] = np.take(smaller[value.name], range(size // 2), axis=axis)
+        yield smaller
 
 
 def growths(model: onnx.ModelProto, sample: Mapping[str, Array]) -> Iterator[tuple[dict[str, Array], bool]]:

@@ -223,11 +223,14 @@ def _rounded(model: LoadedModel, inputs: Mapping[str, Array]) -> dict[str, Array
     Off the integers by up to `OFF`: sums of integers hit the bounds of a clip and each other exactly, and at such
     ties no difference can tell what the gradient ought to be.
     """
-    nodes = [n for n in model.network.model.graph.node if _quantises(n)]
-    if not nodes:
+    graph = model.network.model.graph
+    nodes = [n for n in graph.node if _quantises(n)]
+    inside = [n for n in graph.node if n.op_type == "DynamicQuantizeLSTM"]  # of numbers that it keeps
+    if not nodes and not inside:
         return None
     rng = np.random.default_rng(3)
-    found = model.backend.run(model.network.model, inputs, [z for n in nodes for z in n.output])
+    outputs = [z for n in (*nodes, *inside) for z in n.output if z]
+    found = model.backend.run(model.network.model, inputs, outputs)
     moved = {n.output[0]: found[n.output[0]].astype(np.float64) for n in nodes}
     return {**found, **{z: q + rng.uniform(-OFF, OFF, q.shape) for z, q in moved.items()}}
 

@@ -20,6 +20,7 @@ from tests.conformance import cases, gradients
 from tests.conformance.float64 import Float64Network, run_double
 from tests.conformance.operators import OPERATORS
 from tests.data.examples import example_of, usable
+from tests.graph_tools.test_quantised_recurrent import FORMS, X, model_of
 
 OFFICIAL = sorted({kind.__name__ for kind in OPERATORS if not kind.op_domain} & set(cases.TABLE))
 ROUNDS = """<ir_version: 8, opset_import: ["" : 17]> test (float[5] x) => (float[5] y)
@@ -70,6 +71,20 @@ def test_surrogate_has_the_rounded_values_and_a_slope_of_one_inside_the_range() 
     np.testing.assert_array_equal(network.values["y"], [-64, -3.5, 0, 3.5, 63.5])
     moved = network.moved("x", "y", x.astype(np.float64) + 1e-3)
     np.testing.assert_allclose((moved - network.values["y"]) / 1e-3, [0, 1, 1, 1, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize("form", [f for f in FORMS if not {"lengths", "peepholes"} & set(f)], ids=str)
+def test_the_quantised_lstm_in_float64_changes_as_the_float_lstm_of_onnxruntime(form: dict[str, Any]) -> None:
+    quantised, whole = (model_of(quantised=q, **{"zero": True, **form}) for q in (True, False))
+    names, moved = ["z", "h", "c"], 1.01 * X
+    rounded, here, there = (
+        Backend("cpu", 1).run(m, {"x": x}, names) for m, x in ((quantised, X), (whole, X), (whole, moved))
+    )
+    exact = Float64Network(quantised, {"x": X}, ["x", *names], rounded)
+    for name in names:
+        change = exact.moved("x", name, moved.astype(np.float64)) - exact.values[name]
+        np.testing.assert_array_equal(exact.values[name], rounded[name])
+        np.testing.assert_allclose(change, there[name] - here[name], atol=1e-6)
 
 
 @pytest.mark.parametrize(
