@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import onnx
@@ -24,11 +25,21 @@ def graph_of(model: onnx.ModelProto) -> gs.Graph:
     copy.CopyFrom(model)
     with quiet():
         graph = gs.import_onnx(copy)
-    for value in graph.tensors().values():
-        if isinstance(value, gs.Constant) and value.data_location == onnx.TensorProto.EXTERNAL:
-            value._values = _Apart(value._values.tensor)
-            value.data_location = None  # where its values are read, they are written into the model
+    for inner in _with_inner(graph):
+        for value in inner.tensors().values():
+            if isinstance(value, gs.Constant) and value.data_location == onnx.TensorProto.EXTERNAL:
+                value._values = _Apart(value._values.tensor)
+                value.data_location = None  # where its values are read, they are written into the model
     return graph
+
+
+def _with_inner(graph: gs.Graph) -> Iterator[gs.Graph]:
+    """A graph and all graphs inside of its nodes: those alone may read a weight."""
+    yield graph
+    for node in graph.nodes:
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                yield from _with_inner(value)
 
 
 class _Apart(LazyValues):  # type: ignore[misc]  # graphsurgeon has no types

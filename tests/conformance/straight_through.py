@@ -144,8 +144,8 @@ def straight_through(rounding: Rounding) -> list[type[OpRun]]:
             w_scale, w_zero, r_scale, r_zero = scales
             if lens is not None or p is not None:
                 raise NotImplementedError("DynamicQuantizeLSTM with lengths or peepholes")
-            weights = [_transposed(w, w_scale, w_zero), _transposed(r, r_scale, r_zero)]
-            found = lstm(x, *weights, b, h, c, attributes["direction"] or "forward")
+            wide, recurrent = _transposed(w, w_scale, w_zero), _transposed(r, r_scale, r_zero)
+            found = lstm(x, wide, recurrent, b, h, c, attributes["direction"] or "forward")
             return tuple(
                 rounding.inside(name, z) if name else z for name, z in zip(self.output, found, strict=False)
             )

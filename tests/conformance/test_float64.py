@@ -84,7 +84,8 @@ def test_the_quantised_lstm_in_float64_changes_as_the_float_lstm_of_onnxruntime(
     for name in names:
         change = exact.moved("x", name, moved.astype(np.float64)) - exact.values[name]
         np.testing.assert_array_equal(exact.values[name], rounded[name])
-        np.testing.assert_allclose(change, there[name] - here[name], atol=1e-6)
+        ends = (np.asarray(a[name], np.float64) for a in (there, here))
+        np.testing.assert_allclose(change, np.subtract(*ends), atol=1e-6)
 
 
 @pytest.mark.parametrize(

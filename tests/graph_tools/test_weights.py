@@ -21,7 +21,7 @@ from onnx_attribution.graph_tools.weights import Weights, value_of, whole
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.values import AttributionRequest, Target
+from onnx_attribution.values import AttributionRequest, Method, Target
 
 Floats = NDArray[np.float32]
 LARGE = 1 << 10
@@ -318,3 +318,24 @@ def test_tensors_as_onnx_writes_them_have_as_many_values_as_their_shape_takes(ar
     typed = helper.make_tensor("W", kind, array.shape, array.astype(object).reshape(-1))
     for tensor in (typed, numpy_helper.from_array(array, "W")):
         weights_module.require_values(tensor)
+
+
+@pytest.mark.parametrize("method", ["gradient", "deeplift_rescale", "deeplift_reveal_cancel"])
+def test_a_weight_that_only_a_branch_reads_is_read_there(method: Method) -> None:
+    """The sum of x W is its own change from zeros, and its gradient the sums of the rows of W."""
+    W = np.random.default_rng(1).normal(size=(200, 200)).astype(np.float32)  # 160 kB: held apart
+    other = "() => (float[N,M] b) { b = Neg(h) }>"
+    inner = f"<then_branch = u () => (float[N,M] d) {{ d = MatMul(x, W) }}, else_branch = v {other}"
+    outer = f"<then_branch = t () => (float[N,M] a) {{ a = If(c) {inner} }}, else_branch = e {other}"
+    text = f"""g (float[N,{W.shape[0]}] x, bool c) => (float[N] y) {{ h = MatMul(x, V) p = If(c) {outer}
+        k = Constant<value = int64[1] {{1}}>() y = ReduceSum<keepdims = 0>(p, k) }}"""
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {text}')
+    small = np.zeros((W.shape[0], 1), np.float32)
+    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in (("W", W), ("V", small)))
+    x = np.random.default_rng(0).normal(size=(2, W.shape[0])).astype(np.float32)
+    with Engine(provider="cpu", threads=1) as engine:
+        engine.add("net", model)
+        found = engine.attribute(AttributionRequest("net", {"x": x, "c": np.array(True)}, method))
+    wanted = W.astype(np.float64).sum(axis=1) * (x if method != "gradient" else np.ones_like(x))
+    values = found.layers["x"].values.astype(np.float64)
+    np.testing.assert_allclose(values, wanted, rtol=1e-3, atol=1e-3 * float(np.abs(wanted).max()))
