@@ -24,6 +24,7 @@ KINDS = ("usual", "large", "zero", "small", "negative")
 QUIET = 1e-2
 """A row's output below this share of the outputs of all rows is compared on their scale: it may be rounding."""
 GRADIENT = 1e-3  # relative to the largest: kernels for several rows sum in another order
+SEVERAL = 3  # what a count, a length or a choice may be in a large row, where the model runs then
 NUDGE = 1e-6  # relative change of a row's inputs, by which its conditioning is judged
 Row = dict[str, Array]
 
@@ -186,13 +187,19 @@ def _drawn(array: Array, kind: str, rng: np.random.Generator) -> Array:
             return made.astype(array.dtype)
     if not array.size:
         return array
-    if array.dtype.kind in "iub":
-        if kind in ("large", "zero"):
-            return np.full_like(array, array.max() if kind == "large" else array.min())
+    if array.dtype.kind == "b" and kind != "usual":
+        return np.full_like(array, kind == "large")
+    if array.dtype.kind in "iu":  # an example of one number says nothing of the others
+        if kind == "large":
+            return np.full_like(array, max(array.max(), SEVERAL))
+        if kind in ("zero", "negative"):
+            return np.full_like(array, min(array.min(), 0))
         if kind == "small" and array.size > 1 and (array == 1).all():  # a mask, of a shorter row
             shorter = array.copy()
             shorter.reshape(-1)[array.size // 2 :] = 0
             return shorter
+        if kind == "small":
+            return np.ones_like(array)
     return rng.choice(array.reshape(-1), size=array.shape)
 
 
@@ -226,7 +233,7 @@ def _same(
             if _is_rounding(network, run, name, rows[k], alone[k], found):
                 continue
             beside = [rows[other] for other in order]
-            if KINDS[k] == "usual" or not _stays(network, run, name, beside, place, found, floor):
+            if KINDS[k] != "zero" or not _stays(network, run, name, beside, place, found, floor):
                 return False
     return True
 

@@ -336,3 +336,36 @@ def test_a_sequence_taken_as_one_sample_is_told_with_what_to_state() -> None:
                 AttributionRequest("net", {"x": np.ones((2, 3))}, "gradient", target=Target(index=1))
             )
         assert caught.value.reason == "TARGET_INVALID"
+
+
+MEETING = {
+    "the largest of integers": (
+        """g (double[N,3] x, int64[N] i) => (double[N] z) { m = ReduceMax<keepdims = 0>(i)
+        k = Constant<value = int64[1] {1}>() t = Constant<value = double[4] {1, 2, 3, 4}>() w = Gather(t, m)
+        q = Mul(x, w) z = ReduceSum<keepdims = 0>(q, k) }""",
+        "i", np.array([0, 3]), ([1, 1, 1], [4, 4, 4]),
+    ),
+    "whether any is true": (
+        """g (double[N,3] x, bool[N] b) => (double[N] z) { c = Cast<to = 11>(b) m = ReduceMax<keepdims = 0>(c)
+        one = Constant<value = double {1}>() w = Add(m, one) q = Mul(x, w) k = Constant<value = int64[1] {1}>()
+        z = ReduceSum<keepdims = 0>(q, k) }""",
+        "b", np.array([False, True]), ([1, 1, 1], [2, 2, 2]),
+    ),
+    "the longest of lengths": (
+        """g (double[N,3] x, int64[N] n) => (double[N] z) { m = ReduceMax<keepdims = 1>(n)
+        o = Constant<value = int64[1] {0}>() k = Constant<value = int64[1] {1}>() s = Slice(x, o, m, k)
+        z = ReduceSum<keepdims = 0>(s, k) }""",
+        "n", np.array([2, 3]), ([1, 1, 0], [1, 1, 1]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEETING)
+def test_samples_that_meet_in_integers_or_truth_values_are_kept_apart(name: str) -> None:
+    text, other, given, wanted = MEETING[name]
+    with Engine(provider="cpu") as engine:
+        engine.add("net", parsed(text))
+        found = engine.attribute(
+            AttributionRequest("net", {"x": np.ones((2, 3)), other: given}, "gradient", source=("x",))
+        )
+    np.testing.assert_allclose(found.layers["x"].values.astype(np.float64), wanted, rtol=1e-12)
