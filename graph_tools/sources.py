@@ -98,6 +98,7 @@ class _Choice:
             for name in _entries(nodes, moved & behind, moved)
             if name in by_integers and self._leads(name)
         ]
+        entries = [e for e in entries if not ancestors(nodes, [e]) & {*entries} - {e}]  # rounded on the way
         if not live:
             return entries or floats  # every way from floats is blocked; the walk will name by what
         by_floats, tensors = dependents(nodes, live), self.graph.tensors()

@@ -72,6 +72,12 @@ def straight_through(rounding: Rounding) -> list[type[OpRun]]:
             scale, zero = (rounding.rounded[name].astype(np.float64) for name in self.output[1:])
             return rounding(self.output[0], x / scale + zero), scale, zero
 
+    class Add(OpRun):
+        """Of integers over real numbers, and biases that are still integers."""
+
+        def _run(self, a, b):  # type: ignore[no-untyped-def]
+            return (np.add(a, b),)
+
     class MatMulInteger(OpRun):
         def _run(self, a, b, a_zero=None, b_zero=None):  # type: ignore[no-untyped-def]
             return (_real(a, 1, a_zero, -2) @ _real(b, 1, b_zero, -1),)
@@ -156,6 +162,7 @@ def straight_through(rounding: Rounding) -> list[type[OpRun]]:
         return rounding(name, x / _along(scale, x, axis) + offset, kind)
 
     return [
+        Add,
         ConvInteger,
         DequantizeLinear,
         DynamicQuantizeLSTM,

@@ -145,6 +145,12 @@ CASES: dict[str, tuple[str, list[str], list[str]]] = {
         "q = Equal(u, all) o = Cast<to = 11>(q) e = MatMul(o, E) m = Unsqueeze(mask, two) "
         f"h = Mul(e, m) {POOLED} }}", ["o"], ["mask"],
     ),
+    "an embedding of integers that is read twice, and rounded later": (
+        "(int64[N,3] ids) => (double[N,3,2] y) { q = Gather(Q, ids) t = Transpose<perm = [0,2,1]>(q) "
+        "side = Cast<to = 11>(q) n = Shape(side) f = Cast<to = 1>(t) a = Transpose<perm = [0,2,1]>(f) r = Tanh(a) "
+        "i, s, z = DynamicQuantizeLinear(r) m = MatMulInteger(i, B, z) c = Cast<to = 11>(m) d = Cast<to = 11>(s) "
+        "h = Mul(c, d) y = Reshape(h, same) }", ["f"], [],
+    ),
     "floats that are counted": (
         "(double[N,3] x) => (double[N,2] y) { i = ArgMax<axis = 1>(x) o = OneHot(i, depth, ends) "
         f"h = MatMul(o, E) {POOLED} }}", ["x"], [],
@@ -159,7 +165,15 @@ CASES: dict[str, tuple[str, list[str], list[str]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_default_sources_are_the_tokens_and_what_is_held_is_named(case: str) -> None:
     body, sources, left = CASES[case]
-    graph = graph_of(parsed(body, Q=np.arange(28).reshape(7, 4), **WEIGHTS))
+    graph = graph_of(
+        parsed(
+            body,
+            Q=np.arange(28).reshape(7, 4),
+            B=np.arange(8, dtype=np.int8).reshape(4, 2),
+            same=np.zeros(3, np.int64),
+            **WEIGHTS,
+        )
+    )
     found = default_sources(graph, "y")
     assert found == sources
     assert held(graph, found, "y") == left
