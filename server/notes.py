@@ -24,6 +24,8 @@ RESIDUAL = 1e-3
 """Of the absolute contributions of a layer: what rounding does not explain in float32."""
 HALF_RESIDUAL = 3e-2
 """The same with half types, in which every tensor between is rounded to 3 or 2 digits."""
+HALF_EPS = 2.0**-10
+"""Of float16, also where the target is of a wider type."""
 MISSED = 0.05
 """Of the target's change: from here on a path sum says that it misses it."""
 SHOWN = 5  # samples that a warning lists
@@ -169,7 +171,8 @@ def _unmet(answer: Answered, names: Sequence[str], residual: Floats, memory: int
     with np.errstate(invalid="ignore", over="ignore"):
         change = question.value - question.baseline_value
         ends = np.maximum(np.abs(question.value), np.abs(question.baseline_value))
-        noise = 16 * eps * ends + (share if share == HALF_RESIDUAL else 64 * eps) * size
+        rounded = 4 * max(eps, HALF_EPS) if share == HALF_RESIDUAL else 64 * eps
+        noise = 16 * eps * ends + rounded * size
         missed = np.isfinite(residual) & (np.abs(residual) > MISSED * np.abs(change) + noise)
         ratio = np.abs(residual) / np.maximum(np.abs(change), np.finfo(np.float64).tiny)
     if not missed.any():

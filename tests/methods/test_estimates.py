@@ -164,3 +164,14 @@ def test_multipliers_have_converged_only_if_they_sum_to_the_change(engine: Engin
         multiply_by_inputs=False,
     )
     assert followed(engine, asked)[1].stop_reason == "converged"
+
+
+def test_what_is_missed_is_said_where_half_types_round_less_than_that() -> None:
+    """A Sigmoid as steep as 300 from 0 to 1, of contributions that cancel to a tenth: 64 steps do not resolve it."""
+    text = "(float16[N,2] x) => (float16[N,1] y) { z = MatMul(x, W) y = Sigmoid(z) }"
+    with Engine(provider="cpu", threads=1) as engine:
+        engine.add("half", model(text, W=np.array([[3000], [-2700]], np.float16)))
+        ask = AttributionRequest("half", {"x": np.ones((1, 2), np.float16)}, "integrated_gradients")
+        answer = engine.attribute(ask)
+    assert answer.layers["x"].sum[0] > 1.2 * 0.5  # of what the target changes by
+    assert any("miss" in text and "of the change" in text for text in answer.warnings)
