@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from onnx_attribution.errors import InvalidArgument, ModelError
+from onnx_attribution.graph_tools.example import FLOATS
 from onnx_attribution.graph_tools.free import CannotFree, free
 from onnx_attribution.graph_tools.load import Runner
 from onnx_attribution.graph_tools.network import Axes as Axes
@@ -50,7 +51,7 @@ def prepare(
     stated = dict(axes or {})
     _check_stated(model, stated)
     outputs = [o.name for o in model.graph.output]
-    chosen = [o.name for o in model.graph.output if _is_float(o)] or outputs
+    chosen = [o.name for o in model.graph.output if o.type.tensor_type.elem_type in FLOATS] or outputs
     best: tuple[int, Network] | None = None
     evident: Axes | None = None
     refused = ""
@@ -124,16 +125,6 @@ def _runs(model: onnx.ModelProto, run: Runner, inputs: Mapping[str, Array], outp
 def _first(array: Array, axis: int | None) -> Array:
     """The first row: an example may hold several along an axis that turns out to be the batch."""
     return array if axis is None or axis >= array.ndim else np.take(array, [0], axis=axis)
-
-
-def _is_float(value: onnx.ValueInfoProto) -> bool:
-    kinds = (
-        onnx.TensorProto.FLOAT,
-        onnx.TensorProto.DOUBLE,
-        onnx.TensorProto.FLOAT16,
-        onnx.TensorProto.BFLOAT16,
-    )
-    return value.type.tensor_type.elem_type in kinds
 
 
 def _fixed(model: onnx.ModelProto, axes: Axes) -> bool:

@@ -71,7 +71,7 @@ def example_inputs(
         if not value.type.HasField("tensor_type"):
             raise _no_tensor(model, value)
     failure: ModelError | None = None
-    has_integers = any(x.type.tensor_type.elem_type not in _FLOATS for x in model.graph.input)
+    has_integers = any(x.type.tensor_type.elem_type not in FLOATS for x in model.graph.input)
     known, quiet = compared(model), switched_off(model)
     fixed = {**{name: array.shape for name, array in (given or {}).items()}, **(shapes or {})}
     for chosen, candidate, high in itertools.product(
@@ -172,7 +172,7 @@ def random_inputs(
             inputs[value.name] = np.ones(shape, dtype=helper.tensor_dtype_to_np_dtype(kind))
         elif kind == TensorProto.STRING:
             inputs[value.name] = np.full(shape, "a", dtype=object)
-        elif kind in _FLOATS:
+        elif kind in FLOATS:
             inputs[value.name] = rng.normal(size=shape).astype(helper.tensor_dtype_to_np_dtype(kind))
         else:
             inputs[value.name] = rng.integers(0, high, size=shape).astype(
@@ -181,7 +181,7 @@ def random_inputs(
     return inputs
 
 
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
 
 def _candidates(

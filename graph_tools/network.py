@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnx_attribution.graph_tools.shapes import dims_of
 from onnx_attribution.values import Array, BatchMode
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -56,5 +57,4 @@ class Network:
 
 def dims(value: onnx.ValueInfoProto) -> list[int | str]:
     """The declared shape: numbers, and names of dimensions, "" where there is none."""
-    found = value.type.tensor_type.shape.dim
-    return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in found]
+    return ["" if d is None else d for d in dims_of(value) or ()]

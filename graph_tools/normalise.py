@@ -18,7 +18,7 @@ from onnxscript import optimizer
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools import legacy
 from onnx_attribution.graph_tools.expand import expanded
-from onnx_attribution.graph_tools.hoist import hoist, inner_graphs
+from onnx_attribution.graph_tools.hoist import hoist, inner_graphs, reads
 from onnx_attribution.graph_tools.load import Runner, tensors_of
 from onnx_attribution.graph_tools.noise import show_masks, stilled
 from onnx_attribution.graph_tools.optionals import opened
@@ -243,7 +243,7 @@ def declared(model: onnx.ModelProto, *, labels: bool = True) -> onnx.ModelProto:
 def _sort(graph: onnx.GraphProto) -> None:
     """Orders nodes, in place, so that values are made before they are used."""
     made_by = {out: index for index, node in enumerate(graph.node) for out in node.output if out}
-    if all(made_by.get(x, -1) < index for index, node in enumerate(graph.node) for x in _reads(node)):
+    if all(made_by.get(x, -1) < index for index, node in enumerate(graph.node) for x in reads(node)):
         return
     nodes, order, state = list(graph.node), [], [0] * len(graph.node)
     for start in range(len(nodes)):
@@ -252,7 +252,7 @@ def _sort(graph: onnx.GraphProto) -> None:
             top = stack[-1]
             if state[top] == 0:
                 state[top] = 1
-                stack += [made_by[x] for x in _reads(nodes[top]) if x in made_by and state[made_by[x]] == 0]
+                stack += [made_by[x] for x in reads(nodes[top]) if x in made_by and state[made_by[x]] == 0]
             else:
                 stack.pop()
                 if state[top] == 1:
@@ -260,15 +260,6 @@ def _sort(graph: onnx.GraphProto) -> None:
                     order.append(nodes[top])
     del graph.node[:]
     graph.node.extend(order)
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """Names that a node uses, those of its subgraphs included."""
-    names = [x for x in node.input if x]
-    for graph in inner_graphs(node):
-        for inner in graph.node:
-            names += _reads(inner)
-    return names
 
 
 def _flattened(model: onnx.ModelProto) -> onnx.ModelProto:

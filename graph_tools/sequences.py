@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnx_attribution.graph_tools.hoist import inner_graphs
+from onnx_attribution.graph_tools.hoist import inner_graphs, reads
 from onnx_attribution.graph_tools.sequence_nodes import READERS, appended, constant_of, is_whole, pushed
 from onnx_attribution.graph_tools.weights import value_of
 
@@ -160,7 +160,7 @@ class _Unroller:
         for node in reversed(self.nodes):
             if node.output[0] in self.spare and not any(out in used for out in node.output):
                 continue
-            used.update(_reads(node))
+            used.update(reads(node))
             found.append(node)
         return found[::-1]
 
@@ -373,11 +373,3 @@ class _Unroller:
 
 def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
     return next((int(a.i) for a in node.attribute if a.name == name), default)
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Names that a node reads, those of its graphs included."""
-    found = {x for x in node.input if x}
-    for graph in inner_graphs(node):
-        found.update(*(_reads(inner) for inner in graph.node), (z.name for z in graph.output))
-    return found
