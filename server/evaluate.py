@@ -156,9 +156,7 @@ def apart(
 def _all_finite(found: Mapping[str, Array]) -> bool:
     """Whether what comes out of the way back is finite; the network's own values may be infinite by right."""
     return all(
-        np.isfinite(a.astype(np.float64, copy=False)).all()
-        for name, a in found.items()
-        if not name.startswith(("activation/", "target/"))
+        np.isfinite(a).all() for name, a in found.items() if not name.startswith(("activation/", "target/"))
     )
 
 

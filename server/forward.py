@@ -34,7 +34,7 @@ def forward(
     except ModelError as error:
         raise _input_error(model, inputs, error, where) from error
     found = {name: found.get(name, found.get(f"output/{name}", np.empty(0))) for name in tensors}
-    if not any(a.dtype.kind in "fV" and np.isnan(a.astype(np.float64)).any() for a in found.values()):
+    if not any(a.dtype.kind in "fV" and np.isnan(a).any() for a in found.values()):
         return found
     return _alone(model, inputs, tensors, hidden, where) or found
 
