@@ -15,7 +15,7 @@ import onnx
 from onnx_attribution.errors import InvalidArgument, ModelError
 from onnx_attribution.graph_tools.example import FLOATS
 from onnx_attribution.graph_tools.free import CannotFree, free
-from onnx_attribution.graph_tools.load import Runner
+from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.network import Axes as Axes
 from onnx_attribution.graph_tools.network import Network as Network
 from onnx_attribution.graph_tools.network import RowAxis as RowAxis

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnx_attribution.graph_tools.hoist import inner_graphs, reads
+from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
 
 
 @dataclass(frozen=True)

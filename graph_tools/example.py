@@ -13,8 +13,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnx_attribution.errors import ModelError
-from onnx_attribution.graph_tools.load import Runner
-from onnx_attribution.graph_tools.shapes import Dims, dims_of, growths
+from onnx_attribution.graph_tools.ir.runner import Runner
+from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of, growths
 from onnx_attribution.graph_tools.weights import value_of
 from onnx_attribution.values import Array
 

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from onnx import helper, inliner
 
-from onnx_attribution.graph_tools.hoist import inner_graphs
+from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE
 
 KEPT_WHOLE = frozenset(

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx_attribution.graph_tools.hoist import inner_graphs, reads
+from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
 from onnx_attribution.graph_tools.weights import value_of
 
 ROWS = "rows"

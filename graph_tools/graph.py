@@ -12,10 +12,10 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.hoist import hoist
-from onnx_attribution.graph_tools.normalise import IR_VERSION
 from onnx_attribution.graph_tools.quiet import quiet
 from onnx_attribution.graph_tools.weights import value_of
 
+IR_VERSION = 10
 ROWS = "rows"
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 import onnx
 from onnx import helper
 
+from onnx_attribution.graph_tools.ir.nodes import inner_graphs
+
 SMALL = 1 << 10  # bytes up to which a Constant node stays where it is
 
 
@@ -17,22 +19,6 @@ def hoist(graph: onnx.GraphProto) -> None:
     one."""
     if any(True for node in graph.node for _ in inner_graphs(node)):
         _Hoisting(graph).hoist(graph)
-
-
-def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs among the attributes of a node."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def reads(node: onnx.NodeProto) -> list[str]:
-    """The names that a node reads, and after them those that its graphs do."""
-    names = [x for x in node.input if x]
-    for graph in inner_graphs(node):
-        names += [x for inner in graph.node for x in reads(inner)] + [z.name for z in graph.output]
-    return names
 
 
 class _Hoisting:

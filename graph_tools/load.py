@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import onnx
@@ -15,30 +14,13 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from onnx_attribution.errors import ModelError
-from onnx_attribution.graph_tools.hoist import inner_graphs
+from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 from onnx_attribution.graph_tools.weights import Weights, is_apart, require_values, size_of
-from onnx_attribution.values import Array
 
 MAX_OPSET = 26  # what onnxruntime 1.31 runs; onnx 1.23 itself goes to 28
 MAX_IR = 13
 
 ModelSource = str | PathLike[str] | bytes | onnx.ModelProto
-
-
-class Runner(Protocol):
-    """Runs a model: `(model, inputs, outputs) -> arrays by name`. The only way graph_tools meets a runtime.
-
-    With `as_written` nothing is fused, or computed from shapes before the run.
-    """
-
-    def __call__(
-        self,
-        model: onnx.ModelProto,
-        inputs: Mapping[str, Array],
-        outputs: list[str],
-        *,
-        as_written: bool = False,
-    ) -> dict[str, Array]: ...
 
 
 def load(source: ModelSource, weights: Weights | None = None) -> onnx.ModelProto:

@@ -14,7 +14,7 @@ from onnx import inliner
 
 from onnx_attribution.errors import InvalidArgument, NotFound
 from onnx_attribution.graph_tools.emit import is_float
-from onnx_attribution.graph_tools.hoist import inner_graphs
+from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 
 CLOSE = 5
 """How many close names a refusal lists."""

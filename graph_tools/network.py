@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_attribution.graph_tools.shapes import dims_of
+from onnx_attribution.graph_tools.ir.shapes import dims_of
 from onnx_attribution.values import Array, BatchMode
 
 Scalar = TypeVar("Scalar", bound=np.generic)

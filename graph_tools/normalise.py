@@ -18,8 +18,11 @@ from onnxscript import optimizer
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools import legacy
 from onnx_attribution.graph_tools.expand import expanded
-from onnx_attribution.graph_tools.hoist import hoist, inner_graphs, reads
-from onnx_attribution.graph_tools.load import Runner, tensors_of
+from onnx_attribution.graph_tools.graph import IR_VERSION
+from onnx_attribution.graph_tools.hoist import hoist
+from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
+from onnx_attribution.graph_tools.ir.runner import Runner
+from onnx_attribution.graph_tools.load import tensors_of
 from onnx_attribution.graph_tools.noise import show_masks, stilled
 from onnx_attribution.graph_tools.optionals import opened
 from onnx_attribution.graph_tools.sequences import unrolled, with_elements
@@ -28,7 +31,6 @@ from onnx_attribution.graph_tools.weights import Weights
 from onnx_attribution.values import Array
 
 OPSET = 21
-IR_VERSION = 10
 MESSAGE = (1 << 31) - (1 << 24)  # bytes of weights in inner graphs; a message ends at 2 GiB
 FOLD_LIMIT = 1 << 16  # elements; larger constants stay computed, so that files do not grow
 TOLERANCE = 1e-4  # relative to the largest magnitude; kernels chosen differently differ by 1e-6 or so

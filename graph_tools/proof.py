@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnx_attribution.errors import ModelError
-from onnx_attribution.graph_tools.load import Runner
+from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.network import Network, RowAxis, dims
 from onnx_attribution.graph_tools.normalise import same_values
 from onnx_attribution.values import Array

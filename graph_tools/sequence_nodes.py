@@ -11,7 +11,7 @@ import onnx.numpy_helper
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnx_attribution.graph_tools.hoist import inner_graphs
+from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 
 READERS = {"SequenceAt", "SequenceLength", "ConcatFromSequence"}
 Dims = list[int | None]

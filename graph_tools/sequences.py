@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnx_attribution.graph_tools.hoist import inner_graphs, reads
+from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
 from onnx_attribution.graph_tools.sequence_nodes import READERS, appended, constant_of, is_whole, pushed
 from onnx_attribution.graph_tools.weights import value_of
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 
 from onnx_attribution.graph_tools import shapes
+from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of
 from onnx_attribution.graph_tools.normalise import declared
 from onnx_attribution.server.backend import Backend
 
@@ -16,10 +17,10 @@ def parsed(text: str) -> onnx.ModelProto:
     return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {text}')
 
 
-def found(model: onnx.ModelProto, **inputs: list[object]) -> dict[str, shapes.Dims | None]:
+def found(model: onnx.ModelProto, **inputs: list[object]) -> dict[str, Dims | None]:
     arrays = {name: np.asarray(value, np.float32) for name, value in inputs.items()}
     typed = shapes.typed(declared(model), BACKEND.run, arrays)
-    return {v.name: shapes.dims_of(v) for v in [*typed.graph.value_info, *typed.graph.output]}
+    return {v.name: dims_of(v) for v in [*typed.graph.value_info, *typed.graph.output]}
 
 
 def test_a_state_that_grows_in_a_loop_has_no_size_and_one_that_does_not_has_its_own() -> None:
@@ -30,7 +31,7 @@ def test_a_state_that_grows_in_a_loop_has_no_size_and_one_that_does_not_has_its_
     )
     settled = shapes.inferred(declared(model))
     body = next(a.g for node in settled.graph.node for a in node.attribute if a.HasField("g"))
-    grows, stays = (shapes.dims_of(x) for x in body.input[2:])
+    grows, stays = (dims_of(x) for x in body.input[2:])
     assert grows is not None
     assert grows[0] != "N"
     assert stays == ("N", 2)
@@ -63,4 +64,4 @@ def test_what_a_search_declares_of_its_decoder_stays() -> None:
     model.graph.node[0].op_type, model.graph.node[0].domain = "BeamSearch", "com.microsoft"
     model.graph.node[0].attribute.append(onnx.helper.make_attribute("decoder", inner))
     shapes.forget(model)
-    assert shapes.dims_of(model.graph.node[0].attribute[0].g.input[0]) == (1, 4)
+    assert dims_of(model.graph.node[0].attribute[0].g.input[0]) == (1, 4)

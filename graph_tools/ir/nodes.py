@@ -1,0 +1,23 @@
+"""Nodes of a file: the graphs that they hold, and what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+
+def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs among the attributes of a node."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """The names that a node reads, and after them those that its graphs do."""
+    names = [x for x in node.input if x]
+    for graph in inner_graphs(node):
+        names += [x for inner in graph.node for x in reads(inner)] + [z.name for z in graph.output]
+    return names
