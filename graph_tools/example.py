@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of, growths
-from onnx_attribution.graph_tools.weights import value_of
+from onnx_attribution.graph_tools.ir.weights import value_of
 from onnx_attribution.values import Array
 
 SIZES = (8, 1, 2, 4, 16, 32, 64, 128, 224, 256, 512, 1024, 4096, 16000)

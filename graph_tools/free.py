@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
-from onnx_attribution.graph_tools.weights import value_of
+from onnx_attribution.graph_tools.ir.weights import value_of
 
 ROWS = "rows"
 Dims = tuple[int | None, ...]

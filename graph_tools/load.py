@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
-from onnx_attribution.graph_tools.weights import Weights, is_apart, require_values, size_of
+from onnx_attribution.graph_tools.ir.weights import Weights, is_apart, require_values, size_of
 
 MAX_OPSET = 26  # what onnxruntime 1.31 runs; onnx 1.23 itself goes to 28
 MAX_IR = 13

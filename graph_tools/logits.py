@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.emit import Shape, is_float, shape_of
+from onnx_attribution.graph_tools.ir.emit import Shape, is_float, shape_of
 
 
 @dataclass(frozen=True)

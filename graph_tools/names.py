@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import inliner
 
 from onnx_attribution.errors import InvalidArgument, NotFound
-from onnx_attribution.graph_tools.emit import is_float
+from onnx_attribution.graph_tools.ir.emit import is_float
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 
 CLOSE = 5

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
-from onnx_attribution.graph_tools.nested import graphs_of, inputs_of
+from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inputs_of
 
 LIKE = frozenset({"RandomNormalLike", "RandomUniformLike"})
 DRAWING = LIKE | {"Bernoulli", "Multinomial", "RandomNormal", "RandomUniform"}

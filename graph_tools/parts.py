@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnx_attribution.graph_tools.emit import Emitter, Value, is_float, is_half
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float, is_half
 from onnx_attribution.graph_tools.rules.huge import Known, difference
 from onnx_attribution.graph_tools.rules.quotients import near, shaped
 from onnx_attribution.graph_tools.rules.tricks import known

@@ -25,9 +25,9 @@ from onnx_attribution.graph_tools.differentiate import (
     no_way,
     reachable,
 )
-from onnx_attribution.graph_tools.emit import Emitter, Value, shape_of
-from onnx_attribution.graph_tools.graph import detach, graph_of, input_like, model_of, require_own_names
-from onnx_attribution.graph_tools.nested import attributes_of, inputs_of
+from onnx_attribution.graph_tools.ir.convert import detach, graph_of, input_like, model_of, require_own_names
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
+from onnx_attribution.graph_tools.ir.subgraphs import attributes_of, inputs_of
 from onnx_attribution.graph_tools.reveal import reveal
 from onnx_attribution.graph_tools.reveal_rules import Where
 from onnx_attribution.graph_tools.rules import VJP, RuleTable

@@ -8,9 +8,9 @@ from typing import Literal
 
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.broadcast import unbroadcast
 from onnx_attribution.graph_tools.differentiate import Choose
-from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
+from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.parts import Pair, Parts, signs, some
 from onnx_attribution.graph_tools.rules import NodeView, Rule, RuleTable
 from onnx_attribution.graph_tools.rules.huge import may_be_huge

@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import InvalidArgument, NotDifferentiable
-from onnx_attribution.graph_tools.emit import element_type, is_float, shape_of
-from onnx_attribution.graph_tools.nested import SHAPE_ONLY as SHAPE_ONLY
-from onnx_attribution.graph_tools.nested import dependents as dependents
-from onnx_attribution.graph_tools.nested import inputs_of, reachable
+from onnx_attribution.graph_tools.ir.emit import element_type, is_float, shape_of
+from onnx_attribution.graph_tools.ir.subgraphs import SHAPE_ONLY as SHAPE_ONLY
+from onnx_attribution.graph_tools.ir.subgraphs import dependents as dependents
+from onnx_attribution.graph_tools.ir.subgraphs import inputs_of, reachable
 from onnx_attribution.graph_tools.rules import ZERO_DERIVATIVE
 from onnx_attribution.values import LayerInfo
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
+from onnx_attribution.graph_tools.ir.weights import value_of
 from onnx_attribution.graph_tools.sequence_nodes import READERS, appended, constant_of, is_whole, pushed
-from onnx_attribution.graph_tools.weights import value_of
 
 ATTRIBUTE_SPLITS = 13  # before this opset Split takes its sizes as an attribute
 PASSES = 4

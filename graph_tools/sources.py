@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.emit import is_float, shape_of
-from onnx_attribution.graph_tools.nested import graphs_of, inputs_of, reachable
+from onnx_attribution.graph_tools.ir.emit import is_float, shape_of
+from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inputs_of, reachable
 from onnx_attribution.graph_tools.select import SHAPE_ONLY, ancestors, dependents, is_cut
 
 LOOKUPS = frozenset({"ArrayFeatureExtractor", "Gather", "GatherBlockQuantized", "GatherElements", "GatherND"})

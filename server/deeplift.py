@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnx_attribution.errors import ModelError, NotDifferentiable
-from onnx_attribution.graph_tools.nested import graphs_of, inner_nodes, key_of
+from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inner_nodes, key_of
 from onnx_attribution.graph_tools.program import deeplift_program
 from onnx_attribution.graph_tools.reveal_rules import Where
 from onnx_attribution.graph_tools.rules.lost import WITHOUT_SECANT

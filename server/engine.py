@@ -23,7 +23,7 @@ from onnx_attribution.errors import (
     NotReady,
 )
 from onnx_attribution.graph_tools import select
-from onnx_attribution.graph_tools.emit import element_type
+from onnx_attribution.graph_tools.ir.emit import element_type
 from onnx_attribution.graph_tools.load import ModelSource
 from onnx_attribution.graph_tools.names import close_names
 from onnx_attribution.graph_tools.path import Plan, conductance_plan, count_rows, mean_plan

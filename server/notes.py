@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.graph_tools import select
-from onnx_attribution.graph_tools.emit import element_type, is_float, is_half
+from onnx_attribution.graph_tools.ir.emit import element_type, is_float, is_half
 from onnx_attribution.graph_tools.logits import logit_of
 from onnx_attribution.server.evaluate import Floats, Sums
 from onnx_attribution.server.loaded import LoadedModel

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import parser
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules import VJP, NodeView, Rule, RuleTable
 from tests.checks import assert_gradient, check_gradient, to_double
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value, shape_of
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.rules.composite import composite
 from onnx_attribution.graph_tools.rules.registry import NodeView, zero
 from onnx_attribution.graph_tools.rules.tricks import rank_of

@@ -13,8 +13,8 @@ from itertools import zip_longest
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value
-from onnx_attribution.graph_tools.nested import infer_types
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.subgraphs import infer_types
 from onnx_attribution.graph_tools.rules.registry import Forward, Gradients, NodeView, vjp
 
 

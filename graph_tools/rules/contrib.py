@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.composite import composite
 from onnx_attribution.graph_tools.rules.quantised import number, unpacked
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp, zero

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value, shape_of
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.rules.composite import composite
 from onnx_attribution.graph_tools.rules.contrib import biased, refuse
 from onnx_attribution.graph_tools.rules.registry import NodeView

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
-from onnx_attribution.graph_tools.nested import (
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
+from onnx_attribution.graph_tools.ir.subgraphs import (
     Step,
     Values,
     branches,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value, is_static, shape_of
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_static, shape_of
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp
 
 

@@ -6,8 +6,8 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx_attribution.graph_tools.broadcast import unbroadcast
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp
 from onnx_attribution.graph_tools.rules.secant import parts
 from onnx_attribution.graph_tools.rules.tricks import declare, dimensions, positions, rank_of, scatter_add

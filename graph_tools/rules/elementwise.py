@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.logistic import (
     gauss,
     logistic,

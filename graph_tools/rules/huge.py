@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.emit import Emitter, Value, element_type, is_float, is_half
-from onnx_attribution.graph_tools.nested import graphs_of, inputs_of
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, is_float, is_half
+from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inputs_of
 
 HUGE = 1e24
 SCALE = 1e-12

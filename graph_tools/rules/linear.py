@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.broadcast import unbroadcast
-from onnx_attribution.graph_tools.emit import COPIED, Emitter, Value, shape_of
+from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
+from onnx_attribution.graph_tools.ir.emit import COPIED, Emitter, Value, shape_of
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 
 TAIL = -4.0
 """Below it the distribution function of the normal is that of its tail: 1 + erf has lost three digits there."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView
 
 WITHOUT_SECANT: dict[str, tuple[int, ...]] = {"MaxPool": (1,), "TopK": (1,)}

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.broadcast import unbroadcast
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.registry import ALL_INPUTS, Gradients, NodeView, vjp
 from onnx_attribution.graph_tools.rules.tricks import (
     convert,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_attribution.graph_tools.broadcast import unbroadcast
-from onnx_attribution.graph_tools.emit import Emitter, Value, shape_of
+from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp
 
 

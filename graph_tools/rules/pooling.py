@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.convolution import Windows, fit, windows
 from onnx_attribution.graph_tools.rules.reduce import mean_factor
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp

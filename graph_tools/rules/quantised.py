@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value, element_type, is_quantised, shape_of
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, is_quantised, shape_of
 from onnx_attribution.graph_tools.rules.composite import composite
 from onnx_attribution.graph_tools.rules.quotients import quotient
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.emit import Emitter, Value, is_half, is_quantised
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_half, is_quantised
 
 Gradients = Sequence[Value | None]
 RuleFunction = Callable[..., Gradients]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.quotients import mean, quotient, times
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView
 from onnx_attribution.graph_tools.rules.secant import secant

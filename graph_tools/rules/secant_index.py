@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.rules.quotients import mean, quotient
 from onnx_attribution.graph_tools.rules.registry import VJP, Gradients, NodeView
 from onnx_attribution.graph_tools.rules.secant import SECANT

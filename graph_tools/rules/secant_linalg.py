@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView
 from onnx_attribution.graph_tools.rules.secant import parts, secant
 from onnx_attribution.graph_tools.rules.tricks import declare, dimensions, rank_of

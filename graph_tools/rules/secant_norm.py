@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.huge import FAR, may_be_huge
 from onnx_attribution.graph_tools.rules.normalisation import _channel_window, _per_channel
 from onnx_attribution.graph_tools.rules.quotients import quotient, times

@@ -8,7 +8,7 @@ products and functions of one number.
 from __future__ import annotations
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.convolution import windows
 from onnx_attribution.graph_tools.rules.pooling import pool_indices, spread, unpool
 from onnx_attribution.graph_tools.rules.quotients import quotient

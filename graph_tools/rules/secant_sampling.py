@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.registry import NodeView
 from onnx_attribution.graph_tools.rules.sampling import at_pixels, mode_of
 from onnx_attribution.graph_tools.rules.secant import parts

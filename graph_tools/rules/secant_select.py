@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import onnx
 
-from onnx_attribution.graph_tools.emit import Emitter, Value, is_float
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.rules.lost import WITHOUT_SECANT
 from onnx_attribution.graph_tools.rules.quotients import quotient, times
 from onnx_attribution.graph_tools.rules.registry import VJP, Gradients, NodeView, Rule

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp
 from onnx_attribution.graph_tools.rules.tricks import add_at, convert, declare, dimensions, known, rank_of
 

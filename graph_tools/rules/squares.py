@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.emit import Value
+from onnx_attribution.graph_tools.ir.emit import Value
 
 _MOVES = frozenset(
     {

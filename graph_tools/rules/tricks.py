@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Shape, Value, same_shape, shape_of
+from onnx_attribution.graph_tools.ir.emit import Emitter, Shape, Value, same_shape, shape_of
 from onnx_attribution.graph_tools.rules.registry import NodeView
 
 

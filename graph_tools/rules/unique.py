@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp
 from onnx_attribution.graph_tools.rules.tricks import positions, rank_of, scatter_add
 

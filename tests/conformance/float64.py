@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from onnx_attribution.graph_tools.weights import value_of
+from onnx_attribution.graph_tools.ir.weights import value_of
 from tests.checks import NARROW, to_double
 from tests.conformance.operators import OPERATORS
 from tests.conformance.straight_through import Rounding, straight_through

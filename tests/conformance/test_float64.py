@@ -11,7 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.normalise import same_values
 from onnx_attribution.graph_tools.rules import VJP, NodeView
 from onnx_attribution.graph_tools.rules.registry import Gradients

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules import VJP, NodeView
 from onnx_attribution.graph_tools.rules.registry import Gradients
 from tests.conformance import cases, run

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter
-from onnx_attribution.graph_tools.graph import model_of as model_of_graph
+from onnx_attribution.graph_tools.ir.convert import model_of as model_of_graph
+from onnx_attribution.graph_tools.ir.emit import Emitter
 from onnx_attribution.graph_tools.rules import VJP, NodeView
 from onnx_attribution.graph_tools.rules.composite import staged
 from onnx_attribution.server.backend import Backend

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.differentiate import missing_rules
-from onnx_attribution.graph_tools.graph import graph_of, model_of
-from onnx_attribution.graph_tools.nested import reachable
+from onnx_attribution.graph_tools.ir.convert import graph_of, model_of
+from onnx_attribution.graph_tools.ir.subgraphs import reachable
 from tests.checks import FORMS, assert_gradient, gradient_model
 from tests.programs import gradients
 

@@ -12,8 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_attribution.errors import ModelError
+from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.load import digest, load
-from onnx_attribution.graph_tools.weights import Weights
 
 TEXT = '<ir_version: 8, opset_import: ["" : 17]> tiny (float[N,2] x) => (float[N,2] y) { y = Relu(x) }'
 

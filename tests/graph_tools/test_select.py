@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotDifferentiable, NotFound
-from onnx_attribution.graph_tools.graph import graph_of
+from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.select import (
     SHAPE_ONLY,
     cut_tensors,

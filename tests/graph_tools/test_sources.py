@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_attribution.graph_tools.graph import graph_of
+from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.sources import default_sources, held
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import METHODS, Attribution, AttributionRequest, Method, Target

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_attribution.graph_tools.graph import graph_of
+from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.rules.squares import is_sum_of_squares
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import PATH_METHODS, AttributionRequest, Method, Target

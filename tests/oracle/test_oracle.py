@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.graph_tools import program
-from onnx_attribution.graph_tools.emit import Emitter
-from onnx_attribution.graph_tools.graph import graph_of, model_of
+from onnx_attribution.graph_tools.ir.convert import graph_of, model_of
+from onnx_attribution.graph_tools.ir.emit import Emitter
 from onnx_attribution.graph_tools.path import captum_alphas, captum_weights, mean_plan
 from onnx_attribution.graph_tools.reveal import carried_parts
 from onnx_attribution.graph_tools.rules import VJP

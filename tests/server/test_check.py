@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules import VJP, NodeView
 from onnx_attribution.graph_tools.rules.registry import Gradients
 from onnx_attribution.server.backend import Backend

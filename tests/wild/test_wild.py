@@ -10,7 +10,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from onnx_attribution.graph_tools.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.rules import VJP, NodeView
 from onnx_attribution.graph_tools.rules.registry import Gradients
 from tests.wild.__main__ import summary

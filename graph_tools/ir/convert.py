@@ -12,8 +12,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.hoist import hoist
-from onnx_attribution.graph_tools.quiet import quiet
-from onnx_attribution.graph_tools.weights import value_of
+from onnx_attribution.graph_tools.ir.quiet import quiet
+from onnx_attribution.graph_tools.ir.weights import value_of
 
 IR_VERSION = 10
 ROWS = "rows"

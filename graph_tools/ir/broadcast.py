@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value, same_shape, shape_of
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, same_shape, shape_of
 
 
 def unbroadcast(op: Emitter, gradient: Value, operand: Value, result: Value) -> Value:

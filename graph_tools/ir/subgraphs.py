@@ -14,8 +14,8 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.emit import Emitter, Value, is_float, is_quantised, shape_of
-from onnx_attribution.graph_tools.quiet import quiet
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float, is_quantised, shape_of
+from onnx_attribution.graph_tools.ir.quiet import quiet
 
 Values = list[Value]
 Dims = Sequence[int | str | None]

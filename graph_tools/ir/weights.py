@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_attribution.errors import ModelError
-from onnx_attribution.graph_tools.serialised import PLACE, Read, shortened
+from onnx_attribution.graph_tools.ir.protobuf_scan import PLACE, Read, shortened
 
 LARGE = 1 << 16  # bytes of a tensor
 
