@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 
 from onnx_attribution.errors import InvalidArgument, ModelError
-from onnx_attribution.graph_tools.example import FLOATS
 from onnx_attribution.graph_tools.free import CannotFree, free
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.network import Axes as Axes
@@ -22,6 +21,7 @@ from onnx_attribution.graph_tools.network import RowAxis as RowAxis
 from onnx_attribution.graph_tools.network import dims
 from onnx_attribution.graph_tools.proof import prove as prove
 from onnx_attribution.graph_tools.proof import prove_shared
+from onnx_attribution.graph_tools.read.example_inputs import FLOATS
 from onnx_attribution.graph_tools.shapes import typed
 from onnx_attribution.values import Array, BatchMode
 

@@ -23,9 +23,9 @@ from onnx_attribution.graph_tools.ir.convert import IR_VERSION
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.weights import Weights
-from onnx_attribution.graph_tools.load import tensors_of
 from onnx_attribution.graph_tools.noise import show_masks, stilled
 from onnx_attribution.graph_tools.optionals import opened
+from onnx_attribution.graph_tools.read.load import tensors_of
 from onnx_attribution.graph_tools.sequences import unrolled, with_elements
 from onnx_attribution.graph_tools.shapes import believe_scans, forget, name_dims, ranks_told, typed
 from onnx_attribution.values import Array

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from onnx_attribution.errors import AttributionError, ModelError, NotDifferentiable
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.differentiate import missing_rules
-from onnx_attribution.graph_tools.example import compared
 from onnx_attribution.graph_tools.ir.emit import is_float
 from onnx_attribution.graph_tools.ir.weights import Weights
-from onnx_attribution.graph_tools.load import load
 from onnx_attribution.graph_tools.logits import logit_of
 from onnx_attribution.graph_tools.noise import DRAWING, drawing_before
 from onnx_attribution.graph_tools.normalise import declared
 from onnx_attribution.graph_tools.program import Choice, deeplift_program, rows_program
+from onnx_attribution.graph_tools.read.example_inputs import compared
+from onnx_attribution.graph_tools.read.load import load
 from onnx_attribution.graph_tools.rules import ZERO_DERIVATIVE
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.forward import forward

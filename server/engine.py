@@ -24,9 +24,9 @@ from onnx_attribution.errors import (
 )
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.ir.emit import element_type
-from onnx_attribution.graph_tools.load import ModelSource
 from onnx_attribution.graph_tools.names import close_names
 from onnx_attribution.graph_tools.path import Plan, conductance_plan, count_rows, mean_plan
+from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.server import deeplift, evaluate, notes, occlusion
 from onnx_attribution.server.backend import Backend, Provider
 from onnx_attribution.server.forward import forward

@@ -194,8 +194,8 @@ def _try_given(engine: Engine, place: Place, read: Read | None, failure: ModelEr
 def _declared_inputs(file: Path) -> list[TensorInfo]:
     """What the file itself says of its inputs, of which nothing is proven."""
     from onnx_attribution.graph_tools.ir.weights import Weights
-    from onnx_attribution.graph_tools.load import load
     from onnx_attribution.graph_tools.normalise import declared
+    from onnx_attribution.graph_tools.read.load import load
 
     weights = Weights()
     return [_declared_input(value) for value in declared(load(file, weights)).graph.input]

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from onnx_attribution.graph_tools import normalise as steps
-from onnx_attribution.graph_tools.example import examples
+from onnx_attribution.graph_tools.read.example_inputs import examples
 from onnx_attribution.server.backend import Backend
 
 BACKEND = Backend("cpu", 1)

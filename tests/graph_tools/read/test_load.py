@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.ir.weights import Weights
-from onnx_attribution.graph_tools.load import digest, load
+from onnx_attribution.graph_tools.read.load import digest, load
 
 TEXT = '<ir_version: 8, opset_import: ["" : 17]> tiny (float[N,2] x) => (float[N,2] y) { y = Relu(x) }'
 
