@@ -19,10 +19,10 @@ from onnx_attribution.graph_tools.network import Axes as Axes
 from onnx_attribution.graph_tools.network import Network as Network
 from onnx_attribution.graph_tools.network import RowAxis as RowAxis
 from onnx_attribution.graph_tools.network import dims
+from onnx_attribution.graph_tools.normalise.types import typed
 from onnx_attribution.graph_tools.proof import prove as prove
 from onnx_attribution.graph_tools.proof import prove_shared
 from onnx_attribution.graph_tools.read.example_inputs import FLOATS
-from onnx_attribution.graph_tools.shapes import typed
 from onnx_attribution.values import Array, BatchMode
 
 _BATCH = re.compile(r"n|b|bs|.*batch.*", re.IGNORECASE)

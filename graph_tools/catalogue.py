@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnx_attribution.graph_tools import legacy, optionals, sequences
-from onnx_attribution.graph_tools.expand import has_body
+from onnx_attribution.graph_tools.normalise import dropped_operators, open_optionals, unroll_sequences
+from onnx_attribution.graph_tools.normalise.function_bodies import has_body
 from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE, Rule
 from onnx_attribution.graph_tools.rules.secant import CONTROL, MANY, PARTS, SECANT, STEPS
 
@@ -35,7 +35,7 @@ class Entry:
 
 def catalogue() -> list[Entry]:
     """All operators of the standard and those of other domains that have a rule, by domain and name."""
-    schemas = {("", name): None for name in legacy.DROPPED} | {
+    schemas = {("", name): None for name in dropped_operators.DROPPED} | {
         (schema.domain, schema.name): schema
         for schema in onnx.defs.get_all_schemas()
         if schema.domain in DOMAINS and not schema.deprecated
@@ -59,9 +59,9 @@ def _entry(domain: str, operator: str, schema: onnx.defs.OpSchema | None) -> Ent
 
 def _replaced(domain: str, operator: str, schema: onnx.defs.OpSchema | None) -> Iterator[str]:
     """What takes the operator's place before differentiation."""
-    if domain == "" and operator in legacy.DROPPED:
+    if domain == "" and operator in dropped_operators.DROPPED:
         yield "rewritten"
-    if domain == "" and operator in sequences.UNROLLED | optionals.OPENED:
+    if domain == "" and operator in unroll_sequences.UNROLLED | open_optionals.OPENED:
         yield "unrolled"
     if schema is not None and has_body(domain, operator, schema.since_version):
         yield "function body"

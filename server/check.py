@@ -22,8 +22,8 @@ from onnx_attribution.graph_tools.differentiate import missing_rules
 from onnx_attribution.graph_tools.ir.emit import is_float
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.logits import logit_of
-from onnx_attribution.graph_tools.noise import DRAWING, drawing_before
-from onnx_attribution.graph_tools.normalise import declared
+from onnx_attribution.graph_tools.normalise.noise import DRAWING, drawing_before
+from onnx_attribution.graph_tools.normalise.pipeline import declared
 from onnx_attribution.graph_tools.program import Choice, deeplift_program, rows_program
 from onnx_attribution.graph_tools.read.example_inputs import compared
 from onnx_attribution.graph_tools.read.load import load

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnx_attribution.errors import ModelError
-from onnx_attribution.graph_tools.hoist import hoist
+from onnx_attribution.graph_tools.ir.outer_constants import hoist
 from onnx_attribution.graph_tools.ir.quiet import quiet
 from onnx_attribution.graph_tools.ir.weights import value_of
 

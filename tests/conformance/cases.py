@@ -20,8 +20,8 @@ import onnx.version_converter
 from numpy.typing import NDArray
 from onnx import helper, parser
 
-from onnx_attribution.graph_tools.expand import expanded
-from onnx_attribution.graph_tools.normalise import normalise
+from onnx_attribution.graph_tools.normalise.function_bodies import expanded
+from onnx_attribution.graph_tools.normalise.pipeline import normalise
 from onnx_attribution.server.backend import Backend
 from tests.checks import FLOAT32, FORMS, restamped
 

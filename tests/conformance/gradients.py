@@ -37,7 +37,7 @@ from onnx_attribution.errors import AttributionError
 from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.differentiate import missing_rules, reachable
 from onnx_attribution.graph_tools.logits import logit_of
-from onnx_attribution.graph_tools.normalise import same_values
+from onnx_attribution.graph_tools.normalise.pipeline import same_values
 from onnx_attribution.graph_tools.program import Choice, rows_program
 from onnx_attribution.graph_tools.rules import VJP
 from onnx_attribution.server.backend import Backend

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.normalise import same_values
+from onnx_attribution.graph_tools.normalise.pipeline import same_values
 from onnx_attribution.graph_tools.rules import VJP, NodeView
 from onnx_attribution.graph_tools.rules.registry import Gradients
 from onnx_attribution.server.backend import Backend

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, ModelError
-from onnx_attribution.graph_tools import legacy
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import Attribution, AttributionRequest, Method, Target
 
@@ -330,7 +329,7 @@ def test_a_refusal_of_a_file_says_which_output_differs_and_by_how_much(
     def wrong(model: onnx.ModelProto) -> None:
         model.graph.node[0].op_type = "Sin"
 
-    monkeypatch.setattr(legacy, "rewrite_dropped", wrong)
+    monkeypatch.setattr(dropped_operators, "rewrite_dropped", wrong)
     with pytest.raises(
         AttributionError, match=r"differs from the file: output 'y' by .*, where its largest element"
     ):

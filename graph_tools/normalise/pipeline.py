@@ -16,18 +16,18 @@ from onnx import helper, inliner, numpy_helper, version_converter
 from onnxscript import optimizer
 
 from onnx_attribution.errors import ModelError
-from onnx_attribution.graph_tools import legacy
-from onnx_attribution.graph_tools.expand import expanded
-from onnx_attribution.graph_tools.hoist import hoist
 from onnx_attribution.graph_tools.ir.convert import IR_VERSION
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
+from onnx_attribution.graph_tools.ir.outer_constants import hoist
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.weights import Weights
-from onnx_attribution.graph_tools.noise import show_masks, stilled
-from onnx_attribution.graph_tools.optionals import opened
+from onnx_attribution.graph_tools.normalise import dropped_operators
+from onnx_attribution.graph_tools.normalise.function_bodies import expanded
+from onnx_attribution.graph_tools.normalise.noise import show_masks, stilled
+from onnx_attribution.graph_tools.normalise.open_optionals import opened
+from onnx_attribution.graph_tools.normalise.types import believe_scans, forget, name_dims, ranks_told, typed
+from onnx_attribution.graph_tools.normalise.unroll_sequences import unrolled, with_elements
 from onnx_attribution.graph_tools.read.load import tensors_of
-from onnx_attribution.graph_tools.sequences import unrolled, with_elements
-from onnx_attribution.graph_tools.shapes import believe_scans, forget, name_dims, ranks_told, typed
 from onnx_attribution.values import Array
 
 OPSET = 21
@@ -273,7 +273,7 @@ def _flattened(model: onnx.ModelProto) -> onnx.ModelProto:
         flat = onnx.ModelProto()
         flat.CopyFrom(model)
     _fill_sparse(flat.graph)
-    legacy.rewrite_dropped(flat)
+    dropped_operators.rewrite_dropped(flat)
     hoist(flat.graph)
     return flat
 
@@ -314,12 +314,12 @@ def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
     foreign = _hide_unknown(staged.graph, opset)
     if foreign:
         staged.opset_import.append(helper.make_opsetid(_HIDDEN, 1))
-    resizes = legacy.resizes_of(staged, opset)
+    resizes = dropped_operators.resizes_of(staged, opset)
     converted = version_converter.convert_version(staged, OPSET)
     for node in converted.graph.node:
         if node.domain == _HIDDEN:
             node.domain = foreign[node.op_type]
-    legacy.restore_resizes(converted, resizes)
+    dropped_operators.restore_resizes(converted, resizes)
     kept = [e for e in converted.opset_import if e.domain != _HIDDEN]
     del converted.opset_import[:]
     converted.opset_import.extend(kept)

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from onnx_attribution.graph_tools.sequences import unrolled
+from onnx_attribution.graph_tools.normalise.unroll_sequences import unrolled
 from tests.checks import assert_gradient
 from tests.programs import contributions, gradients, slope
 

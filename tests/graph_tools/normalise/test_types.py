@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from onnx_attribution.graph_tools import shapes
 from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of
-from onnx_attribution.graph_tools.normalise import declared
+from onnx_attribution.graph_tools.normalise import types
+from onnx_attribution.graph_tools.normalise.pipeline import declared
 from onnx_attribution.server.backend import Backend
 
 BACKEND = Backend("cpu", 1)
@@ -19,7 +19,7 @@ def parsed(text: str) -> onnx.ModelProto:
 
 def found(model: onnx.ModelProto, **inputs: list[object]) -> dict[str, Dims | None]:
     arrays = {name: np.asarray(value, np.float32) for name, value in inputs.items()}
-    typed = shapes.typed(declared(model), BACKEND.run, arrays)
+    typed = types.typed(declared(model), BACKEND.run, arrays)
     return {v.name: dims_of(v) for v in [*typed.graph.value_info, *typed.graph.output]}
 
 
@@ -29,7 +29,7 @@ def test_a_state_that_grows_in_a_loop_has_no_size_and_one_that_does_not_has_its_
         y, z = Loop(three, yes, x, x) <body = b (int64 i, bool c, float[1,2] s, float[1,2] t) =>
             (bool d, float[1,2] u, float[1,2] v) { d = Identity(c) u = Concat<axis = 0>(s, x) v = Tanh(t) }> }"""
     )
-    settled = shapes.inferred(declared(model))
+    settled = types.inferred(declared(model))
     body = next(a.g for node in settled.graph.node for a in node.attribute if a.HasField("g"))
     grows, stays = (dims_of(x) for x in body.input[2:])
     assert grows is not None
@@ -63,5 +63,5 @@ def test_what_a_search_declares_of_its_decoder_stays() -> None:
     model = parsed("n (float[N,4] x) => (float[N,4] y) { y = Tanh(x) }")
     model.graph.node[0].op_type, model.graph.node[0].domain = "BeamSearch", "com.microsoft"
     model.graph.node[0].attribute.append(onnx.helper.make_attribute("decoder", inner))
-    shapes.forget(model)
+    types.forget(model)
     assert dims_of(model.graph.node[0].attribute[0].g.input[0]) == (1, 4)

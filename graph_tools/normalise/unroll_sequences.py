@@ -18,7 +18,13 @@ from onnx import helper, numpy_helper
 
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
 from onnx_attribution.graph_tools.ir.weights import value_of
-from onnx_attribution.graph_tools.sequence_nodes import READERS, appended, constant_of, is_whole, pushed
+from onnx_attribution.graph_tools.normalise.sequence_nodes import (
+    READERS,
+    appended,
+    constant_of,
+    is_whole,
+    pushed,
+)
 
 ATTRIBUTE_SPLITS = 13  # before this opset Split takes its sizes as an attribute
 PASSES = 4

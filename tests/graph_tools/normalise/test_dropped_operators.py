@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_attribution.graph_tools import normalise as steps
+from onnx_attribution.graph_tools.normalise import pipeline as steps
 from onnx_attribution.graph_tools.read.example_inputs import examples
 from onnx_attribution.server.backend import Backend
 

@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_attribution.errors import ModelError
-from onnx_attribution.graph_tools import normalise as steps
-from onnx_attribution.graph_tools.hoist import hoist
-from onnx_attribution.graph_tools.normalise import normalise, opset_of, same_values
+from onnx_attribution.graph_tools.ir.outer_constants import hoist
+from onnx_attribution.graph_tools.normalise import pipeline as steps
+from onnx_attribution.graph_tools.normalise.pipeline import normalise, opset_of, same_values
 from onnx_attribution.graph_tools.read.example_inputs import example_inputs
 from onnx_attribution.server.backend import Backend
 
