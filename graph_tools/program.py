@@ -16,7 +16,6 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.batch import Network, RowAxis
 from onnx_attribution.graph_tools.differentiate import (
     Choose,
     Reach,
@@ -28,6 +27,7 @@ from onnx_attribution.graph_tools.differentiate import (
 from onnx_attribution.graph_tools.ir.convert import detach, graph_of, input_like, model_of, require_own_names
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.ir.subgraphs import attributes_of, inputs_of
+from onnx_attribution.graph_tools.network import Network, RowAxis
 from onnx_attribution.graph_tools.reveal import reveal
 from onnx_attribution.graph_tools.reveal_rules import Where
 from onnx_attribution.graph_tools.rules import VJP, RuleTable

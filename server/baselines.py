@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.graph_tools import select
-from onnx_attribution.graph_tools.batch import RowAxis
+from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.server.forward import forward
 from onnx_attribution.server.inputs import array_of, by_tensor
 from onnx_attribution.server.loaded import LoadedModel

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import Overloaded
 from onnx_attribution.graph_tools import path
-from onnx_attribution.graph_tools.batch import RowAxis
+from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.path import Batch, Plan, Term
 from onnx_attribution.graph_tools.program import path_program, rows_program
 from onnx_attribution.server.backend import Session

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnx_attribution.errors import InvalidArgument, ModelError
-from onnx_attribution.graph_tools.batch import RowAxis
+from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.program import forward_program
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.values import Array

@@ -14,7 +14,8 @@ import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiable
 from onnx_attribution.graph_tools import select
-from onnx_attribution.graph_tools.batch import Network, RowAxis, prepare, prove
+from onnx_attribution.graph_tools.batch.prepare import prepare
+from onnx_attribution.graph_tools.batch.prove import gradients_apart, prove, row_like
 from onnx_attribution.graph_tools.differentiate import straight_through
 from onnx_attribution.graph_tools.footprint import Footprint
 from onnx_attribution.graph_tools.ir.convert import graph_of
@@ -23,12 +24,12 @@ from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of, set_dims, sizes_of
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.names import Names, names_of, resolve
+from onnx_attribution.graph_tools.network import Network, RowAxis
 from onnx_attribution.graph_tools.normalise.missing_operators import Missing, before
 from onnx_attribution.graph_tools.normalise.noise import drawing_before, flag_of
 from onnx_attribution.graph_tools.normalise.pipeline import declared, normalise, opset_of
 from onnx_attribution.graph_tools.normalise.types import contradicted, ranks_told, repeated_labels
 from onnx_attribution.graph_tools.program import Choice, Program, rows_program
-from onnx_attribution.graph_tools.proof import gradients_apart, row_like
 from onnx_attribution.graph_tools.read.example_inputs import examples
 from onnx_attribution.graph_tools.read.load import ModelSource, digest, load
 from onnx_attribution.graph_tools.sources import default_sources, held, token_tensors, words

@@ -10,10 +10,10 @@ import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import AttributionError
 from onnx_attribution.graph_tools import select
-from onnx_attribution.graph_tools.batch import Network
 from onnx_attribution.graph_tools.differentiate import reachable
 from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.ir.subgraphs import inputs_of
+from onnx_attribution.graph_tools.network import Network
 from onnx_attribution.graph_tools.program import Choice, forward_program, rows_program
 from onnx_attribution.graph_tools.ways import conditions, with_branches
 from onnx_attribution.server.backend import Session

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, NotDifferentiable
 from onnx_attribution.graph_tools import select
-from onnx_attribution.graph_tools.batch import RowAxis
+from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.path import check_steps
 from onnx_attribution.graph_tools.program import Choice
 from onnx_attribution.server import targets

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.graph_tools import select
-from onnx_attribution.graph_tools.batch import RowAxis
 from onnx_attribution.graph_tools.ir.emit import element_type, holds_numbers
 from onnx_attribution.graph_tools.logits import logit_of
+from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.server.forward import forward
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.server.selectors import put, selectors_of

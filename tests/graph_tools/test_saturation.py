@@ -11,7 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnx_attribution.graph_tools.batch import Network
+from onnx_attribution.graph_tools.network import Network
 from onnx_attribution.graph_tools.program import Choice, deeplift_program
 from onnx_attribution.server.backend import Backend
 from tests.checks import gradient_model

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, ModelError
+from onnx_attribution.graph_tools.normalise import dropped_operators
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import Attribution, AttributionRequest, Method, Target
 

@@ -13,15 +13,11 @@ import numpy as np
 import onnx
 
 from onnx_attribution.errors import InvalidArgument, ModelError
-from onnx_attribution.graph_tools.free import CannotFree, free
+from onnx_attribution.graph_tools.batch.prove import prove, prove_shared
+from onnx_attribution.graph_tools.batch.rewrite import free
 from onnx_attribution.graph_tools.ir.runner import Runner
-from onnx_attribution.graph_tools.network import Axes as Axes
-from onnx_attribution.graph_tools.network import Network as Network
-from onnx_attribution.graph_tools.network import RowAxis as RowAxis
-from onnx_attribution.graph_tools.network import dims
+from onnx_attribution.graph_tools.network import Axes, Network, dims
 from onnx_attribution.graph_tools.normalise.types import typed
-from onnx_attribution.graph_tools.proof import prove as prove
-from onnx_attribution.graph_tools.proof import prove_shared
 from onnx_attribution.graph_tools.read.example_inputs import FLOATS
 from onnx_attribution.values import Array, BatchMode
 
