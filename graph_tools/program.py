@@ -26,6 +26,7 @@ from onnx_attribution.graph_tools.differentiate import (
 )
 from onnx_attribution.graph_tools.ir.convert import detach, graph_of, input_like, model_of, require_own_names
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
+from onnx_attribution.graph_tools.ir.reach import dependents
 from onnx_attribution.graph_tools.ir.subgraphs import attributes_of, inputs_of
 from onnx_attribution.graph_tools.network import Network, RowAxis
 from onnx_attribution.graph_tools.reveal import reveal
@@ -34,7 +35,6 @@ from onnx_attribution.graph_tools.rules import VJP, RuleTable
 from onnx_attribution.graph_tools.rules.huge import Known, difference
 from onnx_attribution.graph_tools.rules.lost import Lost
 from onnx_attribution.graph_tools.rules.secant import STEPS, UNFOLLOWED, secant_of
-from onnx_attribution.graph_tools.select import dependents
 from onnx_attribution.values import NearZero
 
 

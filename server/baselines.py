@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.graph_tools import select
+from onnx_attribution.graph_tools.ir.reach import ancestors
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.server.forward import forward
 from onnx_attribution.server.inputs import array_of, by_tensor
@@ -50,7 +50,7 @@ def baselines_of(
     given = by_tensor(model, request.baselines, "BASELINE_INVALID")
     hidden = [s for s in sources if s not in inputs]
     nodes = list(model.graph.nodes)
-    leading = {s: [n for n in inputs if n in select.ancestors(nodes, [s])] for s in hidden}
+    leading = {s: [n for n in inputs if n in ancestors(nodes, [s])] for s in hidden}
     for name in given:
         if name not in sources and not any(name in leads for leads in leading.values()):
             raise InvalidArgument(

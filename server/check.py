@@ -17,17 +17,17 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import AttributionError, ModelError, NotDifferentiable
-from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.differentiate import missing_rules
 from onnx_attribution.graph_tools.ir.emit import is_float
 from onnx_attribution.graph_tools.ir.weights import Weights
-from onnx_attribution.graph_tools.logits import logit_of
 from onnx_attribution.graph_tools.normalise.noise import DRAWING, drawing_before
 from onnx_attribution.graph_tools.normalise.pipeline import declared
 from onnx_attribution.graph_tools.program import Choice, deeplift_program, rows_program
 from onnx_attribution.graph_tools.read.example_inputs import compared
 from onnx_attribution.graph_tools.read.load import load
 from onnx_attribution.graph_tools.rules import ZERO_DERIVATIVE
+from onnx_attribution.graph_tools.select.logits import logit_of
+from onnx_attribution.graph_tools.select.targets import float_before_outputs, float_outputs
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.forward import forward
 from onnx_attribution.server.loaded import LoadedModel
@@ -120,8 +120,8 @@ def _dead_ends(model: LoadedModel) -> list[dict[str, str]]:
 def _judge(model: LoadedModel, name: str) -> Verdict:
     graph, notes = model.graph, [*model.network.notes, *_compared(model)]
     batch = model.network.batch
-    outputs = select.float_outputs(graph)
-    proposed = select.float_before_outputs(graph)
+    outputs = float_outputs(graph)
+    proposed = float_before_outputs(graph)
     targets = outputs or ([proposed] if proposed else [])
     if not targets:
         return Verdict(name, False, batch=batch, refused=_dead_ends(model), notes=notes)

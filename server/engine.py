@@ -22,11 +22,11 @@ from onnx_attribution.errors import (
     NotFound,
     NotReady,
 )
-from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.ir.emit import element_type
-from onnx_attribution.graph_tools.names import close_names
 from onnx_attribution.graph_tools.path import Plan, conductance_plan, count_rows, mean_plan
 from onnx_attribution.graph_tools.read.load import ModelSource
+from onnx_attribution.graph_tools.select.cuts import is_joint_cut
+from onnx_attribution.graph_tools.select.names import close_names
 from onnx_attribution.server import deeplift, evaluate, notes, occlusion
 from onnx_attribution.server.backend import Backend, Provider
 from onnx_attribution.server.forward import forward
@@ -324,7 +324,7 @@ class Engine:
                     sums.spread.get(name, none),
                 )
             joint = None
-            if sums_to_change and select.is_joint_cut(
+            if sums_to_change and is_joint_cut(
                 list(loaded.graph.nodes), question.choice.sources, question.choice.target, list(layers)
             ):
                 joint = np.sum([layer.sum for layer in layers.values()], axis=0) - change

@@ -13,17 +13,16 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiable
-from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.batch.prepare import prepare
 from onnx_attribution.graph_tools.batch.prove import gradients_apart, prove, row_like
 from onnx_attribution.graph_tools.differentiate import straight_through
 from onnx_attribution.graph_tools.footprint import Footprint
 from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.ir.emit import holds_elements
+from onnx_attribution.graph_tools.ir.reach import ancestors
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of, set_dims, sizes_of
 from onnx_attribution.graph_tools.ir.weights import Weights
-from onnx_attribution.graph_tools.names import Names, names_of, resolve
 from onnx_attribution.graph_tools.network import Network, RowAxis
 from onnx_attribution.graph_tools.normalise.missing_operators import Missing, before
 from onnx_attribution.graph_tools.normalise.noise import drawing_before, flag_of
@@ -32,7 +31,15 @@ from onnx_attribution.graph_tools.normalise.types import contradicted, ranks_tol
 from onnx_attribution.graph_tools.program import Choice, Program, rows_program
 from onnx_attribution.graph_tools.read.example_inputs import examples
 from onnx_attribution.graph_tools.read.load import ModelSource, digest, load
-from onnx_attribution.graph_tools.sources import default_sources, held, token_tensors, words
+from onnx_attribution.graph_tools.select.layers import described, layers_between
+from onnx_attribution.graph_tools.select.names import Names, names_of, resolve
+from onnx_attribution.graph_tools.select.sources import default_sources, held, token_tensors, words
+from onnx_attribution.graph_tools.select.targets import (
+    float_before_outputs,
+    float_outputs,
+    require_float,
+    target_tensor,
+)
 from onnx_attribution.server.backend import Backend, Session, Trials
 from onnx_attribution.server.cache import Cache
 from onnx_attribution.values import Array, LayerInfo, TensorInfo
@@ -292,7 +299,7 @@ class LoadedModel:
             found = tuple(dict.fromkeys(self.tensor(name) for name in names))
             for name in found:
                 try:
-                    select.require_float(self.graph, name, "source", "NOT_DIFFERENTIABLE")
+                    require_float(self.graph, name, "source", "NOT_DIFFERENTIABLE")
                 except NotDifferentiable as error:
                     hidden = [s for s in self._default_sources(target) if s not in names]
                     hint = f"; a float source is {words(hidden)}" if hidden else ""
@@ -339,7 +346,7 @@ class LoadedModel:
                         f"source {name!r} is a constant", reason="SOURCE_INVALID", name=name
                     )
             return found
-        behind = select.ancestors(list(self.graph.nodes), [target])
+        behind = ancestors(list(self.graph.nodes), [target])
         leading = [x for x in self.inputs if x.name in behind]
         alone = self.network.batch == "single"  # no axis is known; scalars are settings rather than samples
         own = [x.name for x in leading if (x.shape if alone else x.batch_axis is not None)]
@@ -355,20 +362,20 @@ class LoadedModel:
         """
         target = self.first_target()
         sources = self.sources((), target)
-        found = select.layers(self.graph, sources, target)
+        found = layers_between(self.graph, sources, target)
         known = {x.name for x in found}
         before = [
             x for x in token_tensors(self.graph, sources, target) if x.name not in known and holds_elements(x)
         ]
-        found = [*select.described(self.graph, [x.name for x in before], ()), *found]
+        found = [*described(self.graph, [x.name for x in before], ()), *found]
         if any(c in pattern for c in "*?["):
             return [x for x in found if fnmatchcase(x.name, pattern) or fnmatchcase(x.node, pattern)]
         return [x for x in found if pattern in x.name or pattern in x.node or pattern == x.operator]
 
     def first_target(self) -> str:
         """The target that lists are made for: the first float output, or the float tensor before the outputs."""
-        outputs = select.float_outputs(self.graph)
-        return outputs[0] if outputs else select.target_tensor(self.graph, self.default_target())
+        outputs = float_outputs(self.graph)
+        return outputs[0] if outputs else target_tensor(self.graph, self.default_target())
 
     def rounding(self, sources: Sequence[str], target: str) -> str:
         """In words, where between the sources and the target the gradient is straight-through; "" for nowhere."""
@@ -390,7 +397,7 @@ class LoadedModel:
 
     def default_target(self) -> str | None:
         """The float tensor before the outputs of a model whose outputs hold no floats."""
-        return None if select.float_outputs(self.graph) else select.float_before_outputs(self.graph)
+        return None if float_outputs(self.graph) else float_before_outputs(self.graph)
 
     def bytes_per_row(self, inputs: Mapping[str, Array]) -> int:
         """About the memory that one row takes, forward and backward: twice the sizes of all tensors."""

@@ -9,9 +9,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.ir.emit import element_type, is_float, is_half
-from onnx_attribution.graph_tools.logits import logit_of
+from onnx_attribution.graph_tools.select.cuts import cut_tensors
+from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.server.evaluate import Floats, Sums
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.server.origin import origin_of, steep_of
@@ -213,7 +213,7 @@ def _bypassed(model: LoadedModel, question: Question, layer: LayerAttribution) -
         else "all"
     )
     nodes = list(model.graph.nodes)
-    cuts = select.cut_tensors(nodes, question.choice.sources, question.choice.target)
+    cuts = cut_tensors(nodes, question.choice.sources, question.choice.target)
     made = [z.name for node in nodes for z in node.outputs]
     behind = made[made.index(layer.name) :] if layer.name in made else made
     nearest = next((name for name in behind if name in cuts), question.choice.target)

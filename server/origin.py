@@ -9,12 +9,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import AttributionError
-from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.differentiate import reachable
 from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.ir.subgraphs import inputs_of
 from onnx_attribution.graph_tools.network import Network
 from onnx_attribution.graph_tools.program import Choice, forward_program, rows_program
+from onnx_attribution.graph_tools.select.layers import layers_between
 from onnx_attribution.graph_tools.ways import conditions, with_branches
 from onnx_attribution.server.backend import Session
 from onnx_attribution.server.evaluate import between, one_sample
@@ -138,7 +138,7 @@ def _seen(
         if way not in sessions:
             graph = graph_of(network.model)
             nodes = list(graph.nodes)
-            between = select.layers(graph, choice.sources, choice.target)
+            between = layers_between(graph, choice.sources, choice.target)
             names = tuple(x.name for x in between if choice.target in reachable(nodes, [x.name]))
             program = rows_program(network, replace(choice, layers=names))
             sessions[way] = nodes, names, model.backend.session(program.model, optimise=False)

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, NotDifferentiable
-from onnx_attribution.graph_tools import select
+from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.path import check_steps
 from onnx_attribution.graph_tools.program import Choice
+from onnx_attribution.graph_tools.select.cuts import is_cut
+from onnx_attribution.graph_tools.select.targets import require_float
 from onnx_attribution.server import targets
 from onnx_attribution.server.baselines import baselines_of, references_of
 from onnx_attribution.server.features import Features, features_of
@@ -188,7 +190,7 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
     return Question(
         request,
         choice,
-        {layer: select.is_cut(list(model.graph.nodes), sources, target, [layer]) for layer in layers},
+        {layer: is_cut(list(model.graph.nodes), sources, target, [layer]) for layer in layers},
         together,
         rows,
         tuple(full),
@@ -221,7 +223,7 @@ def _source_and_layers(
         sources = model.features(named, target)
     else:
         for name in layers:
-            select.require_float(model.graph, name, "layer", "NOT_DIFFERENTIABLE")
+            require_float(model.graph, name, "layer", "NOT_DIFFERENTIABLE")
         if request.method in SOURCE_METHODS and layers and not named:
             return layers, layers, False
         sources = model.sources(named, target)
@@ -252,8 +254,8 @@ def _features(
 def _check_between(model: LoadedModel, choice: Choice) -> None:
     """Refuses a layer that does not lie between source and target, one that other sources cut off included."""
     nodes = list(model.graph.nodes)
-    after = select.dependents(nodes, choice.sources)
-    before = select.ancestors(nodes, [choice.target], frozenset(choice.sources))
+    after = dependents(nodes, choice.sources)
+    before = ancestors(nodes, [choice.target], frozenset(choice.sources))
     for layer in choice.layers:
         if layer not in after or layer not in before:
             raise NotDifferentiable(

@@ -10,10 +10,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.ir.emit import element_type, holds_numbers
-from onnx_attribution.graph_tools.logits import logit_of
 from onnx_attribution.graph_tools.network import RowAxis
+from onnx_attribution.graph_tools.select.logits import logit_of
+from onnx_attribution.graph_tools.select.targets import target_tensor, what_it_is
 from onnx_attribution.server.forward import forward
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.server.selectors import put, selectors_of
@@ -55,7 +55,7 @@ def chosen(model: LoadedModel, request: AttributionRequest) -> Chosen:
     if request.method == "occlusion":
         target = _number_tensor(model, wanted)
     else:
-        target = select.target_tensor(model.graph, None if wanted is None else model.tensor(wanted))
+        target = target_tensor(model.graph, None if wanted is None else model.tensor(wanted))
     found = logit_of(model.graph, target)
     if request.target.logit:
         if found is None:
@@ -83,11 +83,11 @@ def _number_tensor(model: LoadedModel, name: str | None) -> str:
         InvalidArgument: several float outputs and no name, or the tensor is a constant or holds no numbers.
     """
     if name is None:
-        return select.target_tensor(model.graph, None)
+        return target_tensor(model.graph, None)
     found = model.tensor(name)
     value = model.graph.tensors()[found]
     if isinstance(value, gs.Variable) and value.type != "tensor_type":
-        raise InvalidArgument(f"the target {select.what_it_is(value)}", reason="TARGET_INVALID", target=found)
+        raise InvalidArgument(f"the target {what_it_is(value)}", reason="TARGET_INVALID", target=found)
     if isinstance(value, gs.Constant) or not holds_numbers(value):
         listed = ", ".join(x.name for x in model.outputs if x.shape is not None and x.dtype != "string")
         raise InvalidArgument(

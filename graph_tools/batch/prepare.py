@@ -14,7 +14,7 @@ import onnx
 
 from onnx_attribution.errors import InvalidArgument, ModelError
 from onnx_attribution.graph_tools.batch.prove import prove, prove_shared
-from onnx_attribution.graph_tools.batch.rewrite import free
+from onnx_attribution.graph_tools.batch.rewrite import CannotFree, free
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.network import Axes, Network, dims
 from onnx_attribution.graph_tools.normalise.types import typed

@@ -14,19 +14,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.graph_tools.ir.control_flow_emit import branches, dims, loop, scan
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
-from onnx_attribution.graph_tools.ir.subgraphs import (
-    Step,
-    Values,
-    branches,
-    dims,
-    graft,
-    inputs_of,
-    key_of,
-    loop,
-    reachable,
-    scan,
-)
+from onnx_attribution.graph_tools.ir.reach import reachable
+from onnx_attribution.graph_tools.ir.subgraphs import Step, Values, graft, inputs_of, key_of
 from onnx_attribution.graph_tools.rules.registry import ZERO_DERIVATIVE, Gradients, NodeView, vjp
 from onnx_attribution.graph_tools.rules.tricks import declare, known
 

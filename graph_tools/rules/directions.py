@@ -13,8 +13,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.graph_tools.ir.control_flow_emit import dims, scan
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.ir.subgraphs import Values, dims, scan
+from onnx_attribution.graph_tools.ir.subgraphs import Values
 from onnx_attribution.graph_tools.rules.logistic import logistic_slope
 from onnx_attribution.graph_tools.rules.registry import VJP, NodeView
 from onnx_attribution.graph_tools.rules.tricks import declare

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnx_attribution.graph_tools.ir.control_flow_emit import loop
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.ir.subgraphs import loop
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp
 from onnx_attribution.graph_tools.rules.tricks import convert, dimensions, rank_of
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnx_attribution.graph_tools.ir.control_flow_emit import dims
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
-from onnx_attribution.graph_tools.ir.subgraphs import dims
 from onnx_attribution.graph_tools.rules.composite import composite
 from onnx_attribution.graph_tools.rules.registry import NodeView
 from onnx_attribution.graph_tools.rules.tricks import declare

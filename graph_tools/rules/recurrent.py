@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from onnx_attribution.graph_tools.ir.control_flow_emit import dims, scan
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.ir.subgraphs import Values, dims, scan
+from onnx_attribution.graph_tools.ir.subgraphs import Values
 from onnx_attribution.graph_tools.rules.directions import (
     INITIAL_C,
     INITIAL_H,

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.graph_tools.ir.control_flow_emit import scan
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.ir.subgraphs import scan
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView, vjp
 from onnx_attribution.graph_tools.rules.tricks import convert, scatter_add
 

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
-from onnx_attribution.graph_tools.ir.subgraphs import depends
+from onnx_attribution.graph_tools.ir.reach import depends
 from onnx_attribution.graph_tools.rules.composite import staged
 from onnx_attribution.graph_tools.rules.huge import Known, may_be_huge, tamed
 from onnx_attribution.graph_tools.rules.lost import Lost, inputs_missed, outputs_missed

@@ -12,8 +12,10 @@ from dataclasses import replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_attribution.graph_tools.ir.control_flow_emit import branches, dims
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
-from onnx_attribution.graph_tools.ir.subgraphs import Values, branches, depends, dims, graft
+from onnx_attribution.graph_tools.ir.reach import depends
+from onnx_attribution.graph_tools.ir.subgraphs import Values, graft
 from onnx_attribution.graph_tools.rules.control_flow import _local, _walked
 from onnx_attribution.graph_tools.rules.registry import Gradients, NodeView
 from onnx_attribution.graph_tools.rules.secant import CONTROL

@@ -13,8 +13,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.graph_tools.ir.control_flow_emit import dims, loop, scan
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
-from onnx_attribution.graph_tools.ir.subgraphs import Values, dependents, dims, graft, loop, scan
+from onnx_attribution.graph_tools.ir.reach import dependents
+from onnx_attribution.graph_tools.ir.subgraphs import Values, graft
 from onnx_attribution.graph_tools.rules.control_flow import (
     _numbers,
     _require_tensors,

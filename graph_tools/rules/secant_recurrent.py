@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.graph_tools.ir.control_flow_emit import dims
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.ir.subgraphs import Values, dims
+from onnx_attribution.graph_tools.ir.subgraphs import Values
 from onnx_attribution.graph_tools.rules.directions import (
     INITIAL_C,
     INITIAL_H,

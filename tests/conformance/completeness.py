@@ -33,9 +33,10 @@ import numpy as np
 import onnx
 
 from onnx_attribution.errors import AttributionError
-from onnx_attribution.graph_tools import select
-from onnx_attribution.graph_tools.logits import logit_of
 from onnx_attribution.graph_tools.program import Choice, Program, deeplift_program, forward_program
+from onnx_attribution.graph_tools.select.layers import layers_between
+from onnx_attribution.graph_tools.select.logits import logit_of
+from onnx_attribution.graph_tools.select.targets import float_before_outputs, float_outputs
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.values import Array
@@ -102,7 +103,7 @@ def compare(path: Path, backend: Backend, rules: Sequence[str] = tuple(RULES)) -
         if not points:
             raise AttributionError(f"{target!r} is the same at every reference tried")
         cuts = [
-            x.name for x in select.layers(model.graph, sources, target) if x.cut and x.name not in sources
+            x.name for x in layers_between(model.graph, sources, target) if x.cut and x.name not in sources
         ]
         groups = _groups(model, cuts)
     except Exception as error:  # a model without float outputs has no target, in many ways
@@ -124,8 +125,8 @@ def compare(path: Path, backend: Backend, rules: Sequence[str] = tuple(RULES)) -
 
 
 def _target_and_sources(model: LoadedModel) -> tuple[str, tuple[str, ...]]:
-    outputs = select.float_outputs(model.graph)
-    before = select.float_before_outputs(model.graph)
+    outputs = float_outputs(model.graph)
+    before = float_before_outputs(model.graph)
     failure: AttributionError | None = None
     for target in outputs or ([before] if before else []):
         try:

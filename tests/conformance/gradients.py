@@ -34,12 +34,13 @@ import numpy as np
 import onnx
 
 from onnx_attribution.errors import AttributionError
-from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.differentiate import missing_rules, reachable
-from onnx_attribution.graph_tools.logits import logit_of
 from onnx_attribution.graph_tools.normalise.pipeline import same_values
 from onnx_attribution.graph_tools.program import Choice, rows_program
 from onnx_attribution.graph_tools.rules import VJP
+from onnx_attribution.graph_tools.select.layers import layers_between
+from onnx_attribution.graph_tools.select.logits import logit_of
+from onnx_attribution.graph_tools.select.targets import float_before_outputs, float_outputs
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.values import Array
@@ -100,7 +101,7 @@ class Row:
 def candidate_layers(model: LoadedModel, sources: Sequence[str], target: str) -> list[list[str]]:
     """For each hidden layer wanted the tensors to try, nearest first: cuts where there are enough of them."""
     nodes = list(model.graph.nodes)
-    found = [x for x in select.layers(model.graph, sources, target) if x.name not in (*sources, target)]
+    found = [x for x in layers_between(model.graph, sources, target) if x.name not in (*sources, target)]
     live = [x for x in found if target in reachable(nodes, [x.name])]
     cuts = [x for x in live if x.cut]
     names = [x.name for x in (cuts if len(cuts) >= 6 else live)]
@@ -138,8 +139,8 @@ def compare(
 
     try:
         model = LoadedModel(path, backend, given=given, shapes=shapes)
-        before = select.float_before_outputs(model.graph)
-        outputs = [target] if target else select.float_outputs(model.graph) or ([before] if before else [])
+        before = float_before_outputs(model.graph)
+        outputs = [target] if target else float_outputs(model.graph) or ([before] if before else [])
         target, sources = _target_and_sources(model, outputs)
         missing = sorted({node.op for node in missing_rules(list(model.graph.nodes), sources, target)})
         if missing:

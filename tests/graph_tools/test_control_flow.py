@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools import select
 from onnx_attribution.graph_tools.differentiate import missing_rules
 from onnx_attribution.graph_tools.ir.convert import graph_of, model_of
-from onnx_attribution.graph_tools.ir.subgraphs import reachable
+from onnx_attribution.graph_tools.ir.reach import ancestors, dependents, reachable
+from onnx_attribution.graph_tools.select.cuts import cut_tensors
 from tests.checks import FORMS, assert_gradient, gradient_model
 from tests.programs import gradients
 
@@ -198,10 +198,10 @@ CAPTURING = """f (bool c, float[2] x, float[2] w) => (float[2] z) {
 def test_captured_values_count_as_read() -> None:
     graph = graph_of(onnx.shape_inference.infer_shapes(parsed(CAPTURING)))
     nodes = list(graph.nodes)
-    assert select.dependents(nodes, ["x"]) == {"x", "a", "z"}
-    assert select.ancestors(nodes, ["z"]) == {"c", "x", "a", "z"}
+    assert dependents(nodes, ["x"]) == {"x", "a", "z"}
+    assert ancestors(nodes, ["z"]) == {"c", "x", "a", "z"}
     assert reachable(nodes, ["x"]) == {"x", "a", "z"}
-    assert select.cut_tensors(nodes, ["x"], "z") == {"x", "a", "z"}
+    assert cut_tensors(nodes, ["x"], "z") == {"x", "a", "z"}
 
 
 def test_captured_values_survive_pruning() -> None:

@@ -13,13 +13,10 @@ import pytest
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotDifferentiable, NotFound
 from onnx_attribution.graph_tools.ir.convert import graph_of
-from onnx_attribution.graph_tools.select import (
-    SHAPE_ONLY,
-    cut_tensors,
-    is_cut,
-    layers,
-    target_tensor,
-)
+from onnx_attribution.graph_tools.ir.reach import SHAPE_ONLY
+from onnx_attribution.graph_tools.select.cuts import cut_tensors, is_cut
+from onnx_attribution.graph_tools.select.layers import layers_between
+from onnx_attribution.graph_tools.select.targets import target_tensor
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import AttributionRequest, ResolvedTarget, Target
 
@@ -134,7 +131,7 @@ def test_layers_say_what_is_a_cut_and_list_only_what_lies_between() -> None:
         side = Exp(b)
     }""")
     graph = graph_of(net)
-    found = layers(graph, ["x"], "y")
+    found = layers_between(graph, ["x"], "y")
     assert [(x.name, x.operator, x.cut) for x in found] == [
         ("x", "input", True), ("a", "Relu", True), ("b", "Tanh", False), ("s", "Add", True), ("y", "Add", True),
     ]  # fmt: skip

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.graph_tools.ir.emit import is_float, shape_of
-from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inputs_of, reachable
-from onnx_attribution.graph_tools.select import SHAPE_ONLY, ancestors, dependents, is_cut
+from onnx_attribution.graph_tools.ir.reach import SHAPE_ONLY, ancestors, dependents, reachable
+from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inputs_of
+from onnx_attribution.graph_tools.select.cuts import is_cut
 
 LOOKUPS = frozenset({"ArrayFeatureExtractor", "Gather", "GatherBlockQuantized", "GatherElements", "GatherND"})
 """Operators that look up rows of their first input."""

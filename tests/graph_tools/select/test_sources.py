@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from onnx_attribution.graph_tools.ir.convert import graph_of
-from onnx_attribution.graph_tools.sources import default_sources, held
+from onnx_attribution.graph_tools.select.sources import default_sources, held
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import METHODS, Attribution, AttributionRequest, Method, Target
 from tests.methods.toys import explain, model, values

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_attribution.errors import InvalidArgument, NotFound
 from onnx_attribution.graph_tools.ir.convert import graph_of
-from onnx_attribution.graph_tools.names import Names, names_of, resolve
+from onnx_attribution.graph_tools.select.names import Names, names_of, resolve
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import AttributionRequest, Target
 
