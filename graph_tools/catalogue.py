@@ -9,8 +9,8 @@ import onnx
 
 from onnx_attribution.graph_tools.normalise import dropped_operators, open_optionals, unroll_sequences
 from onnx_attribution.graph_tools.normalise.function_bodies import has_body
-from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE, Rule
-from onnx_attribution.graph_tools.rules.secant import CONTROL, MANY, PARTS, SECANT, STEPS
+from onnx_attribution.graph_tools.operators import VJP, ZERO_DERIVATIVE, Rule
+from onnx_attribution.graph_tools.operators.secant import CONTROL, MANY, PARTS, SECANT, STEPS
 
 DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview")
 """Those whose schemas are listed whole; of others, only operators with an entry of ours."""

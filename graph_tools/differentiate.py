@@ -13,8 +13,8 @@ from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, is_float, is_half, shape_of
 from onnx_attribution.graph_tools.ir.reach import reachable as reachable
 from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inputs_of, key_of, type_graphs
-from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE, NodeView, Rule, RuleTable
-from onnx_attribution.graph_tools.rules.registry import Walk
+from onnx_attribution.graph_tools.operators import VJP, ZERO_DERIVATIVE, NodeView, Rule, RuleTable
+from onnx_attribution.graph_tools.operators.registry import Walk
 
 Choose = Callable[[NodeView, Rule], Callable[..., Sequence[Value | None]]]
 Reach = Callable[[Sequence[gs.Node], Sequence[str]], set[str]]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float, is_half
-from onnx_attribution.graph_tools.rules.huge import Known, difference
-from onnx_attribution.graph_tools.rules.quotients import near, shaped
-from onnx_attribution.graph_tools.rules.tricks import known
+from onnx_attribution.graph_tools.operators.huge import Known, difference
+from onnx_attribution.graph_tools.operators.quotients import near, shaped
+from onnx_attribution.graph_tools.operators.tricks import known
 
 Pair = tuple[Value, Value]
 """The positive and the negative of something."""

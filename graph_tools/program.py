@@ -29,12 +29,12 @@ from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.ir.reach import dependents
 from onnx_attribution.graph_tools.ir.subgraphs import attributes_of, inputs_of
 from onnx_attribution.graph_tools.network import Network, RowAxis
+from onnx_attribution.graph_tools.operators import VJP, RuleTable
+from onnx_attribution.graph_tools.operators.huge import Known, difference
+from onnx_attribution.graph_tools.operators.lost import Lost
+from onnx_attribution.graph_tools.operators.secant import STEPS, UNFOLLOWED, secant_of
 from onnx_attribution.graph_tools.reveal import reveal
 from onnx_attribution.graph_tools.reveal_rules import Where
-from onnx_attribution.graph_tools.rules import VJP, RuleTable
-from onnx_attribution.graph_tools.rules.huge import Known, difference
-from onnx_attribution.graph_tools.rules.lost import Lost
-from onnx_attribution.graph_tools.rules.secant import STEPS, UNFOLLOWED, secant_of
 from onnx_attribution.values import NearZero
 
 

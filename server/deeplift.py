@@ -8,9 +8,9 @@ import numpy as np
 
 from onnx_attribution.errors import ModelError, NotDifferentiable
 from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inner_nodes, key_of
+from onnx_attribution.graph_tools.operators.lost import WITHOUT_SECANT
 from onnx_attribution.graph_tools.program import deeplift_program
 from onnx_attribution.graph_tools.reveal_rules import Where
-from onnx_attribution.graph_tools.rules.lost import WITHOUT_SECANT
 from onnx_attribution.server.evaluate import (
     Evaluation,
     Floats,

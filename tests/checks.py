@@ -23,7 +23,7 @@ from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.differentiate import differentiate
 from onnx_attribution.graph_tools.ir.emit import Emitter, is_float, is_half
 from onnx_attribution.graph_tools.ir.weights import whole
-from onnx_attribution.graph_tools.rules import VJP, RuleTable
+from onnx_attribution.graph_tools.operators import VJP, RuleTable
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]

@@ -15,7 +15,7 @@ from onnx import parser
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.rules import VJP, NodeView, Rule, RuleTable
+from onnx_attribution.graph_tools.operators import VJP, NodeView, Rule, RuleTable
 from tests.checks import assert_gradient, check_gradient, to_double
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21]> '

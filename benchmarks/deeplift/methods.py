@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
+from onnx_attribution.graph_tools.operators import VJP, NodeView, RuleTable
 from onnx_attribution.graph_tools.program import Choice, rows_program
-from onnx_attribution.graph_tools.rules import VJP, NodeView, RuleTable
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.loaded import LoadedModel

@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, inliner
 
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
-from onnx_attribution.graph_tools.rules import VJP, ZERO_DERIVATIVE
+from onnx_attribution.graph_tools.operators import VJP, ZERO_DERIVATIVE
 
 KEPT_WHOLE = frozenset(
     {"Range", "Bernoulli", "SequenceMap", "DynamicQuantizeLinear", "GreaterOrEqual", "LessOrEqual"}

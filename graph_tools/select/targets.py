@@ -8,7 +8,7 @@ from onnx_attribution.errors import InvalidArgument, NotDifferentiable
 from onnx_attribution.graph_tools.ir.emit import element_type, is_float
 from onnx_attribution.graph_tools.ir.reach import SHAPE_ONLY as SHAPE_ONLY
 from onnx_attribution.graph_tools.ir.reach import dependents as dependents
-from onnx_attribution.graph_tools.rules import ZERO_DERIVATIVE
+from onnx_attribution.graph_tools.operators import ZERO_DERIVATIVE
 
 OPAQUE = frozenset(
     {"BeamSearch", "GreedySearch", "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"}

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.normalise.pipeline import same_values
-from onnx_attribution.graph_tools.rules import VJP, NodeView
-from onnx_attribution.graph_tools.rules.registry import Gradients
+from onnx_attribution.graph_tools.operators import VJP, NodeView
+from onnx_attribution.graph_tools.operators.registry import Gradients
 from onnx_attribution.server.backend import Backend
 from tests.conformance import cases, gradients
 from tests.conformance.float64 import Float64Network, run_double
 from tests.conformance.operators import OPERATORS
 from tests.data.examples import example_of, usable
-from tests.graph_tools.test_quantised_recurrent import FORMS, X, model_of
+from tests.graph_tools.operators.test_quantised_recurrent import FORMS, X, model_of
 
 OFFICIAL = sorted({kind.__name__ for kind in OPERATORS if not kind.op_domain} & set(cases.TABLE))
 ROUNDS = """<ir_version: 8, opset_import: ["" : 17]> test (float[5] x) => (float[5] y)

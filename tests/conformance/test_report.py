@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.rules import VJP, NodeView
-from onnx_attribution.graph_tools.rules.registry import Gradients
+from onnx_attribution.graph_tools.operators import VJP, NodeView
+from onnx_attribution.graph_tools.operators.registry import Gradients
 from tests.conformance import cases, run
 from tests.conformance.report import PARTS, PASSED, Outcome, Report, lost, passing, update
 

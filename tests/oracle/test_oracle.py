@@ -17,10 +17,10 @@ from onnx_attribution.graph_tools import program
 from onnx_attribution.graph_tools.ir.convert import graph_of, model_of
 from onnx_attribution.graph_tools.ir.emit import Emitter
 from onnx_attribution.graph_tools.ir.reach import dependents
+from onnx_attribution.graph_tools.operators import VJP
+from onnx_attribution.graph_tools.operators.secant import secant_of
 from onnx_attribution.graph_tools.path import captum_alphas, captum_weights, mean_plan
 from onnx_attribution.graph_tools.reveal import carried_parts
-from onnx_attribution.graph_tools.rules import VJP
-from onnx_attribution.graph_tools.rules.secant import secant_of
 from onnx_attribution.server import evaluate
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.engine import Engine

@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.rules import VJP, NodeView
-from onnx_attribution.graph_tools.rules.registry import Gradients
+from onnx_attribution.graph_tools.operators import VJP, NodeView
+from onnx_attribution.graph_tools.operators.registry import Gradients
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.check import check_file
 

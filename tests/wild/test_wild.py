@@ -11,8 +11,8 @@ import onnx.parser
 import pytest
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.rules import VJP, NodeView
-from onnx_attribution.graph_tools.rules.registry import Gradients
+from onnx_attribution.graph_tools.operators import VJP, NodeView
+from onnx_attribution.graph_tools.operators.registry import Gradients
 from tests.wild.__main__ import summary
 from tests.wild.download import file_of
 from tests.wild.models import PACKAGES, Model

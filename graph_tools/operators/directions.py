@@ -1,0 +1,291 @@
+"""What recurrent operators share: their directions as values in time order, their activations, and the backward Scan.
+
+Sizes: T steps, B sequences, H units. Steps beyond a sequence's length hand on the state and the gradient unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.graph_tools.ir.control_flow_emit import dims, scan
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.subgraphs import Values
+from onnx_attribution.graph_tools.operators.logistic import logistic_slope
+from onnx_attribution.graph_tools.operators.registry import VJP, NodeView
+from onnx_attribution.graph_tools.operators.tricks import declare
+
+X, W, R, B, LENGTHS, INITIAL_H, INITIAL_C, P = range(8)
+"""The inputs of LSTM; GRU and RNN have the first six."""
+
+FUNCTIONS: dict[str, tuple[str, dict[str, float]]] = {
+    "affine": ("", {"alpha": 1.0, "beta": 0.0}),
+    "elu": ("Elu", {"alpha": 1.0}),
+    "hardsigmoid": ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}),
+    "leakyrelu": ("LeakyRelu", {"alpha": 0.01}),
+    "relu": ("Relu", {}),
+    "scaledtanh": ("Tanh", {"alpha": 1.0, "beta": 1.0}),
+    "sigmoid": ("Sigmoid", {}),
+    "softplus": ("Softplus", {}),
+    "softsign": ("Softsign", {}),
+    "tanh": ("Tanh", {}),
+    "thresholdedrelu": ("ThresholdedRelu", {"alpha": 1.0}),
+}
+"""The activations that the standard allows, by their names in small letters, with defaults."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """An activation of a gate, after the clip of its argument."""
+
+    name: str
+    numbers: dict[str, float]
+    clip: float | None
+
+    def value(self, op: Emitter, a: Value) -> Value:
+        held, alpha, beta = self._held(op, a), *self._numbers()
+        if self.name == "affine":
+            y: Value = op("Add", op("Mul", held, op.like(a, alpha)), op.like(a, beta))
+        elif self.name == "scaledtanh":
+            y = op("Mul", op("Tanh", op("Mul", held, op.like(a, beta))), op.like(a, alpha))
+        else:
+            y = op(FUNCTIONS[self.name][0], held, **self.numbers)
+        return declare(y, dims(a))
+
+    def pulled(self, op: Emitter, a: Value, y: Value, g: Value) -> Value:
+        """`g` times the derivative at `a`, where the value is `y`."""
+        alpha, beta = self._numbers()
+        if self.name == "affine":
+            made: Value = op("Mul", g, op.like(g, alpha))
+        elif self.name in ("sigmoid", "tanh", "scaledtanh"):
+            hyperbolic = (2.0, 4.0) if self.name == "tanh" else (2 * beta, 4 * alpha * beta)
+            rate, size = (1.0, 1.0) if self.name == "sigmoid" else hyperbolic
+            made = op("Mul", g, op("Mul", logistic_slope(op, a, rate), op.like(a, size)))
+        else:
+            name = FUNCTIONS[self.name][0]
+            view = NodeView(name, name, (self._held(op, a),), (y,), self.numbers, (True,), op.graph.opset)
+            (found,) = VJP["", name].vjp(op, view, g)
+            assert found is not None
+            made = found
+        if self.clip is not None:
+            inside = op("LessOrEqual", op("Abs", a), op.like(a, self.clip))
+            made = op("Where", inside, made, op.like(a, 0))
+        return declare(made, dims(a))
+
+    def _held(self, op: Emitter, a: Value) -> Value:
+        """The argument after the clip."""
+        return a if self.clip is None else op("Clip", a, op.like(a, -self.clip), op.like(a, self.clip))
+
+    def _numbers(self) -> tuple[float, float]:
+        return self.numbers.get("alpha", 1.0), self.numbers.get("beta", 0.0)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One direction of the operator, in time order: what it reads, what it made, and what arrives at it."""
+
+    reverse: int
+    size: int
+    x: Value  # [T, B, I]
+    before: Value  # the hidden state that each step began with, [T, B, H]
+    w: Value  # [gates * H, I]
+    r: Value  # [gates * H, H]
+    bias: Sequence[Value] | None  # of x and of the hidden state, [gates * H]
+    cell: Value | None  # the initial cell, [B, H]
+    peephole: Value | None  # [3 * H]
+    steps: Value | None  # whether a step is within its sequence, [T, B, 1]
+    functions: Sequence[Function]
+    g: Value | None  # of Y, [T, B, H]
+    g_h: Value | None  # of Y_h, [B, H]
+    g_c: Value | None  # of Y_c, [B, H]
+
+    def split(self, op: Emitter, value: Value, parts: int) -> Values:
+        """The parts of H units, along the last axis."""
+        made = op.multi("Split", parts, value, op.ints([self.size] * parts), axis=-1)
+        return [declare(x, [*dims(value)[:-1], self.size]) for x in made]
+
+    def product(self, op: Emitter, x: Value, weights: Value) -> Value:
+        """x times the transposed weights."""
+        made = op("MatMul", x, op("Transpose", weights, perm=[1, 0]))
+        return declare(made, [*dims(x)[:-1], dims(weights)[0]])
+
+    def gates(self, op: Emitter, count: int) -> Values:
+        """What the gates make of x and their biases of it, each [T, B, H]."""
+        made = self.product(op, self.x, self.w)
+        return self.split(op, made if self.bias is None else add(op, made, self.bias[0]), count)
+
+    def recurrent(self, op: Emitter, state: Value, rows: slice, weights: Value) -> Value:
+        """What some gates make of a hidden state, with their biases of it."""
+        made = self.product(op, state, weights)
+        if self.bias is None:
+            return made
+        bounds = [op.ints([n * self.size]) for n in (rows.start, rows.stop)]
+        return add(op, made, op("Slice", self.bias[1], *bounds))
+
+    def where(self, op: Emitter, value: Value, otherwise: float) -> Value:
+        """`value` at the steps that count."""
+        if self.steps is None:
+            return value
+        return declare(op("Where", self.steps, value, op.like(value, otherwise)), dims(value))
+
+    def scan(self, op: Emitter, step: Step, states: Values, factors: Values) -> tuple[Values, Values]:
+        """Runs `step(op, dh, states, factors)` from the last step to the first; dh includes what arrives at Y.
+
+        It returns what the hidden state of the step before gets, the next of the other states, and its outputs.
+        """
+        extra = [self.where(op, self.g, 0)] if self.g is not None else []
+        extra += [self.steps] if self.steps is not None else []
+
+        def body(inner: Emitter, carried: Values, slices: Values) -> tuple[Values, Values]:
+            dh, shape = carried[0], dims(carried[0])
+            if self.g is not None:
+                dh = declare(inner("Add", dh, slices[len(factors)]), shape)
+            back, others, made = step(inner, dh, carried[1:], slices[: len(factors)])
+            if self.steps is not None:
+                back = inner("Where", slices[-1], back, dh)
+            return [back, *others], made
+
+        inputs = [*factors, *extra]
+        turned = 1 - self.reverse
+        return scan(op, body, states, inputs, reverse=[turned] * len(inputs), reverse_made=[turned])
+
+
+Step = Callable[[Emitter, Value, Values, Values], tuple[Value, Values, Values]]
+
+
+def sides_of(
+    op: Emitter, node: NodeView, gradients: Sequence[Value | None], gates: int, functions: Sequence[str]
+) -> list[Side]:
+    """The directions of the operator, each in time order."""
+    x, size = node.input(X), node.attribute("hidden_size") or dims(node.input(R))[2]
+    if not isinstance(size, int):
+        raise NotDifferentiable(
+            f"the number of units of {node.operator} (node {node.name!r}) is unknown",
+            node=node.name, operator=node.operator, tensor=node.input(R).name,
+        )  # fmt: skip
+    kind = node.attribute("direction", "forward")
+    count = 2 if kind == "bidirectional" else 1
+    inputs = [*node.inputs, *[None] * (8 - len(node.inputs))]
+    y = node.outputs[0] if node.outputs[0] is not None else node.again(op, *node.inputs)
+    h, c = inputs[INITIAL_H], inputs[INITIAL_C]
+    g, g_h, g_c = [*gradients, None, None][:3]
+    if node.attribute("layout", 0):
+        if y.shape is None:
+            y.shape = [*dims(x)[:2], count, size]
+        x, y = _turned(op, x, [1, 0, 2]), _turned(op, y, [1, 2, 0, 3])
+        h, c, g_h, g_c = (v and _turned(op, v, [1, 0, 2]) for v in (h, c, g_h, g_c))
+        g = g and _turned(op, g, [1, 2, 0, 3])
+    shape = [*dims(x)[:2], size]
+    declare(y, [shape[0], count, *shape[1:]])
+    time = _Time.of(op, x, inputs[LENGTHS])
+
+    def part(value: Any, axis: int, index: int) -> Any:
+        """One direction of a value; None stays None."""
+        if value is None:
+            return None
+        left = dims(value)
+        del left[axis]
+        if count == 1:
+            return declare(op("Squeeze", value, op.ints([axis])), left)
+        return declare(op("Gather", value, op.constant(np.int64(index)), axis=axis), left)
+
+    chosen = _functions(node, functions, count)
+    sides = []
+    for d in range(count):
+        reverse = int(d == 1 or kind == "reverse")
+        states, start, bias = part(y, 1, d), part(h, 0, d), part(inputs[B], 0, d)
+        w, r = part(node.input(W), 0, d), part(node.input(R), 0, d)
+        pads = [-1, 0, 0, 1, 0, 0] if reverse else [1, 0, 0, -1, 0, 0]
+        before = declare(op("Pad", states, op.ints(pads)), shape)
+        if start is not None:
+            first = op("Unsqueeze", start, op.ints([0]))
+            before = declare(op("Where", time.follows(op, reverse), before, first), shape)
+        sides.append(
+            Side(
+                reverse, size, x, before, w, r,
+                bias and op.multi("Split", 2, bias, op.ints([gates * size] * 2), axis=0),
+                part(c, 0, d), part(inputs[P], 0, d), time.within,
+                chosen[d * len(functions) : (d + 1) * len(functions)],
+                part(g, 1, d), part(g_h, 0, d), part(g_c, 0, d),
+            )
+        )  # fmt: skip
+    return sides
+
+
+@dataclass(frozen=True)
+class _Time:
+    """The numbers of the steps, [T, 1, 1], where sequences end, and which steps are within theirs, [T, B, 1]."""
+
+    steps: Value
+    end: Value
+    within: Value | None
+
+    @classmethod
+    def of(cls, op: Emitter, x: Value, lengths: Value | None) -> _Time:
+        end: Value = op("Reshape", op.dims(x, 0, 1), op.ints([]))
+        zero, one = op.constant(np.int64(0)), op.constant(np.int64(1))
+        steps = declare(op("Reshape", op("Range", zero, end, one), op.ints([-1, 1, 1])), [dims(x)[0], 1, 1])
+        if lengths is None:
+            return cls(steps, end, None)
+        end = declare(op("Reshape", op.cast(lengths, np.int64), op.ints([1, -1, 1])), [1, dims(x)[1], 1])
+        return cls(steps, end, declare(op("Less", steps, end), [*dims(x)[:2], 1]))
+
+    def follows(self, op: Emitter, reverse: int) -> Value:
+        """Which steps follow another one of their sequence, in the direction of the operator."""
+        if not reverse:
+            return op("Greater", self.steps, op.constant(np.int64(0)))
+        return op("Less", op("Add", self.steps, op.constant(np.int64(1))), self.end)
+
+
+def _functions(node: NodeView, defaults: Sequence[str], count: int) -> list[Function]:
+    """The activations of all directions; each takes the next alpha and beta if it has any."""
+    clip = node.attribute("clip")
+    numbers = {k: list(node.attribute(f"activation_{k}") or []) for k in ("alpha", "beta")}
+    found = []
+    for name in node.attribute("activations") or list(defaults) * count:
+        if name.lower() not in FUNCTIONS:
+            raise NotDifferentiable(
+                f"no gradient rule for the activation {name} of {node.operator} (node {node.name!r})",
+                node=node.name, operator=node.operator, tensor=node.input(X).name,
+            )  # fmt: skip
+        own = {k: numbers[k].pop(0) if numbers[k] else v for k, v in FUNCTIONS[name.lower()][1].items()}
+        found.append(Function(name.lower(), own, clip or None))
+    return found
+
+
+def start(op: Emitter, s: Side, value: Value | None) -> Value:
+    """A state [B, H]: the given one, or zeros."""
+    if value is not None:
+        return value
+    zero = gs.Constant("zero", np.zeros(1, dtype=s.x.dtype))
+    made = op("ConstantOfShape", op.dims(s.before, 1), value=zero)
+    return declare(made, dims(s.before)[1:])
+
+
+def add(op: Emitter, x: Value, y: Value) -> Value:
+    """x + y in the shape of x."""
+    return declare(op("Add", x, y), dims(x))
+
+
+def mul(op: Emitter, x: Value, y: Value) -> Value:
+    """x * y in the shape of x."""
+    return declare(op("Mul", x, y), dims(x))
+
+
+def joined(op: Emitter, values: Values, axis: int = -1) -> Value:
+    """Values of equal shape side by side."""
+    if len(values) == 1:
+        return values[0]
+    shape = dims(values[0])
+    sizes = [d for d in (dims(v)[axis] for v in values) if isinstance(d, int)]
+    shape[axis] = sum(sizes) if len(sizes) == len(values) else None
+    return declare(op("Concat", *values, axis=axis % len(shape)), shape)
+
+
+def _turned(op: Emitter, value: Value, perm: Sequence[int]) -> Value:
+    return declare(op("Transpose", value, perm=list(perm)), [dims(value)[a] for a in perm])

@@ -1,0 +1,294 @@
+"""Elementwise operators. `x, y` operands, `z` output, `g` its gradient; at kinks the convention is PyTorch's."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
+from onnx_attribution.graph_tools.operators.logistic import (
+    gauss,
+    logistic,
+    logistic_slope,
+    normal_slope,
+    tanh_slope,
+)
+from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, unary, vjp
+from onnx_attribution.graph_tools.operators.squares import is_sum_of_squares
+
+# --- one input, no attributes: (op, g, x, z) -> gradient of x
+
+unary("Abs", lambda op, g, x, z: op("Mul", g, op("Sign", x)))
+unary("Neg", lambda op, g, x, z: op("Neg", g))
+unary("Exp", lambda op, g, x, z: op("Mul", g, z))
+unary("Log", lambda op, g, x, z: op("Div", g, x))
+unary("Sqrt", lambda op, g, x, z: op("Div", g, _never_zero(op, x, z, op("Mul", op.like(z, 2), z))))
+unary("Reciprocal", lambda op, g, x, z: op("Neg", op("Mul", g, op("Mul", z, z))))
+unary("Sin", lambda op, g, x, z: op("Mul", g, op("Cos", x)))
+unary("Cos", lambda op, g, x, z: op("Neg", op("Mul", g, op("Sin", x))))
+unary("Tan", lambda op, g, x, z: op("Mul", g, _one_plus(op, op("Mul", z, z))))
+unary("Asin", lambda op, g, x, z: op("Div", g, op("Sqrt", _one_minus_square(op, x))))
+unary("Acos", lambda op, g, x, z: op("Neg", op("Div", g, op("Sqrt", _one_minus_square(op, x)))))
+unary("Atan", lambda op, g, x, z: op("Div", g, _one_plus(op, op("Mul", x, x))))
+unary("Sinh", lambda op, g, x, z: op("Mul", g, op("Cosh", x)))
+unary("Cosh", lambda op, g, x, z: op("Mul", g, op("Sinh", x)))
+unary("Tanh", lambda op, g, x, z: op("Mul", g, tanh_slope(op, x)))
+unary("Asinh", lambda op, g, x, z: op("Div", g, op("Sqrt", _one_plus(op, op("Mul", x, x)))))
+unary("Acosh", lambda op, g, x, z: op("Div", g, op("Sqrt", op("Neg", _one_minus_square(op, x)))))
+unary("Atanh", lambda op, g, x, z: op("Div", g, _one_minus_square(op, x)))
+unary("Sigmoid", lambda op, g, x, z: op("Mul", g, logistic_slope(op, x)))
+unary("Softplus", lambda op, g, x, z: op("Mul", g, logistic(op, x)))
+unary("Softsign", lambda op, g, x, z: op("Div", g, _square(op, _one_plus(op, op("Abs", x)))))
+unary(
+    "Erf", lambda op, g, x, z: op("Mul", g, op("Mul", op.like(x, 2 / math.sqrt(math.pi)), gauss(op, x, 1.0)))
+)
+unary("Relu", lambda op, g, x, z: _where_positive(op, x, g, op.like(g, 0)))
+unary("HardSwish", lambda op, g, x, z: op("Mul", g, _hard_swish_slope(op, x)))
+unary("Mish", lambda op, g, x, z: op("Mul", g, _mish_slope(op, x)))
+
+
+def _never_zero(op: Emitter, x: Value, z: Value, slope: Value) -> Value:
+    """The divisor of a root's gradient, infinite where the root of a sum of squares is 0.
+
+    A length has a kink at 0, of which the middle is taken, as at all others; 0 times infinity would be NaN.
+    """
+    if not is_sum_of_squares(x):
+        return slope
+    return op("Where", op("Equal", z, op.like(z, 0)), op.like(z, math.inf), slope)
+
+
+def _one_plus(op: Emitter, value: Value) -> Value:
+    return op("Add", op.like(value, 1), value)
+
+
+def _one_minus_square(op: Emitter, value: Value) -> Value:
+    """(1 - x) (1 + x), where x is close to 1 too."""
+    return op("Mul", op("Sub", op.like(value, 1), value), _one_plus(op, value))
+
+
+def _square(op: Emitter, value: Value) -> Value:
+    return op("Mul", value, value)
+
+
+def _where_positive(op: Emitter, x: Value, positive: Value, otherwise: Value) -> Value:
+    return op("Where", op("Greater", x, op.like(x, 0)), positive, otherwise)
+
+
+def _hard_swish_slope(op: Emitter, x: Value) -> Value:
+    middle = op("Add", op("Mul", x, op.like(x, 1 / 3)), op.like(x, 0.5))
+    above = op("Where", op("GreaterOrEqual", x, op.like(x, 3)), op.like(x, 1), middle)
+    return op("Where", op("Greater", x, op.like(x, -3)), above, op.like(x, 0))
+
+
+def _mish_slope(op: Emitter, x: Value) -> Value:
+    soft = op("Softplus", x)
+    return op("Add", op("Tanh", soft), op("Mul", op("Mul", x, logistic(op, x)), tanh_slope(op, soft)))
+
+
+# --- one input with attributes
+
+
+@vjp("LeakyRelu", elementwise=True)
+def leaky_relu(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    slope = op("Mul", g, op.like(g, node.attribute("alpha", 0.01)))
+    return (_where_positive(op, node.input(0), g, slope),)
+
+
+@vjp("Elu", elementwise=True)
+def elu(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    return (_where_positive(op, node.input(0), g, _grown(op, node, g, node.attribute("alpha", 1.0))),)
+
+
+def _grown(op: Emitter, node: NodeView, g: Value, alpha: float, rate: float = 1.0) -> Value:
+    """g times alpha exp(x / rate) where x is below 0."""
+    low = op("Min", node.input(0), op.like(g, 0))
+    return op(
+        "Mul",
+        g,
+        op("Mul", op("Exp", low if rate == 1 else op("Div", low, op.like(g, rate))), op.like(g, alpha)),
+    )
+
+
+@vjp("Selu", elementwise=True)
+def selu(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    alpha, gamma = (
+        node.attribute("alpha", 1.67326319217681884765625),
+        node.attribute("gamma", 1.05070102214813232421875),
+    )
+    below = _grown(op, node, g, alpha * gamma)
+    return (_where_positive(op, node.input(0), op("Mul", g, op.like(g, gamma)), below),)
+
+
+@vjp("Celu", elementwise=True)
+def celu(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    return (_where_positive(op, node.input(0), g, _grown(op, node, g, 1.0, node.attribute("alpha", 1.0))),)
+
+
+@vjp("ThresholdedRelu", elementwise=True)
+def thresholded_relu(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    x = node.input(0)
+    return (op("Where", op("Greater", x, op.like(x, node.attribute("alpha", 1.0))), g, op.like(g, 0)),)
+
+
+@vjp("Shrink", elementwise=True)
+def shrink(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    x = node.input(0)
+    outside = op("Greater", op("Abs", x), op.like(x, node.attribute("lambd", 0.5)))
+    return (op("Where", outside, g, op.like(g, 0)),)
+
+
+@vjp("HardSigmoid", elementwise=True)
+def hard_sigmoid(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    z, zero = node.z, op.like(g, 0)
+    inside = op("And", op("Greater", z, op.like(z, 0)), op("Less", z, op.like(z, 1)))
+    return (op("Where", inside, op("Mul", g, op.like(g, node.attribute("alpha", 0.2))), zero),)
+
+
+@vjp("Swish", elementwise=True)
+def swish(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    return (op("Mul", g, sigmoid_gate_slope(op, node.input(0), node.attribute("alpha", 1.0))),)
+
+
+@vjp("QuickGelu", elementwise=True, domain="com.microsoft")
+def quick_gelu(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    return (op("Mul", g, sigmoid_gate_slope(op, node.input(0), node.attribute("alpha", 1.702))),)
+
+
+def sigmoid_gate_slope(op: Emitter, x: Value, alpha: float) -> Value:
+    """The derivative of x sigmoid(alpha x)."""
+    turned = op("Mul", x, op.like(x, alpha))
+    return op("Add", logistic(op, turned), op("Mul", turned, logistic_slope(op, turned)))
+
+
+@vjp("Gelu", elementwise=True)
+def gelu(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    slope = gelu_tanh_slope if node.attribute("approximate", "none") == "tanh" else normal_slope
+    return (op("Mul", g, slope(op, node.input(0))),)
+
+
+@vjp("Gelu", elementwise=True, domain="com.microsoft")
+def gelu_contrib(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    return (op("Mul", g, normal_slope(op, node.input(0))),)
+
+
+def gelu_tanh_slope(op: Emitter, x: Value) -> Value:
+    """The derivative of x/2 (1 + tanh u) = x sigmoid(2u) with u = sqrt(2/pi) (x + 0.044715 x^3)."""
+    c = 2 * math.sqrt(2 / math.pi)
+    x2, turned = op("Mul", x, x), op("Mul", x, op.like(x, c))
+    inner = op("Mul", turned, _one_plus(op, op("Mul", x2, op.like(x, 0.044715))))
+    slope = op("Mul", turned, _one_plus(op, op("Mul", x2, op.like(x, 3 * 0.044715))))
+    return op("Add", logistic(op, inner), op("Mul", logistic_slope(op, inner), slope))
+
+
+@vjp("Clip", elementwise=True)
+def clip(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    x, low, high = node.input(0), node.optional(1), node.optional(2)
+    zero, dx = op.like(g, 0), g
+    if low is not None:
+        dx = op("Where", op("GreaterOrEqual", x, low), dx, zero)
+    if high is not None:
+        dx = op("Where", op("LessOrEqual", x, high), dx, zero)
+    d_low = None if low is None else op("Where", op("Less", x, low), g, zero)
+    if d_low is not None and high is not None:
+        d_low = op("Where", op("Greater", low, high), zero, d_low)
+    d_high = (
+        None
+        if high is None
+        else op("Where", op("Greater", x if low is None else op("Max", x, low), high), g, zero)
+    )
+    return dx, d_low, d_high
+
+
+# --- two and more inputs
+
+
+@vjp("Add", elementwise=True, linear=[{0, 1}])
+def add(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    return g, g
+
+
+@vjp("Sub", elementwise=True, linear=[{0, 1}])
+def sub(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    return g, op("Neg", g)
+
+
+@vjp("Mul", elementwise=True, linear=[{0}, {1}], bilinear=True)
+def mul(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    return op("Mul", g, node.input(1)), op("Mul", g, node.input(0))
+
+
+@vjp("Div", elementwise=True, linear=[{0}])
+def div(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    ratio = op("Div", g, node.input(1))
+    return ratio, op("Neg", op("Mul", ratio, node.z))
+
+
+@vjp("Pow", elementwise=True)
+def pow_(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    x, exponent = node.input(0), node.input(1)
+    y = op.cast(exponent, x.dtype)
+    one, zero = op.like(x, 1), op.like(x, 0)
+    if (constant := _number(exponent)) is not None:
+        if constant == 2.0:
+            return op("Mul", g, op("Mul", op.like(x, 2), x)), None
+        power = x if constant == 1.0 else op("Pow", x, op.like(x, constant - 1))
+        if 0 < constant < 1 and is_sum_of_squares(x):  # a length, as with Sqrt
+            power = op("Where", op("Equal", x, zero), zero, power)
+        return op("Mul", g, op("Mul", op.like(x, constant), power)) if constant != 0 else op.zeros_like(
+            node.z
+        ), None
+    flat = op("Equal", y, zero)
+    power = op("Pow", op("Where", flat, one, x), op("Sub", y, one))
+    dx = op("Where", flat, zero, op("Mul", g, op("Mul", y, power)))
+    positive = op("Greater", x, zero)
+    log = op("Log", op("Where", positive, x, one))
+    dy = op("Where", positive, op("Mul", g, op("Mul", node.z, log)), zero)
+    return dx, dy
+
+
+def _number(value: Value) -> float | None:
+    """The value of a constant of one element."""
+    array = getattr(value, "values", None)
+    return (
+        float(np.asarray(array).reshape(-1)[0]) if array is not None and np.asarray(array).size == 1 else None
+    )
+
+
+@vjp("PRelu", elementwise=True, linear=[{1}])
+def prelu(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    x, slope = node.input(0), node.input(1)
+    below = op("Mul", g, x)
+    return _where_positive(op, x, g, op("Mul", g, slope)), _where_positive(op, x, op.like(g, 0), below)
+
+
+@vjp("Mod", elementwise=True)
+def mod(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    x, y = node.input(0), node.input(1)
+    quotient = op("Div", x, y)
+    whole = (
+        op("Mul", op("Sign", quotient), op("Floor", op("Abs", quotient)))
+        if node.attribute("fmod", 0)
+        else op("Floor", quotient)
+    )
+    return g, op("Neg", op("Mul", g, whole))
+
+
+@vjp("Sum", elementwise=True, linear=[range(1024)])
+def sum_(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    return [g] * len(node.inputs)
+
+
+@vjp("Mean", elementwise=True, linear=[range(1024)])
+def mean(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    return [op("Mul", g, op.like(g, 1 / len(node.inputs)))] * len(node.inputs)
+
+
+@vjp("Max", "Min", elementwise=True)
+def max_min(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    """Ties are split evenly between the operands that reach the extreme."""
+    z = node.again(op, *node.inputs)  # node.z may be rounded to a half type, which its inputs never were
+    hits = [op.cast(op("Equal", node.input(k), z), g.dtype) for k in range(len(node.inputs))]
+    count = hits[0] if len(hits) == 1 else op("Sum", *hits)
+    share = op("Div", g, count)
+    return [op("Mul", share, hit) for hit in hits]

@@ -1,0 +1,167 @@
+"""Pooling. Letters: `x` operand, `z` output, `g` its gradient, `index` where each maximum came from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
+from onnx_attribution.graph_tools.operators.convolution import Windows, fit, windows
+from onnx_attribution.graph_tools.operators.reduce import mean_factor
+from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
+from onnx_attribution.graph_tools.operators.tricks import (
+    convert,
+    declare,
+    dimensions,
+    place,
+    rank_of,
+    scatter_add,
+)
+
+
+def pool_indices(op: Emitter, node: NodeView, x: Value) -> Value:
+    """For each window of a MaxPool node run on `x`, the flat position of its first maximum.
+
+    Computed beside the node, never taken from it: asking the forward pass for indices costs onnxruntime its fast
+    path on CPU, and with storage_order=1 they count columns first.
+    """
+    index = op.multi("MaxPool", 2, x, **{**node.attributes, "storage_order": 0})[1]
+    index.dtype, index.shape = np.dtype(np.int64), node.z.shape
+    return index
+
+
+def unpool(op: Emitter, x: Value, values: Value, index: Value) -> Value:
+    """Zeros of the shape of `x` with `values`, one per window, added at the flat positions `index`."""
+    return scatter_add(op, x, index, values)
+
+
+@vjp("MaxPool")
+def max_pool(op: Emitter, node: NodeView, g: Value | None, *_: Value | None) -> Gradients:
+    x = node.input(0)
+    return (unpool(op, x, op.zeros_like(node.z) if g is None else g, pool_indices(op, node, x)),)
+
+
+@vjp("MaxUnpool", linear=[{0}])
+def max_unpool(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    return (op("Gather", op("Reshape", g, op.ints([-1])), node.input(1), axis=0),)
+
+
+@vjp("GlobalAveragePool", linear=[{0}])
+def global_average_pool(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    x = node.input(0)
+    return (op("Expand", op("Mul", g, mean_factor(op, x, node.z)), op.shape(x)),)
+
+
+@vjp("GlobalMaxPool")
+def global_max_pool(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    """Those who reach the maximum share its gradient evenly."""
+    x = node.input(0)
+    reached = convert(op, op("Equal", x, node.z), x)
+    count = op("ReduceSum", reached, op.ints(range(2, rank_of(x))), keepdims=1)
+    return (op("Mul", reached, op("Div", g, count)),)
+
+
+@vjp("AveragePool", linear=[{0}])
+def average_pool(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    x = node.input(0)
+    place_of = windows(op, node, node.attribute("kernel_shape"), x, node.z)
+    if _is_whole(node, place_of):
+        share = op("Mul", g, op.like(g, 1 / np.prod(place_of.kernel)))
+    else:
+        share = op("Mul", g, _weights(op, node, place_of))
+        share.shape = node.z.shape
+    return (spread(op, share, x, node.z, place_of),)
+
+
+def _is_whole(node: NodeView, place_of: Windows) -> bool:
+    """Whether every window divides by the size of the kernel, as it has no padding or counts it.
+
+    Not where a window may be larger than the input: onnxruntime then divides by what is there.
+    """
+    sizes = dimensions(node.input(0))[2:]
+    if not all(isinstance(d, int) and d >= e for d, e in zip(sizes, place_of.extent, strict=True)):
+        return False
+    padding = node.attribute("auto_pad", "NOTSET") in ("NOTSET", "") and any(node.attribute("pads") or [])
+    same = node.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+    counted = bool(node.attribute("count_include_pad", 0)) and not same
+    return not node.attribute("ceil_mode", 0) and not same and (counted or not padding)
+
+
+def _weights(op: Emitter, node: NodeView, place_of: Windows) -> Value:
+    """What one window gives to each of its elements: the pool of ones over the number of elements it holds.
+
+    The standard's divisor depends on count_include_pad, ceil_mode and the runtime; the pool itself knows it.
+    """
+    x = node.input(0)
+    single = op("Concat", op.ints([1, 1]), op.dims(x, 2), axis=0)
+    ones = op("Expand", op.like(x, 1), single)
+    declare(ones, [1, 1, *dimensions(x)[2:]])
+    kernel = convert(op, op.constant(np.ones((1, 1, *place_of.kernel), dtype=np.float32)), x)
+    end = op("Sub", op("Sub", _reach(op, node.z, place_of), op.dims(x, 2)), place_of.begin)
+    none = op.ints([0, 0])
+    padded = op("Pad", ones, op("Concat", none, place_of.begin, none, end, axis=0))
+    held = op("Conv", padded, kernel, strides=list(place_of.strides), dilations=list(place_of.dilations))
+    return op("Div", node.again(op, ones), op("Max", held, op.like(x, 1)))
+
+
+def _reach(op: Emitter, z: Value, place_of: Windows) -> Value:
+    """How far all windows together reach, per spatial axis."""
+    ones = op.ints([1] * len(place_of.kernel))
+    steps = op("Mul", op("Sub", op.dims(z, 2), ones), op.ints(place_of.strides))
+    return op("Add", steps, op.ints(place_of.extent))
+
+
+def spread(op: Emitter, share: Value, x: Value, z: Value, place_of: Windows) -> Value:
+    """Zeros of the shape of `x` with the `share` of each window added to all its elements."""
+    rank = len(place_of.kernel)
+    if place_of.strides == place_of.kernel == place_of.extent and place_of.static_begin == (0,) * rank:
+        return _tiled(op, share, x, z, place_of.kernel)
+    single = op("Reshape", share, op("Concat", op.ints([-1, 1]), op.dims(z, 2), axis=0))
+    kernel = convert(op, op.constant(np.ones((1, 1, *place_of.kernel), dtype=np.float32)), share)
+    full = op(
+        "ConvTranspose", single, kernel, strides=list(place_of.strides), dilations=list(place_of.dilations)
+    )
+    fitted = declare(fit(op, full, place_of.begin, x), ["?", 1, *dimensions(x)[2:]])
+    return op.reshape_like(fitted, x)
+
+
+def _tiled(op: Emitter, share: Value, x: Value, z: Value, kernel: tuple[int, ...]) -> Value:
+    """Windows that lie side by side: each share is repeated over its window."""
+    rank = len(kernel)
+    apart = op("Unsqueeze", share, op.ints(range(3, 3 + 2 * rank, 2)))
+    parts = [op.dims(z, 0, 2)]
+    for axis, size in enumerate(kernel, start=2):
+        parts += [op.dims(z, axis, axis + 1), op.ints([size])]
+    repeated = op("Expand", apart, op("Concat", *parts, axis=0))
+    sides = op("Mul", op.dims(z, 2), op.ints(kernel))
+    whole = op("Reshape", repeated, op("Concat", op.dims(z, 0, 2), sides, axis=0), allowzero=1)
+    inner = [d * k if isinstance(d, int) else "?" for d, k in zip(dimensions(z)[2:], kernel, strict=True)]
+    declare(whole, [*dimensions(z)[:2], *inner])
+    return place(op, whole, x, whole, {})
+
+
+@vjp("LpPool")
+def lp_pool(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    x, p = node.input(0), node.attribute("p", 2)
+    share = op("Mul", g, _power(op, node.z, 1 - p))
+    place_of = windows(op, node, node.attribute("kernel_shape"), x, node.z)
+    return (op("Mul", spread(op, share, x, node.z, place_of), _slope(op, x, p)),)
+
+
+@vjp("GlobalLpPool")
+def global_lp_pool(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    x, p = node.input(0), node.attribute("p", 2)
+    return (op("Mul", op("Mul", g, _power(op, node.z, 1 - p)), _slope(op, x, p)),)
+
+
+def _power(op: Emitter, z: Value, exponent: int) -> Value:
+    """`z` to a power that is not positive; 0 to it counts as 0."""
+    is_zero = op("Equal", z, op.like(z, 0))
+    raised = op("Pow", op("Where", is_zero, op.like(z, 1), z), op.like(z, exponent))
+    return op("Where", is_zero, op.like(z, 0), raised)
+
+
+def _slope(op: Emitter, x: Value, p: int) -> Value:
+    """|x|^(p - 1) times the sign of x."""
+    if p == 1:
+        return op("Sign", x)
+    return x if p == 2 else op("Mul", op("Sign", x), op("Pow", op("Abs", x), op.like(x, p - 1)))

@@ -1,0 +1,135 @@
+"""Differences over differences: the secant of a function of one moving input, the Shapley value of a few."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
+from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, Rule
+from onnx_attribution.values import NearZero
+
+PIECEWISE_LINEAR = frozenset({"Abs", "Clip", "LeakyRelu", "Max", "Min", "PRelu", "ThresholdedRelu"})
+"""Functions that round relative to their input, so that differences of small numbers are meant."""
+
+
+PLAYERS = 4  # each more doubles the evaluations of a Shapley value
+
+
+def near(op: Emitter, x: Value, y: Value, d: Value, *, floor: float = 1) -> Value:
+    """Where the difference d = x - y is rounding noise: below 8 units in the last place of x, y or `floor`."""
+    scale = op("Max", op("Abs", x), op("Abs", y), op.like(x, floor))
+    return op("LessOrEqual", op("Abs", d), op("Mul", scale, op.like(x, 8 * float(np.finfo(x.dtype).eps))))
+
+
+def quotient(op: Emitter, change: Value, d: Value, close: Value, slope: Value) -> Value:
+    """change / d, and `slope` where d is close to 0."""
+    return op("Where", close, slope, op("Div", change, op("Where", close, op.like(d, 1), d)))
+
+
+def times(op: Emitter, g: Value, slope: Value) -> Value:
+    """g * slope, and 0 where g is 0: an infinite slope that nothing reaches, as of a guarded division, is no NaN."""
+    nothing = op.like(g, 0)
+    return op("Where", op("Equal", g, nothing), nothing, op("Mul", g, slope))
+
+
+def slope_of_one(
+    op: Emitter,
+    node: NodeView,
+    reference: NodeView,
+    rule: Rule,
+    index: int,
+    g: Value,
+    near_zero: NearZero = "midpoint",
+) -> Gradients:
+    """The secant of an elementwise function of one moving input; near 0 its gradient at one point."""
+    x, y = node.input(index), reference.input(index)
+    d = op("Sub", x, y)
+    point = {"input": node, "reference": reference}.get(near_zero) or midpoint(op, node, reference)
+    z = node.again(op, *point.inputs)
+    z.shape = node.z.shape
+    one = op("Expand", op.like(g, 1), op.shape(node.z))
+    one.shape = node.z.shape
+    local = rule.vjp(op, replace(point, outputs=(z,)), one)[index]
+    assert local is not None
+    exact = near_zero == "midpoint" and node.operator in PIECEWISE_LINEAR
+    close = near(op, x, y, d, floor=0 if exact else 1)
+    slope = quotient(op, op("Sub", node.z, reference.z), d, close, local)
+    return [times(op, g, slope) if k == index else None for k in range(len(node.inputs))]
+
+
+def shapley(
+    op: Emitter, node: NodeView, reference: NodeView, rule: Rule, active: Sequence[int], g: Value
+) -> Gradients:
+    """The Shapley value of an elementwise function of a few moving inputs (Max, Min, Pow, Clip...).
+
+    Per unit of an input that does not move it is the mean of the gradient, where selections have one.
+    """
+    results: list[Value | None] = [None] * len(node.inputs)
+    values: dict[frozenset[int], Value] = {frozenset(): reference.z, frozenset(active): node.z}
+
+    def inputs_at(moved: frozenset[int]) -> tuple[Value | None, ...]:
+        return tuple(
+            x if k in moved or k not in active else reference.inputs[k] for k, x in enumerate(node.inputs)
+        )
+
+    def at(moved: frozenset[int]) -> Value:
+        if moved not in values:
+            values[moved] = shaped(node.again(op, *inputs_at(moved)), node.z)
+        return values[moved]
+
+    one = shaped(op("Expand", op.like(node.z, 1), op.shape(node.z)), node.z)
+    selects = node.operator in PIECEWISE_LINEAR
+    for index in active:
+        changes, slopes = [], []
+        for rest, weight in _coalitions([k for k in active if k != index]):
+            share = op.like(node.z, weight)
+            with_it = rest | {index}
+            changes.append(op("Mul", op("Sub", at(with_it), at(rest)), share))
+            if selects:
+                z = shaped(node.again(op, *inputs_at(with_it)), node.z)  # not rounded to a half type
+                view = replace(node, inputs=inputs_at(with_it), outputs=(z,))
+                gradient = rule.vjp(op, view, one)[index]
+                assert gradient is not None
+                slopes.append(op("Mul", gradient, share))
+        x, y = node.input(index), reference.input(index)
+        d = op("Sub", x, y)
+        # selections have no rounding of their own, so that any difference counts, however small
+        exact = node.operator in ("Clip", "Max", "Min")
+        close = op("Equal", d, op.like(d, 0)) if exact else near(op, x, y, d)
+        local = op("Sum", *slopes) if selects else op.like(d, 0)
+        results[index] = times(op, g, quotient(op, op("Sum", *changes), d, close, local))
+    return results
+
+
+def _coalitions(others: Sequence[int]) -> Iterator[tuple[frozenset[int], float]]:
+    """The sets of others that may have moved before a player does, each with how many orders of moving have it."""
+    for size in range(len(others) + 1):
+        weight = 1 / (math.comb(len(others), size) * (len(others) + 1))
+        for chosen in itertools.combinations(others, size):
+            yield frozenset(chosen), weight
+
+
+def shaped(made: Value, like: Value) -> Value:
+    """What is computed anew, with the shape of the tensor that it stands beside."""
+    if isinstance(made, gs.Variable):
+        made.shape = like.shape
+    return made
+
+
+def mean(op: Emitter, x: Value, y: Value) -> Value:
+    return x if x is y else op("Mul", op("Add", x, y), op.like(x, 0.5))
+
+
+def midpoint(op: Emitter, node: NodeView, reference: NodeView) -> NodeView:
+    """The node with each active input halfway between x and x'."""
+    pairs = zip(node.inputs, reference.inputs, node.active, strict=True)
+    return replace(
+        node,
+        inputs=tuple(mean(op, x, y) if a and x is not None and y is not None else x for x, y, a in pairs),
+    )
