@@ -16,14 +16,6 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.differentiate import (
-    Choose,
-    Reach,
-    differentiate,
-    gradient_of,
-    no_way,
-    reachable,
-)
 from onnx_attribution.graph_tools.ir.convert import detach, graph_of, input_like, model_of, require_own_names
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.ir.reach import dependents
@@ -33,8 +25,16 @@ from onnx_attribution.graph_tools.operators import VJP, RuleTable
 from onnx_attribution.graph_tools.operators.huge import Known, difference
 from onnx_attribution.graph_tools.operators.lost import Lost
 from onnx_attribution.graph_tools.operators.secant import STEPS, UNFOLLOWED, secant_of
-from onnx_attribution.graph_tools.reveal import reveal
-from onnx_attribution.graph_tools.reveal_rules import Where
+from onnx_attribution.graph_tools.walk.differentiate import (
+    Choose,
+    Reach,
+    differentiate,
+    gradient_of,
+    no_way,
+    reachable,
+)
+from onnx_attribution.graph_tools.walk.reveal_cancel import reveal
+from onnx_attribution.graph_tools.walk.reveal_nodes import Where
 from onnx_attribution.values import NearZero
 
 

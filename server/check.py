@@ -17,7 +17,6 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import AttributionError, ModelError, NotDifferentiable
-from onnx_attribution.graph_tools.differentiate import missing_rules
 from onnx_attribution.graph_tools.ir.emit import is_float
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.normalise.noise import DRAWING, drawing_before
@@ -28,6 +27,7 @@ from onnx_attribution.graph_tools.read.example_inputs import compared
 from onnx_attribution.graph_tools.read.load import load
 from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.graph_tools.select.targets import float_before_outputs, float_outputs
+from onnx_attribution.graph_tools.walk.differentiate import missing_rules
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.forward import forward
 from onnx_attribution.server.loaded import LoadedModel

@@ -15,7 +15,6 @@ import onnx_graphsurgeon as gs
 from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiable
 from onnx_attribution.graph_tools.batch.prepare import prepare
 from onnx_attribution.graph_tools.batch.prove import gradients_apart, prove, row_like
-from onnx_attribution.graph_tools.differentiate import straight_through
 from onnx_attribution.graph_tools.footprint import Footprint
 from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.ir.emit import holds_elements
@@ -40,6 +39,7 @@ from onnx_attribution.graph_tools.select.targets import (
     require_float,
     target_tensor,
 )
+from onnx_attribution.graph_tools.walk.differentiate import straight_through
 from onnx_attribution.server.backend import Backend, Session, Trials
 from onnx_attribution.server.cache import Cache
 from onnx_attribution.values import Array, LayerInfo, TensorInfo

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.differentiate import differentiate
 from onnx_attribution.graph_tools.ir.emit import Emitter, is_float, is_half
 from onnx_attribution.graph_tools.ir.weights import whole
 from onnx_attribution.graph_tools.operators import VJP, RuleTable
+from onnx_attribution.graph_tools.walk.differentiate import differentiate
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]

@@ -52,7 +52,7 @@ def summary(entries: list[Entry]) -> str:
 
 
 def _print_reasons(json: bool) -> None:
-    from onnx_attribution.graph_tools.refusals import REFUSALS
+    from onnx_attribution.graph_tools.walk.refusals import REFUSALS
 
     if json:
         words = ("word", "meaning", "instead")

@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from onnx_attribution.client.cli.app import app
 from onnx_attribution.graph_tools.catalogue import catalogue
-from onnx_attribution.graph_tools.refusals import REFUSALS
+from onnx_attribution.graph_tools.walk.refusals import REFUSALS
 
 
 def run(*arguments: str) -> Result:

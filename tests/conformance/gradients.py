@@ -34,13 +34,13 @@ import numpy as np
 import onnx
 
 from onnx_attribution.errors import AttributionError
-from onnx_attribution.graph_tools.differentiate import missing_rules, reachable
 from onnx_attribution.graph_tools.normalise.pipeline import same_values
 from onnx_attribution.graph_tools.operators import VJP
 from onnx_attribution.graph_tools.program import Choice, rows_program
 from onnx_attribution.graph_tools.select.layers import layers_between
 from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.graph_tools.select.targets import float_before_outputs, float_outputs
+from onnx_attribution.graph_tools.walk.differentiate import missing_rules, reachable
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.values import Array

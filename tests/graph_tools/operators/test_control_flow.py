@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.differentiate import missing_rules
 from onnx_attribution.graph_tools.ir.convert import graph_of, model_of
 from onnx_attribution.graph_tools.ir.reach import ancestors, dependents, reachable
 from onnx_attribution.graph_tools.select.cuts import cut_tensors
+from onnx_attribution.graph_tools.walk.differentiate import missing_rules
 from tests.checks import FORMS, assert_gradient, gradient_model
 from tests.programs import gradients
 

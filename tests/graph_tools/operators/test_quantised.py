@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.graph_tools.differentiate import straight_through
+from onnx_attribution.graph_tools.walk.differentiate import straight_through
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.check import check_file
 from onnx_attribution.server.engine import Engine

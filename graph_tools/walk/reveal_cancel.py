@@ -18,13 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.differentiate import Choose, Reach, naming, no_rule, view_of, walk_of
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_half
 from onnx_attribution.graph_tools.ir.subgraphs import inputs_of
 from onnx_attribution.graph_tools.operators import ZERO_DERIVATIVE, RuleTable
 from onnx_attribution.graph_tools.operators.quotients import quotient
-from onnx_attribution.graph_tools.parts import Pair, Parts
-from onnx_attribution.graph_tools.reveal_rules import Move, Where, move_of
+from onnx_attribution.graph_tools.walk.differentiate import Choose, Reach, naming, no_rule, view_of, walk_of
+from onnx_attribution.graph_tools.walk.halves import Pair, Parts
+from onnx_attribution.graph_tools.walk.reveal_nodes import Move, Where, move_of
 
 
 def reveal(

@@ -8,13 +8,13 @@ from typing import Literal
 
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.differentiate import Choose
 from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.operators import NodeView, Rule, RuleTable
 from onnx_attribution.graph_tools.operators.huge import may_be_huge
 from onnx_attribution.graph_tools.operators.quotients import PIECEWISE_LINEAR, near, quotient, shaped
-from onnx_attribution.graph_tools.parts import Pair, Parts, signs, some
+from onnx_attribution.graph_tools.walk.differentiate import Choose
+from onnx_attribution.graph_tools.walk.halves import Pair, Parts, signs, some
 
 Where = Literal["everywhere", "dense"]
 Move = Callable[[Sequence[Pair | None]], Sequence[Pair | None]]
