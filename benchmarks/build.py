@@ -26,7 +26,8 @@ import onnxruntime as ort
 from benchmarks.bare import TOKENS, peak
 from benchmarks.networks import bert, resnet, vit
 from onnx_attribution.graph_tools.ir.weights import whole
-from onnx_attribution.graph_tools.program import Choice, Program, rows_program
+from onnx_attribution.graph_tools.programs.program import rows_program
+from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.loaded import LoadedModel
 

@@ -15,8 +15,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import ModelError, Overloaded
-from onnx_attribution.graph_tools.footprint import Footprint
 from onnx_attribution.graph_tools.ir.weights import place, weights_of
+from onnx_attribution.graph_tools.programs.footprint import Footprint
 from onnx_attribution.values import Array
 
 Provider = Literal["auto", "cpu", "cuda"]

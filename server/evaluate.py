@@ -12,7 +12,7 @@ from onnx_attribution.errors import Overloaded
 from onnx_attribution.graph_tools import path
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.path import Batch, Plan, Term
-from onnx_attribution.graph_tools.program import path_program, rows_program
+from onnx_attribution.graph_tools.programs.program import path_program, rows_program
 from onnx_attribution.server.backend import Session
 from onnx_attribution.server.forward import taken as taken
 from onnx_attribution.server.loaded import LoadedModel

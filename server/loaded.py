@@ -15,7 +15,6 @@ import onnx_graphsurgeon as gs
 from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiable
 from onnx_attribution.graph_tools.batch.prepare import prepare
 from onnx_attribution.graph_tools.batch.prove import gradients_apart, prove, row_like
-from onnx_attribution.graph_tools.footprint import Footprint
 from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.ir.emit import holds_elements
 from onnx_attribution.graph_tools.ir.reach import ancestors
@@ -27,7 +26,9 @@ from onnx_attribution.graph_tools.normalise.missing_operators import Missing, be
 from onnx_attribution.graph_tools.normalise.noise import drawing_before, flag_of
 from onnx_attribution.graph_tools.normalise.pipeline import declared, normalise, opset_of
 from onnx_attribution.graph_tools.normalise.types import contradicted, ranks_told, repeated_labels
-from onnx_attribution.graph_tools.program import Choice, Program, rows_program
+from onnx_attribution.graph_tools.programs.footprint import Footprint
+from onnx_attribution.graph_tools.programs.program import rows_program
+from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.graph_tools.read.example_inputs import examples
 from onnx_attribution.graph_tools.read.load import ModelSource, digest, load
 from onnx_attribution.graph_tools.select.layers import described, layers_between

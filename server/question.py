@@ -12,7 +12,7 @@ from onnx_attribution.errors import InvalidArgument, NotDifferentiable
 from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.path import check_steps
-from onnx_attribution.graph_tools.program import Choice
+from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.select.cuts import is_cut
 from onnx_attribution.graph_tools.select.targets import require_float
 from onnx_attribution.server import targets

@@ -13,13 +13,13 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.graph_tools import program
 from onnx_attribution.graph_tools.ir.convert import graph_of, model_of
 from onnx_attribution.graph_tools.ir.emit import Emitter
 from onnx_attribution.graph_tools.ir.reach import dependents
 from onnx_attribution.graph_tools.operators import VJP
 from onnx_attribution.graph_tools.operators.secant import secant_of
 from onnx_attribution.graph_tools.path import captum_alphas, captum_weights, mean_plan
+from onnx_attribution.graph_tools.programs import program
 from onnx_attribution.graph_tools.walk.reveal_cancel import carried_parts
 from onnx_attribution.server import evaluate
 from onnx_attribution.server.backend import Backend

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnx_attribution.graph_tools.program import Choice, rows_program
+from onnx_attribution.graph_tools.programs.program import rows_program
+from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.read.load import ModelSource, load
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.loaded import LoadedModel

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_attribution.graph_tools.footprint import Footprint
+from onnx_attribution.graph_tools.programs.footprint import Footprint
 from tests.methods.toys import model
 
 UNITS, BUDGET = 200_000, 160  # MiB; one row of a layer is 0.76 MiB

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_attribution.graph_tools.program import Choice
+from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.loaded import LoadedModel
 from onnx_attribution.server.origin import origin

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.network import Network
-from onnx_attribution.graph_tools.program import Choice, deeplift_program
+from onnx_attribution.graph_tools.programs.program import deeplift_program
+from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.server.backend import Backend
 from onnx_attribution.values import NEAR_ZERO, NearZero
 from tests.conformance.float64 import run_double

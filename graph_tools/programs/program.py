@@ -9,10 +9,8 @@ at one that is subtracted, 0 elsewhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable
@@ -25,6 +23,7 @@ from onnx_attribution.graph_tools.operators import VJP, RuleTable
 from onnx_attribution.graph_tools.operators.huge import Known, difference
 from onnx_attribution.graph_tools.operators.lost import Lost
 from onnx_attribution.graph_tools.operators.secant import STEPS, UNFOLLOWED, secant_of
+from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.graph_tools.walk.differentiate import (
     Choose,
     Reach,
@@ -36,24 +35,6 @@ from onnx_attribution.graph_tools.walk.differentiate import (
 from onnx_attribution.graph_tools.walk.reveal_cancel import reveal
 from onnx_attribution.graph_tools.walk.reveal_nodes import Where
 from onnx_attribution.values import NearZero
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a program explains: tensors by name."""
-
-    sources: tuple[str, ...]
-    layers: tuple[str, ...]
-    target: str
-
-
-@dataclass(frozen=True)
-class Program:
-    """A model with the names of what goes in and comes out."""
-
-    model: onnx.ModelProto
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
 
 
 def forward_program(network: Network, tensors: Sequence[str], sources: Sequence[str] = ()) -> Program:
