@@ -28,8 +28,8 @@ from benchmarks.networks import bert, resnet, vit
 from onnx_attribution.graph_tools.ir.weights import whole
 from onnx_attribution.graph_tools.programs.program import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
-from onnx_attribution.server.backend import Backend
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.models.loaded import LoadedModel
 
 ROUNDS = 3
 

@@ -19,11 +19,11 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_attribution.graph_tools.path import batches, conductance_plan
 from onnx_attribution.graph_tools.programs.program import deeplift_program, path_program, rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice
-from onnx_attribution.server.backend import Backend
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.rows.plan import batches, conductance_plan
 from onnx_attribution.values import Array
 
 ROUNDS = 7

@@ -20,8 +20,8 @@ from grpc_reflection.v1alpha import reflection
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
-from onnx_attribution.server.engine import Engine as ModelEngine
-from onnx_attribution.server.models import scan_all
+from onnx_attribution.server.engine.engine import Engine as ModelEngine
+from onnx_attribution.server.engine.models.folders import scan_all
 from onnx_attribution.server.service import AttributionService, Engine, ModelService
 from onnx_attribution.server.settings import Settings
 from onnx_attribution.server.status import ErrorInterceptor, scrubber

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx_attribution.graph_tools.programs.program import deeplift_program, rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.read.load import ModelSource
-from onnx_attribution.server.backend import Backend
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.models.loaded import LoadedModel
 
 Array = NDArray[Any]
 HEADER = '<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1, "ai.onnx.ml": 3]>'

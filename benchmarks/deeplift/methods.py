@@ -13,9 +13,9 @@ from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators import VJP, NodeView, RuleTable
 from onnx_attribution.graph_tools.programs.program import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice
-from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import AttributionRequest, Method, Target
 
 Inputs = NDArray[np.float32]

@@ -14,7 +14,7 @@ from onnx_attribution.client.cli.status import REFUSED, UNUSABLE
 from onnx_attribution.errors import AttributionError
 
 if TYPE_CHECKING:
-    from onnx_attribution.server.check import Verdict
+    from onnx_attribution.server.engine.check import Verdict
 
 
 def check(
@@ -29,8 +29,8 @@ def check(
 
     Status 0: all are attributable; 3: one is not; 2: one cannot be read or run.
     """
-    from onnx_attribution.server.backend import Backend
-    from onnx_attribution.server.check import check_file
+    from onnx_attribution.server.engine.backend import Backend
+    from onnx_attribution.server.engine.check import check_file
 
     axes, shapes = axes_of(batch_axis or []), shapes_of(shape or [])
     backend = Backend(provider_of(provider), threads or None)

@@ -17,7 +17,7 @@ from rich.table import Table
 from onnx_attribution.values import Attribution, LayerInfo, ModelInfo
 
 if TYPE_CHECKING:
-    from onnx_attribution.server.check import Verdict
+    from onnx_attribution.server.engine.check import Verdict
 
 WIDTH = 160  # where the output is no terminal
 MARKS = {True: "yes", False: "no"}

@@ -50,7 +50,7 @@ def serve(
 
     from onnx_attribution.server.app import background, log_to_stderr
     from onnx_attribution.server.engine import Engine
-    from onnx_attribution.server.models import scan_all
+    from onnx_attribution.server.engine.models.folders import scan_all
     from onnx_attribution.server.settings import Settings
 
     given: dict[str, Any] = {"host": host, "port": port, "provider": provider, "threads": threads}

@@ -11,7 +11,7 @@ import pytest
 
 from onnx_attribution.client.cli.app import SHORT
 from onnx_attribution.client.cli.explain import MAX_SAMPLES
-from onnx_attribution.server import inputs
+from onnx_attribution.server.engine.request import inputs
 from tests.client.commands import run
 
 COMMANDS = [command.__name__ for command in SHORT]

@@ -22,7 +22,7 @@ from onnx import helper, parser
 
 from onnx_attribution.graph_tools.normalise.function_bodies import expanded
 from onnx_attribution.graph_tools.normalise.pipeline import normalise
-from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.engine.backend import Backend
 from tests.checks import FLOAT32, FORMS, restamped
 
 Array = NDArray[Any]

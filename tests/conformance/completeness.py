@@ -38,8 +38,8 @@ from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.graph_tools.select.layers import layers_between
 from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.graph_tools.select.targets import float_before_outputs, float_outputs
-from onnx_attribution.server.backend import Backend
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import Array
 from tests.checks import NARROW, to_double
 from tests.conformance.float64 import run_double

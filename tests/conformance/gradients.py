@@ -42,8 +42,8 @@ from onnx_attribution.graph_tools.select.layers import layers_between
 from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.graph_tools.select.targets import float_before_outputs, float_outputs
 from onnx_attribution.graph_tools.walk.differentiate import missing_rules, reachable
-from onnx_attribution.server.backend import Backend
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import Array
 from tests.conformance.float64 import Float64Network, run_double
 from tests.data.examples import example_of, usable

@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import NotDifferentiable
-from onnx_attribution.server.backend import Backend, available_cores
+from onnx_attribution.server.engine.backend import Backend, available_cores
 from tests import checks
 from tests.conformance import cases, gradients
 from tests.conformance.cases import Case

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.engine.backend import Backend
 from tests.conformance import completeness
 from tests.conformance.completeness import Answer, Line, compare
 

@@ -15,7 +15,7 @@ from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.normalise.pipeline import same_values
 from onnx_attribution.graph_tools.operators import VJP, NodeView
 from onnx_attribution.graph_tools.operators.registry import Gradients
-from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.engine.backend import Backend
 from tests.conformance import cases, gradients
 from tests.conformance.float64 import Float64Network, run_double
 from tests.conformance.operators import OPERATORS

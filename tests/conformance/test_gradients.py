@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.engine.backend import Backend
 from tests.conformance.gradients import compare
 from tests.conformance.report import PASSED
 from tests.data.examples import example_of

@@ -14,7 +14,7 @@ from onnx_attribution.graph_tools.normalise.function_bodies import expanded, has
 from onnx_attribution.graph_tools.normalise.pipeline import normalise
 from onnx_attribution.graph_tools.operators import VJP, ZERO_DERIVATIVE
 from onnx_attribution.graph_tools.walk.refusals import REFUSALS, refusal_of
-from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.engine.backend import Backend
 from tests.checks import assert_gradient
 
 TOOLS = Path(__file__).parents[2] / "graph_tools"

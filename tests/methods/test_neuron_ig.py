@@ -11,8 +11,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnx_attribution.graph_tools.path import conductance_plan
 from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.engine.rows.plan import conductance_plan
 from onnx_attribution.values import Quadrature, Target
 from tests.methods.toys import ask, dense, explain, model, values, weight
 

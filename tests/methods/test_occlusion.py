@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnx_attribution.errors import Cancelled, InvalidArgument, ModelError, NotDifferentiable, Overloaded
-from onnx_attribution.server import evaluate
-from onnx_attribution.server.backend import Session
 from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.engine.backend import Session
+from onnx_attribution.server.engine.rows import evaluate
 from onnx_attribution.values import (
     Accepted,
     Array,

@@ -18,12 +18,12 @@ from onnx_attribution.graph_tools.ir.emit import Emitter
 from onnx_attribution.graph_tools.ir.reach import dependents
 from onnx_attribution.graph_tools.operators import VJP
 from onnx_attribution.graph_tools.operators.secant import secant_of
-from onnx_attribution.graph_tools.path import captum_alphas, captum_weights, mean_plan
 from onnx_attribution.graph_tools.programs import program
 from onnx_attribution.graph_tools.walk.reveal_cancel import carried_parts
-from onnx_attribution.server import evaluate
-from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.rows import evaluate
+from onnx_attribution.server.engine.rows.plan import captum_alphas, captum_weights, mean_plan
 from onnx_attribution.values import Attribution, Target
 from tests.methods.toys import explain, model
 from tests.oracle import cases, nested, noise

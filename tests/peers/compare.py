@@ -21,8 +21,8 @@ import torch
 from captum.attr import LayerConductance
 from torch import Tensor, nn
 
-from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.values import Array, AttributionRequest, Target
 from tests.peers.architectures import SAMPLES, Architecture
 

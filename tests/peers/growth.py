@@ -5,8 +5,8 @@ from __future__ import annotations
 from onnx_attribution.graph_tools.programs.program import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.read.load import ModelSource, load
-from onnx_attribution.server.backend import Backend
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.models.loaded import LoadedModel
 
 STATIC, DYNAMIC = 3, 6
 """At most so many nodes are to be added for each node of the model, with static shapes and with a dynamic batch."""

@@ -12,9 +12,9 @@ import numpy as np
 import onnxruntime
 
 from onnx_attribution.errors import AttributionError
-from onnx_attribution.server.backend import Backend
-from onnx_attribution.server.check import Verdict, check_file
 from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.check import Verdict, check_file
 from onnx_attribution.values import Array, Attribution, AttributionRequest, Method, Target
 from tests.conformance.gradients import TOLERANCE, Row, compare
 from tests.conformance.run import OutOfTimeError, time_limit

@@ -13,7 +13,7 @@ from onnx_attribution.graph_tools.batch.prove import prove
 from onnx_attribution.graph_tools.network import Network, RowAxis
 from onnx_attribution.graph_tools.normalise.pipeline import declared, normalise
 from onnx_attribution.graph_tools.read.example_inputs import example_inputs
-from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.engine.backend import Backend
 
 BACKEND = Backend("cpu", 1)
 

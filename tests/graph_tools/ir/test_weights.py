@@ -19,9 +19,9 @@ from onnx_attribution.graph_tools.ir.weights import Weights, value_of, whole
 from onnx_attribution.graph_tools.programs.program import path_program, rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.graph_tools.read.load import ModelSource, load
-from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import AttributionRequest, Method, Target
 
 Floats = NDArray[np.float32]

@@ -10,7 +10,7 @@ import pytest
 
 from onnx_attribution.graph_tools.normalise import pipeline as steps
 from onnx_attribution.graph_tools.read.example_inputs import examples
-from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.engine.backend import Backend
 
 BACKEND = Backend("cpu", 1)
 NORM = "<float[2] s = {2, 3}, float[2] b = {1, -1}, float[2] m = {0.5, 0.2}, float[2] v = {1, 2}>"

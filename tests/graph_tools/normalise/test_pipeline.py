@@ -12,7 +12,7 @@ from onnx_attribution.graph_tools.ir.outer_constants import hoist
 from onnx_attribution.graph_tools.normalise import pipeline as steps
 from onnx_attribution.graph_tools.normalise.pipeline import normalise, opset_of, same_values
 from onnx_attribution.graph_tools.read.example_inputs import example_inputs
-from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.engine.backend import Backend
 
 BACKEND = Backend("cpu", 1)
 

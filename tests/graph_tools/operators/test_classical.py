@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from onnx_attribution.server.backend import Backend
-from onnx_attribution.server.check import check_file
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.check import check_file
 from tests.programs import assert_slope, contributions
 
 Array = NDArray[Any]

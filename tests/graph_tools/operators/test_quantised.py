@@ -18,10 +18,10 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.walk.differentiate import straight_through
-from onnx_attribution.server.backend import Backend
-from onnx_attribution.server.check import check_file
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.check import check_file
+from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import AttributionRequest, Target
 from tests.checks import to_double
 from tests.data.examples import example_of

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_attribution.server.backend import Backend
 from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.values import AttributionRequest, Target
 from tests.programs import contributions, gradients, slope
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.engine.backend import Backend
 from tests.programs import contributions, gradients, parsed
 
 Array = NDArray[Any]

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from onnx_attribution.graph_tools.ir.emit import element_type, is_float, is_half
 from onnx_attribution.graph_tools.select.cuts import cut_tensors
 from onnx_attribution.graph_tools.select.logits import logit_of
-from onnx_attribution.server.evaluate import Floats, Sums
-from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.server.origin import origin_of, steep_of
-from onnx_attribution.server.question import Question
-from onnx_attribution.server.remedies import remedy
-from onnx_attribution.server.targets import per_sample
+from onnx_attribution.server.engine.answer.nan_origin import origin_of, steep_of
+from onnx_attribution.server.engine.answer.remedies import remedy
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.request.resolve import Question
+from onnx_attribution.server.engine.request.targets import per_sample
+from onnx_attribution.server.engine.rows.evaluate import Floats, Sums
 from onnx_attribution.values import DEEPLIFT_METHODS, GRADIENT_METHODS, PATH_METHODS, LayerAttribution
 
 RESIDUAL = 1e-3
@@ -80,7 +80,7 @@ class Answered:
             yield list(self.layers), self.joint
 
 
-def notes(answer: Answered, memory: int) -> Iterator[str]:
+def warnings_of(answer: Answered, memory: int) -> Iterator[str]:
     """All of them; `memory` is what a search for the origin of NaN may take, in bytes."""
     yield from _not_finite(answer, memory)
     yield from _ends_not_finite(answer.question)

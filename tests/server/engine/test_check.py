@@ -12,8 +12,8 @@ import pytest
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators import VJP, NodeView
 from onnx_attribution.graph_tools.operators.registry import Gradients
-from onnx_attribution.server.backend import Backend
-from onnx_attribution.server.check import check_file
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.check import check_file
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
 BEND = "test (float[1, 6] x) => (float[1, 6] y) { a = Tanh(x) y = Exp(a) }"

@@ -9,9 +9,9 @@ import numpy as np
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.graph_tools.ir.reach import ancestors
 from onnx_attribution.graph_tools.network import RowAxis
-from onnx_attribution.server.forward import forward
-from onnx_attribution.server.inputs import array_of, by_tensor
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.models.forward import forward
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.request.inputs import array_of, by_tensor
 from onnx_attribution.values import (
     DEEPLIFT_METHODS,
     GRADIENT_METHODS,

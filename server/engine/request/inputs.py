@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from onnx_attribution.errors import InvalidArgument, NotFound
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import Array
 
 MAX_SAMPLES = 256

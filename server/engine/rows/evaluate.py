@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import Overloaded
-from onnx_attribution.graph_tools import path
 from onnx_attribution.graph_tools.network import RowAxis
-from onnx_attribution.graph_tools.path import Batch, Plan, Term
 from onnx_attribution.graph_tools.programs.program import path_program, rows_program
-from onnx_attribution.server.backend import Session
-from onnx_attribution.server.forward import taken as taken
-from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.server.question import Question, source_ends
-from onnx_attribution.server.targets import per_sample
+from onnx_attribution.server.engine.backend import Session
+from onnx_attribution.server.engine.models.forward import taken as taken
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.request.resolve import Question, source_ends
+from onnx_attribution.server.engine.request.targets import per_sample
+from onnx_attribution.server.engine.rows.plan import Batch, Plan, Term, batches, by_sample
 from onnx_attribution.values import Array
 
 Floats = NDArray[np.float64]
@@ -234,7 +233,7 @@ def _together(
 ) -> Evaluation:
     totals: dict[str, Floats] = {}
     evaluations = 0
-    for batch in path.batches(plan, question.count, limit):
+    for batch in batches(plan, question.count, limit):
         found = session.run({**common, **_fields(batch)})
         parts = {layer: found[f"sum/{layer}"].astype(np.float64) for layer in question.choice.layers}
         evaluations += len(batch.row_sample)
@@ -242,7 +241,7 @@ def _together(
         if not _all_finite(found):  # NaN of one sample is in all slots: of each, only its own run counts
             for part in parts.values():
                 part[:] = 0
-            for sample, alone in path.by_sample(batch):
+            for sample, alone in by_sample(batch):
                 if len(alone.row_sample) < len(batch.row_sample):
                     found = session.run({**common, **_fields(alone)})
                     evaluations += len(alone.row_sample)

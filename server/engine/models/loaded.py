@@ -41,8 +41,8 @@ from onnx_attribution.graph_tools.select.targets import (
     target_tensor,
 )
 from onnx_attribution.graph_tools.walk.differentiate import straight_through
-from onnx_attribution.server.backend import Backend, Session, Trials
-from onnx_attribution.server.cache import Cache
+from onnx_attribution.server.engine.backend import Backend, Session, Trials
+from onnx_attribution.server.engine.models.cache import Cache
 from onnx_attribution.values import Array, LayerInfo, TensorInfo
 
 LARGE = 1 << 30  # bytes of a row from which on sessions keep no memory between runs

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import Overloaded
-from onnx_attribution.server import targets
-from onnx_attribution.server.evaluate import Evaluation, Sums, axis_of, row_limit, taken
-from onnx_attribution.server.features import Features
-from onnx_attribution.server.forward import forward
-from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.server.question import Question, source_ends
+from onnx_attribution.server.engine.models.forward import forward
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.request import targets
+from onnx_attribution.server.engine.request.groups import Features
+from onnx_attribution.server.engine.request.resolve import Question, source_ends
+from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums, axis_of, row_limit, taken
 from onnx_attribution.values import Array
 
 Row = tuple[int, int]

@@ -10,7 +10,7 @@ import numpy as np
 from onnx_attribution.errors import InvalidArgument, ModelError
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.programs.program import forward_program
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import Array
 
 

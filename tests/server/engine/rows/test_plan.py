@@ -12,7 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.graph_tools.path import (
+from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.engine.rows import evaluate
+from onnx_attribution.server.engine.rows.plan import (
     Batch,
     Plan,
     batches,
@@ -23,8 +25,6 @@ from onnx_attribution.graph_tools.path import (
     gauss_legendre,
     mean_plan,
 )
-from onnx_attribution.server import evaluate
-from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import QUADRATURES, AttributionRequest, Method, Quadrature, Target
 
 COUNTS = (1, 2, 3, 4, 5, 8, 13, 64)

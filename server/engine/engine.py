@@ -23,17 +23,19 @@ from onnx_attribution.errors import (
     NotReady,
 )
 from onnx_attribution.graph_tools.ir.emit import element_type
-from onnx_attribution.graph_tools.path import Plan, conductance_plan, count_rows, mean_plan
 from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.graph_tools.select.cuts import is_joint_cut
 from onnx_attribution.graph_tools.select.names import close_names
-from onnx_attribution.server import deeplift, evaluate, notes, occlusion
-from onnx_attribution.server.backend import Backend, Provider
-from onnx_attribution.server.forward import forward
-from onnx_attribution.server.inputs import checked_inputs, join_samples, split_samples
-from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.server.question import Question, ask, check_request
-from onnx_attribution.server.targets import per_sample
+from onnx_attribution.server.engine.answer.warnings import Answered, warnings_of
+from onnx_attribution.server.engine.backend import Backend, Provider
+from onnx_attribution.server.engine.methods import deeplift, occlusion
+from onnx_attribution.server.engine.models.forward import forward
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.request.inputs import checked_inputs, join_samples, split_samples
+from onnx_attribution.server.engine.request.resolve import Question, ask, check_request
+from onnx_attribution.server.engine.request.targets import per_sample
+from onnx_attribution.server.engine.rows import evaluate
+from onnx_attribution.server.engine.rows.plan import Plan, conductance_plan, count_rows, mean_plan
 from onnx_attribution.values import (
     DEEPLIFT_METHODS,
     GRADIENT_METHODS,
@@ -330,11 +332,11 @@ class Engine:
                 joint = np.sum([layer.sum for layer in layers.values()], axis=0) - change
             now = time.monotonic()
             until = now + min(now - started + PATIENCE[0], PATIENCE[1])
-            answered = notes.Answered(
+            answered = Answered(
                 loaded, asked, every, question, sums, layers, joint, steps, remedies,
                 lambda: time.monotonic() < until and stop() is None,
             )  # fmt: skip
-            warnings = question.warnings + tuple(notes.notes(answered, self._memory))
+            warnings = question.warnings + tuple(warnings_of(answered, self._memory))
         return Attribution(
             question.request.method,
             loaded.network.batch,

@@ -14,9 +14,9 @@ from onnx_attribution.graph_tools.ir.emit import element_type, holds_numbers
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.graph_tools.select.targets import target_tensor, what_it_is
-from onnx_attribution.server.forward import forward
-from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.server.selectors import put, selectors_of
+from onnx_attribution.server.engine.models.forward import forward
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.request.selectors import put, selectors_of
 from onnx_attribution.values import Array, AttributionRequest, Selection, Target
 
 

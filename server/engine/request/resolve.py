@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from onnx_attribution.errors import InvalidArgument, NotDifferentiable
 from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
 from onnx_attribution.graph_tools.network import RowAxis
-from onnx_attribution.graph_tools.path import check_steps
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.select.cuts import is_cut
 from onnx_attribution.graph_tools.select.targets import require_float
-from onnx_attribution.server import targets
-from onnx_attribution.server.baselines import baselines_of, references_of
-from onnx_attribution.server.features import Features, features_of
-from onnx_attribution.server.forward import forward
-from onnx_attribution.server.inputs import (
+from onnx_attribution.server.engine.models.forward import forward
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.request import targets
+from onnx_attribution.server.engine.request.baselines import baselines_of, references_of
+from onnx_attribution.server.engine.request.groups import Features, features_of
+from onnx_attribution.server.engine.request.inputs import (
     batch_words,
     by_tensor,
     checked_inputs,
@@ -28,7 +28,7 @@ from onnx_attribution.server.inputs import (
     shared_by_all,
     split_samples,
 )
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.rows.plan import check_steps
 from onnx_attribution.values import (
     DEEPLIFT_METHODS,
     METHODS,

@@ -17,10 +17,10 @@ from onnx_attribution.graph_tools.programs.program import forward_program, rows_
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.select.layers import layers_between
 from onnx_attribution.graph_tools.walk.differentiate import reachable
-from onnx_attribution.server.backend import Session
-from onnx_attribution.server.evaluate import between, one_sample
-from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.server.question import Question
+from onnx_attribution.server.engine.backend import Session
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.request.resolve import Question
+from onnx_attribution.server.engine.rows.evaluate import between, one_sample
 from onnx_attribution.values import Array
 
 ALPHAS = (1.0, 0.0, 0.5, 0.25, 0.75)

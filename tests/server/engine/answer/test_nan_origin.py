@@ -5,9 +5,9 @@ import onnx
 import pytest
 
 from onnx_attribution.graph_tools.programs.signature import Choice
-from onnx_attribution.server.backend import Backend
-from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.server.origin import origin
+from onnx_attribution.server.engine.answer.nan_origin import origin
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import Array
 
 NET = '<ir_version: 8, opset_import: ["" : 17]> net (float[N, 3] x) => (float[N, 3] y) '

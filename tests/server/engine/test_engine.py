@@ -25,10 +25,10 @@ from onnx_attribution.errors import (
     NotReady,
     Overloaded,
 )
-from onnx_attribution.server import evaluate
-from onnx_attribution.server.backend import Session
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.backend import Session
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.rows import evaluate
 from onnx_attribution.values import (
     METHODS,
     SOURCE_METHODS,
@@ -114,7 +114,7 @@ def test_eight_threads_load_a_model_once(
             loads.append(1)
             super().__init__(*given)
 
-    monkeypatch.setattr("onnx_attribution.server.engine.LoadedModel", Counted)
+    monkeypatch.setattr("onnx_attribution.server.engine.engine.LoadedModel", Counted)
     with Engine(provider="cpu", threads=1) as engine, ThreadPoolExecutor(8) as pool:
         engine.add("digits", digits_path)
         outputs = list(pool.map(lambda _: engine.predict("digits", {"image": digits_data[0][:2]}), range(8)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.server.models import scan, scan_all
+from onnx_attribution.server.engine.models.folders import scan, scan_all
 
 
 def put(*files: Path) -> None:

@@ -29,9 +29,9 @@ from onnx_attribution.graph_tools.read.load import load
 from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.graph_tools.select.targets import float_before_outputs, float_outputs
 from onnx_attribution.graph_tools.walk.differentiate import missing_rules
-from onnx_attribution.server.backend import Backend
-from onnx_attribution.server.forward import forward
-from onnx_attribution.server.loaded import LoadedModel
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.models.forward import forward
+from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import Array, BatchMode
 
 STEPS = (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)

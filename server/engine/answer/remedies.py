@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_attribution.errors import AttributionError
-from onnx_attribution.graph_tools.path import conductance_plan, mean_plan
-from onnx_attribution.server import targets
-from onnx_attribution.server.evaluate import only, path_sums
-from onnx_attribution.server.forward import forward
-from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.server.question import Question
-from onnx_attribution.server.targets import per_sample
+from onnx_attribution.server.engine.models.forward import forward
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.request import targets
+from onnx_attribution.server.engine.request.resolve import Question
+from onnx_attribution.server.engine.request.targets import per_sample
+from onnx_attribution.server.engine.rows.evaluate import only, path_sums
+from onnx_attribution.server.engine.rows.plan import conductance_plan, mean_plan
 
 STEPS = 64
 """At most as many are tried."""

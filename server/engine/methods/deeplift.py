@@ -11,7 +11,9 @@ from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inner_nodes, ke
 from onnx_attribution.graph_tools.operators.lost import WITHOUT_SECANT
 from onnx_attribution.graph_tools.programs.program import deeplift_program
 from onnx_attribution.graph_tools.walk.reveal_nodes import Where
-from onnx_attribution.server.evaluate import (
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.request.resolve import Question
+from onnx_attribution.server.engine.rows.evaluate import (
     Evaluation,
     Floats,
     Sums,
@@ -23,8 +25,6 @@ from onnx_attribution.server.evaluate import (
     taken,
     unit,
 )
-from onnx_attribution.server.loaded import LoadedModel
-from onnx_attribution.server.question import Question
 from onnx_attribution.values import Array, Method
 
 REVEALED: dict[Method, Where] = {
