@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from onnx_attribution.errors import AttributionError
-from onnx_attribution.server.signals import Signals
+from onnx_attribution.server.operate.signals import Signals
 
 
 def main() -> int:

@@ -22,10 +22,10 @@ from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.server.engine.engine import Engine as ModelEngine
 from onnx_attribution.server.engine.models.folders import scan_all
-from onnx_attribution.server.service import AttributionService, Engine, ModelService
+from onnx_attribution.server.service.attribution import AttributionService, Engine, ModelService
+from onnx_attribution.server.service.status import ErrorInterceptor, scrubber
+from onnx_attribution.server.service.threads import Work
 from onnx_attribution.server.settings import Settings
-from onnx_attribution.server.status import ErrorInterceptor, scrubber
-from onnx_attribution.server.work import Work
 
 __all__ = ["Server", "background", "build", "serve"]
 

@@ -43,7 +43,7 @@ def serve(
 
     ONNX_ATTRIBUTION_* variables set what has no option.
     """
-    from onnx_attribution.server.signals import Signals
+    from onnx_attribution.server.operate.signals import Signals
 
     signals = Signals()  # before the imports that take time
     from pydantic import ValidationError

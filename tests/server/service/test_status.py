@@ -15,7 +15,7 @@ import structlog
 from onnx_attribution import errors
 from onnx_attribution.client.errors import from_rpc_error, translated
 from onnx_attribution.proto import attribution_pb2 as pb
-from onnx_attribution.server.status import STATUS, scrubber
+from onnx_attribution.server.service.status import STATUS, scrubber
 from tests.server.fake_engine import FakeEngine
 from tests.server.stubs import Stubs, ask, serving
 

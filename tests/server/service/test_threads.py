@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from onnx_attribution.server.work import Stop
+from onnx_attribution.server.service.threads import Stop
 
 
 def test_stop_says_deadline_near_with_two_slices_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, NotReady
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.proto import catalog, events, requests, tensors, words
+from onnx_attribution.server.service.status import Scrub
+from onnx_attribution.server.service.threads import Stop, Work
 from onnx_attribution.server.settings import Settings
-from onnx_attribution.server.status import Scrub
-from onnx_attribution.server.work import Stop, Work
 from onnx_attribution.values import (
     Accepted,
     Array,
