@@ -69,7 +69,7 @@ def serving(folder: Path) -> Iterator[str]:
     command = [
         sys.executable,
         "-m",
-        "onnx_attribution.client.cli",
+        "onnx_attribution.server.cli",
         "serve",
         str(folder),
         "--port",

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from onnx_attribution.client.cli.app import app
 from onnx_attribution.server.app import background
+from onnx_attribution.server.cli.app import app
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
 from onnx_attribution.values import METHODS
@@ -64,7 +64,7 @@ def test_embedded_code_runs() -> None:
 def test_the_rule_of_the_readme_is_registered() -> None:
     (code,) = [block for block in blocks("python") if "unary(" in block]
     shown = executed(
-        f"{code}\nfrom onnx_attribution.graph_tools.rules import VJP\nprint(('com.example', 'Square') in VJP)"
+        f"{code}\nfrom onnx_attribution.graph_tools.operators import VJP\nprint(('com.example', 'Square') in VJP)"
     )
     assert shown == "True\n"
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnx_attribution.client.cli.target import parse_target
 from onnx_attribution.errors import AttributionError, InvalidArgument
+from onnx_attribution.server.cli.target import parse_target
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import METHODS, Method, References, Selection, Target
 from tests.methods.toys import Floats, ask, model, values

@@ -28,7 +28,7 @@ from onnx_attribution.server.engine.request.inputs import (
     shared_by_all,
     split_samples,
 )
-from onnx_attribution.server.engine.rows.plan import check_steps
+from onnx_attribution.server.engine.request.steps import check_steps
 from onnx_attribution.values import (
     DEEPLIFT_METHODS,
     METHODS,

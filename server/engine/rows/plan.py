@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.values import QUADRATURES, Quadrature
+from onnx_attribution.server.engine.request.steps import check_steps
+from onnx_attribution.values import Quadrature
 
 Floats = NDArray[np.float64]
 
@@ -57,18 +58,6 @@ class Batch:
     weight: NDArray[np.float64]
     slot: NDArray[np.int64]
     nodes: NDArray[np.int64]
-
-
-def check_steps(steps: int, quadrature: str, limit: int = 16384, name: str = "steps") -> None:
-    """Refuses a step count or quadrature that does not exist."""
-    if quadrature not in QUADRATURES:
-        raise InvalidArgument(
-            f"no quadrature {quadrature!r}; there are: {', '.join(QUADRATURES)}", quadrature=quadrature
-        )
-    if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool):
-        raise InvalidArgument(f"{name} is {steps!r}, which is no integer", field=name)
-    if not 1 <= steps <= limit:
-        raise InvalidArgument(f"{name} is {steps}; it must lie between 1 and {limit}", field=name)
 
 
 def captum_alphas(quadrature: Quadrature, count: int) -> Floats:

@@ -75,7 +75,7 @@ def test_contributions_of_half_precision_sum_to_the_change_of_the_file(rng: np.r
 def test_a_transpose_and_a_cast_before_a_product_do_not_end_the_process(kind: str) -> None:
     script = f"""
 import numpy as np
-from onnx_attribution.server.backend import Backend
+from onnx_attribution.server.engine.backend import Backend
 from tests.programs import parsed
 model = parsed('net ({kind}[N,5,4] x, float[4,3] w) => (float[5,N,3] z) {{'
     't = Transpose<perm=[1,0,2]>(x) c = Cast<to=1>(t) z = MatMul(c, w) }}')

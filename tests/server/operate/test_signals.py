@@ -19,7 +19,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "ONNX_ATTRIBUTION_
 def test_a_signal_at_any_step_of_the_wait_ends_it() -> None:
     script = """
 import os, signal, sys, threading
-from onnx_attribution.server.signals import Signals
+from onnx_attribution.server.operate.signals import Signals
 
 for step in range(1, 15):
     signals, seen = Signals(), 0
@@ -63,7 +63,7 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
 
 @pytest.mark.parametrize(
     "command",
-    [["onnx_attribution.client.cli", "serve"], ["onnx_attribution.server"]],
+    [["onnx_attribution.server.cli", "serve"], ["onnx_attribution.server"]],
     ids=["command line", "module"],
 )
 def test_a_process_that_starts_ends_at_its_first_signal(
@@ -99,7 +99,7 @@ def _default_signals() -> None:
 def test_the_second_signal_ends_the_process_whatever_it_does() -> None:
     script = """
 import signal, time
-from onnx_attribution.server.signals import Signals
+from onnx_attribution.server.operate.signals import Signals
 signals = Signals()
 signals.expect()
 print("ready", flush=True)

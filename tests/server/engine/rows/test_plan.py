@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.engine.request.steps import check_steps
 from onnx_attribution.server.engine.rows import evaluate
 from onnx_attribution.server.engine.rows.plan import (
     Batch,
     Plan,
     batches,
     captum_alphas,
-    check_steps,
     conductance_plan,
     count_rows,
     gauss_legendre,

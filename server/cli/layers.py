@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from onnx_attribution.client.cli import options, output
-from onnx_attribution.client.cli.asker import Place, asking
-from onnx_attribution.client.cli.inputs import axes_of, shapes_of
+from onnx_attribution.server.cli import options, output
+from onnx_attribution.server.cli.asker import Place, asking
+from onnx_attribution.server.cli.inputs import axes_of, shapes_of
 
 
 def layers(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import ModelInfo
-from tests.client.commands import explained, run
+from tests.server.cli.commands import explained, run
 
 ROOT = Path(__file__).parents[2]
 Data = tuple[NDArray[np.float32], NDArray[np.int64]]

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from onnx_attribution.client.cli import options, output
+from onnx_attribution.server.cli import options, output
 
 if TYPE_CHECKING:
     from onnx_attribution.graph_tools.catalogue import Entry

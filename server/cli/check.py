@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnx_attribution.client.cli import options, output
-from onnx_attribution.client.cli.asker import provider_of, quiet
-from onnx_attribution.client.cli.inputs import axes_of, shapes_of
-from onnx_attribution.client.cli.status import REFUSED, UNUSABLE
 from onnx_attribution.errors import AttributionError
+from onnx_attribution.server.cli import options, output
+from onnx_attribution.server.cli.asker import provider_of, quiet
+from onnx_attribution.server.cli.inputs import axes_of, shapes_of
+from onnx_attribution.server.cli.status import REFUSED, UNUSABLE
 
 if TYPE_CHECKING:
     from onnx_attribution.server.engine.check import Verdict

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import parser
 
-from tests.client.commands import explained, run
+from tests.server.cli.commands import explained, run
 
 ROOT = Path(__file__).parents[2]
 Data = tuple[NDArray[np.float32], NDArray[np.int64]]

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Runs the command line, or says which extra to install and exits with status 2."""
     try:
-        from onnx_attribution.client.cli.app import app
+        from onnx_attribution.server.cli.app import app
     except ModuleNotFoundError as error:
         # Our own modules are always there: their absence is a bug and shows its traceback.
         if error.name is None or error.name.partition(".")[0] == "onnx_attribution":

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_attribution.client.cli.pictures import FLOATS, Picture, read_picture
-from onnx_attribution.client.cli.pixels import SUFFIXES
 from onnx_attribution.errors import AttributionError, InvalidArgument
+from onnx_attribution.server.cli.pictures import FLOATS, Picture, read_picture
+from onnx_attribution.server.cli.pixels import SUFFIXES
 from onnx_attribution.values import Array, TensorInfo
 
 Rows = slice | None

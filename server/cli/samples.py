@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from onnx_attribution.client.cli.files import Rows
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.server.cli.files import Rows
 from onnx_attribution.values import Array, BatchMode, TensorInfo
 
 Parts = Mapping[str, Sequence[Array]]

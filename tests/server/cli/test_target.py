@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_attribution.client.cli.inputs import read_baselines
-from onnx_attribution.client.cli.pictures import Picture
-from onnx_attribution.client.cli.target import parse_target
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.server.cli.inputs import read_baselines
+from onnx_attribution.server.cli.pictures import Picture
+from onnx_attribution.server.cli.target import parse_target
 from onnx_attribution.values import Target, TensorInfo
-from tests.client.commands import explained, model, run
+from tests.server.cli.commands import explained, model, run
 
 ROOT = Path(__file__).parents[2]
 Data = tuple[NDArray[np.float32], NDArray[np.int64]]

@@ -12,9 +12,10 @@ from typing import Annotated, TypeVar, get_args
 
 import typer
 
-from onnx_attribution.client.cli import options, output
-from onnx_attribution.client.cli.asker import Asker, Place, asking
-from onnx_attribution.client.cli.inputs import (
+from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.server.cli import options, output
+from onnx_attribution.server.cli.asker import Asker, Place, asking
+from onnx_attribution.server.cli.inputs import (
     axes_of,
     parse_numbers,
     parse_rows,
@@ -26,12 +27,11 @@ from onnx_attribution.client.cli.inputs import (
     read_sizes,
     shapes_of,
 )
-from onnx_attribution.client.cli.pictures import FLOATS, Layout, Picture
-from onnx_attribution.client.cli.pixels import colour_of
-from onnx_attribution.client.cli.samples import count_of
-from onnx_attribution.client.cli.target import parse_target
-from onnx_attribution.client.cli.written import check_places, draw_answer, write_npz
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.server.cli.pictures import FLOATS, Layout, Picture
+from onnx_attribution.server.cli.pixels import colour_of
+from onnx_attribution.server.cli.samples import count_of
+from onnx_attribution.server.cli.target import parse_target
+from onnx_attribution.server.cli.written import check_places, draw_answer, write_npz
 from onnx_attribution.values import (
     METHODS,
     NEAR_ZERO,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.client.cli.output import shape_text
-from onnx_attribution.client.cli.pixels import Shown, shown
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.server.cli.output import shape_text
+from onnx_attribution.server.cli.pixels import Shown, shown
 from onnx_attribution.values import Array, TensorInfo
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx_attribution.server.app import background
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
-from tests.client.commands import explained, run
+from tests.server.cli.commands import explained, run
 
 ROOT = Path(__file__).parents[2]
 Data = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -82,7 +82,7 @@ def test_serve_tells_its_address_and_drains_at_ctrl_c(digits_path: Path) -> None
     command = [
         sys.executable,
         "-m",
-        "onnx_attribution.client.cli",
+        "onnx_attribution.server.cli",
         "serve",
         str(digits_path),
         "--port",

@@ -6,9 +6,9 @@ import json
 
 from typer.testing import CliRunner, Result
 
-from onnx_attribution.client.cli.app import app
 from onnx_attribution.graph_tools.catalogue import catalogue
 from onnx_attribution.graph_tools.walk.refusals import REFUSALS
+from onnx_attribution.server.cli.app import app
 
 
 def run(*arguments: str) -> Result:

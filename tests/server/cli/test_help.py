@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnx_attribution.client.cli.app import SHORT
-from onnx_attribution.client.cli.explain import MAX_SAMPLES
+from onnx_attribution.server.cli.app import SHORT
+from onnx_attribution.server.cli.explain import MAX_SAMPLES
 from onnx_attribution.server.engine.request import inputs
-from tests.client.commands import run
+from tests.server.cli.commands import run
 
 COMMANDS = [command.__name__ for command in SHORT]
 

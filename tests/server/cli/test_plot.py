@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from onnx_attribution.client import plot
-from onnx_attribution.client.cli.written import tokens_of
+from onnx_attribution.server.cli.written import tokens_of
 from onnx_attribution.values import ModelInfo, TensorInfo
-from tests.client.commands import explained, model
+from tests.server.cli.commands import explained, model
 
 pytest.importorskip("matplotlib")
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import parser
 from typer.testing import CliRunner, Result
 
-from onnx_attribution.client.cli.app import app
+from onnx_attribution.server.cli.app import app
 
 
 def run(*arguments: str | Path) -> Result:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_attribution.client.cli.inputs import read_inputs, read_references
-from onnx_attribution.client.cli.pictures import Picture
-from onnx_attribution.client.cli.samples import examples
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.server.cli.inputs import read_inputs, read_references
+from onnx_attribution.server.cli.pictures import Picture
+from onnx_attribution.server.cli.samples import examples
 from onnx_attribution.values import Array, BatchMode, References, TensorInfo
-from tests.client.commands import explained, model, run
+from tests.server.cli.commands import explained, model, run
 
 TIME_MAJOR = TensorInfo("x", "float32", ("T", "B", 3), 1)
 SHARED = TensorInfo("x", "float32", ("L", 3), None)

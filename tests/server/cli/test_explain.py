@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.client.commands import explained, model, run
+from tests.server.cli.commands import explained, model, run
 
 ROOT = Path(__file__).parents[2]
 Data = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -217,7 +217,7 @@ def test_files_of_one_input_become_a_batch(digits_path: Path, image: Path) -> No
 
 def test_help_needs_neither_onnx_nor_onnxruntime() -> None:
     code = (
-        "import sys; from onnx_attribution.client.cli.app import app\n"
+        "import sys; from onnx_attribution.server.cli.app import app\n"
         "try: app(['explain', '--help'])\n"
         "except SystemExit as end: print(end.code, {'onnx', 'onnxruntime', 'matplotlib'} & set(sys.modules))"
     )

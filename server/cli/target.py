@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.client.cli.files import read_file
-from onnx_attribution.client.cli.pictures import Picture
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.server.cli.files import read_file
+from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.values import Index, Selection, Selector, Target
 
 PART = re.compile(r"\s*(?:(-?\d+)|(-?\d+)?\s*:\s*(-?\d+)?(?:\s*:\s*(-?\d+))?)\s*")

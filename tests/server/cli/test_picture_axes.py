@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from onnx_attribution.client.cli.files import read_file
-from onnx_attribution.client.cli.pictures import Picture
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.server.cli.files import read_file
+from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.values import TensorInfo
 
 

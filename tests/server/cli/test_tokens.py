@@ -11,7 +11,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from onnx_attribution.client.cli.app import app
+from onnx_attribution.server.cli.app import app
 
 TOKENS = """(int64[N,3] ids, float[N,3] mask) => (float[N,2] prob)
     <float[5,2] table = {1,2,3,4,5,6,7,8,9,0}, int64[1] two = {2}, int64[1] one = {1}> {

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import typer
 
-from onnx_attribution.client.cli.check import check
-from onnx_attribution.client.cli.explain import explain
-from onnx_attribution.client.cli.layers import layers
-from onnx_attribution.client.cli.ops import ops
-from onnx_attribution.client.cli.serve import serve
-from onnx_attribution.client.cli.status import EPILOG, guarded
+from onnx_attribution.server.cli.check import check
+from onnx_attribution.server.cli.explain import explain
+from onnx_attribution.server.cli.layers import layers
+from onnx_attribution.server.cli.ops import ops
+from onnx_attribution.server.cli.serve import serve
+from onnx_attribution.server.cli.status import EPILOG, guarded
 
 app = typer.Typer(
     name="onnx-attribution",

@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from onnx_attribution.client.cli.files import read_file
-from onnx_attribution.client.cli.pictures import Picture
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.server.cli.files import read_file
+from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.values import TensorInfo
-from tests.client.commands import explained, model, run
+from tests.server.cli.commands import explained, model, run
 
 Data = tuple[NDArray[np.float32], NDArray[np.int64]]
 GREY = TensorInfo("x", "float32", ("N", 1, 4, 6), 0)

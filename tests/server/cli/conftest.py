@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.client.commands import model
+from tests.server.cli.commands import model
 
 ROOT = Path(__file__).parents[2]
 Data = tuple[NDArray[np.float32], NDArray[np.int64]]

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from onnx_attribution.client.cli import options, output
-from onnx_attribution.client.cli.status import say
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.server.cli import options, output
+from onnx_attribution.server.cli.status import say
 
 
 def serve(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_attribution.client.cli.pictures import Layout, axes_of_picture
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.server.cli.pictures import Layout, axes_of_picture
 from onnx_attribution.values import Array, Attribution, BatchMode, ModelInfo, TensorInfo
 
 SETTINGS = ("mask", "type", "segment", "position", "length")

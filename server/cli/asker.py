@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
-from onnx_attribution.client.cli.output import shape_text
-from onnx_attribution.client.cli.samples import Parts, examples
 from onnx_attribution.client.client import Client
 from onnx_attribution.errors import InvalidArgument, ModelError
+from onnx_attribution.server.cli.output import shape_text
+from onnx_attribution.server.cli.samples import Parts, examples
 from onnx_attribution.values import (
     AttributionRequest,
     Event,
