@@ -15,7 +15,8 @@ from onnx import TensorProto, helper
 
 from onnx_attribution.errors import Cancelled, InvalidArgument, ModelError, NotDifferentiable, Overloaded
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.server.engine.backend import Session
+from onnx_attribution.server.engine.backend import Backend, Session
+from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.rows import evaluate
 from onnx_attribution.values import (
     Accepted,
@@ -661,7 +662,7 @@ def test_interleaved_groups_of_all_inputs_have_the_differences_of_the_file(
     """The elements of every input are dealt to three groups in turn; the target is the output's first element."""
     path, output = shared / "models" / name / "model.onnx", SEVERAL_KINDS[name]
     engine.add("net", path)
-    loaded = engine._model("net")
+    loaded = LoadedModel(path, Backend("cpu", 2))
     inputs = dict(loaded.network.example)
     masks: dict[str, NDArray[np.int64]] = {}  # with the batch axis
     groups: dict[str, NDArray[np.int64]] = {}

@@ -19,8 +19,8 @@ from onnx_attribution.graph_tools.select.layers import layers_between
 from onnx_attribution.graph_tools.walk.differentiate import reachable
 from onnx_attribution.server.engine.backend import Session
 from onnx_attribution.server.engine.models.loaded import LoadedModel
-from onnx_attribution.server.engine.request.resolve import Question
-from onnx_attribution.server.engine.rows.evaluate import between, one_sample
+from onnx_attribution.server.engine.request.resolve import Resolved
+from onnx_attribution.server.engine.rows.evaluate import between
 from onnx_attribution.values import Array
 
 ALPHAS = (1.0, 0.0, 0.5, 0.25, 0.75)
@@ -39,35 +39,35 @@ SINGULAR = {
 DEPTH = 4  # of Ifs inside Ifs that are looked into
 
 
-def origin_of(model: LoadedModel, question: Question, sample: int, memory: int) -> tuple[str, bool] | None:
+def origin_of(model: LoadedModel, resolved: Resolved, sample: int, memory: int) -> tuple[str, bool] | None:
     """Where the numbers of a sample stop being finite: at x, at x', or at some points between them; and whether that
     is x' alone.
 
     None where they are finite at all of these, or where the tensors of one row take more than `memory` bytes.
     """
-    if model.bytes_per_row(question.samples[0]) > memory:
+    if model.bytes_per_row(resolved.samples.runs[0].x) > memory:
         return None
-    points = _points(model, question, sample, ALPHAS)
+    points = _points(resolved, sample, ALPHAS)
     try:
-        found = [origin(model, question.choice, [point]) for point in points[:2]]
+        found = [origin(model, resolved.choice, [point]) for point in points[:2]]
         if any(found):
             return (found[0], False) if found[0] else (str(found[1]), True)
-        words = origin(model, question.choice, points[2:])
+        words = origin(model, resolved.choice, points[2:])
     except AttributionError:  # a way that gradients do not take
         return None
     return (words, False) if words else None
 
 
-def steep_of(model: LoadedModel, question: Question, sample: int, memory: int) -> str | None:
+def steep_of(model: LoadedModel, resolved: Resolved, sample: int, memory: int) -> str | None:
     """In words the node through which the gradient grows at x' as it does not halfway: a singular point is near.
 
     None where there is none, or where the tensors of one row take more than `memory` bytes.
     """
-    if model.bytes_per_row(question.samples[0]) > memory:
+    if model.bytes_per_row(resolved.samples.runs[0].x) > memory:
         return None
     try:
         (nodes, _, low), (others, _, half) = _seen(
-            model, question.choice, _points(model, question, sample, (0.0, 0.5))
+            model, resolved.choice, _points(resolved, sample, (0.0, 0.5))
         )
     except AttributionError:
         return None
@@ -104,18 +104,12 @@ def _growth(node: gs.Node, found: Mapping[str, Array]) -> float:
     return largest(inputs_of(node)) / behind if behind else 0.0
 
 
-def _points(
-    model: LoadedModel, question: Question, sample: int, alphas: Sequence[float]
-) -> list[dict[str, Array]]:
+def _points(resolved: Resolved, sample: int, alphas: Sequence[float]) -> list[dict[str, Array]]:
     """The inputs of a gradient program at points of the path."""
-    inputs, baseline, weight = one_sample(model, question, sample)
+    run = resolved.samples.take([sample])
+    moved = {n: low for n, low in run.baselines.items() if low.dtype.kind in "fV"}
     return [
-        {
-            **inputs,
-            **{n: between(low, inputs[n], alpha) for n, low in baseline.items() if low.dtype.kind in "fV"},
-            "target/weight": weight,
-        }
-        for alpha in alphas
+        {**run.feeds(), **{n: between(low, run.x[n], alpha) for n, low in moved.items()}} for alpha in alphas
     ]
 
 

@@ -11,9 +11,9 @@ from onnx_attribution.errors import AttributionError
 from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.request import targets
-from onnx_attribution.server.engine.request.resolve import Question
+from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.targets import per_sample
-from onnx_attribution.server.engine.rows.evaluate import only, path_sums
+from onnx_attribution.server.engine.rows.evaluate import path_sums
 from onnx_attribution.server.engine.rows.plan import conductance_plan, mean_plan
 
 STEPS = 64
@@ -26,7 +26,7 @@ GOOD = 0.05
 
 def remedy(
     model: LoadedModel,
-    question: Question,
+    resolved: Resolved,
     sample: int,
     complete: Sequence[str],
     steps: int,
@@ -35,7 +35,7 @@ def remedy(
 ) -> str:
     """In words the first change that makes the attributions finite, and the sum of the layers `complete` that of the
     target's change; "" where none of those tried does, or the time is over."""
-    alone = only(model, question, sample)
+    alone = resolved.only(sample)
     for words, changed in _tried(alone):
         change = _change(model, changed)
         make = conductance_plan if changed.request.method == "neuron_ig" else mean_plan
@@ -59,30 +59,30 @@ def remedy(
     return ""
 
 
-def _tried(question: Question) -> Iterator[tuple[str, Question]]:
-    request = replace(question.request, multiply_by_inputs=True)
+def _tried(resolved: Resolved) -> Iterator[tuple[str, Resolved]]:
+    request = replace(resolved.request, multiply_by_inputs=True)
     for quadrature in ("gausslegendre", "riemann_middle"):
         if request.quadrature != quadrature:
-            changed = replace(question, request=replace(request, quadrature=quadrature))
+            changed = replace(resolved, request=replace(request, quadrature=quadrature))
             yield f"the quadrature {quadrature!r}, which leaves out the ends", changed
     for share in SHARES:
         rng = np.random.default_rng(0)
         noisy = {}
-        for name, low in question.baselines[0].items():
-            high = question.samples[0][name].astype(np.float64)
+        (run,) = resolved.samples.runs
+        for name, low in run.baselines.items():
+            high = run.x[name].astype(np.float64)
             noise = share * np.abs(high).max(initial=0) * rng.normal(size=low.shape)
             noisy[name] = (low.astype(np.float64) + noise).astype(low.dtype)
-        changed = replace(question, request=request, baselines=(noisy,))
+        changed = replace(resolved, request=request, samples=resolved.samples.filled(baselines=[noisy]))
         yield f"noise at the baseline (normal, {share:g} of the largest number of the input)", changed
 
 
-def _change(model: LoadedModel, question: Question) -> float:
+def _change(model: LoadedModel, resolved: Resolved) -> float:
     """The target at x less its value at the baseline."""
-    target, low = question.choice.target, question.baselines[0]
+    (run,) = resolved.samples.runs
+    target, low = resolved.choice.target, run.baselines
     hidden = [name for name in low if name not in model.network.input_axes]
-    found = (
-        low[target]
-        if target in low
-        else forward(model, {**question.samples[0], **low}, [target], hidden)[target]
+    found = low[target] if target in low else forward(model, {**run.x, **low}, [target], hidden)[target]
+    return float(
+        (resolved.value - targets.values([found], resolved.samples.place(target), resolved.selection))[0]
     )
-    return float((question.value - targets.values([found], question.rows[target], question.selection))[0])

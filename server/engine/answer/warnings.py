@@ -15,7 +15,7 @@ from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.server.engine.answer.nan_origin import origin_of, steep_of
 from onnx_attribution.server.engine.answer.remedies import remedy
 from onnx_attribution.server.engine.models.loaded import LoadedModel
-from onnx_attribution.server.engine.request.resolve import Question
+from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.targets import per_sample
 from onnx_attribution.server.engine.rows.evaluate import Floats, Sums
 from onnx_attribution.values import DEEPLIFT_METHODS, GRADIENT_METHODS, PATH_METHODS, LayerAttribution
@@ -35,13 +35,13 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer before its words: the question as it was evaluated, with one entry for each reference, and its sums;
+    """An answer before its words: the request as it was evaluated, with one entry for each reference, and its sums;
     the same with one entry a sample; and what was made of them."""
 
     model: LoadedModel
-    asked: Question
+    asked: Resolved
     every: Sums
-    question: Question
+    resolved: Resolved
     sums: Sums
     layers: Mapping[str, LayerAttribution]
     joint: Floats | None
@@ -50,7 +50,7 @@ class Answered:
     may_go_on: Callable[[], bool]
 
     def remedy(self, place: int, complete: Sequence[str], memory: int) -> str:
-        """What would work for a sample, by its place in the question as it was asked; looked for once a request."""
+        """What would work for a sample, by its place in the request as it was asked; looked for once a request."""
         if place not in self.remedies:
             self.remedies[place] = (
                 remedy(self.model, self.asked, place, complete, self.steps, memory, self.may_go_on)
@@ -66,7 +66,7 @@ class Answered:
     def rounding(self) -> tuple[float, float]:
         """The rounding error of the target, relative; the share of contributions that rounding may take away."""
         tensors = self.model.graph.tensors()
-        target = tensors[self.question.choice.target]
+        target = tensors[self.resolved.choice.target]
         kind = element_type(target)
         eps = float(ml_dtypes.finfo(kind).eps) if is_float(target) else 0.0  # type: ignore[no-untyped-call]
         return eps, HALF_RESIDUAL if any(is_half(value) for value in tensors.values()) else RESIDUAL
@@ -83,11 +83,11 @@ class Answered:
 def warnings_of(answer: Answered, memory: int) -> Iterator[str]:
     """All of them; `memory` is what a search for the origin of NaN may take, in bytes."""
     yield from _not_finite(answer, memory)
-    yield from _ends_not_finite(answer.question)
+    yield from _ends_not_finite(answer.resolved)
     for layer in answer.layers.values():
         if not layer.cut and answer.joint is None and np.isfinite(layer.residual).any():
-            yield _bypassed(answer.model, answer.question, layer)
-    method = answer.question.request.method
+            yield _bypassed(answer.model, answer.resolved, layer)
+    method = answer.resolved.request.method
     for names, residual in answer.complete():
         if method in DEEPLIFT_METHODS:
             yield from _missing(answer, names, residual)
@@ -115,8 +115,8 @@ def _not_finite(answer: Answered, memory: int) -> Iterator[str]:
                 begins += f"; try {better}"
     for name in names:
         yield (
-            f"the attributions of {name!r} hold NaN or infinite numbers{_in(bad[name], answer.asked.references)}"
-            f"{begins}"
+            f"the attributions of {name!r} hold NaN or infinite numbers"
+            f"{_in(bad[name], answer.asked.samples.references)}{begins}"
         )
 
 
@@ -138,20 +138,20 @@ def _listed(numbers: Sequence[int] | NDArray[np.intp]) -> str:
     return ", ".join(map(str, numbers[:SHOWN])) + ", ..." * (len(numbers) > SHOWN)
 
 
-def _ends_not_finite(question: Question) -> Iterator[str]:
-    ends = {"input": question.value}
-    if question.request.method not in GRADIENT_METHODS:
-        ends["baseline"] = question.baseline_value
+def _ends_not_finite(resolved: Resolved) -> Iterator[str]:
+    ends = {"input": resolved.value}
+    if resolved.request.method not in GRADIENT_METHODS:
+        ends["baseline"] = resolved.baseline_value
     for end, values in ends.items():
         bad: Mask = np.asarray(np.logical_not(np.isfinite(values)))
         if bad.any():
-            yield f"the target {question.choice.target!r} is NaN or infinite at the {end}{_in(bad)}"
+            yield f"the target {resolved.choice.target!r} is NaN or infinite at the {end}{_in(bad)}"
 
 
 def _missing(answer: Answered, names: Sequence[str], residual: Floats) -> Iterator[str]:
     """Where contributions that sum exactly do not: an operator on the way has no exact secant, or they are noise."""
     size, (eps, share) = answer.sizes(names), answer.rounding()
-    ends = np.maximum(np.abs(answer.question.value), np.abs(answer.question.baseline_value))
+    ends = np.maximum(np.abs(answer.resolved.value), np.abs(answer.resolved.baseline_value))
     with np.errstate(invalid="ignore"):
         missed = np.abs(residual) > share * size + 16 * eps * ends
     missed &= np.isfinite(size)
@@ -165,12 +165,12 @@ def _missing(answer: Answered, names: Sequence[str], residual: Floats) -> Iterat
 
 def _unmet(answer: Answered, names: Sequence[str], residual: Floats, memory: int) -> Iterator[str]:
     """Where a path sum misses more of the change than a step size explains that is fine enough."""
-    question, size, (eps, share) = answer.question, answer.sizes(names), answer.rounding()
+    resolved, size, (eps, share) = answer.resolved, answer.sizes(names), answer.rounding()
     if not np.isfinite(residual).any():
         return
     with np.errstate(invalid="ignore", over="ignore"):
-        change = question.value - question.baseline_value
-        ends = np.maximum(np.abs(question.value), np.abs(question.baseline_value))
+        change = resolved.value - resolved.baseline_value
+        ends = np.maximum(np.abs(resolved.value), np.abs(resolved.baseline_value))
         rounded = 4 * max(eps, HALF_EPS) if share == HALF_RESIDUAL else 64 * eps
         noise = 16 * eps * ends + rounded * size
         missed = np.isfinite(residual) & (np.abs(residual) > MISSED * np.abs(change) + noise)
@@ -180,11 +180,11 @@ def _unmet(answer: Answered, names: Sequence[str], residual: Floats, memory: int
     worst = int(np.argmax(np.where(missed, ratio, -1)))
     share_missed = f"{ratio[worst]:.0%} of the change" if ratio[worst] < 100 else "the change"
     others = f" (and in {missed.sum() - 1} others)" if missed.sum() > 1 else ""
-    place = worst * answer.asked.references
+    place = worst * answer.asked.samples.references
     steep = steep_of(answer.model, answer.asked, place, memory) if answer.may_go_on() else None
     begins = f"; the gradient is steep at the baseline, through {steep}" if steep else ""
     better = answer.remedy(place, names, memory) if steep else ""
-    logit = logit_of(answer.model.graph, question.choice.target)
+    logit = logit_of(answer.model.graph, resolved.choice.target)
     ways = (
         [better]
         if better
@@ -202,7 +202,7 @@ def _quoted(names: Sequence[str]) -> str:
     return " and ".join(map(repr, names))
 
 
-def _bypassed(model: LoadedModel, question: Question, layer: LayerAttribution) -> str:
+def _bypassed(model: LoadedModel, resolved: Resolved, layer: LayerAttribution) -> str:
     residual = layer.residual[np.isfinite(layer.residual)]
     change = layer.sum[np.isfinite(layer.residual)] - residual
     moved = change != 0
@@ -213,8 +213,8 @@ def _bypassed(model: LoadedModel, question: Question, layer: LayerAttribution) -
         else "all"
     )
     nodes = list(model.graph.nodes)
-    cuts = cut_tensors(nodes, question.choice.sources, question.choice.target)
+    cuts = cut_tensors(nodes, resolved.choice.sources, resolved.choice.target)
     made = [z.name for node in nodes for z in node.outputs]
     behind = made[made.index(layer.name) :] if layer.name in made else made
-    nearest = next((name for name in behind if name in cuts), question.choice.target)
+    nearest = next((name for name in behind if name in cuts), resolved.choice.target)
     return f"layer {layer.name!r} is no cut: {ends} of the change bypasses it; the next cut is {nearest!r}"

@@ -11,19 +11,16 @@ from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inner_nodes, ke
 from onnx_attribution.graph_tools.operators.lost import WITHOUT_SECANT
 from onnx_attribution.graph_tools.programs.program import deeplift_program
 from onnx_attribution.graph_tools.walk.reveal_nodes import Where
+from onnx_attribution.server.engine.models.forward import taken
 from onnx_attribution.server.engine.models.loaded import LoadedModel
-from onnx_attribution.server.engine.request.resolve import Question
+from onnx_attribution.server.engine.request.resolve import Resolved
+from onnx_attribution.server.engine.request.samples import Run
 from onnx_attribution.server.engine.rows.evaluate import (
     Evaluation,
     Floats,
     Sums,
     apart,
-    axis_of,
     row_limit,
-    shapes_of,
-    slices,
-    taken,
-    unit,
 )
 from onnx_attribution.values import Array, Method
 
@@ -34,42 +31,42 @@ REVEALED: dict[Method, Where] = {
 """After which linear operators a DeepLIFT method takes RevealCancel."""
 
 
-def deeplift(model: LoadedModel, question: Question, memory: int) -> Evaluation:
+def deeplift(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
     """DeepLIFT contributions, or multipliers. A reference that all samples share is evaluated once a run."""
-    one = _one_reference(model, question)
+    one = _one_reference(model, resolved)
     if one:
         try:
-            return (yield from _lifted(model, question, memory, one))
+            return (yield from _lifted(model, resolved, memory, one))
         except ModelError:  # what it makes of one row does not broadcast to the rows
-            model.apart.add(question.choice)
-    return (yield from _lifted(model, question, memory))
+            model.apart.add(resolved.choice)
+    return (yield from _lifted(model, resolved, memory))
 
 
-def deeplift_evaluations(model: LoadedModel, question: Question, memory: int) -> int:
+def deeplift_evaluations(model: LoadedModel, resolved: Resolved, memory: int) -> int:
     """How many rows DeepLIFT evaluates, as far as that is known before."""
-    if not _one_reference(model, question):
-        return 2 * question.count
-    return question.count + -(-question.count // _pairs_a_run(model, question, memory))
+    if not _one_reference(model, resolved):
+        return 2 * resolved.samples.count
+    return resolved.samples.count + -(-resolved.samples.count // _pairs_a_run(model, resolved, memory))
 
 
-def _pairs_a_run(model: LoadedModel, question: Question, memory: int) -> int:
-    return max(row_limit(model, question, memory) // 2, 1)
+def _pairs_a_run(model: LoadedModel, resolved: Resolved, memory: int) -> int:
+    return max(row_limit(model, resolved.samples, memory) // 2, 1)
 
 
-def _one_reference(model: LoadedModel, question: Question) -> dict[str, Array]:
+def _one_reference(model: LoadedModel, resolved: Resolved) -> dict[str, Array]:
     """The sources at x' as one row, if it is the same for all samples, and nothing but sources differs between them.
 
     For the Rescale rule: with RevealCancel the rows' own parts outweigh what one reference saves.
     """
     axes = model.network.input_axes
     own = {name for name, axis in axes.items() if axis is not None}
-    if not question.together or question.count == 1 or not own <= set(question.choice.sources):
+    if resolved.samples.a_run == 1 or not own <= set(resolved.choice.sources):
         return {}
-    if question.request.method in REVEALED or question.choice in model.apart:
+    if resolved.request.method in REVEALED or resolved.choice in model.apart:
         return {}
     found: dict[str, Array] = {}
-    for name, array in question.baselines[0].items():
-        place = axis_of(model, question, name)
+    for name, array in resolved.samples.runs[0].baselines.items():
+        place = resolved.samples.place(name)
         if place is None or place.factor != 1:
             return {}
         found[name] = taken(array, place, [0])
@@ -79,15 +76,15 @@ def _one_reference(model: LoadedModel, question: Question) -> dict[str, Array]:
 
 
 def _lifted(
-    model: LoadedModel, question: Question, memory: int, shared: Mapping[str, Array] | None = None
+    model: LoadedModel, resolved: Resolved, memory: int, shared: Mapping[str, Array] | None = None
 ) -> Evaluation:
-    request, alone = question.request, not shared
+    request, alone = resolved.request, not shared
     multiply, where, near_zero = request.multiply_by_inputs, REVEALED.get(request.method), request.near_zero
     session = model.session(
-        ("deeplift", question.choice, multiply, where, near_zero, alone),
+        ("deeplift", resolved.choice, multiply, where, near_zero, alone),
         lambda: deeplift_program(
             model.network,
-            question.choice,
+            resolved.choice,
             multiply=multiply,
             reveal_cancel=where,
             near_zero=near_zero,
@@ -95,37 +92,39 @@ def _lifted(
         ),
     )
     reference = {f"baseline/{name}": array for name, array in (shared or {}).items()}
-    parts: dict[str, list[Floats]] = {layer: [] for layer in question.choice.layers}
+    parts: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
     evaluations = 0
 
-    def run(inputs: Mapping[str, Array], weight: Array) -> dict[str, Array]:
-        return session.run({**inputs, **reference, "target/weight": weight})
+    def run(part: Run) -> dict[str, Array]:
+        return session.run(part.feeds(baselines=alone) | reference)
 
     def shapes_at(rows: int) -> dict[str, tuple[int, ...]]:
-        shapes = shapes_of(model, question, rows, references=True)
+        shapes = resolved.samples.runs[0].shapes(rows, baselines=True)
         return shapes | {name: array.shape for name, array in reference.items()}
 
-    limit = min(_pairs_a_run(model, question, memory), row_limit(model, question, memory, session, shapes_at))
-    for inputs, weight in slices(model, question, limit, references=alone):
-        for found, rows in apart(model, question, inputs, weight, run):
+    limit = min(
+        _pairs_a_run(model, resolved, memory), row_limit(model, resolved.samples, memory, session, shapes_at)
+    )
+    for part in resolved.samples.parts(limit):
+        for found, rows in apart(part, run):
             _refuse_lost_changes(model, found)
-            _refuse_different_ways(model, question, found)
-            for layer in question.choice.layers:
+            _refuse_different_ways(model, resolved, found)
+            for layer in resolved.choice.layers:
                 contribution = found[f"contribution/{layer}"]
-                parts[layer].append(unit(contribution, question.rows[layer]))
+                parts[layer].append(resolved.samples.units(layer, contribution))
             ran = 2 * rows if alone else rows + 1
             evaluations += ran
             yield ran
     return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, evaluations)
 
 
-def _refuse_different_ways(model: LoadedModel, question: Question, found: Mapping[str, Array]) -> None:
+def _refuse_different_ways(model: LoadedModel, resolved: Resolved, found: Mapping[str, Array]) -> None:
     """Refuses NaN of a model with branches and bodies: what arrives at one that x and x' take differently turns to NaN.
 
     So does what goes through an operator inside of them that has no secant.
     """
     ends = [found[name].astype(np.float64) for name in ("target/value", "target/baseline")]
-    given = [found[f"contribution/{layer}"].astype(np.float64) for layer in question.choice.layers]
+    given = [found[f"contribution/{layer}"].astype(np.float64) for layer in resolved.choice.layers]
     ways = [node for node in model.graph.nodes if graphs_of(node)]
     if ways and all(np.isfinite(end).all() for end in ends) and any(np.isnan(c).any() for c in given):
         stops = [one for one in inner_nodes(ways[0]) if key_of(one)[0] == "" and one.op in WITHOUT_SECANT]

@@ -18,60 +18,60 @@ from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.request import targets
 from onnx_attribution.server.engine.request.groups import Features
-from onnx_attribution.server.engine.request.resolve import Question, source_ends
-from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums, axis_of, row_limit, taken
+from onnx_attribution.server.engine.request.resolve import Resolved
+from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums, row_limit
 from onnx_attribution.values import Array
 
 Row = tuple[int, int]
 """A sample and the group that is at its baseline there."""
 
 
-def rows_of(question: Question) -> list[Row]:
+def rows_of(resolved: Resolved) -> list[Row]:
     """What is evaluated: the groups that differ from their baseline. The effect of the others is exactly 0."""
-    touched: list[set[int]] = [set() for _ in range(question.count)]
-    for name, parts in _features(question).of.items():
-        high, low = source_ends(question, name)
+    touched: list[set[int]] = [set() for _ in range(resolved.samples.count)]
+    for name, parts in _features(resolved).of.items():
+        high, low = resolved.samples.ends(name)
         for groups, x, y in zip(touched, high, low, strict=True):
             both_nan = (x != x) & (y != y)
             groups |= parts.touched(np.asarray((x != y) & ~both_nan))
     return [(k, group) for k, groups in enumerate(touched) for group in sorted(groups)]
 
 
-def occlusion(model: LoadedModel, question: Question, memory: int) -> Evaluation:
+def occlusion(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
     """The effects of all groups, spread over their elements."""
-    features, rows = _features(question), rows_of(question)
-    effects = np.zeros((question.count, features.count))
-    limit = row_limit(model, question, memory) if question.together else 1
-    ends = {name: source_ends(question, name) for name in features.of}
+    features, rows = _features(resolved), rows_of(resolved)
+    effects = np.zeros((resolved.samples.count, features.count))
+    limit = row_limit(model, resolved.samples, memory) if resolved.samples.together else 1
+    ends = {name: resolved.samples.ends(name) for name in features.of}
     start = 0
     while start < len(rows):
         part = rows[start : start + limit]
         try:
-            values = _values(model, question, part, _occluded(question, ends, part))
+            values = _values(model, resolved, part, _occluded(resolved, ends, part))
         except Overloaded:
             if limit == 1:
                 raise
             limit = max(limit // 2, 1)
             continue
         samples, groups = np.array(part).T
-        effects[samples, groups] = question.value[samples] - values
+        effects[samples, groups] = resolved.value[samples] - values
         start += len(part)
         yield len(part)
     return Sums({name: parts.spread(effects) for name, parts in features.of.items()}, {}, len(rows))
 
 
-def _features(question: Question) -> Features:
-    assert question.features is not None
-    return question.features
+def _features(resolved: Resolved) -> Features:
+    assert resolved.features is not None
+    return resolved.features
 
 
 def _occluded(
-    question: Question, ends: dict[str, tuple[Array, Array]], rows: Sequence[Row]
+    resolved: Resolved, ends: dict[str, tuple[Array, Array]], rows: Sequence[Row]
 ) -> dict[str, Array]:
     """The sources at the rows, `[rows, *unit]`."""
     samples = [k for k, _ in rows]
     found: dict[str, Array] = {}
-    for name, parts in _features(question).of.items():
+    for name, parts in _features(resolved).of.items():
         high, low = ends[name]
         masks = np.stack([parts.mask(group) for _, group in rows])
         found[name] = np.where(masks, low[samples], high[samples])
@@ -79,22 +79,15 @@ def _occluded(
 
 
 def _values(
-    model: LoadedModel, question: Question, rows: Sequence[Row], sources: dict[str, Array]
+    model: LoadedModel, resolved: Resolved, rows: Sequence[Row], sources: dict[str, Array]
 ) -> NDArray[np.float64]:
     """The target at the rows."""
-    target, samples = question.choice.target, [k for k, _ in rows]
-    if question.together:
-        inputs = {n: taken(a, axis_of(model, question, n), samples) for n, a in question.samples[0].items()}
-        for name, array in sources.items():
-            place = axis_of(model, question, name)
-            assert place is not None
-            inputs[name] = place.back(array)
-    else:
-        one = {n: a[0] if (at := question.rows[n]) is None else at.back(a) for n, a in sources.items()}
-        inputs = {**question.samples[samples[0]], **one}
+    target, samples = resolved.choice.target, [k for k, _ in rows]
+    run = resolved.samples.take(samples)
+    inputs = {**run.x, **{name: run.back(name, array) for name, array in sources.items()}}
     if target in sources:
         found = inputs[target]
     else:
         hidden = [name for name in sources if name not in model.network.input_axes]
         found = forward(model, inputs, [target], hidden, where="with a group at its baseline")[target]
-    return targets.values([found], question.rows[target], question.selection[samples])
+    return targets.values([found], resolved.samples.place(target), resolved.selection[samples])

@@ -12,6 +12,7 @@ from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.request.inputs import array_of, by_tensor
+from onnx_attribution.server.engine.request.samples import Samples
 from onnx_attribution.values import (
     DEEPLIFT_METHODS,
     GRADIENT_METHODS,
@@ -29,14 +30,10 @@ def baselines_of(
     model: LoadedModel,
     request: AttributionRequest,
     sources: Sequence[str],
-    samples: Sequence[Mapping[str, Array]],
-    rows: Mapping[str, RowAxis | None],
-    references: int,
+    samples: Samples,
     warnings: list[str],
 ) -> list[dict[str, Array]]:
-    """The sources at x', like the samples, which hold every sample once for each of its `references`.
-
-    `rows` says where the samples lie in what they share; it is empty where they are run one by one.
+    """The sources at x', one entry a run of the samples.
 
     Raises:
         InvalidArgument: a baseline of the wrong type or shape, or for what is no source.
@@ -59,26 +56,27 @@ def baselines_of(
                 f"{', '.join(map(repr, sources))}",
                 reason="BASELINE_INVALID", name=name,
             )  # fmt: skip
+    count = len(samples.runs)
     interpolated = sources if request.method in PATH_METHODS | DEEPLIFT_METHODS else ()
 
     def at_reference(name: str, k: int) -> Array:
-        value, like = given.get(name), samples[k][name]
+        value, like = given.get(name), samples.runs[k].x[name]
         if isinstance(value, References):
-            value = _picked(model, name, value, like, k, len(samples) // references, references, rows)
-        return _broadcast(name, value, like, k, len(samples), name in interpolated)
+            value = _picked(model, name, value, like, samples, k)
+        return _broadcast(name, value, like, k, count, name in interpolated)
 
     def zeros(name: str) -> None:
         warnings.append(f"the baseline of {name!r} is zeros at {name!r}")
-        for k in range(len(samples)):
-            result[k][name] = _broadcast(name, None, samples[k][name], k, len(samples), True)
+        for k, run in enumerate(samples.runs):
+            result[k][name] = _broadcast(name, None, run.x[name], k, count, True)
 
-    result: list[dict[str, Array]] = [{} for _ in samples]
+    result: list[dict[str, Array]] = [{} for _ in samples.runs]
     floats = [
         info.name for info in model.inputs if info.dtype in ("float32", "float64", "float16", "bfloat16")
     ]
     for name in sources:
         if name in given or name in inputs:
-            for k in range(len(samples)):
+            for k in range(count):
                 result[k][name] = at_reference(name, k)
             continue
         told = [n for n in leading[name] if n in given]
@@ -86,17 +84,19 @@ def baselines_of(
         if not moved:
             zeros(name)
             continue
-        for k, sample in enumerate(samples):
-            at = {n: sample[n] for n in inputs} | {n: at_reference(n, k) for n in moved}
+        for k, run in enumerate(samples.runs):
+            at = {n: run.x[n] for n in inputs} | {n: at_reference(n, k) for n in moved}
             result[k][name] = forward(model, at, [name], where="at the baseline")[name]
         listed = ", ".join(map(repr, moved))
-        if not told and all(_same(found[name], x[name]) for found, x in zip(result, samples, strict=True)):
+        if not told and all(
+            _same(low[name], run.x[name]) for low, run in zip(result, samples.runs, strict=True)
+        ):
             warnings.append(f"{name!r} is at the baseline of {listed} what it is at the input")
             zeros(name)
         else:
             warnings.append(f"the baseline of {name!r} is its activation at the baseline of {listed}")
     if request.method not in GRADIENT_METHODS:
-        warnings += _unmoved(sources, samples, result, rows, references)
+        warnings += _unmoved(sources, samples.filled(baselines=result))
     return result
 
 
@@ -108,25 +108,15 @@ def _same(left: Array, right: Array) -> bool:
     return bool(np.all((left == right) | both_nan))
 
 
-def _unmoved(
-    sources: Sequence[str],
-    samples: Sequence[Mapping[str, Array]],
-    baselines: Sequence[Mapping[str, Array]],
-    rows: Mapping[str, RowAxis | None],
-    references: int,
-) -> list[str]:
+def _unmoved(sources: Sequence[str], samples: Samples) -> list[str]:
     """The sources that are at x' what they are at x, so that no change is to be explained."""
     found = []
     for name in sources:
-        place = rows.get(name)
-        high, low = (
-            [unit for a in arrays for unit in (a[name][None] if place is None else place.first(a[name]))]
-            for arrays in (samples, baselines)
-        )
-        if not any(unit.size for unit in high):
+        ends = [[samples.first(name, of[name]) for of in (run.x, run.baselines)] for run in samples.runs]
+        if not any(high.size for high, _ in ends):
             continue
-        equal = np.array([_same(*ends) for ends in zip(high, low, strict=True)])
-        each = equal.reshape(-1, references).all(axis=1)
+        equal = np.array([_same(*one) for high, low in ends for one in zip(high, low, strict=True)])
+        each = equal.reshape(-1, samples.references).all(axis=1)
         if each.any():
             which = "" if each.all() else f" in sample {', '.join(map(str, np.flatnonzero(each)[:SHOWN]))}"
             more = ", ..." if not each.all() and each.sum() > SHOWN else ""
@@ -169,24 +159,23 @@ def _picked(
     name: str,
     value: References,
     like: Array,
-    k: int,
-    samples: int,
-    references: int,
-    rows: Mapping[str, RowAxis | None],
+    samples: Samples,
+    run: int,
 ) -> Array:
-    """The references of the samples that `like` holds, in its layout."""
+    """The references of the samples of a run, which `like` holds, in its layout."""
+    references = samples.references
     axis = model.network.input_axes.get(name, 0)
     if axis is None and model.network.batch != "single":
         raise InvalidArgument(
             f"all samples share {name!r}, so that it has one baseline, not {references}",
             reason="BASELINE_INVALID", name=name,
         )  # fmt: skip
-    place = rows.get(name) or RowAxis(axis or 0)
+    place = samples.place(name) if samples.together else None
+    place = place or RowAxis(axis or 0)
     array = np.asarray(value.values)
     lead = ["samples", "references"] if value.per_sample else ["references"]
     own = array.shape[len(lead) :]
-    alone = name not in rows  # run one by one
-    whole = alone and (model.network.batch == "single" or len(own) == like.ndim)
+    whole = not samples.together and (model.network.batch == "single" or len(own) == like.ndim)
     unit = like.shape if whole else place.first(like).shape[1:]
     if not _fits(own, unit):
         raise InvalidArgument(
@@ -194,18 +183,20 @@ def _picked(
             f"[{', '.join([*lead, *map(str, unit)])}]",
             reason="BASELINE_INVALID", name=name,
         )  # fmt: skip
-    count = samples if alone else place.first(like).shape[0] // references
+    count = samples.count // references
     if value.per_sample and len(array) != count:
         raise InvalidArgument(
             f"{name!r} has references of {len(array)} samples; there are {count}",
             reason="BASELINE_INVALID", name=name,
         )  # fmt: skip
     array = array.reshape(*array.shape[: len(lead)], *[1] * (len(unit) - len(own)), *own)
-    if alone:
-        part = np.broadcast_to((array[k // references] if value.per_sample else array)[k % references], unit)
-        return part if whole else place.back(part[None])
-    part = array.reshape(-1, *array.shape[2:]) if value.per_sample else np.concatenate([array] * count)
-    return place.back(np.broadcast_to(part, (len(part), *unit)))
+    part = np.stack(
+        [
+            np.broadcast_to((array[k // references] if value.per_sample else array)[k % references], unit)
+            for k in samples.numbers(run)
+        ]
+    )
+    return part[0] if whole else place.back(part)
 
 
 def _fits(shape: Sequence[int], unit: Sequence[int]) -> bool:

@@ -1,4 +1,4 @@
-"""The inputs of a request: checked against the model, and taken apart into samples."""
+"""The inputs of a request: checked against the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from onnx_attribution.errors import InvalidArgument, NotFound
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import Array
 
-MAX_SAMPLES = 256
 Given = TypeVar("Given")
 
 
@@ -156,54 +155,6 @@ def shared_by_all(model: LoadedModel, inputs: Mapping[str, Array]) -> list[str]:
         if axes[info.name] is None and info.shape and isinstance(info.shape[0], str)
         if len(inputs[info.name]) > 1
     ]
-
-
-def split_samples(model: LoadedModel, inputs: Mapping[str, Array], copies: int = 1) -> list[dict[str, Array]]:
-    """One entry a sample, each as the model takes it, `copies` times.
-
-    An input with one entry along its axis of samples, beside others with several, is shared by all.
-    """
-    single = model.network.batch == "single"
-    places: dict[str, int] = {}
-    stacked: set[str] = set()  # with an axis for the samples in front that the model does not take
-    for info in model.inputs:
-        array, shape = inputs[info.name], info.shape or ()
-        if single and array.ndim == len(shape) + 1:
-            stacked.add(info.name)
-        if (axis := info.sample_axis(array.shape, model.network.batch)) is not None:
-            places[info.name] = axis
-    sizes = {name: inputs[name].shape[axis] for name, axis in places.items()}
-    counts = {name: size for name, size in sizes.items() if size != 1 or name in stacked} or sizes
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{name!r}: {count}" for name, count in counts.items())
-        raise InvalidArgument(
-            f"the inputs hold different numbers of samples: {listed}; {batch_words(model)}",
-            reason="SHAPE_MISMATCH",
-        )
-    count = next(iter(counts.values()), 1)
-    if not 1 <= count * copies <= MAX_SAMPLES:
-        times = f" with {copies} references each" if copies > 1 else ""
-        raise InvalidArgument(
-            f"the request holds {count} samples{times}; it may hold 1 to {MAX_SAMPLES}"
-            + (" in all" if copies > 1 else ""),
-            reason="REQUEST_TOO_LARGE", limit=MAX_SAMPLES, actual=count * copies,
-        )  # fmt: skip
-
-    def of(name: str, array: Array, k: int) -> Array:
-        if name not in counts:
-            return array
-        return array[k] if name in stacked else np.take(array, [k], axis=places[name])
-
-    return [{n: of(n, a, k) for n, a in inputs.items()} for k in range(count) for _ in range(copies)]
-
-
-def join_samples(model: LoadedModel, samples: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """The samples in one dict of arrays, along the batch axes."""
-    axes = model.network.input_axes
-    return {
-        n: a if axes[n] is None else np.concatenate([sample[n] for sample in samples], axis=axes[n])
-        for n, a in samples[0].items()
-    }
 
 
 def by_tensor(model: LoadedModel, given: Mapping[str, Given], reason: str) -> dict[str, Given]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, NotDifferentiable
 from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
-from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.select.cuts import is_cut
 from onnx_attribution.graph_tools.select.targets import require_float
@@ -23,11 +22,10 @@ from onnx_attribution.server.engine.request.inputs import (
     batch_words,
     by_tensor,
     checked_inputs,
-    join_samples,
     require_finite,
     shared_by_all,
-    split_samples,
 )
+from onnx_attribution.server.engine.request.samples import Samples, split_samples
 from onnx_attribution.server.engine.request.steps import check_steps
 from onnx_attribution.values import (
     DEEPLIFT_METHODS,
@@ -35,39 +33,40 @@ from onnx_attribution.values import (
     NEAR_ZERO,
     PATH_METHODS,
     SOURCE_METHODS,
-    Array,
     AttributionRequest,
 )
 
 
 @dataclass(frozen=True)
-class Question:
-    """A request in arrays. `samples` holds the inputs (and hidden sources) at x and `baselines` the sources at x'.
+class Resolved:
+    """A request in arrays: names are tensors, and the samples are laid out in runs.
 
-    A sample stands here once for each of its `references`; `count` and all that is said of samples counts these.
-    With `together`, arrays hold all samples along their batch axes; without, `samples` and `baselines` have one entry
-    a sample, each as the model takes it. `rows` says where samples lie in sources, layers and target; None: an array of
-    one sample has no axis for it. `selection` are the target's weights `[samples, *unit]`, and `weights` the
-    same in the target's layout and type.
+    A sample stands here once for each of its references, and all that is said of samples counts these. `selection` are
+    the target's weights `[samples, *unit]`.
     """
 
     request: AttributionRequest
     choice: Choice
     cuts: Mapping[str, bool]
-    together: bool
-    rows: Mapping[str, RowAxis | None]
-    samples: tuple[dict[str, Array], ...]
-    baselines: tuple[dict[str, Array], ...]
-    weights: tuple[Array, ...]
+    samples: Samples
     index: tuple[str, ...]
     value: NDArray[np.float64]
     baseline_value: NDArray[np.float64]
-    count: int
     evaluations: int
     warnings: tuple[str, ...]
     selection: NDArray[np.float64]
     features: Features | None = None
-    references: int = 1
+
+    def only(self, number: int) -> Resolved:
+        """The same of one sample."""
+        return replace(
+            self,
+            samples=self.samples.only(number),
+            index=(self.index[number],),
+            value=self.value[[number]],
+            baseline_value=self.baseline_value[[number]],
+            selection=self.selection[[number]],
+        )
 
 
 def check_request(request: AttributionRequest) -> None:
@@ -113,13 +112,12 @@ def check_request(request: AttributionRequest) -> None:
             )
 
 
-def ask(model: LoadedModel, request: AttributionRequest) -> Question:
-    """The question of a request.
+def resolve(model: LoadedModel, request: AttributionRequest) -> Resolved:
+    """What a request, which `check_request` has passed, asks of the model.
 
     Raises:
         InvalidArgument, NotFound, NotDifferentiable: the message names what cannot be used.
     """
-    check_request(request)
     if isinstance(request.layers, str) or isinstance(request.source, str):
         raise InvalidArgument("layers and source are sequences of names, not one name")
     model.require_computed([request.target.tensor, *request.layers, *request.source])
@@ -160,51 +158,43 @@ def ask(model: LoadedModel, request: AttributionRequest) -> Question:
         and (rounding := model.rounding(sources, target))
     ):
         warnings.append(rounding)
-    samples = [join_samples(model, given)] if together else given
+    plain = Samples.laid(model, given, rows, target, together, references)
     hidden = [s for s in sources if s not in model.network.input_axes]
-    at_x = [forward(model, sample, [*wanted.tensors, *hidden]) for sample in samples]
-    full = [{**sample, **{s: found[s] for s in hidden}} for sample, found in zip(samples, at_x, strict=True)]
-    baselines = baselines_of(model, request, sources, full, rows if together else {}, references, warnings)
+    at_x = [forward(model, run.x, [*wanted.tensors, *hidden]) for run in plain.runs]
+    samples = plain.filled(x=[{s: found[s] for s in hidden} for found in at_x])
+    samples = samples.filled(baselines=baselines_of(model, request, sources, samples, warnings))
     at_reference = [
-        baseline[target]
-        if target in baseline
-        else forward(model, {**sample, **baseline}, [target], hidden, where="at the baseline")[target]
-        for sample, baseline in zip(full, baselines, strict=True)
+        run.baselines[target]
+        if target in run.baselines
+        else forward(model, {**run.x, **run.baselines}, [target], hidden, where="at the baseline")[target]
+        for run in samples.runs
     ]
     lead = rows[target]
     stacked = targets.stacked([found[target] for found in at_x], lead)
     try:
-        plus, words = targets.selection(
-            model, wanted, request.target, samples, at_x, rows, together, references
-        )
+        plus, words = targets.selection(model, wanted, request.target, plain, at_x)
     except InvalidArgument as error:
         if "rank" not in error.metadata:
             raise
         raise InvalidArgument(
             f"{error.message}; {batch_words(model)}", reason=error.reason, rank=error.metadata["rank"]
         ) from None
-    weights = [lead.back(plus)] if together and lead is not None else [
-        plus[k].reshape(found[target].shape) for k, found in enumerate(at_x)
-    ]  # fmt: skip
-    count = len(stacked)
-    return Question(
+    weights = samples.split(target, plus, [found[target].shape for found in at_x])
+    samples = samples.filled(
+        weights=[w.astype(found[target].dtype) for w, found in zip(weights, at_x, strict=True)]
+    )
+    return Resolved(
         request,
         choice,
         {layer: is_cut(list(model.graph.nodes), sources, target, [layer]) for layer in layers},
-        together,
-        rows,
-        tuple(full),
-        tuple(baselines),
-        tuple(w.astype(found[target].dtype) for w, found in zip(weights, at_x, strict=True)),
+        samples,
         words,
         targets.dot(stacked, plus),
         targets.values(at_reference, lead, plus),
-        count,
-        2 * count,
+        2 * samples.count,
         tuple(warnings),
         plus,
-        _features(model, request, full[0], sources, rows) if occluded else None,
-        references,
+        _features(model, request, samples, sources) if occluded else None,
     )
 
 
@@ -238,13 +228,12 @@ def _source_and_layers(
 def _features(
     model: LoadedModel,
     request: AttributionRequest,
-    sample: Mapping[str, Array],
+    samples: Samples,
     sources: Sequence[str],
-    rows: Mapping[str, RowAxis | None],
 ) -> Features:
-    """The features of the sources, whose samples lie where `rows` says."""
+    """The features of the sources."""
     return features_of(
-        {name: _first(sample[name], rows.get(name)).shape[1:] for name in sources},
+        {name: samples.first(name, samples.runs[0].x[name]).shape[1:] for name in sources},
         by_tensor(model, request.groups, "GROUPS_INVALID"),
         by_tensor(model, request.windows, "GROUPS_INVALID"),
         by_tensor(model, request.strides, "GROUPS_INVALID"),
@@ -263,17 +252,3 @@ def _check_between(model: LoadedModel, choice: Choice) -> None:
                 f"and the target {choice.target!r}",
                 reason="NO_PATH", layer=layer,
             )  # fmt: skip
-
-
-def source_ends(question: Question, name: str) -> tuple[Array, Array]:
-    """A source at x and at x' as `[samples, *unit]`, in its own type."""
-    high, low = (
-        np.concatenate([_first(arrays[name], question.rows[name]) for arrays in ends])
-        for ends in (question.samples, question.baselines)
-    )
-    return high, low
-
-
-def _first(array: Array, rows: RowAxis | None) -> Array:
-    """The array with its samples in front; one that was run alone is one sample."""
-    return array[None] if rows is None else rows.first(array)

@@ -16,6 +16,7 @@ from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.graph_tools.select.targets import target_tensor, what_it_is
 from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.request.samples import Samples
 from onnx_attribution.server.engine.request.selectors import put, selectors_of
 from onnx_attribution.values import Array, AttributionRequest, Selection, Target
 
@@ -158,34 +159,29 @@ def selection(
     model: LoadedModel,
     choice: Chosen,
     target: Target,
-    samples: Sequence[Mapping[str, Array]],
+    samples: Samples,
     at_x: Sequence[Mapping[str, Array]],
-    rows: Mapping[str, RowAxis | None],
-    together: bool,
-    references: int,
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """The target's weights `[samples, *unit]` and the selection in words.
 
     Raises:
         InvalidArgument: what is selected is not there.
     """
-    lead = rows[choice.indexed]
-    stack = stacked([found[choice.indexed] for found in at_x], lead)
+    indexed = [found[choice.indexed] for found in at_x]
+    stack = stacked(indexed, samples.place(choice.indexed))
     if not choice.made:
         stack = choice.sign * stack
-    plus, said = weights(stack, target.index, "index", references)
+    plus, said = weights(stack, target.index, "index", samples.references)
     if target.minus is not None:
-        minus, less = weights(stack, target.minus, "minus", references)
+        minus, less = weights(stack, target.minus, "minus", samples.references)
         plus, said = plus - minus, tuple(f"{a} - {b}" for a, b in zip(said, less, strict=True))
     if choice.made:
-        parts = [lead.back(plus)] if together and lead is not None else [
-            plus[k].reshape(found[choice.indexed].shape) for k, found in enumerate(at_x)
-        ]  # fmt: skip
+        parts = samples.split(choice.indexed, plus, [array.shape for array in indexed])
         carried = [
-            _carried(model, choice, sample, found[choice.tensor].shape, part)
-            for sample, found, part in zip(samples, at_x, parts, strict=True)
+            _carried(model, choice, run.x, found[choice.tensor].shape, part)
+            for run, found, part in zip(samples.runs, at_x, parts, strict=True)
         ]
-        plus = stacked(carried, rows[choice.tensor])
+        plus = stacked(carried, samples.place(choice.tensor))
         said = tuple(f"{choice.indexed}[{one}]" for one in said)
     if choice.sign < 0:
         plus, said = -plus, tuple(f"-({one})" for one in said)

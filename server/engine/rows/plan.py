@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from onnx_attribution.server.engine.request.steps import check_steps
 from onnx_attribution.values import Quadrature
 
 Floats = NDArray[np.float64]
+KEPT = 20_000  # terms up to which the rows of a plan are kept
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Term:
     weight: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """The nodes of one sample and the sums over them; `coarse` is empty where no estimate can be made."""
 
@@ -103,6 +104,7 @@ def gauss_legendre(count: int) -> tuple[Floats, Floats]:
     return nodes, weights
 
 
+@functools.lru_cache(maxsize=8)
 def conductance_plan(quadrature: Quadrature, steps: int) -> Plan:
     """The plan of Neuron Integrated Gradients: gradients times differences of activations."""
     check_steps(steps, quadrature)
@@ -125,6 +127,7 @@ def _differences(rule: str, nodes: Sequence[int]) -> tuple[Term, ...]:
     return tuple(Term(n, a, b, 0.5) for n, a, b in zip(nodes, before, after, strict=True))
 
 
+@functools.lru_cache(maxsize=8)
 def mean_plan(quadrature: Quadrature, steps: int) -> Plan:
     """The plan of Integrated Gradients: a weighted mean of gradients."""
     check_steps(steps, quadrature)
@@ -161,11 +164,23 @@ def _means(nodes: Sequence[int], weights: Floats) -> tuple[Term, ...]:
     return tuple(Term(n, n, n, float(w)) for n, w in zip(nodes, weights, strict=True))
 
 
-def batches(plan: Plan, samples: int, max_rows: int) -> Iterator[Batch]:
-    """The rows and terms of all samples, at most `max_rows` (and at least 3) rows a run.
+def batches(plan: Plan, samples: int, max_rows: int) -> Iterable[Batch]:
+    """The rows and terms of all samples, at most `max_rows` (and at least 3) rows a run; few are laid out once.
 
     A row that terms of two runs need is evaluated in both.
     """
+    lay = _kept if len(plan.fine) * samples <= KEPT else _batches
+    return lay(plan, samples, max_rows)
+
+
+def count_rows(plan: Plan, samples: int, max_rows: int) -> int:
+    """How many rows `batches` evaluates in all; of many, those that two runs need are counted once."""
+    if len(plan.fine) * samples > KEPT:
+        return len(plan.alphas) * samples
+    return sum(len(batch.row_sample) for batch in batches(plan, samples, max_rows))
+
+
+def _batches(plan: Plan, samples: int, max_rows: int) -> Iterator[Batch]:
     limit = max(max_rows, 3)
     ordered = sorted(
         [(t, 0) for t in plan.fine] + [(t, 1) for t in plan.coarse], key=lambda pair: pair[0].gradient
@@ -190,6 +205,11 @@ def batches(plan: Plan, samples: int, max_rows: int) -> Iterator[Batch]:
         yield _batch(plan, rows, taken)
 
 
+@functools.lru_cache(maxsize=8)
+def _kept(plan: Plan, samples: int, max_rows: int) -> tuple[Batch, ...]:
+    return tuple(_batches(plan, samples, max_rows))
+
+
 def by_sample(batch: Batch) -> Iterator[tuple[int, Batch]]:
     """Each sample of a run with its own rows and terms; slots keep their numbers."""
     for sample in np.unique(batch.row_sample):
@@ -208,11 +228,6 @@ def by_sample(batch: Batch) -> Iterator[tuple[int, Batch]]:
                 batch.nodes[rows],
             ),
         )
-
-
-def count_rows(plan: Plan, samples: int, max_rows: int) -> int:
-    """How many rows `batches` evaluates in all."""
-    return sum(len(b.row_sample) for b in batches(plan, samples, max_rows))
 
 
 def _batch(

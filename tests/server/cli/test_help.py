@@ -11,7 +11,7 @@ import pytest
 
 from onnx_attribution.server.cli.app import SHORT
 from onnx_attribution.server.cli.explain import MAX_SAMPLES
-from onnx_attribution.server.engine.request import inputs
+from onnx_attribution.server.engine.request import samples
 from tests.server.cli.commands import run
 
 COMMANDS = [command.__name__ for command in SHORT]
@@ -45,7 +45,7 @@ def test_help_of_explain_says_the_forms_and_limits() -> None:
 
 
 def test_the_limit_that_help_says_is_that_of_the_engine() -> None:
-    assert inputs.MAX_SAMPLES == MAX_SAMPLES
+    assert samples.MAX_SAMPLES == MAX_SAMPLES
 
 
 def test_the_list_of_commands_is_whole() -> None:

@@ -114,7 +114,7 @@ def test_eight_threads_load_a_model_once(
             loads.append(1)
             super().__init__(*given)
 
-    monkeypatch.setattr("onnx_attribution.server.engine.engine.LoadedModel", Counted)
+    monkeypatch.setattr("onnx_attribution.server.engine.models.registry.LoadedModel", Counted)
     with Engine(provider="cpu", threads=1) as engine, ThreadPoolExecutor(8) as pool:
         engine.add("digits", digits_path)
         outputs = list(pool.map(lambda _: engine.predict("digits", {"image": digits_data[0][:2]}), range(8)))
