@@ -13,26 +13,10 @@ from onnx_attribution import errors
 
 __all__ = ["from_rpc_error", "translated"]
 
-CLASSES: Mapping[grpc.StatusCode, type[errors.AttributionError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgument,
-    grpc.StatusCode.OUT_OF_RANGE: errors.InvalidArgument,
-    grpc.StatusCode.NOT_FOUND: errors.NotFound,
-    grpc.StatusCode.FAILED_PRECONDITION: errors.ModelError,
-    grpc.StatusCode.UNAVAILABLE: errors.NotReady,
-    grpc.StatusCode.ABORTED: errors.NotReady,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Overloaded,
-    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
-    grpc.StatusCode.CANCELLED: errors.Cancelled,
-    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
-    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
-    grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
-}
-# Where one code stands for two classes, the reason decides.
-BY_REASON: Mapping[str, type[errors.AttributionError]] = {
-    "NOT_DIFFERENTIABLE": errors.NotDifferentiable,
-    "NO_PATH": errors.NotDifferentiable,
-    "MESSAGE_TOO_LARGE": errors.MessageTooLarge,
-    "RUNTIME_FAILURE": errors.ModelError,
+CLASSES: Mapping[str, type[errors.AttributionError]] = {
+    "OUT_OF_RANGE": errors.InvalidArgument,
+    "ABORTED": errors.NotReady,
+    **{kind.status: kind for kind in reversed(errors.KINDS)},
 }
 # What to say where the status comes from the library, not from our server.
 HINTS: Mapping[type[errors.AttributionError], str] = {
@@ -53,28 +37,41 @@ def translated() -> Iterator[None]:
     except (ValueError, grpc.aio.UsageError) as error:
         if "closed" not in str(error).lower():
             raise
-        raise errors.NotReady("the client is closed", reason="CLIENT_CLOSED") from None
+        raise errors.NotReady("the client is closed", reason=errors.Reason.CLIENT_CLOSED) from None
 
 
 def from_rpc_error(error: grpc.RpcError) -> errors.AttributionError:
     """The error of a failed call, sync or asyncio, with the reason and details that the server sent."""
-    code, text = error.code(), error.details() or ""
-    info, violations = _details(error)
-    kind = BY_REASON.get(info.reason) or CLASSES.get(code, errors.ServerBug)
+    code, text = error.code().name, error.details() or ""
+    info, violations, precondition = _details(error)
+    reason = errors.Reason(info.reason) if info.reason else None
+    kind = _kind(code, reason, precondition)
     if kind is errors.Overloaded and "larger than max" in text:
         kind = errors.MessageTooLarge
-    if not info.reason and kind in HINTS:
+    if reason is None and kind in HINTS:
         text = f"{text}; {HINTS[kind]}" if text else HINTS[kind]
-    translated_error = kind(text, reason=info.reason or None, violations=violations, code=code.name)
+    translated_error = kind(text, reason=reason, violations=violations, code=code)
     translated_error.metadata = dict(info.metadata)
     return translated_error
 
 
-def _details(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo, dict[str, str]]:
+def _kind(code: str, reason: errors.Reason | None, precondition: str) -> type[errors.AttributionError]:
+    """The class of a status. Where two have one, the reason decides, or what the status says of an unknown one."""
+    names = (*reason.errors, precondition) if reason else (precondition,)
+    for kind in errors.KINDS:
+        if kind.__name__ in names and code == ((reason and reason.status) or kind.status):
+            return kind
+    return CLASSES.get(code, errors.ServerBug)
+
+
+def _details(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo, dict[str, str], str]:
+    """The reason with its metadata, what is wrong by field, and the class that a failed precondition names."""
     info, violations = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    precondition = error_details_pb2.PreconditionFailure()
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             with suppress(DecodeError):
                 for detail in status_pb2.Status.FromString(value).details:
-                    detail.Unpack(info) or detail.Unpack(violations)
-    return info, {one.field: one.description for one in violations.field_violations}
+                    detail.Unpack(info) or detail.Unpack(violations) or detail.Unpack(precondition)
+    fields = {one.field: one.description for one in violations.field_violations}
+    return info, fields, next((one.type for one in precondition.violations), "")

@@ -12,7 +12,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, ServerBug
+from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, Reason, ServerBug
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import events, requests, tensors
 from onnx_attribution.values import (
@@ -139,7 +139,7 @@ def to_request(
         source=source,
         target=target if isinstance(target, Target) else Target(index=target),
         baselines={} if baselines is None else _baselines(baselines),
-        groups={} if groups is None else arrays(groups, "groups", "GROUPS_INVALID"),
+        groups={} if groups is None else arrays(groups, "groups", Reason.GROUPS_INVALID),
         **plain,
     )
     return requests.to_request(request)
@@ -148,11 +148,13 @@ def to_request(
 def _baselines(given: Mapping[str, ArrayLike | References]) -> dict[str, Baseline]:
     """Arrays, and references as they are. Raises: InvalidArgument with every one that is neither."""
     if not isinstance(given, Mapping):
-        return dict(arrays(given, "baselines", "BASELINE_INVALID"))  # which refuses it
+        return dict(arrays(given, "baselines", Reason.BASELINE_INVALID))  # which refuses it
     several = {name: value for name, value in given.items() if isinstance(value, References)}
     points = {name: value for name, value in given.items() if not isinstance(value, References)}
-    one = arrays(points, "baselines", "BASELINE_INVALID")
-    many = arrays({name: value.values for name, value in several.items()}, "baselines", "BASELINE_INVALID")
+    one = arrays(points, "baselines", Reason.BASELINE_INVALID)
+    many = arrays(
+        {name: value.values for name, value in several.items()}, "baselines", Reason.BASELINE_INVALID
+    )
     return {**one, **{name: replace(several[name], values=array) for name, array in many.items()}}
 
 
@@ -167,7 +169,7 @@ def to_predict(model: str, inputs: Mapping[str, ArrayLike], outputs: Sequence[st
 
 
 def arrays(
-    given: Mapping[str, ArrayLike], field: str = "inputs", reason: str = "INPUT_INVALID"
+    given: Mapping[str, ArrayLike], field: str = "inputs", reason: Reason = Reason.INPUT_INVALID
 ) -> dict[str, Array]:
     """Anything that numpy takes, as arrays. Raises: InvalidArgument with every one that is none."""
     if not isinstance(given, Mapping):

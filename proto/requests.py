@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution import values as v
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import tensors, words
 from onnx_attribution.values import Array
@@ -35,7 +35,7 @@ class Violations:
             self._found[field] = error
 
     def require(
-        self, holds: bool, field: str, description: str, *, reason: str = "PARAMETER_INVALID"
+        self, holds: bool, field: str, description: str, *, reason: Reason = Reason.PARAMETER_INVALID
     ) -> None:
         if not holds:
             self._found[field] = InvalidArgument(description, reason=reason)
@@ -47,7 +47,9 @@ class Violations:
         first = next(iter(self._found.values()))
         violations = {field: error.message for field, error in self._found.items()}
         message = "; ".join(f"{field}: {text}" for field, text in violations.items())
-        raise InvalidArgument(message, reason=first.reason, violations=violations, **first.metadata)
+        error = first.reworded(message)
+        error.violations = violations
+        raise error
 
 
 def to_request(request: v.AttributionRequest, *, validate_only: bool = False) -> pb.AttributeRequest:
@@ -151,7 +153,7 @@ def from_tensors(
         with found.at(place):
             if message.name in arrays:
                 raise InvalidArgument(
-                    f"{message.name!r} is given twice", reason="INPUT_DUPLICATE", input=message.name
+                    f"{message.name!r} is given twice", reason=Reason.INPUT_DUPLICATE, input=message.name
                 )
             arrays[message.name] = tensors.decode(message)
     if violations is None:
@@ -190,13 +192,13 @@ def _to_selectors(index: object) -> list[pb.Selector]:
         if not index:
             raise InvalidArgument(
                 "the list of target indices is empty; give one for each sample, or one for all",
-                reason="TARGET_INVALID",
+                reason=Reason.TARGET_INVALID,
             )
         return [_to_selector(one) for one in index]
     if isinstance(index, Iterable) and not isinstance(index, tuple | str | bytes | np.ndarray):
         raise InvalidArgument(
             f"a target index for each sample is a list or an array, not {type(index).__name__}: write list(...)",
-            reason="TARGET_INVALID",
+            reason=Reason.TARGET_INVALID,
         )
     return [_to_selector(index)]
 
@@ -224,7 +226,7 @@ def _to_selector(selector: object) -> pb.Selector:
             if any(isinstance(one, np.ndarray) and one.dtype.kind != "b" for one in selector):
                 raise InvalidArgument(
                     "a target region is made of indices, slices and masks, not of weights",
-                    reason="TARGET_INVALID",
+                    reason=Reason.TARGET_INVALID,
                 )
             return pb.Selector(
                 elements=[_to_selector(tuple(e) if isinstance(e, list) else e) for e in selector]
@@ -238,19 +240,19 @@ def _to_axis(index: object) -> pb.Axis:
     if isinstance(index, np.ndarray) and index.ndim:
         if index.dtype.kind != "b":
             message = f"a target index holds an array of type {index.dtype.name}; a mask is an array of truth values"
-            raise InvalidArgument(message, reason="TARGET_INVALID")
+            raise InvalidArgument(message, reason=Reason.TARGET_INVALID)
         return pb.Axis(mask=tensors.encode("", index))
     try:
         if isinstance(index, slice):
             ends = {"start": index.start, "stop": index.stop, "step": index.step}
             ends = {word: _to_integer(end) for word, end in ends.items() if end is not None}
             if ends.get("step") == 0:
-                raise InvalidArgument("a range cannot have step 0", reason="TARGET_INVALID")
+                raise InvalidArgument("a range cannot have step 0", reason=Reason.TARGET_INVALID)
             return pb.Axis(range=pb.Range(**ends))
         return pb.Axis(index=_to_integer(index))
     except (TypeError, ValueError):
         message = f"a target index is made of integers, slices and masks, not {_shown(index)}"
-        raise InvalidArgument(message, reason="TARGET_INVALID") from None
+        raise InvalidArgument(message, reason=Reason.TARGET_INVALID) from None
 
 
 def _to_integer(value: object) -> int:
@@ -273,17 +275,17 @@ def _from_selector(message: pb.Selector, *, inner: bool = False) -> v.Selector:
     if sum(forms) > 1:
         raise InvalidArgument(
             "a selector is automatic or has axes, weights or elements, not several of these",
-            reason="TARGET_INVALID",
+            reason=Reason.TARGET_INVALID,
         )
     if inner and not message.axes:
-        raise InvalidArgument("the elements of a selector have axes only", reason="TARGET_INVALID")
+        raise InvalidArgument("the elements of a selector have axes only", reason=Reason.TARGET_INVALID)
     if message.automatic:
         return None
     if message.HasField("weights"):
         weights = tensors.decode(message.weights, name="weights")
         if weights.dtype.kind != "f" and not _is_bfloat(weights):
             raise InvalidArgument(
-                f"the weights of a target are floats, not {weights.dtype.name}", reason="TARGET_INVALID"
+                f"the weights of a target are floats, not {weights.dtype.name}", reason=Reason.TARGET_INVALID
             )
         return cast("NDArray[np.floating]", weights)
     if message.elements:
@@ -303,14 +305,16 @@ def _from_axis(message: pb.Axis) -> v.Index:
             start = ends.start if ends.HasField("start") else None
             stop = ends.stop if ends.HasField("stop") else None
             if ends.HasField("step") and ends.step == 0:
-                raise InvalidArgument("a range cannot have step 0", reason="TARGET_INVALID")
+                raise InvalidArgument("a range cannot have step 0", reason=Reason.TARGET_INVALID)
             return slice(start, stop, ends.step if ends.HasField("step") else None)
         case "mask":
             mask = tensors.decode(message.mask, name="mask")
             if mask.dtype.kind != "b":
-                raise InvalidArgument(f"a mask is of BOOL, not of {mask.dtype.name}", reason="TARGET_INVALID")
+                raise InvalidArgument(
+                    f"a mask is of BOOL, not of {mask.dtype.name}", reason=Reason.TARGET_INVALID
+                )
             return cast("NDArray[np.bool_]", mask)
-    raise InvalidArgument("an axis needs an index, a range or a mask", reason="TARGET_INVALID")
+    raise InvalidArgument("an axis needs an index, a range or a mask", reason=Reason.TARGET_INVALID)
 
 
 def _to_sizes(sizes: object) -> pb.Sizes:
@@ -318,7 +322,7 @@ def _to_sizes(sizes: object) -> pb.Sizes:
         return pb.Sizes(sizes=[_to_integer(size) for size in cast("Sequence[object]", sizes)])
     except (TypeError, ValueError):
         message = f"has one integer for each of the last axes; it cannot be {_shown(sizes)}"
-        raise InvalidArgument(message, reason="GROUPS_INVALID") from None
+        raise InvalidArgument(message, reason=Reason.GROUPS_INVALID) from None
 
 
 def _to_baseline(name: str, baseline: v.Baseline) -> pb.Baseline:
@@ -340,7 +344,7 @@ def _from_baseline(name: str, message: pb.Baseline) -> v.Baseline:
         case "references":
             given = message.references
             return v.References(tensors.decode(given.tensor, name=name), given.per_sample)
-    raise InvalidArgument("a baseline needs a scalar, a tensor or references", reason="BASELINE_INVALID")
+    raise InvalidArgument("a baseline needs a scalar, a tensor or references", reason=Reason.BASELINE_INVALID)
 
 
 def _set_number(message: pb.AttributeRequest, field: str, number: object) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.values import Array
 
@@ -49,7 +49,7 @@ def datatype(array: Array, *, name: str = "") -> str:
         return "BYTES"
     word = _WORDS.get(array.dtype.newbyteorder("="))
     if word is None:
-        _refuse(name, "DTYPE_MISMATCH", f"one of {_known()}", array.dtype.name)
+        _refuse(name, Reason.DTYPE_MISMATCH, f"one of {_known()}", array.dtype.name)
     return word
 
 
@@ -95,7 +95,7 @@ class Buffer:
     def add(self, offset: int, data: bytes) -> None:
         """Raises: InvalidArgument (BYTES_MISMATCH) for bytes that do not follow the ones before, or are too many."""
         if offset != self._filled or offset + len(data) > len(self._raw):
-            _refuse(self._header[0], "BYTES_MISMATCH", f"at most {len(self._raw)} bytes in order",
+            _refuse(self._header[0], Reason.BYTES_MISMATCH, f"at most {len(self._raw)} bytes in order",
                     f"{len(data)} bytes at {offset} after {self._filled}")  # fmt: skip
         self._raw[offset : offset + len(data)] = data
         self._filled += len(data)
@@ -103,7 +103,7 @@ class Buffer:
     def array(self) -> Array:
         """The complete array, writable. Raises: InvalidArgument (BYTES_MISMATCH) where chunks are missing."""
         if self._filled != len(self._raw):
-            _refuse(self._header[0], "BYTES_MISMATCH", f"{len(self._raw)} bytes", f"{self._filled}")
+            _refuse(self._header[0], Reason.BYTES_MISMATCH, f"{len(self._raw)} bytes", f"{self._filled}")
         return _from_bytes(*self._header, self._raw)
 
 
@@ -112,29 +112,29 @@ def _from_bytes(name: str, datatype: str, shape: list[int], raw: bytes | bytearr
         return _strings(name, shape, bytes(raw))
     expected = _byte_count(name, datatype, shape)
     if len(raw) != expected:
-        _refuse(name, "BYTES_MISMATCH", f"{expected} bytes for {datatype} {shape}", f"{len(raw)}")
+        _refuse(name, Reason.BYTES_MISMATCH, f"{expected} bytes for {datatype} {shape}", f"{len(raw)}")
     if datatype == "BF16":
         return _bfloat16(raw).reshape(shape)
     if datatype == "BOOL" and raw and max(raw) > 1:
-        _refuse(name, "BYTES_MISMATCH", "bytes 0 and 1 for BOOL", f"{max(raw)}")
+        _refuse(name, Reason.BYTES_MISMATCH, "bytes 0 and 1 for BOOL", f"{max(raw)}")
     return np.frombuffer(raw, DATATYPES[datatype]).reshape(shape)
 
 
 def _count(name: str, datatype: str, shape: Iterable[int], item_bytes: int) -> int:
     sizes = list(shape)
     if len(sizes) > MAX_RANK:
-        _refuse(name, "SHAPE_MISMATCH", f"at most {MAX_RANK} dimensions", f"{len(sizes)}")
+        _refuse(name, Reason.SHAPE_MISMATCH, f"at most {MAX_RANK} dimensions", f"{len(sizes)}")
     if any(size < 0 for size in sizes):
-        _refuse(name, "SHAPE_MISMATCH", "sizes of at least 0", f"{sizes}")
+        _refuse(name, Reason.SHAPE_MISMATCH, "sizes of at least 0", f"{sizes}")
     # Zeros are left out of the product: numpy refuses [0, 2**62] too.
     if math.prod(size for size in sizes if size) * item_bytes > MAX_BYTES:
-        _refuse(name, "SHAPE_MISMATCH", f"at most {MAX_BYTES} bytes", f"{datatype} {sizes}")
+        _refuse(name, Reason.SHAPE_MISMATCH, f"at most {MAX_BYTES} bytes", f"{datatype} {sizes}")
     return math.prod(sizes)
 
 
 def _byte_count(name: str, datatype: str, shape: Iterable[int]) -> int:
     if datatype not in ITEM_BYTES:
-        _refuse(name, "DTYPE_MISMATCH", f"one of {_known()}", repr(datatype[:32]))
+        _refuse(name, Reason.DTYPE_MISMATCH, f"one of {_known()}", repr(datatype[:32]))
     return _count(name, datatype, shape, ITEM_BYTES[datatype]) * ITEM_BYTES[datatype]
 
 
@@ -155,16 +155,20 @@ def _strings(name: str, shape: list[int], raw: bytes) -> Array:
     while at < len(raw) and len(items) < count:
         length = int.from_bytes(raw[at : at + 4], "little")
         if at + 4 + length > len(raw):
-            _refuse(name, "BYTES_MISMATCH", f"{length} bytes in element {len(items)}", f"{len(raw) - at - 4}")
+            _refuse(
+                name, Reason.BYTES_MISMATCH, f"{length} bytes in element {len(items)}", f"{len(raw) - at - 4}"
+            )
         items.append(raw[at + 4 : at + 4 + length])
         at += 4 + length
     if len(items) != count or at != len(raw):
-        _refuse(name, "BYTES_MISMATCH", f"{count} elements for {shape}", f"{len(items)} in {len(raw)} bytes")
+        _refuse(
+            name, Reason.BYTES_MISMATCH, f"{count} elements for {shape}", f"{len(items)} in {len(raw)} bytes"
+        )
     array = np.empty(count, dtype=object)
     try:
         array[:] = [item.decode() for item in items]
     except UnicodeDecodeError:
-        _refuse(name, "BYTES_MISMATCH", "UTF-8 text", "other bytes")
+        _refuse(name, Reason.BYTES_MISMATCH, "UTF-8 text", "other bytes")
     return array.reshape(shape)
 
 
@@ -177,6 +181,6 @@ def _known() -> str:
     return ", ".join([*ITEM_BYTES, "BYTES"])
 
 
-def _refuse(name: str, reason: str, expected: str, got: str) -> NoReturn:
+def _refuse(name: str, reason: Reason, expected: str, got: str) -> NoReturn:
     message = f"tensor {name!r}: expected {expected}, got {got}"
     raise InvalidArgument(message, reason=reason, input=name, expected=expected, got=got)

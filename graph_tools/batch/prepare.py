@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx
 
-from onnx_attribution.errors import InvalidArgument, ModelError
+from onnx_attribution.errors import InvalidArgument, ModelError, Reason
 from onnx_attribution.graph_tools.batch.prove import prove, prove_shared
 from onnx_attribution.graph_tools.batch.rewrite import CannotFree, free
 from onnx_attribution.graph_tools.ir.runner import Runner
@@ -230,7 +230,7 @@ def _check_stated(model: onnx.ModelProto, axes: Axes) -> None:
     for name, axis in axes.items():
         if name not in known:
             raise InvalidArgument(
-                f"no input {name!r}; the inputs are: {', '.join(known)}", reason="INPUT_UNKNOWN"
+                f"no input {name!r}; the inputs are: {', '.join(known)}", reason=Reason.INPUT_UNKNOWN
             )
         if axis is not None and not 0 <= axis < known[name]:
             raise InvalidArgument(f"input {name!r} has no axis {axis}; its rank is {known[name]}", input=name)

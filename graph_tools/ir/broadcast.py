@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, same_shape, shape_of
 
 
@@ -14,7 +14,9 @@ def unbroadcast(op: Emitter, gradient: Value, operand: Value, result: Value) -> 
     small, large = shape_of(operand), shape_of(result)
     if small is None or large is None:
         unknown = operand if small is None else result
-        raise NotDifferentiable(f"the rank of {unknown.name!r} is unknown", tensor=unknown.name)
+        raise NotDifferentiable(
+            f"the rank of {unknown.name!r} is unknown", reason=Reason.UNKNOWN_RANK, tensor=unknown.name
+        )
     if same_shape(small, large):
         return gradient
     offset = len(large) - len(small)

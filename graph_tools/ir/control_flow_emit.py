@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.ir.subgraphs import Branch, Dims, Step, Values
 
@@ -108,7 +108,9 @@ def dims(value: Value) -> list[int | str | None]:
     """The shape of a value of known rank, None for what is unknown."""
     shape = shape_of(value)
     if shape is None:
-        raise NotDifferentiable(f"the rank of {value.name!r} is unknown", tensor=value.name)
+        raise NotDifferentiable(
+            f"the rank of {value.name!r} is unknown", reason=Reason.UNKNOWN_RANK, tensor=value.name
+        )
     return [None if d == "?" else d for d in shape]
 
 

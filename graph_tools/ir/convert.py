@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from onnx_attribution.errors import ModelError
+from onnx_attribution.errors import ModelError, Reason
 from onnx_attribution.graph_tools.ir.outer_constants import hoist
 from onnx_attribution.graph_tools.ir.quiet import quiet
 from onnx_attribution.graph_tools.ir.weights import value_of
@@ -87,5 +87,5 @@ def require_own_names(graph: gs.Graph) -> None:
             raise ModelError(
                 f"the model has a tensor called {value.name!r}, as the program that explains it calls one of its own; "
                 "rename it in the file",
-                reason="MODEL_INVALID", tensor=value.name,
+                reason=Reason.MODEL_INVALID, tensor=value.name,
             )  # fmt: skip

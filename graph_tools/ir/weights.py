@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_attribution.errors import ModelError
+from onnx_attribution.errors import ModelError, Reason
 from onnx_attribution.graph_tools.ir.protobuf_scan import PLACE, Read, shortened
 
 LARGE = 1 << 16  # bytes of a tensor
@@ -124,7 +124,7 @@ def require_values(tensor: TensorProto) -> None:
     if min(tensor.dims, default=0) < 0:
         raise ModelError(
             f"{name} has the shape {list(tensor.dims)}, with a negative size; export the model again",
-            reason="MODEL_INVALID", tensor=tensor.name,
+            reason=Reason.MODEL_INVALID, tensor=tensor.name,
         )  # fmt: skip
     if tensor.data_location == TensorProto.EXTERNAL:
         return  # it was compared where it was read
@@ -142,7 +142,7 @@ def require_values(tensor: TensorProto) -> None:
     if held != needed:
         raise ModelError(
             f"{name} holds {held} {unit}, its type and shape {list(tensor.dims)} take {needed}; export the model again",
-            reason="MODEL_INVALID", tensor=tensor.name,
+            reason=Reason.MODEL_INVALID, tensor=tensor.name,
         )  # fmt: skip
 
 
@@ -172,7 +172,9 @@ def weights_of(tensors: Iterable[TensorProto]) -> dict[str, Held]:
         entries = {e.key: e.value for e in tensor.external_data}
         owner = _living.get(entries.get("location", ""))
         if owner is None:
-            raise ModelError(f"the values of {tensor.name!r} are not there any more", reason="MODEL_INVALID")
+            raise ModelError(
+                f"the values of {tensor.name!r} are not there any more", reason=Reason.MODEL_INVALID
+            )
         found[tensor.name] = owner.held[int(entries["offset"])]
     return found
 

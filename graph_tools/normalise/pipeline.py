@@ -15,7 +15,7 @@ import onnx_ir
 from onnx import helper, inliner, numpy_helper, version_converter
 from onnxscript import optimizer
 
-from onnx_attribution.errors import ModelError
+from onnx_attribution.errors import ModelError, Reason
 from onnx_attribution.graph_tools.ir.convert import IR_VERSION
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
 from onnx_attribution.graph_tools.ir.outer_constants import hoist
@@ -77,7 +77,7 @@ def normalise(
         if wrong := _difference(stilled(flat), run, samples, expected):
             raise ModelError(
                 f"without its functions and old operators the model differs from the file: {wrong}",
-                reason="MODEL_INVALID",
+                reason=Reason.MODEL_INVALID,
             )
         current, notes = _through_steps(flat, right)
         if restless:

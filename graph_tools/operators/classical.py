@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.operators.composite import composite
 from onnx_attribution.graph_tools.operators.registry import NodeView, zero
@@ -27,9 +27,9 @@ def _word(node: NodeView, name: str, default: str) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _refused(node: NodeView, why: str) -> NotDifferentiable:
+def _refused(node: NodeView, reason: Reason, why: str) -> NotDifferentiable:
     return NotDifferentiable(
-        f"{node.operator} (node {node.name!r}) {why}", node=node.name, operator=f"{ML}.{node.operator}",
+        f"{node.operator} (node {node.name!r}) {why}", reason=reason, node=node.name, operator=f"{ML}.{node.operator}",
         tensor=node.z.name,
     )  # fmt: skip
 
@@ -98,7 +98,7 @@ def _finished(op: Emitter, node: NodeView, scores: Value, count: int) -> Value:
         hidden = op("Where", zeros, op.like(scores, float(np.finfo(np.float32).min) / 4), scores)
         return op("Where", zeros, op.like(scores, 0), op("Softmax", hidden, axis=-1))
     if kind != "NONE":
-        raise _refused(node, f"with the post transform {kind} has no rule")
+        raise _refused(node, Reason.FORM_WITHOUT_RULE, f"with the post transform {kind} has no rule")
     return scores
 
 
@@ -166,7 +166,7 @@ def _kernel(op: Emitter, node: NodeView, x: Value, vectors: Floats) -> Value:
 @composite("SVMRegressor", domain=ML)
 def svm_regressor(op: Emitter, node: NodeView) -> Value:
     if node.attribute("one_class", 0):
-        raise _refused(node, "of one class is a threshold: it has no derivative")
+        raise _refused(node, Reason.ZERO_DERIVATIVE, "of one class is a threshold: it has no derivative")
     x, coefficients, count = (
         _real(op, node.input(0)),
         _floats(node, "coefficients"),

@@ -12,7 +12,7 @@ from itertools import zip_longest
 
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.ir.subgraphs import infer_types
 from onnx_attribution.graph_tools.operators.registry import Forward, Gradients, NodeView, vjp
@@ -60,7 +60,7 @@ class Staged:
             elif g is not None and output is not None:
                 raise NotDifferentiable(
                     f"no gradient rule for the output {output.name!r} of {node.operator} (node {node.name!r})",
-                    node=node.name, operator=node.operator, tensor=output.name,
+                    reason=Reason.FORM_WITHOUT_RULE, node=node.name, operator=node.operator, tensor=output.name,
                 )  # fmt: skip
         seeds = {name: g[0] if len(g) == 1 else self.inner("Sum", *g) for name, g in arrived.items()}
         active = [x for x, is_active in zip(self.inputs, node.active, strict=True) if is_active and x]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.composite import composite
 from onnx_attribution.graph_tools.operators.quantised import number, unpacked
@@ -43,7 +43,7 @@ def unknown(node: NodeView, what: str) -> NotDifferentiable:
     """The error of a node whose rule does not know this form of it."""
     return NotDifferentiable(
         f"no gradient rule for {node.operator} (node {node.name!r}) with {what}",
-        node=node.name, operator=node.operator, tensor=node.z.name,
+        reason=Reason.FORM_WITHOUT_RULE, node=node.name, operator=node.operator, tensor=node.z.name,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.operators.composite import composite
 from onnx_attribution.graph_tools.operators.contrib import biased, refuse
@@ -82,7 +82,11 @@ def _padding(op: Emitter, mask: Value, batch: Value, total: Value, amount: float
     """
     rank = rank_of(mask)
     if rank == 4:
-        raise NotDifferentiable(f"a mask of four axes ({mask.name!r}) is not supported", tensor=mask.name)
+        raise NotDifferentiable(
+            f"a mask of four axes ({mask.name!r}) is not supported",
+            reason=Reason.FORM_WITHOUT_RULE,
+            tensor=mask.name,
+        )
     mask = op.cast(mask, np.int64)
     if rank == 3:
         return _where(op, op("Greater", op("Unsqueeze", mask, op.ints([1])), op.ints([0])), amount)
@@ -134,7 +138,10 @@ def _scale(node: NodeView, sizes: Sequence[int] | None) -> float:
         return float(scale)
     hidden = sizes[0] if sizes else (shape_of(node.input(1)) or (0, 0))[1]
     if not isinstance(hidden, int):
-        raise NotDifferentiable(f"the size of a head of {node.operator} (node {node.name!r}) is unknown")
+        raise NotDifferentiable(
+            f"the size of a head of {node.operator} (node {node.name!r}) is unknown",
+            reason=Reason.UNKNOWN_RANK,
+        )
     return 1 / math.sqrt(hidden / (1 if sizes else 3) / node.attribute("num_heads"))
 
 
@@ -195,7 +202,7 @@ def _head_size(node: NodeView) -> int:
     if not isinstance(size, int):
         raise NotDifferentiable(
             f"the size of a head of {node.operator} (node {node.name!r}) is unknown",
-            node=node.name, operator=node.operator, tensor=node.input(0).name,
+            reason=Reason.UNKNOWN_RANK, node=node.name, operator=node.operator, tensor=node.input(0).name,
         )  # fmt: skip
     return size if len(shape) == 5 else size // int(node.attribute("num_heads"))
 
@@ -374,7 +381,10 @@ def _grouped(op: Emitter, node: NodeView, heads: int, groups: int) -> tuple[Valu
 def _group_head_size(node: NodeView, heads: int, groups: int) -> int:
     size = (shape_of(node.input(0)) or ("?",))[-1]
     if not isinstance(size, int):
-        raise NotDifferentiable(f"the size of a head of {node.operator} (node {node.name!r}) is unknown")
+        raise NotDifferentiable(
+            f"the size of a head of {node.operator} (node {node.name!r}) is unknown",
+            reason=Reason.UNKNOWN_RANK,
+        )
     return size // (heads if node.optional(1) is not None else heads + 2 * groups)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.control_flow_emit import branches, dims, loop, scan
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.ir.reach import reachable
@@ -301,7 +301,7 @@ def _require_tensors(node: NodeView, values: Iterable[Value]) -> None:
         if getattr(x, "type", "tensor_type") != "tensor_type":
             raise NotDifferentiable(
                 f"{node.operator} (node {node.name!r}) hands on {x.name!r}, which is a sequence, no tensor",
-                node=node.name, operator=node.operator, tensor=x.name,
+                reason=Reason.SEQUENCE, node=node.name, operator=node.operator, tensor=x.name,
             )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_static, shape_of
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
 
@@ -80,7 +80,7 @@ def kernel_of(node: NodeView, weight: Value) -> tuple[int, ...]:
     if not is_static(tuple(declared)):
         raise NotDifferentiable(
             f"the size of the kernel {weight.name!r} of {node.operator} (node {node.name!r}) is unknown",
-            node=node.name, operator=node.operator, tensor=weight.name,
+            reason=Reason.UNKNOWN_RANK, node=node.name, operator=node.operator, tensor=weight.name,
         )  # fmt: skip
     return tuple(int(d) for d in declared)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.control_flow_emit import dims, scan
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.ir.subgraphs import Values
@@ -166,7 +166,7 @@ def sides_of(
     if not isinstance(size, int):
         raise NotDifferentiable(
             f"the number of units of {node.operator} (node {node.name!r}) is unknown",
-            node=node.name, operator=node.operator, tensor=node.input(R).name,
+            reason=Reason.UNKNOWN_RANK, node=node.name, operator=node.operator, tensor=node.input(R).name,
         )  # fmt: skip
     kind = node.attribute("direction", "forward")
     count = 2 if kind == "bidirectional" else 1
@@ -251,7 +251,7 @@ def _functions(node: NodeView, defaults: Sequence[str], count: int) -> list[Func
         if name.lower() not in FUNCTIONS:
             raise NotDifferentiable(
                 f"no gradient rule for the activation {name} of {node.operator} (node {node.name!r})",
-                node=node.name, operator=node.operator, tensor=node.input(X).name,
+                reason=Reason.FORM_WITHOUT_RULE, node=node.name, operator=node.operator, tensor=node.input(X).name,
             )  # fmt: skip
         own = {k: numbers[k].pop(0) if numbers[k] else v for k, v in FUNCTIONS[name.lower()][1].items()}
         found.append(Function(name.lower(), own, clip or None))

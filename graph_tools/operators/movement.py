@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.registry import ALL_INPUTS, Gradients, NodeView, vjp
@@ -163,7 +163,7 @@ def dropout(op: Emitter, node: NodeView, g: Value, *_: Value | None) -> Gradient
     if len(node.outputs) < 2 or node.outputs[1] is None:
         raise NotDifferentiable(
             f"Dropout (node {node.name!r}) drops elements at random and has no mask output; set training_mode to false",
-            node=node.name, operator="Dropout", tensor=node.z.name,
+            reason=Reason.RANDOM, node=node.name, operator="Dropout", tensor=node.z.name,
         )  # fmt: skip
     kept = op("Where", node.outputs[1], g, op.like(g, 0))
     rate = op.constant(np.float32(0.5)) if ratio is None else ratio

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, is_quantised, shape_of
 from onnx_attribution.graph_tools.operators.composite import composite
 from onnx_attribution.graph_tools.operators.quotients import quotient
@@ -365,7 +365,7 @@ def matmul_nbits(op: Emitter, node: NodeView) -> Value:
     if node.optional(4) is not None:
         raise NotDifferentiable(
             f"no gradient rule for MatMulNBits (node {node.name!r}) with groups in another order",
-            node=node.name, operator=node.operator, tensor=node.z.name,
+            reason=Reason.FORM_WITHOUT_RULE, node=node.name, operator=node.operator, tensor=node.z.name,
         )  # fmt: skip
     count = -(-k // block)
     scale, zero = node.input(2), node.optional(3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
 from onnx_attribution.graph_tools.operators.tricks import (
@@ -26,7 +26,7 @@ def resize(op: Emitter, node: NodeView, g: Value) -> Gradients:
         raise NotDifferentiable(
             f"no gradient rule for Resize in mode {node.attribute('mode')} with keep_aspect_ratio_policy "
             f"{node.attribute('keep_aspect_ratio_policy')} (node {node.name!r}); rules exist for stretch",
-            node=node.name, operator="Resize", tensor=node.z.name,
+            reason=Reason.FORM_WITHOUT_RULE, node=node.name, operator="Resize", tensor=node.z.name,
         )  # fmt: skip
     for axis in _resized(node):
         g = contract(op, g, _matrix(op, node, axis), axis)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.control_flow_emit import scan
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
@@ -24,7 +24,7 @@ def roi_align(op: Emitter, node: NodeView, g: Value) -> Gradients:
     if mode not in ("avg", b"avg"):
         raise NotDifferentiable(
             f"no gradient rule for RoiAlign in mode {mode} (node {node.name!r}); there is one for avg",
-            node=node.name, operator="RoiAlign", tensor=node.z.name,
+            reason=Reason.FORM_WITHOUT_RULE, node=node.name, operator="RoiAlign", tensor=node.z.name,
         )  # fmt: skip
     rows, columns = _matrix(op, node, x, rois, 0), _matrix(op, node, x, rois, 1)
     tall = op(

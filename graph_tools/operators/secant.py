@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.ir.reach import depends
 from onnx_attribution.graph_tools.operators.composite import staged
@@ -248,7 +248,7 @@ def _chosen(
     raise NotDifferentiable(
         f"DeepLIFT has no rule for {node.operator} (node {node.name!r}) with "
         f"{', '.join(repr(node.input(k).name) for k in moved)} depending on the source",
-        node=node.name, operator=node.operator, tensor=node.z.name,
+        reason=Reason.NO_SECANT, node=node.name, operator=node.operator, tensor=node.z.name,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.operators.quotients import mean, quotient
 from onnx_attribution.graph_tools.operators.registry import VJP, Gradients, NodeView
@@ -44,7 +44,7 @@ def _by_position(
         raise NotDifferentiable(
             f"DeepLIFT has no rule for {node.operator} (node {node.name!r}) with "
             f"{', '.join(repr(node.input(k).name) for k in values)} depending on the source",
-            node=node.name, operator=node.operator, tensor=node.z.name,
+            reason=Reason.NO_SECANT, node=node.name, operator=node.operator, tensor=node.z.name,
         )  # fmt: skip
     if not node.active[index]:
         return rule.vjp(op, node, g)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView
 from onnx_attribution.graph_tools.operators.secant import parts, secant
@@ -30,7 +30,7 @@ def det(op: Emitter, node: NodeView) -> Value:
     if not isinstance(size, int) or size > EXPANDED:
         raise NotDifferentiable(
             f"DeepLIFT has no rule for Det (node {node.name!r}) of more than {EXPANDED} rows or of an unknown number",
-            node=node.name, operator="Det", tensor=node.z.name,
+            reason=Reason.NO_SECANT, node=node.name, operator="Det", tensor=node.z.name,
         )  # fmt: skip
     one = [*dimensions(x)[:-2], 1, 1]
     axes = op.ints([rank - 2, rank - 1])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.control_flow_emit import dims, loop, scan
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.ir.reach import dependents
@@ -67,7 +67,7 @@ class _Turns:
                 raise NotDifferentiable(
                     f"DeepLIFT has no rule for {self.node.operator} (node {self.node.name!r}) with {before.name!r}, "
                     "which is no float, depending on the source",
-                    node=self.node.name, operator=self.node.operator, tensor=before.name,
+                    reason=Reason.NO_SECANT, node=self.node.name, operator=self.node.operator, tensor=before.name,
                 )  # fmt: skip
         return found
 

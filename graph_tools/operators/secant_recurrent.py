@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.control_flow_emit import dims
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.ir.subgraphs import Values
@@ -50,7 +50,7 @@ def _through_parts(
         raise NotDifferentiable(
             f"DeepLIFT has no rule for {node.operator} (node {node.name!r}) with weights or lengths that depend on the "
             "source",
-            node=node.name, operator=node.operator, tensor=node.input(X).name,
+            reason=Reason.NO_SECANT, node=node.name, operator=node.operator, tensor=node.input(X).name,
         )  # fmt: skip
     others = iter(sides_of(op, reference, gradients, gates, functions))
     return _gradients(op, node, gradients, gates, functions, lambda s: side(s, next(others)))

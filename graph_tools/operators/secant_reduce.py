@@ -7,7 +7,7 @@ products and functions of one number.
 
 from __future__ import annotations
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.convolution import windows
 from onnx_attribution.graph_tools.operators.pooling import pool_indices, spread, unpool
@@ -99,7 +99,7 @@ def top_k(op: Emitter, node: NodeView, reference: NodeView, g: Value | None, *_:
         raise NotDifferentiable(
             f"DeepLIFT has no rule for TopK without an order (node {node.name!r}, sorted=0): its places at x and at x' "
             "do not correspond",
-            node=node.name, operator="TopK", tensor=node.z.name,
+            reason=Reason.NO_SECANT, node=node.name, operator="TopK", tensor=node.z.name,
         )  # fmt: skip
     if g is None:
         return (op.zeros_like(x),)
@@ -178,7 +178,7 @@ def reduce_prod(op: Emitter, node: NodeView) -> Value:
     if (axes is not None and numbers is None) or not all(isinstance(n, int) for n in sizes):
         raise NotDifferentiable(
             f"DeepLIFT needs the sizes that ReduceProd (node {node.name!r}) multiplies; they are unknown",
-            node=node.name, operator="ReduceProd", tensor=node.z.name,
+            reason=Reason.UNKNOWN_RANK, node=node.name, operator="ReduceProd", tensor=node.z.name,
         )  # fmt: skip
     value = x
     for axis in reduced:
@@ -218,7 +218,7 @@ def cum_prod(op: Emitter, node: NodeView) -> Value:
     if axis is None or not isinstance(size, int):
         raise NotDifferentiable(
             f"DeepLIFT needs the axis and the size that CumProd (node {node.name!r}) multiplies; they are unknown",
-            node=node.name, operator="CumProd", tensor=node.z.name,
+            reason=Reason.UNKNOWN_RANK, node=node.name, operator="CumProd", tensor=node.z.name,
         )  # fmt: skip
     place = int(axis.reshape(-1)[0]) % rank_of(x)
     one = [1 if a == place else d for a, d in enumerate(dimensions(x))]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
 from onnx_attribution.graph_tools.operators.tricks import add_at, convert, declare, dimensions, known, rank_of
@@ -89,7 +89,7 @@ def _check_half(node: NodeView, axis: Value) -> None:
     if isinstance(bins, int) and points // 2 + 1 != bins:
         raise NotDifferentiable(
             f"no gradient rule for an inverse DFT (node {node.name!r}) of {bins} bins to {points} points",
-            node=node.name, operator="DFT", tensor=node.z.name,
+            reason=Reason.FORM_WITHOUT_RULE, node=node.name, operator="DFT", tensor=node.z.name,
         )  # fmt: skip
 
 

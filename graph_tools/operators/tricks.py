@@ -19,7 +19,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Shape, Value, same_shape, shape_of
 from onnx_attribution.graph_tools.operators.registry import NodeView
 
@@ -28,7 +28,9 @@ def rank_of(value: Value) -> int:
     """The number of axes of a value of known rank."""
     shape = shape_of(value)
     if shape is None:
-        raise NotDifferentiable(f"the rank of {value.name!r} is unknown", tensor=value.name)
+        raise NotDifferentiable(
+            f"the rank of {value.name!r} is unknown", reason=Reason.UNKNOWN_RANK, tensor=value.name
+        )
     return len(shape)
 
 
@@ -102,6 +104,7 @@ def add_at(op: Emitter, data: Value, index: Value, updates: Value, axis: int) ->
         raise NotDifferentiable(
             f"the gradient needs ScatterElements with reduction=add, which opset {op.graph.opset} lacks; convert the "
             "model to opset 16 or later",
+            reason=Reason.OLD_OPSET,
             tensor=data.name,
         )
     return op("ScatterElements", data, index, updates, axis=axis, reduction="add")
@@ -127,7 +130,9 @@ def place(op: Emitter, g: Value, x: Value, region: Value, begins: Mapping[int, i
     """Zeros of the shape of `x` with `g`, which has the shape of `region`, at the offsets `begins` by axis."""
     outer, inner = shape_of(x), shape_of(region)
     if outer is None or inner is None:
-        raise NotDifferentiable(f"the rank of {x.name!r} or {region.name!r} is unknown", tensor=x.name)
+        raise NotDifferentiable(
+            f"the rank of {x.name!r} or {region.name!r} is unknown", reason=Reason.UNKNOWN_RANK, tensor=x.name
+        )
     before = [begins.get(axis, 0) for axis in range(len(outer))]
     after = [_margin(o, i, b) for o, i, b in zip(outer, inner, before, strict=True)]
     if all(isinstance(number, int) for number in (*before, *after)):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.convert import detach, graph_of, input_like, model_of, require_own_names
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.ir.reach import dependents
@@ -225,7 +225,7 @@ def _check_moving(op: Emitter, choice: Choice) -> None:
         if layer not in moving:
             raise NotDifferentiable(
                 f"layer {layer!r} does not depend on the source {', '.join(map(repr, choice.sources))}",
-                reason="NO_PATH", layer=layer,
+                reason=Reason.NO_PATH, layer=layer,
             )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnx_attribution.errors import ModelError
+from onnx_attribution.errors import ModelError, Reason
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of, growths
 from onnx_attribution.graph_tools.ir.weights import value_of
@@ -84,7 +84,7 @@ def example_inputs(
         try:
             run(model, dict(inputs), [o.name for o in model.graph.output])
         except ModelError as error:
-            if error.reason == "MODEL_INVALID":  # no session, whatever the sizes
+            if error.reason == Reason.MODEL_INVALID:  # no session, whatever the sizes
                 raise
             failure = failure or error
             continue
@@ -132,7 +132,7 @@ def _no_tensor(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> ModelError
     )  # fmt: skip
     return ModelError(
         f"input {value.name!r} is a {kind}, and only tensors can be given{hint}",
-        reason="MODEL_INVALID", input=value.name,
+        reason=Reason.MODEL_INVALID, input=value.name,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-from onnx_attribution.errors import ModelError
+from onnx_attribution.errors import ModelError, Reason
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 from onnx_attribution.graph_tools.ir.weights import Weights, is_apart, require_values, size_of
 
@@ -32,17 +32,17 @@ def load(source: ModelSource, weights: Weights | None = None) -> onnx.ModelProto
     """
     model = _read(source, weights)
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
-        raise ModelError("the file holds no ONNX graph", reason="MODEL_INVALID")
+        raise ModelError("the file holds no ONNX graph", reason=Reason.MODEL_INVALID)
     if model.ir_version > MAX_IR:
         raise ModelError(
             f"the model has IR version {model.ir_version}; up to {MAX_IR} can be run",
-            reason="OPSET_UNSUPPORTED", ir_version=model.ir_version,
+            reason=Reason.OPSET_UNSUPPORTED, ir_version=model.ir_version,
         )  # fmt: skip
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx") and entry.version > MAX_OPSET:
             raise ModelError(
                 f"the model has opset {entry.version}; up to {MAX_OPSET} can be run",
-                reason="OPSET_UNSUPPORTED", opset=entry.version,
+                reason=Reason.OPSET_UNSUPPORTED, opset=entry.version,
             )  # fmt: skip
     return model
 
@@ -58,7 +58,7 @@ def _read(source: ModelSource, weights: Weights | None) -> onnx.ModelProto:
     else:
         path = Path(source)
         if not path.is_file():
-            raise ModelError(f"no file {path.name!r}", reason="MODEL_INVALID", file=path.name)
+            raise ModelError(f"no file {path.name!r}", reason=Reason.MODEL_INVALID, file=path.name)
         model = _parse(path, weights)
         for tensor in model.graph.initializer:
             _read_external(tensor, path, weights)
@@ -88,7 +88,7 @@ def _parse(source: Path | bytes, weights: Weights | None) -> onnx.ModelProto:
             return weights.split(read, source.stat().st_size)
     except (DecodeError, ValueError) as error:
         name = "the given bytes" if isinstance(source, bytes) else repr(source.name)
-        raise ModelError(f"{name} is not an ONNX model", reason="MODEL_INVALID") from error
+        raise ModelError(f"{name} is not an ONNX model", reason=Reason.MODEL_INVALID) from error
 
 
 # --- external data
@@ -130,7 +130,7 @@ def _refuse_external(model: onnx.ModelProto) -> None:
             raise ModelError(
                 f"the values of tensor {tensor.name!r} are in an external file; give the model as a path, with "
                 "that file beside it",
-                reason="MODEL_INVALID", tensor=tensor.name,
+                reason=Reason.MODEL_INVALID, tensor=tensor.name,
             )  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def _read_external(tensor: TensorProto, path: Path, weights: Weights | None) -> 
         shown = location if _is_inside(location) else os.path.basename(location)
         return ModelError(
             f"the values of tensor {tensor.name!r} of {path.name!r} should be in the external file {shown!r}, {why}",
-            reason="MODEL_INVALID", file=path.name, tensor=tensor.name, external=shown,
+            reason=Reason.MODEL_INVALID, file=path.name, tensor=tensor.name, external=shown,
         )  # fmt: skip
 
     try:

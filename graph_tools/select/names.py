@@ -12,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import inliner
 
-from onnx_attribution.errors import InvalidArgument, NotFound
+from onnx_attribution.errors import InvalidArgument, NotFound, Reason
 from onnx_attribution.graph_tools.ir.emit import is_float
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 
@@ -91,7 +91,7 @@ def _handed_on(graph: onnx.GraphProto) -> dict[str, list[str]]:
     return alike
 
 
-def resolve(graph: gs.Graph, name: str, names: Names = NONE, *, reason: str = "NODE_NOT_FOUND") -> str:
+def resolve(graph: gs.Graph, name: str, names: Names = NONE) -> str:
     """The tensor that `name` means: a tensor, a node or a module of the exported network, or a part of such a name.
 
     In this order: a tensor's name; a node's, which means its first output; a module's, as torch writes it
@@ -140,18 +140,19 @@ def resolve(graph: gs.Graph, name: str, names: Names = NONE, *, reason: str = "N
     _refuse_inner(name, names)
     if name in names.weights:
         raise InvalidArgument(
-            f"{name!r} is a weight{_read_by(names.weights[name], tensors)}", reason=reason, name=name
-        )
+            f"{name!r} is a weight{_read_by(names.weights[name], tensors)}",
+            reason=Reason.NODE_NOT_FOUND, name=name,
+        )  # fmt: skip
     if name in names.tensors:
         raise InvalidArgument(
             f"{name!r} is no tensor of what computes the outputs: it is constant, or none of them depends on it",
-            reason=reason, name=name,
+            reason=Reason.NODE_NOT_FOUND, name=name,
         )  # fmt: skip
     known = [*keys, *modules]
     shown = close_names(name, known) or close_names(name, known, 0.0)[:2]
     raise NotFound(
         f"no tensor or node {name!r}; close names: {', '.join(shown)}",
-        reason=reason, name=name, close=", ".join(shown),
+        reason=Reason.NODE_NOT_FOUND, name=name, close=", ".join(shown),
     )  # fmt: skip
 
 
@@ -174,7 +175,7 @@ def _only(name: str, found: Sequence[str]) -> str:
     listed = ", ".join(found[:CLOSE]) + more
     raise InvalidArgument(
         f"the name {name!r} is ambiguous; it matches: {listed}",
-        reason="LAYER_AMBIGUOUS",
+        reason=Reason.LAYER_AMBIGUOUS,
         name=name,
         close=listed,
     )
@@ -196,7 +197,7 @@ def _refuse_inner(name: str, names: Names) -> None:
         raise InvalidArgument(
             f"{name!r} lies inside the {body.operator} {body.node!r}, whose inner tensors cannot be named; what can be "
             f"is its output{'s'[: len(body.outputs) > 1]} {outputs}, and what it reads",
-            reason="NODE_NOT_FOUND", name=name, node=body.node, close=outputs,
+            reason=Reason.NODE_NOT_FOUND, name=name, node=body.node, close=outputs,
         )  # fmt: skip
 
 

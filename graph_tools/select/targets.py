@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import InvalidArgument, NotDifferentiable
+from onnx_attribution.errors import InvalidArgument, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import element_type, is_float
 from onnx_attribution.graph_tools.ir.reach import SHAPE_ONLY as SHAPE_ONLY
 from onnx_attribution.graph_tools.ir.reach import dependents as dependents
@@ -29,7 +29,7 @@ def target_tensor(graph: gs.Graph, name: str | None) -> str:
         NotDifferentiable: no name and no float output; the message proposes the float tensor before it.
     """
     if name is not None:
-        require_float(graph, name, "target", "TARGET_INVALID")
+        require_float(graph, name, "target", Reason.TARGET_INVALID)
         return name
     outputs = float_outputs(graph)
     if len(outputs) == 1:
@@ -38,7 +38,7 @@ def target_tensor(graph: gs.Graph, name: str | None) -> str:
     if outputs:
         raise InvalidArgument(
             f"the model has {len(outputs)} float outputs; name the target: {', '.join(map(repr, outputs))}",
-            reason="TARGET_INVALID", outputs=listed,
+            reason=Reason.TARGET_INVALID, outputs=listed,
         )  # fmt: skip
     proposed = float_before_outputs(graph)
     hint = (
@@ -47,7 +47,7 @@ def target_tensor(graph: gs.Graph, name: str | None) -> str:
         else "; no float tensor leads to one, but the method occlusion takes an output of integers by name"
     )
     raise InvalidArgument(
-        f"no output of the model holds floats ({listed}){hint}", reason="TARGET_INVALID", outputs=listed,
+        f"no output of the model holds floats ({listed}){hint}", reason=Reason.TARGET_INVALID, outputs=listed,
     )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def what_it_is(value: gs.Tensor) -> str:
     return f"{value.name!r} is {kind} and no tensor; name what it holds: {elements}"
 
 
-def require_float(graph: gs.Graph, name: str, role: str, reason: str) -> None:
+def require_float(graph: gs.Graph, name: str, role: str, reason: Reason) -> None:
     """Refuses a tensor that is no float tensor."""
     value = graph.tensors()[name]
     if isinstance(value, gs.Constant):
@@ -91,5 +91,8 @@ def require_float(graph: gs.Graph, name: str, role: str, reason: str) -> None:
     if not is_float(value):
         kind = element_type(value).name if value.dtype else "unknown"
         raise NotDifferentiable(
-            f"{role} {name!r} has type {kind}; only floats have a derivative", tensor=name, type=kind
+            f"{role} {name!r} has type {kind}; only floats have a derivative",
+            reason=Reason.NOT_FLOAT,
+            tensor=name,
+            type=kind,
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, is_float, is_half, shape_of
 from onnx_attribution.graph_tools.ir.reach import reachable as reachable
@@ -94,7 +94,7 @@ def _walked(
             if result is None:
                 raise NotDifferentiable(
                     f"no gradient rule for input {index} ({x.name!r}) of {node.op} (node {node.name!r})",
-                    node=node.name, operator=node.op, tensor=x.name,
+                    reason=Reason.INPUT_WITHOUT_RULE, node=node.name, operator=node.op, tensor=x.name,
                 )  # fmt: skip
             if rule.elementwise and len(view.inputs) > 1:
                 result = unbroadcast(op, result, x, view.z)
@@ -149,7 +149,7 @@ def view_of(graph: gs.Graph, node: gs.Node, active: set[str], walk: Walk | None 
         if value is not None and shape_of(value) is None and getattr(value, "type", "") != "sequence_type":
             raise NotDifferentiable(
                 f"the rank of {value.name!r} at {node.op} (node {node.name!r}) is unknown",
-                node=node.name, operator=node.op, tensor=value.name,
+                reason=Reason.UNKNOWN_RANK, node=node.name, operator=node.op, tensor=value.name,
             )  # fmt: skip
     return NodeView(
         node.op,
@@ -171,7 +171,7 @@ def no_rule(node: gs.Node, rules: RuleTable) -> NotDifferentiable:
     return NotDifferentiable(
         f"no gradient rule for {domain}{node.op} (node {node.name!r}, output {node.outputs[0].name!r}); "
         f"rules exist for: {near}",
-        node=node.name, operator=f"{domain}{node.op}", tensor=node.outputs[0].name,
+        reason=Reason.NO_RULE, node=node.name, operator=f"{domain}{node.op}", tensor=node.outputs[0].name,
     )  # fmt: skip
 
 
@@ -217,9 +217,12 @@ def no_way(nodes: Sequence[gs.Node], name: str, seeds: Mapping[str, Value]) -> N
         for words in [f"{node.op} (node {node.name!r})"]
     ]
     if not blocks:
-        return NotDifferentiable(f"no way leads from {name!r} to {target}", reason="NO_PATH", tensor=name)
+        return NotDifferentiable(
+            f"no way leads from {name!r} to {target}", reason=Reason.NO_PATH, tensor=name
+        )
     return NotDifferentiable(
         f"the derivative of {target} with respect to {name!r} is zero: every way goes through " + ", ".join(blocks),
+        reason=Reason.ZERO_DERIVATIVE,
         tensor=name, operators=", ".join(blocks), node=stops[0].name, operator=".".join(filter(None, key_of(stops[0]))),
     )  # fmt: skip
 

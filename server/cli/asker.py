@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
 from onnx_attribution.client.client import Client
-from onnx_attribution.errors import InvalidArgument, ModelError
+from onnx_attribution.errors import InvalidArgument, ModelError, Reason
 from onnx_attribution.server.cli.output import shape_text
 from onnx_attribution.server.cli.samples import Parts, examples
 from onnx_attribution.values import (
@@ -85,7 +85,7 @@ def _embedded(place: Place, read: Read | None) -> Iterator[Asker]:
 
     file = Path(place.model)
     if not file.is_file():
-        raise ModelError(f"no file {place.model!r}", reason="MODEL_INVALID", file=place.model)
+        raise ModelError(f"no file {place.model!r}", reason=Reason.MODEL_INVALID, file=place.model)
     with Engine(provider=provider_of(place.provider), threads=place.threads or None) as engine:
         engine.add(file.name, file, batch_axes=place.batch_axes, shapes=place.shapes)
         try:
@@ -113,7 +113,7 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]], infos: Sequence[TensorI
         if not fits:
             raise InvalidArgument(
                 f"--shape {name}={'x'.join(map(str, shape))}: the model takes {shape_text(dims)}",
-                reason="SHAPE_MISMATCH",
+                reason=Reason.SHAPE_MISMATCH,
             )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar, get_args
 
 import typer
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Asker, Place, asking
 from onnx_attribution.server.cli.inputs import (
@@ -285,7 +285,9 @@ class _Question:
         one = read_baselines(self.baseline, sources, info.inputs, picture)
         several = read_references(self.references, sources, info.inputs, picture)
         for name in one.keys() & several.keys():
-            raise InvalidArgument(f"{name!r} has both --baseline and --references", reason="BASELINE_INVALID")
+            raise InvalidArgument(
+                f"{name!r} has both --baseline and --references", reason=Reason.BASELINE_INVALID
+            )
         return {**one, **several}
 
 
@@ -344,15 +346,12 @@ def _telling_of_rows(samples: int) -> Iterator[None]:
     try:
         yield
     except InvalidArgument as error:
-        if error.reason != "REQUEST_TOO_LARGE" or samples < 2:
+        if error.reason != Reason.REQUEST_TOO_LARGE or samples < 2:
             raise
         limit, actual = (int(error.metadata.get(word, 0)) for word in ("limit", "actual"))
         fitting = max(limit * samples // actual, 1) if limit and actual else 1
-        raise InvalidArgument(
-            f"{error.message}: --rows takes some of them, such as --rows 0:{fitting}",
-            reason=error.reason,
-            limit=limit,
-            actual=actual,
+        raise error.reworded(
+            f"{error.message}: --rows takes some of them, such as --rows 0:{fitting}"
         ) from error
 
 

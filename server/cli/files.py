@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_attribution.errors import AttributionError, InvalidArgument
+from onnx_attribution.errors import AttributionError, InvalidArgument, Reason
 from onnx_attribution.server.cli.pictures import FLOATS, Picture, read_picture
 from onnx_attribution.server.cli.pixels import SUFFIXES
 from onnx_attribution.values import Array, TensorInfo
@@ -116,7 +116,7 @@ def _read_json(path: Path, info: TensorInfo | None) -> Array:
         return typed(np.asarray(found), info)
     except ValueError:
         raise InvalidArgument(
-            f"{str(path)!r} is ragged: its rows differ in length", reason="SHAPE_MISMATCH"
+            f"{str(path)!r} is ragged: its rows differ in length", reason=Reason.SHAPE_MISMATCH
         ) from None
 
 

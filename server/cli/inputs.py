@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.server.cli.files import Rows, is_file, parse_rows, read_file, typed
 from onnx_attribution.server.cli.pictures import FLOATS, Picture
 from onnx_attribution.server.cli.samples import joined, taken
@@ -62,7 +62,7 @@ def read_parts(given: Sequence[str], infos: Sequence[TensorInfo], picture: Pictu
                 listed = ", ".join(map(repr, known))
                 raise InvalidArgument(
                     f"--input {text}: the model has {len(known)} inputs ({listed}); write NAME=FILE",
-                    reason="INPUT_UNKNOWN",
+                    reason=Reason.INPUT_UNKNOWN,
                 )
             name = next(iter(known))
         value = _value(file, known[name])
@@ -93,7 +93,7 @@ def read_baselines(
         if name in texts:
             raise InvalidArgument(
                 f"{option} {text}: {'all sources have' if name is None else repr(name) + ' has'} one already",
-                reason="BASELINE_INVALID",
+                reason=Reason.BASELINE_INVALID,
             )
         texts[name] = value
     alone = texts.pop(None, None)
@@ -102,7 +102,7 @@ def read_baselines(
         if not names:
             raise InvalidArgument(
                 f"{option} {alone}: the source depends on the target; name it with --source, or write NAME={alone}",
-                reason="BASELINE_INVALID",
+                reason=Reason.BASELINE_INVALID,
             )
         texts = {**dict.fromkeys(names, alone), **texts}
     found: dict[str, Array | float | str] = {}
@@ -186,7 +186,8 @@ def split_name(text: str, names: Sequence[str], *, strict: bool = True) -> tuple
     if not strict:
         return before, rest
     raise InvalidArgument(
-        f"there is no input {before!r}; the inputs are {', '.join(map(repr, names))}", reason="INPUT_UNKNOWN"
+        f"there is no input {before!r}; the inputs are {', '.join(map(repr, names))}",
+        reason=Reason.INPUT_UNKNOWN,
     )
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from onnx_attribution.errors import Reason
 from onnx_attribution.server.cli import options, output
 
 if TYPE_CHECKING:
@@ -52,15 +53,14 @@ def summary(entries: list[Entry]) -> str:
 
 
 def _print_reasons(json: bool) -> None:
-    from onnx_attribution.graph_tools.walk.refusals import REFUSALS
-
+    found = [one for one in Reason if {"NotDifferentiable", "check"} & {*one.errors}]
     if json:
-        words = ("word", "meaning", "instead")
-        output.print_json({"reasons": [{word: getattr(one, word) for word in words} for one in REFUSALS]})
+        rows = [{"word": one.value, "meaning": one.meaning, "instead": one.instead} for one in found]
+        output.print_json({"reasons": rows})
         return
     table = _table("reason", "what it means", "what to do instead")
-    for one in REFUSALS:
-        table.add_row(*map(escape, (one.word, one.meaning, one.instead)))
+    for one in found:
+        table.add_row(*map(escape, (one.value, one.meaning, one.instead)))
     output.console().print(table)
 
 

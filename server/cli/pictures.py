@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.server.cli.output import shape_text
 from onnx_attribution.server.cli.pixels import Shown, shown
 from onnx_attribution.values import Array, TensorInfo
@@ -145,7 +145,9 @@ def _type(info: TensorInfo) -> np.dtype[np.generic]:
     except TypeError:
         kind = np.dtype(object)
     if kind.kind not in "fiub":
-        raise InvalidArgument(f"input {info.name!r} takes {info.dtype}, no picture", reason="DTYPE_MISMATCH")
+        raise InvalidArgument(
+            f"input {info.name!r} takes {info.dtype}, no picture", reason=Reason.DTYPE_MISMATCH
+        )
     return kind
 
 
@@ -209,13 +211,13 @@ def _cast(path: Path, numbers: NDArray[np.float64], info: TensorInfo, kind: np.d
         raise InvalidArgument(
             f"{path.name!r} becomes numbers from {numbers.min():g} to {numbers.max():g}, and input {info.name!r} takes "
             f"{info.dtype}: say another --scale",
-            reason="DTYPE_MISMATCH",
+            reason=Reason.DTYPE_MISMATCH,
         )
     return cast
 
 
 def _misfit(message: str) -> InvalidArgument:
-    return InvalidArgument(message, reason="SHAPE_MISMATCH")
+    return InvalidArgument(message, reason=Reason.SHAPE_MISMATCH)
 
 
 def _input(info: TensorInfo) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.server.cli.files import read_file
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.values import Index, Selection, Selector, Target
@@ -30,14 +30,14 @@ def parse_target(given: Sequence[str], minus: Sequence[str], outputs: Collection
     if len(tensors) > 1:
         raise InvalidArgument(
             f"the targets name different tensors: {', '.join(str(t) for t in tensors)}",
-            reason="TARGET_INVALID",
+            reason=Reason.TARGET_INVALID,
         )
     subtracted = [parse_index(text) for text in minus]
     wrong = [text for text, index in zip(minus, subtracted, strict=True) if index is None]
     if wrong:
         raise InvalidArgument(
             f"--minus {wrong[0]!r} is no index; write one as in --target, without a tensor",
-            reason="TARGET_INVALID",
+            reason=Reason.TARGET_INVALID,
         )
     return Target(next(iter(tensors), None), _one([index for _, index in split]), _one(subtracted))
 
@@ -45,7 +45,7 @@ def parse_target(given: Sequence[str], minus: Sequence[str], outputs: Collection
 def split_tensor(text: str, outputs: Collection[str]) -> tuple[str | None, Selector]:
     """Tensor and index. Tensors may have colons and digits in their names: what is an output's name comes first."""
     if not text.strip():
-        raise InvalidArgument("the target is empty", reason="TARGET_INVALID")
+        raise InvalidArgument("the target is empty", reason=Reason.TARGET_INVALID)
     ways: list[tuple[str, Selector]] = [(text, None)]
     for place in (match.start() for match in re.finditer(":", text)):
         tensor, rest = text[:place], text[place + 1 :]
@@ -90,7 +90,7 @@ def _array(text: str) -> NDArray[Any]:
         raise InvalidArgument(
             f"{text.strip()[1:]!r} holds {array.dtype.name} of shape {list(array.shape)}; a target is a mask (truth "
             "values) or weights (numbers) of the shape of one sample's target",
-            reason="TARGET_INVALID",
+            reason=Reason.TARGET_INVALID,
         )
     return array
 
@@ -100,7 +100,7 @@ def _mask(text: str) -> NDArray[np.bool_]:
     if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
         raise InvalidArgument(
             f"{text.strip()[1:]!r} holds numbers other than 0 and 1; beside other parts of an index it is a mask",
-            reason="TARGET_INVALID",
+            reason=Reason.TARGET_INVALID,
         )
     return array.astype(np.bool_)
 

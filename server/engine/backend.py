@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import ModelError, Overloaded
+from onnx_attribution.errors import ModelError, Overloaded, Reason
 from onnx_attribution.graph_tools.ir.weights import place, weights_of
 from onnx_attribution.graph_tools.programs.footprint import Footprint
 from onnx_attribution.values import Array
@@ -49,7 +49,7 @@ class Backend:
         if _PROVIDERS[provider] not in found:
             raise ModelError(
                 f"onnxruntime has no provider {provider!r} here; it has: {', '.join(found)}",
-                reason="PROVIDER_UNAVAILABLE", provider=provider,
+                reason=Reason.PROVIDER_UNAVAILABLE, provider=provider,
             )  # fmt: skip
         self.provider = provider
         self.threads = threads or available_cores()
@@ -72,7 +72,7 @@ class Backend:
                 return self._made(model, False, arena, {})
         missing: dict[str, Any] = _missing(failure)
         raise ModelError(
-            f"onnxruntime does not accept the model: {_text(failure)}", reason="MODEL_INVALID", **missing
+            f"onnxruntime does not accept the model: {_text(failure)}", reason=Reason.MODEL_INVALID, **missing
         ) from failure
 
     def _made(
@@ -208,10 +208,10 @@ class Session:
             found = self._session.run(names, fed)
         except Exception as error:  # onnxruntime raises a dozen unrelated types
             if _MEMORY.search(str(error)):
-                raise Overloaded("the memory does not suffice", reason="DEVICE_OUT_OF_MEMORY") from error
+                raise Overloaded("the memory does not suffice", reason=Reason.DEVICE_OUT_OF_MEMORY) from error
             text = _text(error)
             raise ModelError(
-                f"onnxruntime cannot run the model: {text}", reason="RUNTIME_FAILURE", detail=text
+                f"onnxruntime cannot run the model: {text}", reason=Reason.RUNTIME_FAILURE, detail=text
             ) from error
         return dict(zip(names, found, strict=True))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from os import PathLike
@@ -14,9 +14,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import AttributionError, ModelError, NotDifferentiable
+from onnx_attribution.errors import AttributionError, ModelError, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import is_float
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.normalise.noise import DRAWING, drawing_before
@@ -41,15 +42,12 @@ FEW = 8
 TOLERANCE = 2e-2  # a difference in float32 over kinks; the conformance tests use float64 and 1e-4
 HALF_TOLERANCE = 1e-1  # eleven bits
 ROUNDINGS = 4  # roundings that a zero may be off by
-NOT_FINITE = "the gradient holds NaN or infinite numbers"
-NO_TARGET = (
-    "the target is NaN or infinite at the inputs that were drawn; only inputs of its own kind can tell"
-)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `check` found. `refused` lists node, operator, tensor and reason of everything that stands in the way."""
+    """What `check` found. `refused` lists everything that stands in the way: node, operator and tensor, the reason as a
+    sentence, and its `word`, a Reason."""
 
     file: str
     attributable: bool
@@ -85,8 +83,8 @@ def check_file(
         weights = Weights()
         plain = declared(load(path, weights))
         backend.session(plain)  # a file that onnxruntime does not accept is no verdict
-        reason = f"no input was found on which the model runs: {error}"
-        found = _readers(plain, reason) or [_refusal(reason)]
+        why = f"no input was found on which the model runs: {error}"
+        found = _readers(plain, why) or [_refusal(Reason.NOT_RUNNABLE, why)]
         return Verdict(name, False, refused=found, seconds=time.monotonic() - started)
     verdict = _judge(model, name)
     if not verdict.attributable:
@@ -94,15 +92,38 @@ def check_file(
     return Verdict(**{**vars(verdict), "seconds": round(time.monotonic() - started, 3)})
 
 
-def _refusal(reason: str, node: str = "", operator: str = "", tensor: str = "") -> dict[str, str]:
-    return {"node": node, "operator": operator, "tensor": tensor, "reason": reason}
+def _refusal(word: Reason, why: str, node: str = "", operator: str = "", tensor: str = "") -> dict[str, str]:
+    return {"node": node, "operator": operator, "tensor": tensor, "reason": why, "word": word.value}
 
 
-def _readers(model: onnx.ModelProto, reason: str) -> list[dict[str, str]]:
+def _refused(error: NotDifferentiable, target: str) -> dict[str, str]:
+    meta = error.metadata
+    return _refusal(
+        error.reason, str(error), meta.get("node", ""), meta.get("operator", ""), meta.get("tensor", target)
+    )
+
+
+def _without_rule(nodes: Sequence[gs.Node]) -> list[dict[str, str]]:
+    return [
+        _refusal(
+            Reason.NO_RULE,
+            "no gradient rule",
+            node.name,
+            _operator(node.op, node.domain),
+            node.outputs[0].name,
+        )
+        for node in nodes
+    ]
+
+
+def _readers(model: onnx.ModelProto, why: str) -> list[dict[str, str]]:
     """The nodes that read inputs which are no tensors."""
     others = {x.name for x in model.graph.input if not x.type.HasField("tensor_type")}
     nodes = [(node, x) for node in model.graph.node for x in node.input if x in others]
-    return [_refusal(reason, node.name, _operator(node.op_type, node.domain), x) for node, x in nodes]
+    return [
+        _refusal(Reason.NOT_RUNNABLE, why, node.name, _operator(node.op_type, node.domain), x)
+        for node, x in nodes
+    ]
 
 
 def _dead_ends(model: LoadedModel) -> list[dict[str, str]]:
@@ -112,9 +133,10 @@ def _dead_ends(model: LoadedModel) -> list[dict[str, str]]:
     for node in model.graph.nodes:
         for z in node.outputs:
             if z.name in names:
-                why = ZERO_DERIVATIVE.get((node.domain or "", node.op), "its output holds no floats")
-                reason = f"no float tensor leads to an output: {node.op} {why}"
-                found.append(_refusal(reason, node.name, _operator(node.op, node.domain), z.name))
+                zero = ZERO_DERIVATIVE.get((node.domain or "", node.op), "")
+                word = Reason.ZERO_DERIVATIVE if zero else Reason.NOT_FLOAT
+                why = f"no float tensor leads to an output: {node.op} {zero or 'its output holds no floats'}"
+                found.append(_refusal(word, why, node.name, _operator(node.op, node.domain), z.name))
     return found
 
 
@@ -142,16 +164,12 @@ def _judge(model: LoadedModel, name: str) -> Verdict:
             )
         return _tried(model, Choice((*sources, *drawn), (*sources, *drawn), target), name, notes)
     assert failure is not None
-    meta = failure.metadata
-    refusal = _refusal(
-        str(failure), meta.get("node", ""), meta.get("operator", ""), meta.get("tensor", targets[0])
-    )
     return Verdict(
         name,
         False,
         target=targets[0],
         batch=batch,
-        refused=[refusal, *_opaque(model, targets[0])],
+        refused=[_refused(failure, targets[0]), *_opaque(model, targets[0])],
         notes=notes,
     )
 
@@ -174,11 +192,7 @@ def _compared(model: LoadedModel) -> list[str]:
 def _opaque(model: LoadedModel, target: str) -> list[dict[str, str]]:
     """Nodes before the target whose inputs or outputs are no tensors, or that have no rule."""
     nodes = list(model.graph.nodes)
-    missing = missing_rules(nodes, [x.name for x in model.graph.inputs], target)
-    return [
-        _refusal("no gradient rule", node.name, _operator(node.op, node.domain), node.outputs[0].name)
-        for node in missing
-    ]
+    return _without_rule(missing_rules(nodes, [x.name for x in model.graph.inputs], target))
 
 
 def _operator(operator: str, domain: str | None) -> str:
@@ -195,40 +209,32 @@ def _tried(model: LoadedModel, choice: Choice, name: str, notes: list[str]) -> V
 
     missing = missing_rules(list(model.graph.nodes), choice.sources, choice.target)
     if missing:
-        return refused(
-            *[
-                _refusal("no gradient rule", node.name, _operator(node.op, node.domain), node.outputs[0].name)
-                for node in missing
-            ]
-        )
+        return refused(*_without_rule(missing))
+    found: list[tuple[Reason, str] | None] = []
     try:
-        reasons = []
         for seed in range(TRIES):  # a difference over a kink says nothing; a wrong rule is wrong everywhere
-            reasons.append(gradient_disagrees(model, choice, seed))
-            if not reasons[-1]:
+            found.append(gradient_disagrees(model, choice, seed))
+            if found[-1] is None:
                 break
-        reason = reasons[0] if all(reasons) else ""
+        doubt = found[0] if all(found) else None
     except NotDifferentiable as error:
-        meta = error.metadata
-        return refused(
-            _refusal(
-                str(error), meta.get("node", ""), meta.get("operator", ""), meta.get("tensor", choice.target)
-            )
-        )
+        return refused(_refused(error, choice.target))
     except AttributionError as error:
-        return refused(_refusal(f"the program does not run: {error}", tensor=choice.target))
+        return refused(
+            _refusal(Reason.NOT_RUNNABLE, f"the program does not run: {error}", tensor=choice.target)
+        )
     if rounding := model.rounding(choice.sources, choice.target):
         notes.append(f"{rounding}; {_completeness(model, choice)}")
-        if reason and reason != NOT_FINITE:  # a staircase has no derivative to differ from
-            notes.append(reason)
-            reason = ""
-    if reason:
-        return refused(_refusal(reason, tensor=choice.target))
+        if doubt and doubt[0] != Reason.NOT_FINITE:  # a staircase has no derivative to differ from
+            notes.append(doubt[1])
+            doubt = None
+    if doubt:
+        return refused(_refusal(*doubt, tensor=choice.target))
     return Verdict(name, True, sources, choice.target, batch, [], notes)
 
 
-def gradient_disagrees(model: LoadedModel, choice: Choice, seed: int = 0) -> str:
-    """Why the gradient at the sources is not believed, or "": not finite, or unlike the difference along itself.
+def gradient_disagrees(model: LoadedModel, choice: Choice, seed: int = 0) -> tuple[Reason, str] | None:
+    """Why the gradient at the sources is not believed, if so: not finite, or unlike the difference along itself.
 
     It is believed where the differences over two neighbouring steps agree with it. One alone may do so by chance, on
     its way from the slope at x to that over a long step.
@@ -240,7 +246,8 @@ def gradient_disagrees(model: LoadedModel, choice: Choice, seed: int = 0) -> str
     kind = at_x[choice.target].dtype
     finite = np.isfinite(at_x[choice.target].astype(np.float64))
     if not finite.any():
-        return NO_TARGET
+        why = "the target is NaN or infinite at the inputs that were drawn; only inputs of its own kind can tell"
+        return Reason.NOT_FINITE, why
     weight = np.where(
         finite, _cotangent(at_x[choice.target].shape, seed, rng), 0
     )  # scores of a mask are -inf
@@ -253,7 +260,7 @@ def gradient_disagrees(model: LoadedModel, choice: Choice, seed: int = 0) -> str
 
     gradients = gradients_at(inputs)
     if not all(np.isfinite(g).all() for g in gradients.values()):
-        return NOT_FINITE
+        return Reason.NOT_FINITE, "the gradient holds NaN or infinite numbers"
     # along the gradient the change is largest; by its signs it is spread evenly, where a few elements are steep
     moves = {n: np.sign(g) if seed % 2 else g for n, g in gradients.items()}
     norm = float(np.sqrt(sum((d * d).sum() for d in moves.values())))
@@ -277,7 +284,7 @@ def gradient_disagrees(model: LoadedModel, choice: Choice, seed: int = 0) -> str
         return expected + (high - low - said_high + said_low) / (2 * h)
 
     if any(all(abs(slope(step) - expected) <= tolerance for step in pair) for pair in PAIRS):
-        return ""
+        return None
     floor = _floor(model, choice, at_x[choice.target], weight, scale)
     eps = float(ml_dtypes.finfo(kind).eps)  # type: ignore[no-untyped-call]
     nudged = {
@@ -289,9 +296,10 @@ def gradient_disagrees(model: LoadedModel, choice: Choice, seed: int = 0) -> str
         floor, ROUNDINGS * float(np.sqrt(sum(np.square(gradients[n] - other[n]).sum() for n in other)))
     )
     if expected <= floor and any(all(abs(slope(step)) <= floor for step in pair) for pair in PAIRS):
-        return ""  # a zero, as far as the type can tell: the gradient is what rounding leaves of it
+        return None  # a zero, as far as the type can tell: the gradient is what rounding leaves of it
     best = min((slope(step) for step in STEPS), key=lambda found: abs(found - expected))
-    return f"along a direction the outputs change by {best:.6g}, the gradient says {expected:.6g}"
+    why = f"along a direction the outputs change by {best:.6g}, the gradient says {expected:.6g}"
+    return Reason.NOT_CONFIRMED, why
 
 
 def _floor(

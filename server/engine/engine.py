@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from onnx_attribution.errors import NotDifferentiable
+from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.server.engine.answer.refine import Stop, events
 from onnx_attribution.server.engine.backend import Backend, Provider
@@ -145,11 +145,6 @@ class Engine:
 
 def _with_way_out(error: NotDifferentiable) -> NotDifferentiable:
     """The refusal with the method that needs no derivative, unless there is no way to the target at all."""
-    if error.reason == "NO_PATH":
+    if error.reason == Reason.NO_PATH:
         return error
-    return NotDifferentiable(
-        f"{error}; the method occlusion needs no derivative",
-        reason=error.reason,
-        violations=error.violations,
-        **error.metadata,
-    )
+    return error.reworded(f"{error}; the method occlusion needs no derivative")

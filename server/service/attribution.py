@@ -11,7 +11,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, NotReady
+from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, NotReady, Reason
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.proto import catalog, events, requests, tensors, words
@@ -107,7 +107,7 @@ class AttributionService(rpc.AttributionServiceServicer):
             layers = event.attribution.layers.values()
             return events.to_event(event), event.number, [tensors.to_bytes(layer.values) for layer in layers]
 
-        with self._work.admit("TOO_MANY_STREAMS"):
+        with self._work.admit(Reason.TOO_MANY_STREAMS):
             seconds = self._settings.stream_seconds
             async for message, number, arrays in self._events(request, context, seconds, prepare):
                 yield message
@@ -140,7 +140,7 @@ class AttributionService(rpc.AttributionServiceServicer):
             accepted |= isinstance(event, Accepted)
             if isinstance(event, Completed) and not stop.has_result:
                 if event.stop_reason == "draining":
-                    raise NotReady("the server is shutting down", reason="DRAINING")
+                    raise NotReady("the server is shutting down", reason=Reason.DRAINING)
                 raise DeadlineExceeded(
                     "the time ran out before the first revision; allow more, or fewer steps"
                 )
@@ -163,7 +163,7 @@ class AttributionService(rpc.AttributionServiceServicer):
         limit = self._settings.max_seconds
         if remaining > limit:
             message = f"the deadline is {remaining:.0f} s away; at most {limit:g} s are allowed"
-            raise InvalidArgument(message, reason="DEADLINE_TOO_LONG", limit=f"{limit:g}")
+            raise InvalidArgument(message, reason=Reason.DEADLINE_TOO_LONG, limit=f"{limit:g}")
         return remaining
 
     def _limit_steps(self, request: AttributionRequest) -> None:
@@ -183,13 +183,13 @@ class AttributionService(rpc.AttributionServiceServicer):
                 message = (
                     f"input {info.name!r} holds {samples} samples; at most {limit} may be asked for at once"
                 )
-                raise InvalidArgument(message, reason="REQUEST_TOO_LARGE", limit=limit, actual=samples)
+                raise InvalidArgument(message, reason=Reason.REQUEST_TOO_LARGE, limit=limit, actual=samples)
 
     def _limit_bytes(self, arrays: Iterator[Array] | Any, hint: str) -> None:
         limit, actual = int(self._settings.max_response_mib * MIB), sum(array.nbytes for array in arrays)
         if actual > limit:
             message = f"the result is {actual} bytes, and one message holds at most {limit}; {hint}"
-            raise InvalidArgument(message, reason="RESULT_TOO_LARGE", limit=limit, actual=actual)
+            raise InvalidArgument(message, reason=Reason.RESULT_TOO_LARGE, limit=limit, actual=actual)
 
 
 class ModelService(rpc.ModelServiceServicer):
@@ -238,7 +238,7 @@ def _page(items: Sequence[Item], size: int, limit: int, token: str, query: str) 
         except (binascii.Error, UnicodeDecodeError, ValueError):
             found = ""
         if found != mark or start <= 0:
-            raise InvalidArgument("page_token is not one of this query", reason="PAGE_TOKEN_INVALID")
+            raise InvalidArgument("page_token is not one of this query", reason=Reason.PAGE_TOKEN_INVALID)
     end = start + min(size, limit)
     following = base64.urlsafe_b64encode(f"{end}.{mark}".encode()).decode() if end < len(items) else ""
     return items[start:end], following

@@ -1,4 +1,4 @@
-"""Failures to gRPC statuses: one table, one interceptor. Nothing that is not in the table reaches a caller."""
+"""Failures to gRPC statuses: one function, one interceptor. Nothing but errors of ours reaches a caller."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,27 +18,11 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from onnx_attribution import errors
 from onnx_attribution.proto import attribution_pb2 as pb
 
-__all__ = ["DOMAIN", "STATUS", "ErrorInterceptor", "Scrub", "scrubber", "to_status"]
+__all__ = ["DOMAIN", "ErrorInterceptor", "Scrub", "scrubber", "to_status"]
 
 Scrub = Callable[[str], str]
 
 DOMAIN = "onnx-attribution"
-STATUS: Mapping[type[BaseException], grpc.StatusCode] = {
-    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.NotFound: grpc.StatusCode.NOT_FOUND,
-    errors.ModelError: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.NotDifferentiable: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.NotReady: grpc.StatusCode.UNAVAILABLE,
-    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.MessageTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
-    errors.Cancelled: grpc.StatusCode.CANCELLED,
-    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
-    errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
-}
-# A failure of the runtime that no input explains is the server's, though its text may be told.
-BY_REASON: Mapping[str, grpc.StatusCode] = {"RUNTIME_FAILURE": grpc.StatusCode.INTERNAL}
 OURS = f"/{pb.DESCRIPTOR.package}."
 RETRY_SECONDS = 1
 # The status travels in the trailing metadata, which gRPC limits to 8 KiB by default.
@@ -48,11 +32,10 @@ log = structlog.get_logger(__name__)
 
 
 def to_status(error: BaseException, scrub: Scrub) -> status_pb2.Status:
-    """The status of a failure: that of its nearest listed ancestor, else INTERNAL with an incident id."""
-    code = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
-    if code is None or not isinstance(error, errors.AttributionError):
+    """The status of a failure: that of its reason or class, else INTERNAL with an incident id."""
+    if not isinstance(error, errors.AttributionError) or error.status == errors.ServerBug.status:
         return _internal(error)
-    code = BY_REASON.get(error.reason, code)
+    code = grpc.StatusCode[error.reason.status or error.status]
     metadata = {key: scrub(text)[:MAX_WORD] for key, text in list(error.metadata.items())[:MAX_ENTRIES]}
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     text = scrub(error.message)[:MAX_MESSAGE]
@@ -114,7 +97,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
 def _internal(error: BaseException) -> status_pb2.Status:
     incident = uuid.uuid4().hex[:12]
     log.error("internal error", incident=incident, exc_info=error)
-    info = error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN, metadata={"incident": incident})
+    info = error_details_pb2.ErrorInfo(
+        reason=errors.Reason.INTERNAL, domain=DOMAIN, metadata={"incident": incident}
+    )
     text = f"the server failed; its log knows this as incident {incident}"
     return _status(grpc.StatusCode.INTERNAL, text, info, None)
 
@@ -149,8 +134,9 @@ def _detail(
             name = next(iter(error.metadata.values()), "")[:MAX_WORD]
             return error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name)
         case grpc.StatusCode.FAILED_PRECONDITION:
+            kind = next((kind.__name__ for kind in errors.KINDS if isinstance(error, kind)), "")
             violation = error_details_pb2.PreconditionFailure.Violation(
-                type=error.reason, description=text[:MAX_WORD]
+                type=kind, description=text[:MAX_WORD]
             )
             return error_details_pb2.PreconditionFailure(violations=[violation])
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.RESOURCE_EXHAUSTED:

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Literal, TypeVar
 
-from onnx_attribution.errors import DeadlineExceeded, NotReady, Overloaded
+from onnx_attribution.errors import DeadlineExceeded, NotReady, Overloaded, Reason
 from onnx_attribution.values import Event, Progress, Revision, StopReason
 
 __all__ = ["Stop", "Work"]
@@ -77,7 +77,7 @@ class Work:
         self._compute = ThreadPoolExecutor(workers, "compute")
         self._questions = ThreadPoolExecutor(2, "questions")
         self._heartbeat = heartbeat
-        self._limits = {"QUEUE_FULL": max_unary, "TOO_MANY_STREAMS": max_streams}
+        self._limits = {Reason.QUEUE_FULL: max_unary, Reason.TOO_MANY_STREAMS: max_streams}
         self._admitted = dict.fromkeys(self._limits, 0)
 
     @property
@@ -86,10 +86,10 @@ class Work:
         return sum(self._admitted.values())
 
     @contextmanager
-    def admit(self, full: Literal["QUEUE_FULL", "TOO_MANY_STREAMS"] = "QUEUE_FULL") -> Iterator[None]:
+    def admit(self, full: Reason = Reason.QUEUE_FULL) -> Iterator[None]:
         """Raises: NotReady while draining; Overloaded, for the reason `full`, if there are too many calls."""
         if self.draining.is_set():
-            raise NotReady("the server is shutting down", reason="DRAINING")
+            raise NotReady("the server is shutting down", reason=Reason.DRAINING)
         limit = self._limits[full]
         if self._admitted[full] >= limit:
             raise Overloaded(

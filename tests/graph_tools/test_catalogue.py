@@ -1,9 +1,6 @@
-"""The table of operators says what the registries hold; refusals are a closed list."""
+"""The table of operators says what the registries hold."""
 
 from __future__ import annotations
-
-import ast
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,11 +10,9 @@ from onnx_attribution.graph_tools.catalogue import catalogue
 from onnx_attribution.graph_tools.normalise.function_bodies import expanded, has_body
 from onnx_attribution.graph_tools.normalise.pipeline import normalise
 from onnx_attribution.graph_tools.operators import VJP, ZERO_DERIVATIVE
-from onnx_attribution.graph_tools.walk.refusals import REFUSALS, refusal_of
 from onnx_attribution.server.engine.backend import Backend
 from tests.checks import assert_gradient
 
-TOOLS = Path(__file__).parents[2] / "graph_tools"
 TABLE = {(entry.domain, entry.operator): entry for entry in catalogue()}
 
 
@@ -115,48 +110,3 @@ def test_optional_that_holds_a_tensor_is_opened() -> None:
     np.testing.assert_allclose(np.asarray(found["z"], np.float32), np.exp(x), rtol=1e-6)
     assert found["there"]
     assert_gradient(made.model, {"x": x}, forms=["fixed"])
-
-
-# --- refusals
-
-
-def _messages() -> list[tuple[str, str]]:
-    """Place and text of every NotDifferentiable in graph_tools, with `x` for what is filled in."""
-    found: list[tuple[str, str]] = []
-    for path in sorted(TOOLS.rglob("*.py")):
-        tree = ast.parse(path.read_text())
-        within = {id(n) for f in ast.walk(tree) if getattr(f, "name", "") == "_refused" for n in ast.walk(f)}
-        for call in ast.walk(tree):
-            name = getattr(call.func, "id", "") if isinstance(call, ast.Call) else ""
-            if not isinstance(call, ast.Call) or id(call) in within:
-                continue
-            if name in ("NotDifferentiable", "_refused"):
-                found.append((f"{path.name}:{call.lineno}", _text(call.args[name == "_refused"])))
-    return found
-
-
-def _text(value: ast.expr) -> str:
-    if isinstance(value, ast.Constant):
-        return str(value.value)
-    if isinstance(value, ast.JoinedStr):
-        return "".join(
-            _text(part) if isinstance(part, ast.Constant) else "'x'" if _quoted(part) else "1"
-            for part in value.values
-        )
-    if isinstance(value, ast.BinOp):
-        return _text(value.left) + _text(value.right)
-    return "x"
-
-
-def _quoted(part: ast.expr) -> bool:
-    return isinstance(part, ast.FormattedValue) and part.conversion == ord("r")
-
-
-@pytest.mark.parametrize(("place", "message"), _messages(), ids=lambda value: str(value)[:60])
-def test_every_refusal_has_a_reason_of_the_list(place: str, message: str) -> None:
-    assert refusal_of(message) is not None, place
-
-
-def test_every_reason_says_what_to_do_instead_and_is_listed_once() -> None:
-    assert len({one.word for one in REFUSALS}) == len(REFUSALS)
-    assert all(one.meaning and one.instead for one in REFUSALS)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from onnx_attribution.errors import Cancelled, NotFound
+from onnx_attribution.errors import Cancelled, NotFound, Reason
 from onnx_attribution.values import (
     Accepted,
     Array,
@@ -49,7 +49,7 @@ class FakeEngine:
         if model in self.failures:
             raise self.failures[model]
         if model not in {info.name for info in self.models()}:
-            raise NotFound(f"no model {model!r}; there is linear", reason="MODEL_NOT_FOUND", model=model)
+            raise NotFound(f"no model {model!r}; there is linear", reason=Reason.MODEL_NOT_FOUND, model=model)
         return self._info(model)
 
     def layers(self, model: str, pattern: str = "") -> list[LayerInfo]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnx_attribution.errors import ModelError, NotDifferentiable
+from onnx_attribution.errors import ModelError, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inner_nodes, key_of
 from onnx_attribution.graph_tools.operators.lost import WITHOUT_SECANT
 from onnx_attribution.graph_tools.programs.program import deeplift_program
@@ -133,7 +133,7 @@ def _refuse_different_ways(model: LoadedModel, resolved: Resolved, found: Mappin
             f"DeepLIFT has no rule for {ways[0].op} (node {ways[0].name!r}) where x and x' go different ways"
             + (f", or where the output of {named} inside of it changes" if stops else "")
             + "; choose a reference that goes the way of x",
-            node=ways[0].name, operator=ways[0].op,
+            reason=Reason.NO_SECANT, node=ways[0].name, operator=ways[0].op,
         )  # fmt: skip
 
 
@@ -148,5 +148,5 @@ def _refuse_lost_changes(model: LoadedModel, found: Mapping[str, Array]) -> None
             raise NotDifferentiable(
                 f"DeepLIFT has no rule for {operator} ({place}), whose output changes between x and x'; choose layers "
                 "behind it, or a reference that leaves its output as it is",
-                node=node.name if node else "", operator=operator, tensor=tensor,
+                reason=Reason.NO_SECANT, node=node.name if node else "", operator=operator, tensor=tensor,
             )  # fmt: skip

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, Reason
 
 __all__ = ["Report", "Served", "scan", "scan_all"]
 
@@ -67,7 +67,7 @@ def _unique(found: Iterable[Served]) -> list[Served]:
         other = known.setdefault((served.name, served.version), served)
         if other.path != served.path:
             message = f"model {served.name!r} version {served.version} is there twice"
-            raise InvalidArgument(f"{message}: {other.path} and {served.path}", reason="VERSION_EXISTS")
+            raise InvalidArgument(f"{message}: {other.path} and {served.path}", reason=Reason.VERSION_EXISTS)
     return sorted(known.values())
 
 

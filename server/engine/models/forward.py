@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnx_attribution.errors import InvalidArgument, ModelError
+from onnx_attribution.errors import InvalidArgument, ModelError, Reason
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.programs.program import forward_program
 from onnx_attribution.server.engine.models.loaded import LoadedModel
@@ -81,7 +81,9 @@ def _input_error(
     if found is None:
         alike = "; ".join(model.unequal(inputs))
         hint = f" ({alike}; the file calls the two sizes alike)" if alike else ""
-        return InvalidArgument(f"the model cannot be run {where}: {detail}{hint}", reason="INPUT_INVALID")
+        return InvalidArgument(
+            f"the model cannot be run {where}: {detail}{hint}", reason=Reason.INPUT_INVALID
+        )
     index, high = int(found[1]), int(found[3])
     node = detail[: detail.find(":")]
     holders = [
@@ -91,7 +93,7 @@ def _input_error(
     text = f"{holder} holds {index}; {node} looks up 0 to {high}"
     return InvalidArgument(
         f"the model cannot be run {where}: {text}",
-        reason="INPUT_INVALID",
+        reason=Reason.INPUT_INVALID,
         violations={f"inputs.{name}": text for name in holders},
         legal=f"0..{high}",
         actual=index,

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiable
+from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.batch.prepare import prepare
 from onnx_attribution.graph_tools.batch.prove import gradients_apart, prove, row_like
 from onnx_attribution.graph_tools.ir.convert import graph_of
@@ -193,7 +193,7 @@ class LoadedModel:
                 raise InvalidArgument(
                     f"{name!r} lies behind {one.operator} (node {one.name!r}), which onnxruntime does not have; name "
                     f"something before it ({outputs}), or {_way_out(one)}",
-                    reason="TARGET_INVALID", tensor=name, node=one.name, operator=one.operator,
+                    reason=Reason.TARGET_INVALID, tensor=name, node=one.name, operator=one.operator,
                 )  # fmt: skip
 
     def _read(
@@ -300,17 +300,17 @@ class LoadedModel:
             found = tuple(dict.fromkeys(self.tensor(name) for name in names))
             for name in found:
                 try:
-                    require_float(self.graph, name, "source", "NOT_DIFFERENTIABLE")
+                    require_float(self.graph, name, "source", Reason.SOURCE_INVALID)
                 except NotDifferentiable as error:
                     hidden = [s for s in self._default_sources(target) if s not in names]
                     hint = f"; a float source is {words(hidden)}" if hidden else ""
-                    raise NotDifferentiable(f"{error}{hint}", tensor=name) from error
+                    raise NotDifferentiable(f"{error}{hint}", reason=Reason.NOT_FLOAT, tensor=name) from error
             return found
         found = tuple(self._default_sources(target))
         if not found:
             raise NotDifferentiable(
                 f"no float tensor that depends on the inputs leads to {target!r}; the method occlusion needs none",
-                reason="NO_PATH",
+                reason=Reason.NO_PATH,
                 tensor=target,
             )
         return found
@@ -344,7 +344,7 @@ class LoadedModel:
             for name in found:
                 if isinstance(self.graph.tensors()[name], gs.Constant):
                     raise InvalidArgument(
-                        f"source {name!r} is a constant", reason="SOURCE_INVALID", name=name
+                        f"source {name!r} is a constant", reason=Reason.SOURCE_INVALID, name=name
                     )
             return found
         behind = ancestors(list(self.graph.nodes), [target])
@@ -353,7 +353,7 @@ class LoadedModel:
         own = [x.name for x in leading if (x.shape if alone else x.batch_axis is not None)]
         if not leading:
             raise InvalidArgument(
-                f"no input leads to the target {target!r}", reason="TARGET_INVALID", target=target
+                f"no input leads to the target {target!r}", reason=Reason.TARGET_INVALID, target=target
             )
         return tuple(own or [x.name for x in leading])
 
@@ -427,7 +427,7 @@ def _nothing_before(missing: Missing) -> ModelError:
     return ModelError(
         f"onnxruntime does not have {missing.operator} (node {missing.name!r}), and nothing is computed before it; "
         f"{_way_out(missing)}",
-        reason="MODEL_INVALID", node=missing.name, operator=missing.operator,
+        reason=Reason.MODEL_INVALID, node=missing.name, operator=missing.operator,
         tensor=missing.makes[0] if missing.makes else "",
     )  # fmt: skip
 

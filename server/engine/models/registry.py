@@ -17,6 +17,7 @@ from onnx_attribution.errors import (
     NotDifferentiable,
     NotFound,
     NotReady,
+    Reason,
 )
 from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.graph_tools.select.names import close_names
@@ -37,7 +38,9 @@ class Entry:
     given: Mapping[str, Array]
     lock: Lock = field(default_factory=Lock)
     model: LoadedModel | None = None
-    failure: tuple[str, str] | None = None  # message and reason; an exception would keep its callers' frames
+    failure: tuple[str, Reason] | None = (
+        None  # message and reason; an exception would keep its callers' frames
+    )
     users: int = 0
     retired: bool = False
 
@@ -48,7 +51,8 @@ class Entry:
                 try:
                     self.model = LoadedModel(self.source, backend, self.axes, self.shapes, self.given)
                 except (ModelError, NotDifferentiable) as error:
-                    reason = error.reason if error.reason != "RUNTIME_FAILURE" else "MODEL_LOAD_FAILED"
+                    unlike = error.reason == Reason.RUNTIME_FAILURE or not isinstance(error, ModelError)
+                    reason = Reason.MODEL_LOAD_FAILED if unlike else error.reason
                     self.failure = (f"model {self.name!r} cannot be loaded: {error}", reason)
                     raise ModelError(self.failure[0], reason=reason, model=self.name) from error
             if self.model is None:
@@ -173,14 +177,14 @@ class Registry:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise NotReady("the engine is closed", reason="ENGINE_CLOSED")
+            raise NotReady("the engine is closed", reason=Reason.ENGINE_CLOSED)
 
     def _versions(self, name: str) -> dict[int, Entry]:
         if name in self._entries:
             return self._entries[name]
         close = ", ".join(close_names(name, list(self._entries)))
         known = f"close names: {close}" if close else f"there are {len(self._entries)} models"
-        raise NotFound(f"no model {name!r}; {known}", reason="MODEL_NOT_FOUND", model=name, close=close)
+        raise NotFound(f"no model {name!r}; {known}", reason=Reason.MODEL_NOT_FOUND, model=name, close=close)
 
     def _version(self, name: str, version: int | str) -> Entry:
         versions = self._versions(name)
@@ -190,5 +194,5 @@ class Registry:
         listed = ", ".join(map(str, sorted(versions)))
         raise NotFound(
             f"model {name!r} has no version {str(version)!r}; it has: {listed}",
-            reason="VERSION_NOT_FOUND", model=name,
+            reason=Reason.VERSION_NOT_FOUND, model=name,
         )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.graph_tools.ir.reach import ancestors
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.server.engine.models.forward import forward
@@ -41,10 +41,10 @@ def baselines_of(
     if not isinstance(request.baselines, Mapping):
         raise InvalidArgument(
             "baselines map the name of a source to an array, a number or References",
-            reason="BASELINE_INVALID",
+            reason=Reason.BASELINE_INVALID,
         )
     inputs = model.network.input_axes
-    given = by_tensor(model, request.baselines, "BASELINE_INVALID")
+    given = by_tensor(model, request.baselines, Reason.BASELINE_INVALID)
     hidden = [s for s in sources if s not in inputs]
     nodes = list(model.graph.nodes)
     leading = {s: [n for n in inputs if n in ancestors(nodes, [s])] for s in hidden}
@@ -54,7 +54,7 @@ def baselines_of(
                 f"{name!r} has a baseline but is no source"
                 f"{', nor does it lead to one' if name in inputs and hidden else ''}; the sources are "
                 f"{', '.join(map(repr, sources))}",
-                reason="BASELINE_INVALID", name=name,
+                reason=Reason.BASELINE_INVALID, name=name,
             )  # fmt: skip
     count = len(samples.runs)
     interpolated = sources if request.method in PATH_METHODS | DEEPLIFT_METHODS else ()
@@ -143,13 +143,13 @@ def references_of(request: AttributionRequest) -> int:
                 lead = "[samples, references, ...]" if value.per_sample else "[references, ...]"
                 raise InvalidArgument(
                     f"the references of {name!r} have shape {list(array.shape)}; it must be {lead}",
-                    reason="BASELINE_INVALID", name=name,
+                    reason=Reason.BASELINE_INVALID, name=name,
                 )  # fmt: skip
             counts[name] = array.shape[axis]
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r}: {count}" for name, count in counts.items())
         raise InvalidArgument(
-            f"the sources have different numbers of references: {listed}", reason="BASELINE_INVALID"
+            f"the sources have different numbers of references: {listed}", reason=Reason.BASELINE_INVALID
         )
     return next(iter(counts.values()), 1)
 
@@ -168,7 +168,7 @@ def _picked(
     if axis is None and model.network.batch != "single":
         raise InvalidArgument(
             f"all samples share {name!r}, so that it has one baseline, not {references}",
-            reason="BASELINE_INVALID", name=name,
+            reason=Reason.BASELINE_INVALID, name=name,
         )  # fmt: skip
     place = samples.place(name) if samples.together else None
     place = place or RowAxis(axis or 0)
@@ -181,13 +181,13 @@ def _picked(
         raise InvalidArgument(
             f"the references of {name!r} have shape {list(array.shape)}; they must broadcast to "
             f"[{', '.join([*lead, *map(str, unit)])}]",
-            reason="BASELINE_INVALID", name=name,
+            reason=Reason.BASELINE_INVALID, name=name,
         )  # fmt: skip
     count = samples.count // references
     if value.per_sample and len(array) != count:
         raise InvalidArgument(
             f"{name!r} has references of {len(array)} samples; there are {count}",
-            reason="BASELINE_INVALID", name=name,
+            reason=Reason.BASELINE_INVALID, name=name,
         )  # fmt: skip
     array = array.reshape(*array.shape[: len(lead)], *[1] * (len(unit) - len(own)), *own)
     part = np.stack(
@@ -215,11 +215,11 @@ def _broadcast(name: str, value: Baseline | None, like: Array, index: int, count
         kind = "text" if text else like.dtype.name
         raise InvalidArgument(
             f"the baseline of {name!r} has type {array.dtype.name}; {name!r} holds {kind}",
-            reason="BASELINE_INVALID", name=name,
+            reason=Reason.BASELINE_INVALID, name=name,
         )  # fmt: skip
     if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InvalidArgument(
-            f"the baseline of {name!r} holds NaN or infinite numbers", reason="BASELINE_INVALID"
+            f"the baseline of {name!r} holds NaN or infinite numbers", reason=Reason.BASELINE_INVALID
         )
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused
         cast = array.astype(like.dtype)
@@ -230,7 +230,7 @@ def _broadcast(name: str, value: Baseline | None, like: Array, index: int, count
     if not fits:
         raise InvalidArgument(
             f"the baseline of {name!r} holds numbers outside {like.dtype.name}, which {name!r} holds",
-            reason="BASELINE_INVALID", name=name,
+            reason=Reason.BASELINE_INVALID, name=name,
         )  # fmt: skip
     array = cast
     if array.ndim == like.ndim + 1 and len(array) in (1, count):
@@ -242,5 +242,5 @@ def _broadcast(name: str, value: Baseline | None, like: Array, index: int, count
     except ValueError:
         raise InvalidArgument(
             f"the baseline of {name!r} has shape {list(array.shape)}; it must broadcast to {list(like.shape)}",
-            reason="BASELINE_INVALID", name=name,
+            reason=Reason.BASELINE_INVALID, name=name,
         ) from None  # fmt: skip

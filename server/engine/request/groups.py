@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.values import Array
 
 MAX_GROUPS = 16384  # as many as a path may have steps
@@ -121,7 +121,7 @@ def _check_names(units: Mapping[str, object], *fields: Mapping[str, object]) -> 
             if name not in units:
                 raise InvalidArgument(
                     f"{name!r} has {word} but is no source; the sources are {', '.join(map(repr, units))}",
-                    reason="GROUPS_INVALID", name=name,
+                    reason=Reason.GROUPS_INVALID, name=name,
                 )  # fmt: skip
     for name in groups:
         if name in windows:
@@ -136,7 +136,7 @@ def _check_count(count: int) -> None:
         raise InvalidArgument(
             f"the sources have {count} groups, each of which is evaluated; at most {MAX_GROUPS} may be: take larger "
             "ones by groups or windows, or fewer sources",
-            reason="REQUEST_TOO_LARGE", limit=MAX_GROUPS, actual=count,
+            reason=Reason.REQUEST_TOO_LARGE, limit=MAX_GROUPS, actual=count,
         )  # fmt: skip
 
 
@@ -198,4 +198,4 @@ def _sizes(name: str, word: str, given: Sequence[int]) -> tuple[int, ...]:
 
 
 def _refused(name: str, message: str) -> InvalidArgument:
-    return InvalidArgument(message, reason="GROUPS_INVALID", name=name)
+    return InvalidArgument(message, reason=Reason.GROUPS_INVALID, name=name)

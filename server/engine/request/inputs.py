@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from onnx_attribution.errors import InvalidArgument, NotFound
+from onnx_attribution.errors import InvalidArgument, NotFound, Reason
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import Array
 
@@ -17,17 +17,21 @@ Given = TypeVar("Given")
 def checked_inputs(model: LoadedModel, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """The inputs as arrays of the model's types; every violation is told, not the first only."""
     if not isinstance(inputs, Mapping):
-        raise InvalidArgument("inputs map the name of every model input to an array", reason="INPUT_INVALID")
+        raise InvalidArgument(
+            "inputs map the name of every model input to an array", reason=Reason.INPUT_INVALID
+        )
     wanted = {info.name: info for info in model.inputs}
-    problems: list[tuple[str, str, str]] = []
+    problems: list[tuple[Reason, str, str]] = []
     for name in wanted:
         if name not in inputs:
-            problems.append(("INPUT_MISSING", name, f"input {name!r} is missing"))
+            problems.append((Reason.INPUT_MISSING, name, f"input {name!r} is missing"))
     checked: dict[str, Array] = {}
     for name, value in inputs.items():
         if name not in wanted:
             known = ", ".join(map(repr, wanted))
-            problems.append(("INPUT_UNKNOWN", name, f"there is no input {name!r}; the inputs are {known}"))
+            problems.append(
+                (Reason.INPUT_UNKNOWN, name, f"there is no input {name!r}; the inputs are {known}")
+            )
             continue
         try:
             checked[name] = _checked(model, wanted[name].dtype, name, array_of(f"input {name!r}", value))
@@ -37,7 +41,7 @@ def checked_inputs(model: LoadedModel, inputs: Mapping[str, Array]) -> dict[str,
         reasons = {reason for reason, _, _ in problems}
         raise InvalidArgument(
             "; ".join(text for _, _, text in problems),
-            reason=problems[0][0] if len(reasons) == 1 else "INPUT_INVALID",
+            reason=problems[0][0] if len(reasons) == 1 else Reason.INPUT_INVALID,
             violations={f"inputs.{name}": text for _, name, text in problems},
         )
     return checked
@@ -49,7 +53,7 @@ def array_of(role: str, value: object) -> Array:
         return np.asarray(value)
     except ValueError:
         raise InvalidArgument(
-            f"{role} is ragged: its rows differ in length", reason="SHAPE_MISMATCH"
+            f"{role} is ragged: its rows differ in length", reason=Reason.SHAPE_MISMATCH
         ) from None
 
 
@@ -58,7 +62,7 @@ def _checked(model: LoadedModel, kind: str, name: str, array: Array) -> Array:
         if array.dtype.kind not in "OUST":
             raise InvalidArgument(
                 f"input {name!r} has type {array.dtype.name}; the model takes strings",
-                reason="DTYPE_MISMATCH",
+                reason=Reason.DTYPE_MISMATCH,
             )
         array = array.astype(object)
     else:
@@ -67,11 +71,14 @@ def _checked(model: LoadedModel, kind: str, name: str, array: Array) -> Array:
         integers = array.dtype.kind in "iu" and wanted.kind in "iu"
         if array.dtype != wanted and not floats and not integers:
             raise InvalidArgument(
-                f"input {name!r} has type {array.dtype.name}; the model takes {kind}", reason="DTYPE_MISMATCH"
+                f"input {name!r} has type {array.dtype.name}; the model takes {kind}",
+                reason=Reason.DTYPE_MISMATCH,
             )
         cast = array.astype(wanted)
         if integers and not np.array_equal(cast, array):
-            raise InvalidArgument(f"input {name!r} holds numbers outside {kind}", reason="DTYPE_MISMATCH")
+            raise InvalidArgument(
+                f"input {name!r} holds numbers outside {kind}", reason=Reason.DTYPE_MISMATCH
+            )
         array = cast
     _check_shape(model, name, array)
     return array
@@ -101,7 +108,7 @@ def require_finite(method: str, sources: Sequence[str], inputs: Mapping[str, Arr
         raise InvalidArgument(
             f"{'; '.join(problems.values())}: {method} takes differences at its sources; {way}name a hidden tensor "
             "where they are finite as the source, or take the method gradient or occlusion",
-            reason="NON_FINITE_INPUT",
+            reason=Reason.NON_FINITE_INPUT,
             violations={f"inputs.{name}": text for name, text in problems.items()},
         )
 
@@ -124,7 +131,7 @@ def _check_shape(model: LoadedModel, name: str, array: Array) -> None:
         shown = [("batch" if k == axis else d) for k, d in enumerate(dims)]
         raise InvalidArgument(
             f"input {name!r} has shape {list(array.shape)}; the model takes {shown}: {batch_words(model)}",
-            reason="SHAPE_MISMATCH",
+            reason=Reason.SHAPE_MISMATCH,
         )
 
 
@@ -157,11 +164,11 @@ def shared_by_all(model: LoadedModel, inputs: Mapping[str, Array]) -> list[str]:
     ]
 
 
-def by_tensor(model: LoadedModel, given: Mapping[str, Given], reason: str) -> dict[str, Given]:
+def by_tensor(model: LoadedModel, given: Mapping[str, Given], reason: Reason) -> dict[str, Given]:
     """What is given for names, by tensor. Raises: InvalidArgument of this reason: no tensor has the name."""
     inputs = model.network.input_axes
     try:
         return {n if n in inputs else model.tensor(n): value for n, value in given.items()}
     except NotFound as error:
-        word = "baseline" if reason == "BASELINE_INVALID" else "group or window"
+        word = "baseline" if reason == Reason.BASELINE_INVALID else "group or window"
         raise InvalidArgument(f"a {word} has no tensor: {error}", reason=reason) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import InvalidArgument, NotDifferentiable
+from onnx_attribution.errors import InvalidArgument, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.select.cuts import is_cut
@@ -89,10 +89,12 @@ def check_request(request: AttributionRequest) -> None:
     for word in ("groups", "windows", "strides"):
         field = getattr(request, word)
         if not isinstance(field, Mapping):
-            raise InvalidArgument(f"{word} map the name of a source to an array", reason="GROUPS_INVALID")
+            raise InvalidArgument(
+                f"{word} map the name of a source to an array", reason=Reason.GROUPS_INVALID
+            )
         if field and request.method != "occlusion":
             raise InvalidArgument(
-                f"{request.method} knows no {word}; the method occlusion does", reason="GROUPS_INVALID"
+                f"{request.method} knows no {word}; the method occlusion does", reason=Reason.GROUPS_INVALID
             )
     if request.method in PATH_METHODS:
         check_steps(request.steps, request.quadrature)
@@ -176,9 +178,7 @@ def resolve(model: LoadedModel, request: AttributionRequest) -> Resolved:
     except InvalidArgument as error:
         if "rank" not in error.metadata:
             raise
-        raise InvalidArgument(
-            f"{error.message}; {batch_words(model)}", reason=error.reason, rank=error.metadata["rank"]
-        ) from None
+        raise error.reworded(f"{error.message}; {batch_words(model)}") from None
     weights = samples.split(target, plus, [found[target].shape for found in at_x])
     samples = samples.filled(
         weights=[w.astype(found[target].dtype) for w, found in zip(weights, at_x, strict=True)]
@@ -208,12 +208,12 @@ def _source_and_layers(
     layers = tuple(dict.fromkeys(model.tensor(name) for name in request.layers))
     named: Sequence[str] = request.source
     if request.method == "occlusion":
-        grouped = by_tensor(model, {**request.groups, **request.windows}, "GROUPS_INVALID")
+        grouped = by_tensor(model, {**request.groups, **request.windows}, Reason.GROUPS_INVALID)
         named = named or layers or tuple(name for name in model.graph.tensors() if name in grouped)
         sources = model.features(named, target)
     else:
         for name in layers:
-            require_float(model.graph, name, "layer", "NOT_DIFFERENTIABLE")
+            require_float(model.graph, name, "layer", Reason.LAYER_INVALID)
         if request.method in SOURCE_METHODS and layers and not named:
             return layers, layers, False
         sources = model.sources(named, target)
@@ -234,9 +234,9 @@ def _features(
     """The features of the sources."""
     return features_of(
         {name: samples.first(name, samples.runs[0].x[name]).shape[1:] for name in sources},
-        by_tensor(model, request.groups, "GROUPS_INVALID"),
-        by_tensor(model, request.windows, "GROUPS_INVALID"),
-        by_tensor(model, request.strides, "GROUPS_INVALID"),
+        by_tensor(model, request.groups, Reason.GROUPS_INVALID),
+        by_tensor(model, request.windows, Reason.GROUPS_INVALID),
+        by_tensor(model, request.strides, Reason.GROUPS_INVALID),
     )
 
 
@@ -250,5 +250,5 @@ def _check_between(model: LoadedModel, choice: Choice) -> None:
             raise NotDifferentiable(
                 f"layer {layer!r} does not lie between the source {', '.join(map(repr, choice.sources))} "
                 f"and the target {choice.target!r}",
-                reason="NO_PATH", layer=layer,
+                reason=Reason.NO_PATH, layer=layer,
             )  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.server.engine.models.forward import forward, taken
 from onnx_attribution.server.engine.models.loaded import LoadedModel
@@ -194,7 +194,7 @@ def split_samples(model: LoadedModel, inputs: Arrays, copies: int = 1) -> list[d
         listed = ", ".join(f"{name!r}: {count}" for name, count in counts.items())
         raise InvalidArgument(
             f"the inputs hold different numbers of samples: {listed}; {batch_words(model)}",
-            reason="SHAPE_MISMATCH",
+            reason=Reason.SHAPE_MISMATCH,
         )
     count = next(iter(counts.values()), 1)
     if not 1 <= count * copies <= MAX_SAMPLES:
@@ -202,7 +202,7 @@ def split_samples(model: LoadedModel, inputs: Arrays, copies: int = 1) -> list[d
         raise InvalidArgument(
             f"the request holds {count} samples{times}; it may hold 1 to {MAX_SAMPLES}"
             + (" in all" if copies > 1 else ""),
-            reason="REQUEST_TOO_LARGE", limit=MAX_SAMPLES, actual=count * copies,
+            reason=Reason.REQUEST_TOO_LARGE, limit=MAX_SAMPLES, actual=count * copies,
         )  # fmt: skip
 
     def of(name: str, array: Array, k: int) -> Array:

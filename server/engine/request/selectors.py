@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.values import Index, Selection, Selector
 
 Floats = NDArray[np.float64]
@@ -128,7 +128,7 @@ def _place(selector: Selector, values: Floats, unit: tuple[int, ...]) -> tuple[I
     if axes != len(unit):
         raise InvalidArgument(
             f"the target index has {axes} parts; the target has shape {list(unit)} for each sample",
-            reason="TARGET_INVALID", rank=len(unit),
+            reason=Reason.TARGET_INVALID, rank=len(unit),
         )  # fmt: skip
     place: list[Index] = []
     axis = 0
@@ -167,7 +167,7 @@ def _checked(part: Any, axis: int, unit: tuple[int, ...]) -> Index:
     if not -size <= part < size:
         raise InvalidArgument(
             f"the target index {part} is out of range along axis {axis}; legal are 0 to {size - 1}",
-            reason="TARGET_INVALID", legal=f"0..{size - 1}",
+            reason=Reason.TARGET_INVALID, legal=f"0..{size - 1}",
         )  # fmt: skip
     return int(part) % size
 
@@ -197,4 +197,4 @@ def _word(index: Index) -> str:
 
 
 def _refused(message: str) -> InvalidArgument:
-    return InvalidArgument(message, reason="TARGET_INVALID")
+    return InvalidArgument(message, reason=Reason.TARGET_INVALID)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.graph_tools.ir.emit import element_type, holds_numbers
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.select.logits import logit_of
@@ -62,7 +62,7 @@ def chosen(model: LoadedModel, request: AttributionRequest) -> Chosen:
         if found is None:
             raise InvalidArgument(
                 f"the target {target!r} is not made by a Softmax, LogSoftmax or Sigmoid, so that it has no logit",
-                reason="TARGET_INVALID", target=target,
+                reason=Reason.TARGET_INVALID, target=target,
             )  # fmt: skip
         if found.made:
             notes.append(f"the logit of {target!r} is {found.tensor!r}; indices are those of {target!r}")
@@ -88,13 +88,13 @@ def _number_tensor(model: LoadedModel, name: str | None) -> str:
     found = model.tensor(name)
     value = model.graph.tensors()[found]
     if isinstance(value, gs.Variable) and value.type != "tensor_type":
-        raise InvalidArgument(f"the target {what_it_is(value)}", reason="TARGET_INVALID", target=found)
+        raise InvalidArgument(f"the target {what_it_is(value)}", reason=Reason.TARGET_INVALID, target=found)
     if isinstance(value, gs.Constant) or not holds_numbers(value):
         listed = ", ".join(x.name for x in model.outputs if x.shape is not None and x.dtype != "string")
         raise InvalidArgument(
             f"the target {found!r} is no tensor of numbers that depends on the inputs; the outputs that are tensors: "
             f"{listed or 'none'}",
-            reason="TARGET_INVALID", target=found,
+            reason=Reason.TARGET_INVALID, target=found,
         )  # fmt: skip
     return found
 
@@ -135,7 +135,7 @@ def _check_unit(shapes: set[tuple[int, ...]]) -> None:
         raise InvalidArgument(
             f"the target's shape depends on the values of the inputs: {listed}"
             "; name a tensor of one shape, such as the scores before a selection",
-            reason="TARGET_INVALID",
+            reason=Reason.TARGET_INVALID,
         )  # fmt: skip
 
 
@@ -219,7 +219,7 @@ def _carried(
     if (places[used] < 0).any():
         raise InvalidArgument(
             f"an element of {choice.indexed!r} is none of {choice.made!r}, so that it has no logit",
-            reason="TARGET_INVALID", target=choice.indexed,
+            reason=Reason.TARGET_INVALID, target=choice.indexed,
         )  # fmt: skip
     result = np.zeros(int(np.prod(shape)))
     np.add.at(result, places[used], (weights * np.sign(found))[used])
@@ -250,6 +250,6 @@ def centred(weights: NDArray[np.float64], axis: int | None) -> NDArray[np.float6
     if axis is None and weights.ndim != 2:
         raise InvalidArgument(
             f"the target has shape {list(weights.shape[1:])} for each sample; mean_centred needs one axis of classes",
-            reason="TARGET_INVALID",
+            reason=Reason.TARGET_INVALID,
         )
     return np.asarray(weights - weights.mean(axis=-1 if axis is None else axis, keepdims=True))
