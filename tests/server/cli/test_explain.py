@@ -62,7 +62,7 @@ def test_check_is_3_if_one_file_is_refused(digits_path: Path, sign: Path) -> Non
     assert result.exit_code == 3
     refused = json.loads(result.stdout.splitlines()[0])
     assert refused["attributable"] is False
-    assert {"node", "operator", "tensor", "reason"} <= set(refused["refused"][0])
+    assert set(refused["refused"][0]) == {"node", "operator", "tensor", "reason", "word"}
 
 
 def test_check_is_2_if_one_file_cannot_be_read_and_still_checks_the_others(

@@ -59,6 +59,7 @@ def test_a_gradient_that_is_5_percent_wrong_is_refused(
     verdict = check_file(path, backend)
     assert not verdict.attributable
     assert "the gradient says" in verdict.refused[0]["reason"]
+    assert verdict.refused[0]["word"] == "NOT_CONFIRMED"
 
 
 def test_an_input_is_the_number_that_the_file_compares_it_with(backend: Backend, tmp_path: Path) -> None:
