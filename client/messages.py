@@ -204,7 +204,8 @@ def only_input(info: ModelInfo) -> str:
     if len(info.inputs) != 1:
         names = ", ".join(one.name for one in info.inputs)
         raise InvalidArgument(
-            f"model {info.name!r} has {len(info.inputs)} inputs ({names}); give a dict of arrays by name"
+            f"model {info.name!r} has {len(info.inputs)} inputs ({names}); give a dict of arrays by name",
+            reason=Reason.INPUT_INVALID,
         )
     return info.inputs[0].name
 

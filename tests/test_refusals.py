@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_attribution.errors import NotDifferentiable, Reason
+from onnx_attribution.errors import InvalidArgument, NotDifferentiable, Reason
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.check import check_file
@@ -97,6 +97,17 @@ def test_the_engine_refuses_for_this_reason(reason: Reason) -> None:
                 AttributionRequest("net", inputs, target=target, **{"method": "gradient", **rest})
             )
     assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize("role", ["layer", "source"])
+def test_a_constant_is_no_derivative_that_is_zero_but_a_wrong_name(role: str) -> None:
+    text = "net (float[N, 3] x) => (float[N, 3] z) <float[3] w = {1, 2, 3}> { z = Mul(x, w) }"
+    named: dict[str, Any] = {"layers": ("w",)} if role == "layer" else {"source": ("w",)}
+    with Engine(provider="cpu", threads=1) as engine:
+        engine.add("net", parsed(text))
+        with pytest.raises(InvalidArgument, match=f"{role} 'w' is a constant") as caught:
+            engine.attribute(AttributionRequest("net", X, "gradient", **named, target=Target(index=0)))
+    assert caught.value.reason == f"{role.upper()}_INVALID"
 
 
 @pytest.mark.parametrize("reason", WALKED)

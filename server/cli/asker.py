@@ -101,7 +101,10 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]], infos: Sequence[TensorI
     known = {info.name: info for info in infos}
     for name, shape in shapes.items():
         if name not in known:
-            raise InvalidArgument(f"--shape: no input {name!r}; the inputs are {', '.join(map(repr, known))}")
+            listed = ", ".join(map(repr, known))
+            raise InvalidArgument(
+                f"--shape: no input {name!r}; the inputs are {listed}", reason=Reason.INPUT_UNKNOWN
+            )
         dims = known[name].shape
         if dims is None:
             continue

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.server.cli.files import Rows
 from onnx_attribution.values import Array, BatchMode, TensorInfo
 
@@ -23,7 +23,10 @@ def joined(name: str, parts: Sequence[Array], info: TensorInfo, batch: BatchMode
     if len(whole) == 1:
         return whole[0]
     if info.batch_axis is None and batch != "single":
-        raise InvalidArgument(f"all samples share input {name!r}, so that it has one file, not {len(whole)}")
+        raise InvalidArgument(
+            f"all samples share input {name!r}, so that it has one file, not {len(whole)}",
+            reason=Reason.INPUT_INVALID,
+        )
     if info.batch_axis is None:  # each in front
         rank = len(info.shape or ())
         whole = [part if part.ndim > rank else part[None] for part in whole]
@@ -31,7 +34,10 @@ def joined(name: str, parts: Sequence[Array], info: TensorInfo, batch: BatchMode
         return np.concatenate(whole, axis=info.batch_axis or 0)
     except ValueError:
         listed = ", ".join(str(list(part.shape)) for part in parts)
-        raise InvalidArgument(f"the files of input {name!r} have shapes that do not join: {listed}") from None
+        raise InvalidArgument(
+            f"the files of input {name!r} have shapes that do not join: {listed}",
+            reason=Reason.SHAPE_MISMATCH,
+        ) from None
 
 
 def _with_batch(array: Array, info: TensorInfo) -> Array:
