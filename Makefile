@@ -3,7 +3,7 @@ PYTHON := $(or $(PYTHON),$(shell command -v python3.11 || echo python3))
 VENV ?= .venv
 # torch and its relatives live apart, so that the tests cannot come to need them.
 PEERS_VENV ?= .venv-peers
-# Versions to hold fast, e.g. PINS='onnxruntime==1.23.0'
+# Versions to hold fast, e.g. PINS='onnxruntime==1.31.1'
 PINS ?=
 # Model files and expected numbers too large to commit; without them the tests that need them are skipped.
 ifneq ($(wildcard ../shared),)
@@ -11,11 +11,14 @@ export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
 endif
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: demo test conformance completeness fuzz peers wild check bench proto
+.PHONY: demo test coverage conformance completeness fuzz peers wild check bench proto
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
 test: $(VENV)/stamp
 	python -m pytest -q
+# The tests again, with the share of lines and branches that they reach; what subprocesses do is not counted.
+coverage: $(VENV)/stamp
+	python -m pytest -q --cov
 conformance: $(VENV)/stamp
 	python -m tests.conformance
 completeness: $(VENV)/stamp

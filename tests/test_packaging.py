@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from onnx_attribution.graph_tools.read.load import MAX_IR, MAX_OPSET
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("client", "graph_tools", "proto", "server")
 SHIPPED = (".py", ".pyi", ".proto", ".typed")
@@ -59,6 +61,19 @@ def test_changelog_knows_the_version() -> None:
     latest = re.search(r"^## \[(.+?)\](.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
     assert latest is not None
     assert latest[1] == version or (latest[1] == "Unreleased" and f"released as {version}." in latest[2])
+
+
+def test_the_readme_states_the_range_of_runtimes_and_of_models() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    ranges = {
+        extra: re.findall(r"^onnxruntime\S*>=1\.(\d+),<1\.(\d+)$", "\n".join(extras[extra]), re.MULTILINE)
+        for extra in ("server", "gpu")
+    }
+    assert ranges["server"] == ranges["gpu"]
+    ((first, end),) = ranges["server"]
+    readme = (ROOT / "README.md").read_text()
+    assert f"; onnxruntime 1.{first} or 1.{int(end) - 1};" in readme
+    assert f"up to opset {MAX_OPSET} and IR version {MAX_IR}." in readme
 
 
 @pytest.mark.parametrize("name", FOLDERS)

@@ -17,7 +17,7 @@ from onnx_attribution.errors import ModelError, Reason
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 from onnx_attribution.graph_tools.ir.weights import Weights, is_apart, require_values, size_of
 
-MAX_OPSET = 26  # what onnxruntime 1.31 runs; onnx 1.23 itself goes to 28
+MAX_OPSET = 26  # what onnxruntime 1.31 runs; 1.32 and onnx 1.23 go to 28 and to IR version 14
 MAX_IR = 13
 
 ModelSource = str | PathLike[str] | bytes | onnx.ModelProto
