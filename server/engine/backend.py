@@ -21,9 +21,9 @@ from onnx_attribution.values import Array
 
 Provider = Literal["auto", "cpu", "cuda"]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# Faults of onnxruntime 1.31.1: Pad_Fusion loses the input of a Pad that something else reads too, and after
-# MatmulTransposeFusion has swapped a Transpose and a Cast before a MatMul (half precision gets such casts by itself),
-# NchwcTransformer ends the process.
+# Faults of onnxruntime 1.31 and 1.32. Pad_Fusion loses the input of a Pad if an output is a copy of it, as in
+# programs, and in 1.31 turns a Pad by zeros before a MaxPool into one by -inf. After MatmulTransposeFusion has swapped
+# a Transpose and a Cast before a MatMul (half precision gets such casts by itself), NchwcTransformer ends the process.
 _DISABLED = ["Pad_Fusion", "MatmulTransposeFusion"]
 
 
