@@ -11,7 +11,7 @@ export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
 endif
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: demo test coverage conformance completeness fuzz peers wild check bench proto
+.PHONY: demo test coverage conformance completeness fuzz peers wild check bench proto docs
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
 test: $(VENV)/stamp
@@ -36,6 +36,10 @@ bench: $(VENV)/stamp
 	python -m benchmarks.build
 proto: $(VENV)/stamp
 	.ci/proto src
+# The generated pages.
+docs: $(VENV)/stamp
+	onnx-attribution ops --markdown > docs/operators.md
+	python -m onnx_attribution.errors > docs/errors.md
 
 $(VENV)/stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -61,14 +61,6 @@ def test_embedded_code_runs() -> None:
     assert "(1, 32, 8, 8)" in executed(code)
 
 
-def test_the_rule_of_the_readme_is_registered() -> None:
-    (code,) = [block for block in blocks("python") if "unary(" in block]
-    shown = executed(
-        f"{code}\nfrom onnx_attribution.graph_tools.operators import VJP\nprint(('com.example', 'Square') in VJP)"
-    )
-    assert shown == "True\n"
-
-
 def masked(text: str) -> list[list[str]]:
     """Returns the words of each line; decimals, which differ between machines, are masked."""
     return [re.sub(r"-?\d+\.\d+(e-?\d+)?", "#", line).split() for line in text.strip().splitlines()]
