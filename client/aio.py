@@ -6,18 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 import grpc
 from numpy.typing import ArrayLike
 
 from onnx_attribution.client import messages
 from onnx_attribution.client.errors import translated
-from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Options, Report, seconds
+from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
 from onnx_attribution.errors import Cancelled
+from onnx_attribution.methods import MethodInfo
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
-from onnx_attribution.proto import catalog, requests
+from onnx_attribution.proto import catalog, method_messages, requests
 from onnx_attribution.values import (
     Array,
     Attribution,
@@ -59,9 +60,12 @@ class AsyncClient:
         *,
         timeout: float | None = None,
         progress: Report | bool | None = None,
-        **options: Unpack[Options],
+        **options: Any,
     ) -> Attribution:
-        """The best attribution, of any size. `progress` is called with what arrives; True shows a bar."""
+        """The best attribution, of any size. `progress` is called with what arrives; True shows a bar.
+
+        `options` are those of `onnx_attribution.values.AttributionRequest`, the parameters of its method included.
+        """
         revisions: dict[int, Attribution] = {}
         completed = None
         with messages.reporting(progress) as report:
@@ -78,7 +82,7 @@ class AsyncClient:
         return messages.best(revisions, completed)
 
     def stream(
-        self, model: str, inputs: Inputs, *, timeout: float | None = None, **options: Unpack[Options]
+        self, model: str, inputs: Inputs, *, timeout: float | None = None, **options: Any
     ) -> AsyncStream:
         """The events of an attribution as they arrive; leaving the `async with` block cancels the call."""
 
@@ -127,6 +131,20 @@ class AsyncClient:
                 request = pb.ListLayersRequest(model=model, filter=pattern, page_token=token)
                 response = await self._models.ListLayers(request, timeout=seconds(timeout, UNARY_SECONDS))
                 found += map(catalog.from_layer, response.layers)
+                if not (token := response.next_page_token):
+                    return found
+
+    async def methods(self, *, timeout: float | None = None) -> list[MethodInfo]:
+        """The methods that the server evaluates, with their parameters."""
+        found: list[MethodInfo] = []
+        token = ""
+        with translated():
+            while True:
+                request = pb.ListMethodsRequest(page_token=token)
+                response = await self._attributions.ListMethods(
+                    request, timeout=seconds(timeout, UNARY_SECONDS)
+                )
+                found += map(method_messages.from_info, response.methods)
                 if not (token := response.next_page_token):
                     return found
 

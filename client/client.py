@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 import grpc
 from numpy.typing import ArrayLike
 
 from onnx_attribution.client import messages
 from onnx_attribution.client.errors import translated
-from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Options, Report, seconds
+from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
+from onnx_attribution.methods import MethodInfo
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
-from onnx_attribution.proto import catalog, requests
+from onnx_attribution.proto import catalog, method_messages, requests
 from onnx_attribution.values import (
     Array,
     Attribution,
@@ -60,9 +61,12 @@ class Client:
         *,
         timeout: float | None = None,
         progress: Report | bool | None = None,
-        **options: Unpack[Options],
+        **options: Any,
     ) -> Attribution:
-        """The best attribution, of any size. `progress` is called with what arrives; True shows a bar."""
+        """The best attribution, of any size. `progress` is called with what arrives; True shows a bar.
+
+        `options` are those of `onnx_attribution.values.AttributionRequest`, the parameters of its method included.
+        """
         revisions: dict[int, Attribution] = {}
         completed = None
         with (
@@ -80,9 +84,7 @@ class Client:
                         completed = event
         return messages.best(revisions, completed)
 
-    def stream(
-        self, model: str, inputs: Inputs, *, timeout: float | None = None, **options: Unpack[Options]
-    ) -> Stream:
+    def stream(self, model: str, inputs: Inputs, *, timeout: float | None = None, **options: Any) -> Stream:
         """The events of an attribution as they arrive; leaving the `with` block or closing it cancels the call."""
         request = messages.to_request(model, self._named(model, inputs, timeout), **options)
         with translated():
@@ -127,6 +129,18 @@ class Client:
                 request = pb.ListLayersRequest(model=model, filter=pattern, page_token=token)
                 response = self._models.ListLayers(request, timeout=seconds(timeout, UNARY_SECONDS))
                 found += map(catalog.from_layer, response.layers)
+                if not (token := response.next_page_token):
+                    return found
+
+    def methods(self, *, timeout: float | None = None) -> list[MethodInfo]:
+        """The methods that the server evaluates, with their parameters."""
+        found: list[MethodInfo] = []
+        token = ""
+        with translated():
+            while True:
+                request = pb.ListMethodsRequest(page_token=token)
+                response = self._attributions.ListMethods(request, timeout=seconds(timeout, UNARY_SECONDS))
+                found += map(method_messages.from_info, response.methods)
                 if not (token := response.next_page_token):
                     return found
 

@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, Reason, ServerBug
+from onnx_attribution.methods import DEFAULT, Method, make
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import events, requests, tensors
 from onnx_attribution.values import (
@@ -22,11 +23,8 @@ from onnx_attribution.values import (
     Baseline,
     Completed,
     Event,
-    Method,
     ModelInfo,
-    NearZero,
     Progress,
-    Quadrature,
     References,
     Revision,
     Selection,
@@ -39,7 +37,6 @@ __all__ = [
     "UNARY_SECONDS",
     "Assembler",
     "Inputs",
-    "Options",
     "Report",
     "arrays",
     "best",
@@ -89,60 +86,34 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 
-class Plain(TypedDict, total=False):
-    """Options that travel as they are."""
-
-    method: Method
-    steps: int
-    max_steps: int
-    tolerance: float | None
-    quadrature: Quadrature
-    multiply_by_inputs: bool
-    near_zero: NearZero
-    request_id: str
-    windows: Mapping[str, Sequence[int]]
-    strides: Mapping[str, Sequence[int]]
-
-
-class Options(Plain, total=False):
-    """What may be said about an attribution, beside model and inputs. Defaults as in `AttributionRequest`."""
-
-    layers: str | Sequence[str]
-    source: str | Sequence[str]
-    target: Target | Selection
-    baselines: Mapping[str, ArrayLike | References] | None
-    groups: Mapping[str, ArrayLike] | None
-
-
 def to_request(
     model: str,
     inputs: Mapping[str, ArrayLike],
     *,
+    method: Method | str = DEFAULT,
     layers: str | Sequence[str] = (),
     source: str | Sequence[str] = (),
     target: Target | Selection = None,
     baselines: Mapping[str, ArrayLike | References] | None = None,
-    groups: Mapping[str, ArrayLike] | None = None,
-    **plain: Unpack[Plain],
+    request_id: str = "",
+    **parameters: Any,
 ) -> pb.AttributeRequest:
-    """Raises: InvalidArgument for what has no form on the wire; what the model thinks of it, the server says."""
-    known = Options.__annotations__
-    if unknown := [word for word in plain if word not in known]:
-        raise InvalidArgument(
-            f"an attribution has no option {unknown[0]!r}; there are: {', '.join(sorted(known))}",
-            option=unknown[0],
-        )
+    """The request message. Raises InvalidArgument for values that cannot be encoded; the server checks them against
+    the model."""
+    found, value = requests.Violations(), DEFAULT
+    with found.at("method"):
+        value = make(method, parameters)
     request = AttributionRequest(
         model=model,
         inputs=arrays(inputs),
+        method=value,
         layers=layers,
         source=source,
         target=target if isinstance(target, Target) else Target(index=target),
         baselines={} if baselines is None else _baselines(baselines),
-        groups={} if groups is None else arrays(groups, "groups", Reason.GROUPS_INVALID),
-        **plain,
+        request_id=request_id,
     )
-    return requests.to_request(request)
+    return requests.to_request(request, violations=found)
 
 
 def _baselines(given: Mapping[str, ArrayLike | References]) -> dict[str, Baseline]:

@@ -1,4 +1,5 @@
 from google.api import field_behavior_pb2 as _field_behavior_pb2
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -14,18 +15,6 @@ class NearZero(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NEAR_ZERO_MIDPOINT: _ClassVar[NearZero]
     NEAR_ZERO_INPUT: _ClassVar[NearZero]
     NEAR_ZERO_REFERENCE: _ClassVar[NearZero]
-
-class Method(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    METHOD_UNSPECIFIED: _ClassVar[Method]
-    METHOD_GRADIENT: _ClassVar[Method]
-    METHOD_GRADIENT_X_ACTIVATION: _ClassVar[Method]
-    METHOD_INTEGRATED_GRADIENTS: _ClassVar[Method]
-    METHOD_NEURON_IG: _ClassVar[Method]
-    METHOD_DEEPLIFT_RESCALE: _ClassVar[Method]
-    METHOD_DEEPLIFT_REVEAL_CANCEL: _ClassVar[Method]
-    METHOD_DEEPLIFT_GENOMICS_DEFAULT: _ClassVar[Method]
-    METHOD_OCCLUSION: _ClassVar[Method]
 
 class Quadrature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -58,15 +47,6 @@ NEAR_ZERO_UNSPECIFIED: NearZero
 NEAR_ZERO_MIDPOINT: NearZero
 NEAR_ZERO_INPUT: NearZero
 NEAR_ZERO_REFERENCE: NearZero
-METHOD_UNSPECIFIED: Method
-METHOD_GRADIENT: Method
-METHOD_GRADIENT_X_ACTIVATION: Method
-METHOD_INTEGRATED_GRADIENTS: Method
-METHOD_NEURON_IG: Method
-METHOD_DEEPLIFT_RESCALE: Method
-METHOD_DEEPLIFT_REVEAL_CANCEL: Method
-METHOD_DEEPLIFT_GENOMICS_DEFAULT: Method
-METHOD_OCCLUSION: Method
 QUADRATURE_UNSPECIFIED: Quadrature
 QUADRATURE_TRAPEZOID: Quadrature
 QUADRATURE_LEFT: Quadrature
@@ -169,31 +149,68 @@ class Sizes(_message.Message):
     sizes: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, sizes: _Optional[_Iterable[int]] = ...) -> None: ...
 
-class PredictRequest(_message.Message):
-    __slots__ = ("model", "inputs", "outputs")
-    MODEL_FIELD_NUMBER: _ClassVar[int]
-    INPUTS_FIELD_NUMBER: _ClassVar[int]
-    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
-    model: str
-    inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
-    outputs: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[str]] = ...) -> None: ...
+class Gradient(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
-class PredictResponse(_message.Message):
-    __slots__ = ("outputs",)
-    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
-    outputs: _containers.RepeatedCompositeFieldContainer[Tensor]
-    def __init__(self, outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+class GradientXActivation(_message.Message):
+    __slots__ = ("multiply_by_inputs",)
+    MULTIPLY_BY_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    multiply_by_inputs: bool
+    def __init__(self, multiply_by_inputs: bool = ...) -> None: ...
 
-class AttributeRequest(_message.Message):
-    __slots__ = ("model", "inputs", "method", "layers", "source", "target", "baselines", "quadrature", "steps", "max_steps", "tolerance", "multiply_by_inputs", "request_id", "validate_only", "groups", "windows", "strides", "near_zero")
-    class BaselinesEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: Baseline
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Baseline, _Mapping]] = ...) -> None: ...
+class IntegratedGradients(_message.Message):
+    __slots__ = ("steps", "tolerance", "max_steps", "quadrature", "multiply_by_inputs")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    QUADRATURE_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLY_BY_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    tolerance: float
+    max_steps: int
+    quadrature: Quadrature
+    multiply_by_inputs: bool
+    def __init__(self, steps: _Optional[int] = ..., tolerance: _Optional[float] = ..., max_steps: _Optional[int] = ..., quadrature: _Optional[_Union[Quadrature, str]] = ..., multiply_by_inputs: bool = ...) -> None: ...
+
+class NeuronIG(_message.Message):
+    __slots__ = ("steps", "tolerance", "max_steps", "quadrature")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    QUADRATURE_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    tolerance: float
+    max_steps: int
+    quadrature: Quadrature
+    def __init__(self, steps: _Optional[int] = ..., tolerance: _Optional[float] = ..., max_steps: _Optional[int] = ..., quadrature: _Optional[_Union[Quadrature, str]] = ...) -> None: ...
+
+class DeepLiftRescale(_message.Message):
+    __slots__ = ("multiply_by_inputs", "near_zero")
+    MULTIPLY_BY_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    NEAR_ZERO_FIELD_NUMBER: _ClassVar[int]
+    multiply_by_inputs: bool
+    near_zero: NearZero
+    def __init__(self, multiply_by_inputs: bool = ..., near_zero: _Optional[_Union[NearZero, str]] = ...) -> None: ...
+
+class DeepLiftRevealCancel(_message.Message):
+    __slots__ = ("multiply_by_inputs", "near_zero")
+    MULTIPLY_BY_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    NEAR_ZERO_FIELD_NUMBER: _ClassVar[int]
+    multiply_by_inputs: bool
+    near_zero: NearZero
+    def __init__(self, multiply_by_inputs: bool = ..., near_zero: _Optional[_Union[NearZero, str]] = ...) -> None: ...
+
+class DeepLiftGenomicsDefault(_message.Message):
+    __slots__ = ("multiply_by_inputs", "near_zero")
+    MULTIPLY_BY_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    NEAR_ZERO_FIELD_NUMBER: _ClassVar[int]
+    multiply_by_inputs: bool
+    near_zero: NearZero
+    def __init__(self, multiply_by_inputs: bool = ..., near_zero: _Optional[_Union[NearZero, str]] = ...) -> None: ...
+
+class Occlusion(_message.Message):
+    __slots__ = ("groups", "windows", "strides")
     class GroupsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -215,43 +232,82 @@ class AttributeRequest(_message.Message):
         key: str
         value: Sizes
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    STRIDES_FIELD_NUMBER: _ClassVar[int]
+    groups: _containers.MessageMap[str, Tensor]
+    windows: _containers.MessageMap[str, Sizes]
+    strides: _containers.MessageMap[str, Sizes]
+    def __init__(self, groups: _Optional[_Mapping[str, Tensor]] = ..., windows: _Optional[_Mapping[str, Sizes]] = ..., strides: _Optional[_Mapping[str, Sizes]] = ...) -> None: ...
+
+class CustomMethod(_message.Message):
+    __slots__ = ("name", "parameters")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    parameters: _struct_pb2.Struct
+    def __init__(self, name: _Optional[str] = ..., parameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class PredictRequest(_message.Message):
+    __slots__ = ("model", "inputs", "outputs")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
-    METHOD_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
+    outputs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PredictResponse(_message.Message):
+    __slots__ = ("outputs",)
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    outputs: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+
+class AttributeRequest(_message.Message):
+    __slots__ = ("model", "inputs", "layers", "source", "target", "baselines", "request_id", "validate_only", "custom", "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default", "occlusion")
+    class BaselinesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Baseline
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Baseline, _Mapping]] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     BASELINES_FIELD_NUMBER: _ClassVar[int]
-    QUADRATURE_FIELD_NUMBER: _ClassVar[int]
-    STEPS_FIELD_NUMBER: _ClassVar[int]
-    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
-    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
-    MULTIPLY_BY_INPUTS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
-    GROUPS_FIELD_NUMBER: _ClassVar[int]
-    WINDOWS_FIELD_NUMBER: _ClassVar[int]
-    STRIDES_FIELD_NUMBER: _ClassVar[int]
-    NEAR_ZERO_FIELD_NUMBER: _ClassVar[int]
+    CUSTOM_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_X_ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    INTEGRATED_GRADIENTS_FIELD_NUMBER: _ClassVar[int]
+    NEURON_IG_FIELD_NUMBER: _ClassVar[int]
+    DEEPLIFT_RESCALE_FIELD_NUMBER: _ClassVar[int]
+    DEEPLIFT_REVEAL_CANCEL_FIELD_NUMBER: _ClassVar[int]
+    DEEPLIFT_GENOMICS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    OCCLUSION_FIELD_NUMBER: _ClassVar[int]
     model: str
     inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
-    method: Method
     layers: _containers.RepeatedScalarFieldContainer[str]
     source: _containers.RepeatedScalarFieldContainer[str]
     target: Target
     baselines: _containers.MessageMap[str, Baseline]
-    quadrature: Quadrature
-    steps: int
-    max_steps: int
-    tolerance: float
-    multiply_by_inputs: bool
     request_id: str
     validate_only: bool
-    groups: _containers.MessageMap[str, Tensor]
-    windows: _containers.MessageMap[str, Sizes]
-    strides: _containers.MessageMap[str, Sizes]
-    near_zero: NearZero
-    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., method: _Optional[_Union[Method, str]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., quadrature: _Optional[_Union[Quadrature, str]] = ..., steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., tolerance: _Optional[float] = ..., multiply_by_inputs: bool = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., groups: _Optional[_Mapping[str, Tensor]] = ..., windows: _Optional[_Mapping[str, Sizes]] = ..., strides: _Optional[_Mapping[str, Sizes]] = ..., near_zero: _Optional[_Union[NearZero, str]] = ...) -> None: ...
+    custom: CustomMethod
+    gradient: Gradient
+    gradient_x_activation: GradientXActivation
+    integrated_gradients: IntegratedGradients
+    neuron_ig: NeuronIG
+    deeplift_rescale: DeepLiftRescale
+    deeplift_reveal_cancel: DeepLiftRevealCancel
+    deeplift_genomics_default: DeepLiftGenomicsDefault
+    occlusion: Occlusion
+    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., custom: _Optional[_Union[CustomMethod, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_activation: _Optional[_Union[GradientXActivation, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., neuron_ig: _Optional[_Union[NeuronIG, _Mapping]] = ..., deeplift_rescale: _Optional[_Union[DeepLiftRescale, _Mapping]] = ..., deeplift_reveal_cancel: _Optional[_Union[DeepLiftRevealCancel, _Mapping]] = ..., deeplift_genomics_default: _Optional[_Union[DeepLiftGenomicsDefault, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("request_id", "digest", "batch_mode", "target_tensor", "layers", "planned_evaluations")
@@ -324,7 +380,7 @@ class AttributionSummary(_message.Message):
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     JOINT_RESIDUALS_FIELD_NUMBER: _ClassVar[int]
-    method: Method
+    method: str
     batch_mode: BatchMode
     target: ResolvedTarget
     layers: _containers.RepeatedCompositeFieldContainer[LayerSummary]
@@ -335,7 +391,7 @@ class AttributionSummary(_message.Message):
     provider: str
     warnings: _containers.RepeatedScalarFieldContainer[str]
     joint_residuals: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, method: _Optional[_Union[Method, str]] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerSummary, _Mapping]]] = ..., evaluations: _Optional[int] = ..., steps: _Optional[int] = ..., seconds: _Optional[float] = ..., digest: _Optional[str] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., joint_residuals: _Optional[_Iterable[float]] = ...) -> None: ...
+    def __init__(self, method: _Optional[str] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerSummary, _Mapping]]] = ..., evaluations: _Optional[int] = ..., steps: _Optional[int] = ..., seconds: _Optional[float] = ..., digest: _Optional[str] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., joint_residuals: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Revision(_message.Message):
     __slots__ = ("number", "summary")
@@ -516,3 +572,87 @@ class ListLayersResponse(_message.Message):
     layers: _containers.RepeatedCompositeFieldContainer[Layer]
     next_page_token: str
     def __init__(self, layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class Parameter(_message.Message):
+    __slots__ = ("name", "kind", "default", "help", "optional", "choices", "at_least", "above", "at_most", "accuracy")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[Parameter.Kind]
+        KIND_INTEGER: _ClassVar[Parameter.Kind]
+        KIND_NUMBER: _ClassVar[Parameter.Kind]
+        KIND_SWITCH: _ClassVar[Parameter.Kind]
+        KIND_CHOICE: _ClassVar[Parameter.Kind]
+        KIND_TEXT: _ClassVar[Parameter.Kind]
+        KIND_ARRAYS: _ClassVar[Parameter.Kind]
+        KIND_SIZES: _ClassVar[Parameter.Kind]
+    KIND_UNSPECIFIED: Parameter.Kind
+    KIND_INTEGER: Parameter.Kind
+    KIND_NUMBER: Parameter.Kind
+    KIND_SWITCH: Parameter.Kind
+    KIND_CHOICE: Parameter.Kind
+    KIND_TEXT: Parameter.Kind
+    KIND_ARRAYS: Parameter.Kind
+    KIND_SIZES: Parameter.Kind
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    HELP_FIELD_NUMBER: _ClassVar[int]
+    OPTIONAL_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    ABOVE_FIELD_NUMBER: _ClassVar[int]
+    AT_MOST_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: Parameter.Kind
+    default: _struct_pb2.Value
+    help: str
+    optional: bool
+    choices: _containers.RepeatedScalarFieldContainer[str]
+    at_least: float
+    above: float
+    at_most: float
+    accuracy: bool
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Parameter.Kind, str]] = ..., default: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., help: _Optional[str] = ..., optional: bool = ..., choices: _Optional[_Iterable[str]] = ..., at_least: _Optional[float] = ..., above: _Optional[float] = ..., at_most: _Optional[float] = ..., accuracy: bool = ...) -> None: ...
+
+class MethodInfo(_message.Message):
+    __slots__ = ("name", "summary", "description", "parameters", "paper", "captum", "needs_reference", "needs_derivatives", "layer_is_source", "sums_to", "error_estimate")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    PAPER_FIELD_NUMBER: _ClassVar[int]
+    CAPTUM_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_DERIVATIVES_FIELD_NUMBER: _ClassVar[int]
+    LAYER_IS_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SUMS_TO_FIELD_NUMBER: _ClassVar[int]
+    ERROR_ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    summary: str
+    description: str
+    parameters: _containers.RepeatedCompositeFieldContainer[Parameter]
+    paper: str
+    captum: str
+    needs_reference: bool
+    needs_derivatives: bool
+    layer_is_source: bool
+    sums_to: str
+    error_estimate: bool
+    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., description: _Optional[str] = ..., parameters: _Optional[_Iterable[_Union[Parameter, _Mapping]]] = ..., paper: _Optional[str] = ..., captum: _Optional[str] = ..., needs_reference: bool = ..., needs_derivatives: bool = ..., layer_is_source: bool = ..., sums_to: _Optional[str] = ..., error_estimate: bool = ...) -> None: ...
+
+class ListMethodsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListMethodsResponse(_message.Message):
+    __slots__ = ("methods", "next_page_token")
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    methods: _containers.RepeatedCompositeFieldContainer[MethodInfo]
+    next_page_token: str
+    def __init__(self, methods: _Optional[_Iterable[_Union[MethodInfo, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...

@@ -50,6 +50,11 @@ class AttributionServiceStub(object):
                 request_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.AttributeRequest.SerializeToString,
                 response_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.StreamAttributeResponse.FromString,
                 _registered_method=True)
+        self.ListMethods = channel.unary_unary(
+                '/onnx_attribution.v1.AttributionService/ListMethods',
+                request_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.ListMethodsRequest.SerializeToString,
+                response_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.ListMethodsResponse.FromString,
+                _registered_method=True)
 
 
 class AttributionServiceServicer(object):
@@ -77,6 +82,13 @@ class AttributionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListMethods(self, request, context):
+        """The methods that this server evaluates, with their parameters.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AttributionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_AttributionServiceServicer_to_server(servicer, server):
                     servicer.StreamAttribute,
                     request_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.AttributeRequest.FromString,
                     response_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.StreamAttributeResponse.SerializeToString,
+            ),
+            'ListMethods': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMethods,
+                    request_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.ListMethodsRequest.FromString,
+                    response_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.ListMethodsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class AttributionService(object):
             '/onnx_attribution.v1.AttributionService/StreamAttribute',
             onnx__attribution_dot_proto_dot_attribution__pb2.AttributeRequest.SerializeToString,
             onnx__attribution_dot_proto_dot_attribution__pb2.StreamAttributeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMethods(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onnx_attribution.v1.AttributionService/ListMethods',
+            onnx__attribution_dot_proto_dot_attribution__pb2.ListMethodsRequest.SerializeToString,
+            onnx__attribution_dot_proto_dot_attribution__pb2.ListMethodsResponse.FromString,
             options,
             channel_credentials,
             insecure,

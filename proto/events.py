@@ -72,7 +72,7 @@ def to_summary(attribution: v.Attribution) -> pb.AttributionSummary:
     """Everything but the arrays."""
     target = attribution.target
     return pb.AttributionSummary(
-        method=words.METHODS.number(attribution.method),
+        method=attribution.method,
         batch_mode=words.BATCH_MODES.number(attribution.batch),
         target=pb.ResolvedTarget(
             tensor=target.tensor,
@@ -107,7 +107,7 @@ def from_summary(message: pb.AttributionSummary, arrays: Sequence[Array]) -> v.A
     """An attribution from its summary and the arrays of its layers, in the summary's order."""
     target = message.target
     return v.Attribution(
-        method=words.METHODS.word(message.method),
+        method=message.method,
         batch=words.BATCH_MODES.word(message.batch_mode),
         target=v.ResolvedTarget(
             tensor=target.tensor,

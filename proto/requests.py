@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 
 from onnx_attribution import values as v
 from onnx_attribution.errors import InvalidArgument, Reason
+from onnx_attribution.methods import DEFAULT
 from onnx_attribution.proto import attribution_pb2 as pb
-from onnx_attribution.proto import tensors, words
+from onnx_attribution.proto import method_messages, tensors
 from onnx_attribution.values import Array
 
 __all__ = ["Violations", "from_request", "from_tensors", "to_request"]
@@ -32,7 +32,10 @@ class Violations:
         try:
             yield
         except InvalidArgument as error:
-            self._found[field] = error
+            parts = {
+                name: InvalidArgument(text, reason=error.reason) for name, text in error.violations.items()
+            }
+            self._found.update(parts or {field: error})
 
     def require(
         self, holds: bool, field: str, description: str, *, reason: Reason = Reason.PARAMETER_INVALID
@@ -52,9 +55,11 @@ class Violations:
         raise error
 
 
-def to_request(request: v.AttributionRequest, *, validate_only: bool = False) -> pb.AttributeRequest:
-    """Raises: InvalidArgument with every argument that has no form on the wire."""
-    found = Violations()
+def to_request(
+    request: v.AttributionRequest, *, validate_only: bool = False, violations: Violations | None = None
+) -> pb.AttributeRequest:
+    """Raises: InvalidArgument with every argument that has no form on the wire, and the `violations` found before."""
+    found = violations or Violations()
     message = pb.AttributeRequest(validate_only=validate_only)
     for field in ("model", "request_id"):
         with found.at(field):
@@ -62,35 +67,14 @@ def to_request(request: v.AttributionRequest, *, validate_only: bool = False) ->
     for field in ("layers", "source"):
         with found.at(field):
             getattr(message, field).extend(_names(getattr(request, field)))
-    with found.at("multiply_by_inputs"):
-        message.multiply_by_inputs = _switch(request.multiply_by_inputs)
     with found.at("method"):
-        message.method = words.METHODS.number(request.method)
-    with found.at("quadrature"):
-        message.quadrature = words.QUADRATURES.number(request.quadrature)
-    with found.at("near_zero"):
-        message.near_zero = words.NEAR_ZERO.number(request.near_zero)
-    for field in ("steps", "max_steps", "tolerance"):
-        if getattr(request, field) is not None:
-            with found.at(field):
-                _set_number(message, field, getattr(request, field))
+        method_messages.to_method(request.method, message)
     for name, array in request.inputs.items():
         with found.at(f"inputs.{name}"):
             message.inputs.append(tensors.encode(name, array))
     for name, baseline in request.baselines.items():
         with found.at(f"baselines.{name}"):
             message.baselines[name].CopyFrom(_to_baseline(name, baseline))
-    for name, groups in request.groups.items():
-        with found.at(f"groups.{name}"):
-            message.groups[name].CopyFrom(tensors.encode(name, np.asarray(groups)))
-    for field in ("windows", "strides"):
-        given = getattr(request, field)
-        found.require(
-            isinstance(given, Mapping), field, f"is a dict of sizes by name; it cannot be {_shown(given)}"
-        )
-        for name, sizes in given.items() if isinstance(given, Mapping) else ():
-            with found.at(f"{field}.{name}"):
-                getattr(message, field)[_text(name)].CopyFrom(_to_sizes(sizes))
     with found.at("target"):
         message.target.CopyFrom(_to_target(request.target))
     found.raise_if_any()
@@ -98,14 +82,9 @@ def to_request(request: v.AttributionRequest, *, validate_only: bool = False) ->
 
 
 def from_request(message: pb.AttributeRequest) -> v.AttributionRequest:
-    """Raises: InvalidArgument with every violation; Unsupported for a method of a newer protocol."""
+    """Raises: InvalidArgument with every violation; Unsupported for a word of a newer protocol."""
     found = Violations()
     found.require(bool(message.model), "model", "a model name is required")
-    found.require(message.method != 0, "method", f"a method is required, one of: {', '.join(v.METHODS)}")
-    for field in ("steps", "max_steps"):
-        found.require(not message.HasField(field) or getattr(message, field) > 0, field, "must be at least 1")
-    positive = math.isfinite(message.tolerance) and message.tolerance > 0
-    found.require(not message.HasField("tolerance") or positive, "tolerance", "must be a number above 0")
     plain = len(message.request_id) <= 64 and message.request_id.isprintable()
     found.require(plain, "request_id", "must be at most 64 printable characters")
     inputs = from_tensors(message.inputs, "inputs", found)
@@ -113,33 +92,22 @@ def from_request(message: pb.AttributeRequest) -> v.AttributionRequest:
     for name, baseline in message.baselines.items():
         with found.at(f"baselines.{name}"):
             baselines[name] = _from_baseline(name, baseline)
-    groups: dict[str, Array] = {}
-    for name, tensor in message.groups.items():
-        with found.at(f"groups.{name}"):
-            groups[name] = tensors.decode(tensor, name=name)
+    method = DEFAULT
+    with found.at("method"):
+        method = method_messages.from_method(message)
     target = v.Target()
     with found.at("target"):
         target = _from_target(message.target)
     found.raise_if_any()
-    default = v.AttributionRequest(model="", inputs={})
     return v.AttributionRequest(
         model=message.model,
         inputs=inputs,
-        method=words.METHODS.word(message.method),
+        method=method,
         layers=tuple(message.layers),
         source=tuple(message.source),
         target=target,
         baselines=baselines,
-        steps=message.steps if message.HasField("steps") else default.steps,
-        max_steps=message.max_steps if message.HasField("max_steps") else default.max_steps,
-        tolerance=message.tolerance if message.HasField("tolerance") else None,
-        quadrature=words.QUADRATURES.word(message.quadrature or pb.QUADRATURE_TRAPEZOID),
-        multiply_by_inputs=message.multiply_by_inputs if message.HasField("multiply_by_inputs") else True,
-        near_zero=words.NEAR_ZERO.word(message.near_zero or pb.NEAR_ZERO_MIDPOINT),
         request_id=message.request_id,
-        groups=groups,
-        windows={name: tuple(one.sizes) for name, one in message.windows.items()},
-        strides={name: tuple(one.sizes) for name, one in message.strides.items()},
     )
 
 
@@ -317,14 +285,6 @@ def _from_axis(message: pb.Axis) -> v.Index:
     raise InvalidArgument("an axis needs an index, a range or a mask", reason=Reason.TARGET_INVALID)
 
 
-def _to_sizes(sizes: object) -> pb.Sizes:
-    try:
-        return pb.Sizes(sizes=[_to_integer(size) for size in cast("Sequence[object]", sizes)])
-    except (TypeError, ValueError):
-        message = f"has one integer for each of the last axes; it cannot be {_shown(sizes)}"
-        raise InvalidArgument(message, reason=Reason.GROUPS_INVALID) from None
-
-
 def _to_baseline(name: str, baseline: v.Baseline) -> pb.Baseline:
     if isinstance(baseline, v.References):
         tensor = tensors.encode(name, np.asarray(baseline.values))
@@ -345,16 +305,6 @@ def _from_baseline(name: str, message: pb.Baseline) -> v.Baseline:
             given = message.references
             return v.References(tensors.decode(given.tensor, name=name), given.per_sample)
     raise InvalidArgument("a baseline needs a scalar, a tensor or references", reason=Reason.BASELINE_INVALID)
-
-
-def _set_number(message: pb.AttributeRequest, field: str, number: object) -> None:
-    kind = "a number" if field == "tolerance" else "an integer"
-    try:
-        if isinstance(number, bool | np.bool_):
-            raise TypeError
-        setattr(message, field, number)
-    except (TypeError, ValueError, OverflowError):
-        raise InvalidArgument(f"is {kind}; it cannot be {_shown(number)}") from None
 
 
 def _text(text: object) -> str:

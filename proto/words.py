@@ -1,4 +1,4 @@
-"""Words of `values` to enum numbers and back: `neuron_ig` is METHOD_NEURON_IG."""
+"""Words of `values` to enum numbers and back: `freed` is BATCH_MODE_FREED."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnx_attribution import values as v
 from onnx_attribution.errors import InvalidArgument, Unsupported
 from onnx_attribution.proto import attribution_pb2 as pb
 
-__all__ = ["BATCH_MODES", "METHODS", "MODEL_STATES", "NEAR_ZERO", "QUADRATURES", "STOP_REASONS", "Words"]
+__all__ = ["BATCH_MODES", "MODEL_STATES", "STOP_REASONS", "Words"]
 
 Word = TypeVar("Word", bound=str)
 Number = TypeVar("Number", bound=int)
@@ -37,40 +37,6 @@ class Words(Generic[Word, Number]):
         return self.words[number]
 
 
-METHODS: Words[v.Method, pb.Method] = Words(
-    "method",
-    {
-        "gradient": pb.METHOD_GRADIENT,
-        "gradient_x_activation": pb.METHOD_GRADIENT_X_ACTIVATION,
-        "integrated_gradients": pb.METHOD_INTEGRATED_GRADIENTS,
-        "neuron_ig": pb.METHOD_NEURON_IG,
-        "deeplift_rescale": pb.METHOD_DEEPLIFT_RESCALE,
-        "deeplift_reveal_cancel": pb.METHOD_DEEPLIFT_REVEAL_CANCEL,
-        "deeplift_genomics_default": pb.METHOD_DEEPLIFT_GENOMICS_DEFAULT,
-        "occlusion": pb.METHOD_OCCLUSION,
-    },
-)
-NEAR_ZERO: Words[v.NearZero, pb.NearZero] = Words(
-    "near_zero",
-    {
-        "midpoint": pb.NEAR_ZERO_MIDPOINT,
-        "input": pb.NEAR_ZERO_INPUT,
-        "reference": pb.NEAR_ZERO_REFERENCE,
-    },
-)
-QUADRATURES: Words[v.Quadrature, pb.Quadrature] = Words(
-    "quadrature",
-    {
-        "trapezoid": pb.QUADRATURE_TRAPEZOID,
-        "left": pb.QUADRATURE_LEFT,
-        "right": pb.QUADRATURE_RIGHT,
-        "riemann_left": pb.QUADRATURE_RIEMANN_LEFT,
-        "riemann_right": pb.QUADRATURE_RIEMANN_RIGHT,
-        "riemann_middle": pb.QUADRATURE_RIEMANN_MIDDLE,
-        "riemann_trapezoid": pb.QUADRATURE_RIEMANN_TRAPEZOID,
-        "gausslegendre": pb.QUADRATURE_GAUSSLEGENDRE,
-    },
-)
 BATCH_MODES: Words[v.BatchMode, pb.BatchMode] = Words(
     "batch mode",
     {

@@ -16,7 +16,7 @@ from onnx_attribution.server.app import background
 from onnx_attribution.server.cli.app import app
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
-from onnx_attribution.values import METHODS
+from tests.method_names import METHODS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

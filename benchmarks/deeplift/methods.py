@@ -16,11 +16,11 @@ from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.models.loaded import LoadedModel
-from onnx_attribution.values import AttributionRequest, Method, Target
+from onnx_attribution.values import AttributionRequest, Target
 
 Inputs = NDArray[np.float32]
 Scores = NDArray[np.float64]
-ASKED: Mapping[str, tuple[Method, int]] = {
+ASKED: Mapping[str, tuple[str, int]] = {
     "gradient": ("gradient", 1),
     "gradient * input": ("gradient_x_activation", 1),
     "IG-5": ("integrated_gradients", 5),

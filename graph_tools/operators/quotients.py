@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, Rule
-from onnx_attribution.values import NearZero
+from onnx_attribution.methods import NearZero
 
 PIECEWISE_LINEAR = frozenset({"Abs", "Clip", "LeakyRelu", "Max", "Min", "PRelu", "ThresholdedRelu"})
 """Functions that round relative to their input, so that differences of small numbers are meant."""

@@ -29,7 +29,7 @@ from onnx_attribution.graph_tools.operators.quotients import (
     times,
 )
 from onnx_attribution.graph_tools.operators.registry import Forward, Gradients, NodeView, Rule
-from onnx_attribution.values import NearZero
+from onnx_attribution.methods import NearZero
 
 SecantRule = Callable[..., Gradients]
 SECANT: dict[str, SecantRule] = {}

@@ -34,7 +34,7 @@ from onnx_attribution.graph_tools.walk.differentiate import (
 )
 from onnx_attribution.graph_tools.walk.reveal_cancel import reveal
 from onnx_attribution.graph_tools.walk.reveal_nodes import Where
-from onnx_attribution.values import NearZero
+from onnx_attribution.methods import NearZero
 
 
 def forward_program(network: Network, tensors: Sequence[str], sources: Sequence[str] = ()) -> Program:

@@ -9,6 +9,7 @@ import typer
 from onnx_attribution.server.cli.check import check
 from onnx_attribution.server.cli.explain import explain
 from onnx_attribution.server.cli.layers import layers
+from onnx_attribution.server.cli.methods import methods
 from onnx_attribution.server.cli.ops import ops
 from onnx_attribution.server.cli.serve import serve
 from onnx_attribution.server.cli.status import EPILOG, guarded
@@ -27,6 +28,7 @@ SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list o
     layers: "Lists the layers that can be attributed to.",
     check: "Says whether files can be attributed.",
     explain: "Attributes a target to inputs or layers.",
+    methods: "Lists the methods and their parameters.",
     ops: "Lists the operators and what becomes of them.",
 }
 for command, short in SHORT.items():

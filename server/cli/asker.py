@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
 from onnx_attribution.client.client import Client
 from onnx_attribution.errors import InvalidArgument, ModelError, Reason
+from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.cli.output import shape_text
 from onnx_attribution.server.cli.samples import Parts, examples
 from onnx_attribution.values import (
@@ -46,6 +47,8 @@ class Asker(Protocol):
     def info(self) -> ModelInfo: ...
 
     def layers(self, pattern: str) -> list[LayerInfo]: ...
+
+    def methods(self) -> list[MethodInfo]: ...
 
     def stream(self, request: AttributionRequest) -> Iterator[Event]: ...
 
@@ -139,6 +142,9 @@ class _Embedded:
     def layers(self, pattern: str) -> list[LayerInfo]:
         return self._engine.layers(self._model, pattern)
 
+    def methods(self) -> list[MethodInfo]:
+        return self._engine.methods()
+
     def stream(self, request: AttributionRequest) -> Iterator[Event]:
         return self._engine.stream(replace(request, model=self._model))
 
@@ -154,6 +160,9 @@ class _Remote:
     def layers(self, pattern: str) -> list[LayerInfo]:
         return self._client.layers(self._model, pattern)
 
+    def methods(self) -> list[MethodInfo]:
+        return self._client.methods()
+
     def stream(self, request: AttributionRequest) -> Iterator[Event]:
         return self._client.stream(
             self._model,
@@ -163,15 +172,6 @@ class _Remote:
             source=request.source,
             target=request.target,
             baselines=request.baselines,
-            steps=request.steps,
-            max_steps=request.max_steps,
-            tolerance=request.tolerance,
-            quadrature=request.quadrature,
-            multiply_by_inputs=request.multiply_by_inputs,
-            near_zero=request.near_zero,
-            groups=request.groups,
-            windows=request.windows,
-            strides=request.strides,
         )
 
 

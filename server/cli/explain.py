@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, TypeVar, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
 from onnx_attribution.errors import InvalidArgument, Reason
+from onnx_attribution.methods import DEFAULT, MethodInfo, registered
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Asker, Place, asking
 from onnx_attribution.server.cli.inputs import (
@@ -20,40 +21,34 @@ from onnx_attribution.server.cli.inputs import (
     parse_numbers,
     parse_rows,
     read_baselines,
-    read_groups,
     read_inputs,
     read_parts,
     read_references,
-    read_sizes,
     shapes_of,
 )
+from onnx_attribution.server.cli.method import parsed, with_parameters
 from onnx_attribution.server.cli.pictures import FLOATS, Layout, Picture
 from onnx_attribution.server.cli.pixels import colour_of
 from onnx_attribution.server.cli.samples import count_of
 from onnx_attribution.server.cli.target import parse_target
 from onnx_attribution.server.cli.written import check_places, draw_answer, write_npz
 from onnx_attribution.values import (
-    METHODS,
-    NEAR_ZERO,
-    QUADRATURES,
     Array,
     Attribution,
     AttributionRequest,
     Baseline,
     Completed,
-    Method,
     ModelInfo,
-    NearZero,
     Progress,
-    Quadrature,
     Revision,
 )
 
 MAX_SAMPLES = 256  # of the engine, which is not imported for a text of help
 Many = list[str] | None
-Name = TypeVar("Name", bound=str)
+NONE: dict[str, Any] = {}
 
 
+@with_parameters
 def explain(
     file: options.File,
     input: Annotated[
@@ -65,8 +60,9 @@ def explain(
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option(metavar="METHOD", help=f"One of {', '.join(METHODS)}; hyphens will do.")
-    ] = "neuron_ig",
+        str,
+        typer.Option(metavar="METHOD", help=f"One of {', '.join(registered())}; hyphens will do."),
+    ] = DEFAULT.name,
     layer: Annotated[
         Many,
         typer.Option(
@@ -112,42 +108,13 @@ def explain(
             help="Several baselines, averaged over: [references, ...], or [samples, references, ...].",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Segments of the path.")] = 64,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            metavar="NUMBER", help="Double the steps until the estimated error is this part of the whole."
-        ),
-    ] = None,
-    max_steps: Annotated[
-        int, typer.Option(min=1, metavar="NUMBER", help="Where --tolerance gives up.")
-    ] = 1024,
-    quadrature: Annotated[
-        str, typer.Option(metavar="NAME", help=f"One of {', '.join(QUADRATURES)}.")
-    ] = "trapezoid",
-    groups: Annotated[
+    parameter: Annotated[
         Many,
         typer.Option(
-            metavar="[NAME=]FILE", help="For occlusion: equal integers are replaced together. Repeatable."
+            metavar="NAME=VALUE",
+            help="Of a method of the server's that has no option here; numbers and lists as JSON. Repeatable.",
         ),
     ] = None,
-    window: Annotated[
-        Many,
-        typer.Option(metavar="[NAME=]16x16", help="For occlusion: a window over the last axes. Repeatable."),
-    ] = None,
-    stride: Annotated[
-        Many,
-        typer.Option(metavar="[NAME=]8x8", help="How far a window moves; default: its size. Repeatable."),
-    ] = None,
-    near_zero: Annotated[
-        str,
-        typer.Option(
-            metavar="POINT", help=f"DeepLIFT's gradient where x and x' are too close: {', '.join(NEAR_ZERO)}."
-        ),
-    ] = "midpoint",
-    multipliers: Annotated[
-        bool, typer.Option("--multipliers", help="Not multiplied by the difference to the baseline.")
-    ] = False,
     rows: Annotated[
         str | None,
         typer.Option(
@@ -193,27 +160,24 @@ def explain(
     server: options.Server = None,
     model: options.Model = None,
     json: options.Json = False,
+    parameters: dict[str, Any] = NONE,
 ) -> None:
     """Says how much each unit of the chosen layers contributes to the target, for each sample of the inputs."""
     place = Place(model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []))
     picture = _picture(scale, mean, std, layout, resize, background)
     wanted_rows = parse_rows(rows) if rows is not None else None
-    if tolerance is not None and not tolerance > 0:
-        raise InvalidArgument(f"--tolerance is {tolerance}; it must be above 0")
     question = _Question(
-        _named(method, METHODS, "method"), tuple(layer or ()), tuple(source or ()), tuple(target or ()),
-        tuple(minus or ()), tuple(baseline or ()), tuple(references or ()), steps, tolerance, max_steps,
-        _named(quadrature, QUADRATURES, "quadrature"), logit, mean_centred,
-        tuple(groups or ()), tuple(window or ()), tuple(stride or ()),
-        _named(near_zero, NEAR_ZERO, "point"), not multipliers,
+        method.replace("-", "_").lower(), tuple(layer or ()), tuple(source or ()), tuple(target or ()),
+        tuple(minus or ()), tuple(baseline or ()), tuple(references or ()), logit, mean_centred, parameters,
+        tuple(parameter or ()),
     )  # fmt: skip
     check_places(out, plot)
 
     given = input or []
     with asking(place, lambda infos: read_parts(given, infos, picture)) as asker:
-        info = asker.info()
+        info, about = asker.info(), _method(asker, question.method)
         arrays = read_inputs(given, info.inputs, picture, wanted_rows, info.batch)
-        request = question.request(info, arrays, picture)
+        request = question.request(info, about, arrays, picture)
         with _telling_of_rows(count_of(arrays, info.inputs, info.batch)):
             answer = _answer(asker, request)
     answer = replace(answer, warnings=(*answer.warnings, *picture.notes))
@@ -231,37 +195,32 @@ def explain(
 class _Question:
     """The options that make a request, once the model's inputs are known."""
 
-    method: Method
+    method: str
     layers: tuple[str, ...]
     source: tuple[str, ...]
     target: tuple[str, ...]
     minus: tuple[str, ...]
     baseline: tuple[str, ...]
     references: tuple[str, ...]
-    steps: int
-    tolerance: float | None
-    max_steps: int
-    quadrature: Quadrature
     logit: bool
     mean_centred: bool
-    groups: tuple[str, ...]
-    window: tuple[str, ...]
-    stride: tuple[str, ...]
-    near_zero: NearZero
-    multiply_by_inputs: bool
+    parameters: Mapping[str, Any]
+    others: tuple[str, ...]
 
-    def request(self, info: ModelInfo, arrays: Mapping[str, Array], picture: Picture) -> AttributionRequest:
+    def request(
+        self, info: ModelInfo, about: MethodInfo, arrays: Mapping[str, Array], picture: Picture
+    ) -> AttributionRequest:
         target = replace(
             parse_target(self.target, self.minus, [one.name for one in info.outputs]),
             logit=self.logit,
             mean_centred=self.mean_centred,
         )
-        groups = read_groups(self.groups, info.inputs)
-        windows = read_sizes(self.window, info.inputs, "--window")
-        if self.method == "occlusion":
-            sources = self.source or self.layers or tuple({**groups, **windows}) or _own_inputs(info)
-        else:
+        given = parsed(self.parameters, self.others, info.inputs)
+        if about.needs_derivatives:
             sources = self.source or tuple(_default_sources(info, target.tensor))
+        else:
+            named = [name for value in given.values() if isinstance(value, Mapping) for name in value]
+            sources = self.source or self.layers or tuple(dict.fromkeys(named)) or _own_inputs(info)
         return AttributionRequest(
             model=info.name,
             inputs=arrays,
@@ -270,15 +229,7 @@ class _Question:
             source=self.source,
             target=target,
             baselines=self._baselines(sources, info, picture),
-            steps=self.steps,
-            max_steps=max(self.max_steps, self.steps),
-            tolerance=self.tolerance,
-            quadrature=self.quadrature,
-            multiply_by_inputs=self.multiply_by_inputs,
-            near_zero=self.near_zero,
-            groups=groups,
-            windows=windows,
-            strides=read_sizes(self.stride, info.inputs, "--stride"),
+            **given,
         )
 
     def _baselines(self, sources: Sequence[str], info: ModelInfo, picture: Picture) -> dict[str, Baseline]:
@@ -308,11 +259,12 @@ def _default_sources(info: ModelInfo, target: str | None) -> Sequence[str]:
     return [one.name for one in info.inputs if one.dtype in FLOATS] or info.sources
 
 
-def _named(text: str, known: Sequence[Name], what: str) -> Name:
-    for name in known:
-        if text.replace("-", "_").lower() == name:
-            return name
-    raise InvalidArgument(f"no {what} {text!r}; there are: {', '.join(known)}")
+def _method(asker: Asker, name: str) -> MethodInfo:
+    """What is known of the method where the model is. Raises: InvalidArgument for one that is not there."""
+    known = {one.name: one for one in asker.methods()}
+    if name not in known:
+        raise InvalidArgument(f"no method {name!r}; there are: {', '.join(known)}", method=name)
+    return known[name]
 
 
 def _picture(

@@ -33,6 +33,7 @@ from onnx_attribution.graph_tools.walk.differentiate import missing_rules
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import without_derivatives
 from onnx_attribution.values import Array, BatchMode
 
 STEPS = (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -88,7 +89,9 @@ def check_file(
         return Verdict(name, False, refused=found, seconds=time.monotonic() - started)
     verdict = _judge(model, name)
     if not verdict.attributable:
-        verdict.notes.append("the method occlusion needs no derivative: it answers for this model")
+        verdict.notes.append(
+            f"the method {without_derivatives()} needs no derivative: it answers for this model"
+        )
     return Verdict(**{**vars(verdict), "seconds": round(time.monotonic() - started, 3)})
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.read.load import ModelSource
+from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.engine.answer.refine import Stop, events
 from onnx_attribution.server.engine.backend import Backend, Provider
 from onnx_attribution.server.engine.models.registry import Registry
-from onnx_attribution.server.engine.request.resolve import check_request, resolve
+from onnx_attribution.server.engine.recipe import infos, recipe_of, without_derivatives
+from onnx_attribution.server.engine.request.resolve import resolve
 from onnx_attribution.server.engine.request.samples import predict
 from onnx_attribution.values import (
     Array,
@@ -92,6 +94,10 @@ class Engine:
         """
         return self._models.info(model)
 
+    def methods(self) -> list[MethodInfo]:
+        """The methods that can be asked for, with their parameters."""
+        return infos()
+
     def layers(self, model: str, pattern: str = "") -> list[LayerInfo]:
         """The layers between the default sources and the default target whose name, node or operator fits."""
         with self._models.use(model) as loaded:
@@ -132,10 +138,10 @@ class Engine:
 
     def _events(self, request: AttributionRequest, stop: Stop | None) -> Iterator[Event]:
         started = time.monotonic()
-        check_request(request)
+        recipe = recipe_of(request.method)
         with self._models.use(request.model) as model:
             model = model.fitting(request.inputs)
-            resolved = resolve(model, request)
+            resolved = resolve(model, request, recipe)
             yield from events(model, resolved, stop or (lambda: None), self._memory, started)
 
     def close(self) -> None:
@@ -147,4 +153,4 @@ def _with_way_out(error: NotDifferentiable) -> NotDifferentiable:
     """The refusal with the method that needs no derivative, unless there is no way to the target at all."""
     if error.reason == Reason.NO_PATH:
         return error
-    return error.reworded(f"{error}; the method occlusion needs no derivative")
+    return error.reworded(f"{error}; the method {without_derivatives()} needs no derivative")

@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, NotReady, Reason
+from onnx_attribution.methods import MethodInfo
+from onnx_attribution.parameters import parameters_of
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
-from onnx_attribution.proto import catalog, events, requests, tensors, words
+from onnx_attribution.proto import catalog, events, method_messages, requests, tensors, words
 from onnx_attribution.server.service.status import Scrub
 from onnx_attribution.server.service.threads import Stop, Work
 from onnx_attribution.server.settings import Settings
@@ -41,6 +43,7 @@ class Engine(Protocol):
 
     def models(self) -> list[ModelInfo]: ...
     def info(self, model: str) -> ModelInfo: ...
+    def methods(self) -> list[MethodInfo]: ...
     def layers(self, model: str, pattern: str = "") -> list[LayerInfo]: ...
     def predict(
         self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str] = ()
@@ -116,6 +119,10 @@ class AttributionService(rpc.AttributionServiceServicer):
                         chunk = pb.Chunk(revision=number, layer=layer, offset=offset, data=data, last=last)
                         yield pb.StreamAttributeResponse(chunk=chunk)
 
+    async def ListMethods(self, request: pb.ListMethodsRequest, context: Any) -> pb.ListMethodsResponse:
+        page, token = _page(self._engine.methods(), request.page_size or 100, 1000, request.page_token, "")
+        return pb.ListMethodsResponse(methods=map(method_messages.to_info, page), next_page_token=token)
+
     async def _events(
         self,
         message: pb.AttributeRequest,
@@ -167,9 +174,11 @@ class AttributionService(rpc.AttributionServiceServicer):
         return remaining
 
     def _limit_steps(self, request: AttributionRequest) -> None:
-        found, limit = requests.Violations(), self._settings.max_steps
-        for field in ("steps", "max_steps"):
-            found.require(getattr(request, field) <= limit, field, f"must be at most {limit}")
+        found, limit, method = requests.Violations(), self._settings.max_steps, request.method
+        for one in parameters_of(type(method)):
+            if one.accuracy and one.kind == "integer":
+                place = f"{method.name}.{one.name}"
+                found.require(getattr(method, one.name) <= limit, place, f"must be at most {limit}")
         found.raise_if_any()
 
     def _limit_samples(self, model: str, inputs: Mapping[str, Array]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from onnx_attribution.methods import DEFAULT, Method, make
 
 Array = NDArray[np.generic]
 Index = int | slice | NDArray[np.bool_]
@@ -15,57 +17,6 @@ Region = Sequence[Index | tuple[Index, ...]]
 Selector = Index | tuple[Index, ...] | NDArray[np.floating] | Region | None  # within one sample
 Selection = Selector | Sequence[Selector] | Array  # for all samples, or one for each
 BatchMode = Literal["dynamic", "freed", "single"]
-Method = Literal[
-    "gradient",
-    "gradient_x_activation",
-    "integrated_gradients",
-    "neuron_ig",
-    "deeplift_rescale",
-    "deeplift_reveal_cancel",
-    "deeplift_genomics_default",
-    "occlusion",
-]
-METHODS: tuple[Method, ...] = (
-    "gradient",
-    "gradient_x_activation",
-    "integrated_gradients",
-    "neuron_ig",
-    "deeplift_rescale",
-    "deeplift_reveal_cancel",
-    "deeplift_genomics_default",
-    "occlusion",
-)
-PATH_METHODS: frozenset[Method] = frozenset({"integrated_gradients", "neuron_ig"})
-DEEPLIFT_METHODS: frozenset[Method] = frozenset(
-    {"deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default"}
-)
-GRADIENT_METHODS: frozenset[Method] = frozenset({"gradient", "gradient_x_activation"})
-"""Methods that know no reference."""
-SOURCE_METHODS: frozenset[Method] = frozenset({"integrated_gradients", "occlusion"})
-"""Methods that attribute to their source: a layer that is asked for is the source."""
-Quadrature = Literal[
-    "trapezoid",
-    "left",
-    "right",
-    "riemann_left",
-    "riemann_right",
-    "riemann_middle",
-    "riemann_trapezoid",
-    "gausslegendre",
-]
-QUADRATURES: tuple[Quadrature, ...] = (
-    "trapezoid",
-    "left",
-    "right",
-    "riemann_left",
-    "riemann_right",
-    "riemann_middle",
-    "riemann_trapezoid",
-    "gausslegendre",
-)
-NearZero = Literal["midpoint", "input", "reference"]
-"""Where the gradient is taken that stands for DeepLIFT's secant where x and x' are too close for a quotient."""
-NEAR_ZERO: tuple[NearZero, ...] = ("midpoint", "input", "reference")
 ModelState = Literal["READY", "FAILED", "UNLOADED"]
 StopReason = Literal["max_steps", "converged", "exact", "deadline_near", "draining"]
 
@@ -113,45 +64,58 @@ class References:
 Baseline = Array | float | str | References
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class AttributionRequest:
     """One question: which units of `layers` (default: the source itself) contribute how much to `target`.
 
-    `inputs` maps every model input to an array with its batch axis. `source` names the tensors on which the path
-    or the reference lives (default: the float inputs). `baselines` maps a source (or a model input, whose
-    activation at a hidden source is then taken) to a scalar, an array that broadcasts to it, or `References`; default
-    zeros.
-    `steps` is the number of path segments (trapezoid, left, right) or Captum's `n_steps` (its five quadratures).
-    With `tolerance`, the grid is doubled from `steps` up to `max_steps` until the estimated L1 error is at most
-    `tolerance` times the L1 norm of the attributions. `near_zero` says where DeepLIFT takes the gradient that stands
-    for a secant whose ends are too close for a quotient: at the midpoint, or as Captum at the input, or as
-    kundajelab/deeplift at the reference.
+    `inputs` maps every model input to an array with its batch axis. `method` is a value of `onnx_attribution.methods`,
+    or the name of one with its parameters as keywords: `AttributionRequest(..., "neuron_ig", steps=256)`. `source`
+    names the tensors on which the path or the reference lives (default: the float inputs, or what the method says).
+    `baselines` maps a source (or a model input, whose activation at a hidden source is then taken) to a scalar, an
+    array that broadcasts to it, or `References`; default zeros.
 
-    The fields below are for occlusion, whose sources may hold integers, text and truth values too (baselines: 0, ""
-    and False) and are by default the inputs of which each sample has its own, or those that `groups` and `windows`
-    name. `groups` maps a source to integers from 0 that broadcast to the shape of one sample: elements of one number
-    are replaced together, across sources too (Captum's `feature_mask`). `windows` maps a source to the sizes of a
-    window that moves over its last axes by `strides` (default: the window, so that windows do not overlap); leading
-    axes that it leaves out are taken whole. A source with neither has every element as its own group.
+    Raises:
+        InvalidArgument: a parameter that the method does not know, or that is out of its bounds.
     """
 
     model: str
     inputs: Mapping[str, Array]
-    method: Method = "neuron_ig"
-    layers: Sequence[str] = ()
-    source: Sequence[str] = ()
-    target: Target = field(default_factory=Target)
-    baselines: Mapping[str, Baseline] = field(default_factory=dict)
-    steps: int = 64
-    max_steps: int = 1024
-    tolerance: float | None = None
-    quadrature: Quadrature = "trapezoid"
-    multiply_by_inputs: bool = True
-    near_zero: NearZero = "midpoint"
-    request_id: str = ""
-    groups: Mapping[str, Array] = field(default_factory=dict)
-    windows: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    strides: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    method: Method
+    layers: Sequence[str]
+    source: Sequence[str]
+    target: Target
+    baselines: Mapping[str, Baseline]
+    request_id: str
+
+    def __init__(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        method: Method | str = DEFAULT,
+        layers: Sequence[str] = (),
+        source: Sequence[str] = (),
+        target: Target | None = None,
+        baselines: Mapping[str, Baseline] | None = None,
+        *,
+        request_id: str = "",
+        **parameters: Any,
+    ) -> None:
+        given = {
+            "model": model,
+            "inputs": inputs,
+            "method": make(method, parameters),
+            "layers": layers,
+            "source": source,
+            "target": Target() if target is None else target,
+            "baselines": {} if baselines is None else baselines,
+            "request_id": request_id,
+        }
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
+
+    def changed(self, **given: Any) -> AttributionRequest:
+        """The request with other fields, or other parameters of its method."""
+        return AttributionRequest(**{**vars(self), **given})
 
 
 @dataclass(frozen=True)
@@ -195,7 +159,7 @@ class Attribution:
     all of them less `value - baseline_value`.
     """
 
-    method: Method
+    method: str
     batch: BatchMode
     target: ResolvedTarget
     layers: Mapping[str, LayerAttribution]

@@ -181,8 +181,8 @@ async def test_async_unknown_model_is_not_found(async_client: AsyncClient) -> No
 
 def test_every_wrong_argument_is_named_before_anything_is_sent(client: Client) -> None:
     with pytest.raises(errors.InvalidArgument) as caught:
-        client.attribute("linear", {"x": X * 1j}, method="nonsense", target="seven")  # type: ignore[arg-type]
-    assert set(caught.value.violations) == {"method", "inputs.x", "target"}
+        client.attribute("linear", {"x": X * 1j}, steps=0, target="seven")
+    assert set(caught.value.violations) == {"steps", "inputs.x", "target"}
 
 
 def test_array_without_a_name_needs_a_model_with_one_input() -> None:
@@ -356,11 +356,11 @@ async def test_async_stream_that_has_ended_stays_ended(async_client: AsyncClient
         ("tolerance", {"tolerance": 10**400}),
         ("tolerance", {"tolerance": [0.1]}),
         ("layers", {"layers": 5}),
-        ("windows", {"windows": (8, 8)}),
-        ("strides.x", {"strides": {"x": 8}}),
-        ("groups.x", {"groups": {"x": [[0, 1], [2]]}}),
+        ("windows", {"method": "occlusion", "windows": (8, 8)}),
+        ("strides", {"method": "occlusion", "strides": {"x": 8}}),
+        ("groups", {"method": "occlusion", "groups": {"x": [[0, 1], [2]]}}),
         ("source", {"source": [5]}),
-        ("multiply_by_inputs", {"multiply_by_inputs": "no"}),
+        ("multiply_by_inputs", {"method": "deeplift_rescale", "multiply_by_inputs": "no"}),
         ("request_id", {"request_id": 5}),
     ],
 )
@@ -373,9 +373,9 @@ def test_wrong_arguments_are_named(client: Client, field: str, options: dict[str
 
 def test_an_unknown_option_is_named_with_the_known_ones(client: Client) -> None:
     with pytest.raises(
-        errors.InvalidArgument, match="no option 'metod'; there are: baselines, groups, layers"
+        errors.InvalidArgument, match="neuron_ig has no parameter 'metod'; there are: max_steps, quadrature"
     ):
-        client.attribute("linear", X, metod="gradient")  # type: ignore[call-arg]
+        client.attribute("linear", X, metod="gradient")
 
 
 def test_array_for_a_model_with_several_inputs_is_refused(client: Client, engine: FakeEngine) -> None:

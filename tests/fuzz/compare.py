@@ -12,19 +12,13 @@ import numpy as np
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotDifferentiable, NotFound
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import (
-    DEEPLIFT_METHODS,
-    PATH_METHODS,
-    Attribution,
-    AttributionRequest,
-    LayerAttribution,
-    Target,
-)
+from onnx_attribution.values import Attribution, AttributionRequest, LayerAttribution, Target
 from tests.fuzz.draft import Array, Value
 from tests.fuzz.generate import Case
 from tests.fuzz.questions import STEPS, Ask, asks, behind, leads
 from tests.fuzz.reference import NotRunnable, Truth
 from tests.fuzz.tally import Fault, Tally
+from tests.method_names import DEEPLIFT_METHODS, PATH_METHODS
 
 Answer = Callable[[Case, AttributionRequest], Attribution]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from onnx_attribution.values import PATH_METHODS, Method
 from tests.fuzz.draft import Array
 from tests.fuzz.generate import Case, taken
+from tests.method_names import PATH_METHODS
 
 STEPS = 8
 
@@ -19,7 +19,7 @@ STEPS = 8
 class Ask:
     """One request; baselines are of one sample, as the file takes it."""
 
-    method: Method
+    method: str
     layers: tuple[str, ...] = ()
     source: tuple[str, ...] = ()
     baselines: Mapping[str, Array] = field(default_factory=dict)
@@ -51,7 +51,7 @@ def asks(case: Case) -> list[Ask]:
         if inner:
             found.append(Ask("integrated_gradients", (inner[int(rng.integers(len(inner)))],)))
         return found
-    methods: Sequence[Method] = (
+    methods: Sequence[str] = (
         "integrated_gradients", "neuron_ig", "deeplift_rescale", "occlusion", "gradient", "gradient_x_activation",
         "deeplift_reveal_cancel", "deeplift_genomics_default",
     )  # fmt: skip

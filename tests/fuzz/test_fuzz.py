@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.values import Attribution, AttributionRequest, Method
+from onnx_attribution.values import Attribution, AttributionRequest
 from tests.fuzz import plants
 from tests.fuzz.compare import Asker, examine
 from tests.fuzz.generate import Case, draw
@@ -66,7 +66,7 @@ def test_a_case_is_the_same_every_time() -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else str(value),
 )
-def test_a_fault_of_this_kind_is_found(plant: plants.Plant, theme: str, method: Method, kind: str) -> None:
+def test_a_fault_of_this_kind_is_found(plant: plants.Plant, theme: str, method: str, kind: str) -> None:
     found = 0
     for place in range(8):
         case = draw(SEED, place, (theme,))

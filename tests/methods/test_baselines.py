@@ -9,15 +9,8 @@ import pytest
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import (
-    DEEPLIFT_METHODS,
-    GRADIENT_METHODS,
-    METHODS,
-    PATH_METHODS,
-    AttributionRequest,
-    Method,
-    References,
-)
+from onnx_attribution.values import AttributionRequest, References
+from tests.method_names import DEEPLIFT_METHODS, GRADIENT_METHODS, METHODS, PATH_METHODS
 from tests.methods.toys import model, values
 
 TABLE = np.random.default_rng(0).normal(size=(5, 3))
@@ -49,7 +42,7 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("method", SUMMING)
-def test_a_source_that_no_float_input_leads_to_starts_from_zeros(engine: Engine, method: Method) -> None:
+def test_a_source_that_no_float_input_leads_to_starts_from_zeros(engine: Engine, method: str) -> None:
     inputs = {"ids": np.array([[1, 2], [3, 3]]), "past": np.ones((2, 3))}
     answer = engine.attribute(AttributionRequest("past", inputs, method, source=["e"]))
     np.testing.assert_allclose(values(answer), TABLE[inputs["ids"]] * W[:, 0], rtol=1e-6)
@@ -57,7 +50,7 @@ def test_a_source_that_no_float_input_leads_to_starts_from_zeros(engine: Engine,
 
 
 @pytest.mark.parametrize("method", SUMMING)
-def test_only_inputs_that_lead_to_the_source_move_its_baseline(engine: Engine, method: Method) -> None:
+def test_only_inputs_that_lead_to_the_source_move_its_baseline(engine: Engine, method: str) -> None:
     """h is x + 1: at x' = 0 it is 1. What is given for z, a source too, is no reason to leave x where it is."""
     inputs = {"x": np.array([[1.0, 2.0, 3.0]]), "z": np.ones((1, 3))}
     for given in ({}, {"z": 0.5}):
@@ -70,7 +63,7 @@ def test_only_inputs_that_lead_to_the_source_move_its_baseline(engine: Engine, m
 
 @pytest.mark.parametrize("method", SUMMING)
 def test_a_source_that_is_the_same_at_the_default_baseline_starts_from_zeros(
-    engine: Engine, method: Method
+    engine: Engine, method: str
 ) -> None:
     inputs = {"x": np.zeros((2, 3)), "z": np.ones((2, 3))}
     answer = engine.attribute(AttributionRequest("two", inputs, method, source=["h"]))
@@ -87,7 +80,7 @@ def test_a_source_that_is_the_same_at_the_default_baseline_starts_from_zeros(
     [(np.zeros((2, 3)), ""), (np.array([[0.0, 0, 0], [0, 0, 1]]), " in sample 0"), (np.ones((2, 3)), None)],
 )
 def test_a_baseline_that_is_the_input_is_said(
-    engine: Engine, method: Method, x: np.ndarray, which: str | None
+    engine: Engine, method: str, x: np.ndarray, which: str | None
 ) -> None:
     inputs = {"x": x, "z": np.ones((2, 3))}
     said = [w for w in engine.attribute(AttributionRequest("two", inputs, method)).warnings if "itself" in w]

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
+from onnx_attribution.methods import Quadrature
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import Method, Quadrature, Target
+from onnx_attribution.values import Target
 from tests.methods.toys import Floats, dense, explain, model, values, weight
 
 TARGET = Target(index=1)
@@ -37,7 +38,7 @@ def at(
     net: onnx.ModelProto,
     x: Floats,
     reference: Any,
-    method: Method,
+    method: str,
     layer: str,
     *,
     steps: int = 7,

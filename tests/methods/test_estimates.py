@@ -7,18 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from onnx_attribution.methods import Quadrature
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import (
-    DEEPLIFT_METHODS,
-    PATH_METHODS,
-    QUADRATURES,
-    Attribution,
-    AttributionRequest,
-    Completed,
-    Method,
-    Quadrature,
-    Revision,
-)
+from onnx_attribution.values import Attribution, AttributionRequest, Completed, Revision
+from tests.method_names import DEEPLIFT_METHODS, PATH_METHODS, QUADRATURES
 from tests.methods.toys import dense, model
 
 # a logarithm that falls by 23 within 1e-10 of its end
@@ -56,7 +48,7 @@ def followed(engine: Engine, request: AttributionRequest) -> tuple[list[Attribut
 
 
 @pytest.mark.parametrize("method", sorted(PATH_METHODS))
-def test_a_sum_that_misses_more_than_the_tolerance_has_not_converged(engine: Engine, method: Method) -> None:
+def test_a_sum_that_misses_more_than_the_tolerance_has_not_converged(engine: Engine, method: str) -> None:
     """The change is ln 1e10; the path sum at 1,024 steps is ln 1024 and less than 1 more."""
     asked = AttributionRequest("clipped", {"x": np.ones((1, 1))}, method, tolerance=0.1)
     revisions, end = followed(engine, asked)
@@ -79,7 +71,7 @@ def test_a_sum_that_misses_more_than_the_tolerance_has_not_converged(engine: Eng
 @pytest.mark.parametrize("method", sorted(PATH_METHODS))
 @pytest.mark.parametrize("steps", [2, 7, 32])
 def test_the_estimate_at_a_cut_is_at_least_what_the_sum_misses(
-    engine: Engine, rng: np.random.Generator, method: Method, quadrature: Quadrature, steps: int
+    engine: Engine, rng: np.random.Generator, method: str, quadrature: Quadrature, steps: int
 ) -> None:
     layers = ("z1", "h2", "y") if method == "neuron_ig" else ("x",)
     asked = AttributionRequest(
@@ -91,7 +83,7 @@ def test_the_estimate_at_a_cut_is_at_least_what_the_sum_misses(
 
 
 @pytest.mark.parametrize("method", sorted(PATH_METHODS))
-def test_several_sources_have_converged_only_if_they_sum_together(engine: Engine, method: Method) -> None:
+def test_several_sources_have_converged_only_if_they_sum_together(engine: Engine, method: str) -> None:
     """Both grids miss the step, and no source is a cut: only the sum of both shows it."""
     inputs = {"a": np.full((2, 2), 0.6), "b": np.full((2, 2), 0.47)}
     asked = AttributionRequest("step", inputs, method, steps=8, max_steps=64, tolerance=0.1)
@@ -109,7 +101,7 @@ def test_several_sources_have_converged_only_if_they_sum_together(engine: Engine
 
 @pytest.mark.parametrize("method", sorted(PATH_METHODS | DEEPLIFT_METHODS))
 def test_the_residual_of_all_sources_together_vanishes(
-    engine: Engine, rng: np.random.Generator, method: Method
+    engine: Engine, rng: np.random.Generator, method: str
 ) -> None:
     inputs = {"a": rng.normal(size=(3, 2)), "b": rng.normal(size=(3, 2))}
     answer = engine.attribute(AttributionRequest("product", inputs, method, steps=256))
@@ -126,12 +118,12 @@ def test_layers_behind_each_other_have_no_joint_residual(engine: Engine, rng: np
         ("gradient", ()),
         ("occlusion", ()),
     ):
-        asked = AttributionRequest("product", inputs, method, layers)  # type: ignore[arg-type]
+        asked = AttributionRequest("product", inputs, method, layers)
         assert engine.attribute(asked).joint_residual is None
 
 
 @pytest.mark.parametrize("method", sorted(PATH_METHODS))
-def test_a_saturated_softmax_names_its_logit(engine: Engine, method: Method) -> None:
+def test_a_saturated_softmax_names_its_logit(engine: Engine, method: str) -> None:
     """From 1/3 to 1 within the first of a million parts of the path."""
     answer = engine.attribute(
         AttributionRequest("certain", {"x": np.array([[1, -1, 0]], np.float32)}, method, steps=8)
@@ -141,7 +133,7 @@ def test_a_saturated_softmax_names_its_logit(engine: Engine, method: Method) -> 
 
 
 @pytest.mark.parametrize("method", sorted(PATH_METHODS))
-def test_a_change_of_nothing_is_no_miss(engine: Engine, method: Method) -> None:
+def test_a_change_of_nothing_is_no_miss(engine: Engine, method: str) -> None:
     x = np.random.default_rng(0).normal(size=(2, 5))
     asked = AttributionRequest("dense", {"x": x}, method, baselines={"x": x})
     assert not [w for w in engine.attribute(asked).warnings if "miss" in w]

@@ -11,9 +11,10 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from onnx_attribution.methods import Quadrature
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.rows.plan import conductance_plan
-from onnx_attribution.values import Quadrature, Target
+from onnx_attribution.values import Target
 from tests.methods.toys import ask, dense, explain, model, values, weight
 
 Floats = NDArray[np.float64]

@@ -9,17 +9,8 @@ import numpy as np
 import pytest
 
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import (
-    METHODS,
-    PATH_METHODS,
-    SOURCE_METHODS,
-    Attribution,
-    AttributionRequest,
-    Completed,
-    Method,
-    References,
-    Target,
-)
+from onnx_attribution.values import Attribution, AttributionRequest, Completed, References, Target
+from tests.method_names import METHODS, PATH_METHODS, SOURCE_METHODS
 from tests.methods.toys import Floats, model, values
 
 ROOTS = """(double[N,3] x) => (double[N] y) {
@@ -63,14 +54,14 @@ def engine() -> Iterator[Engine]:
         yield made
 
 
-def explained(engine: Engine, name: str, x: Floats, method: Method, **changed: Any) -> Attribution:
+def explained(engine: Engine, name: str, x: Floats, method: str, **changed: Any) -> Attribution:
     target = Target(index=None if name == "roots" else 1)
     return engine.attribute(AttributionRequest(name, {"x": x}, method, target=target, **changed))
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["roots", "shared", "product"])
-def test_the_other_samples_keep_their_numbers(engine: Engine, name: str, method: Method) -> None:
+def test_the_other_samples_keep_their_numbers(engine: Engine, name: str, method: str) -> None:
     baseline = {} if name == "roots" else {"baselines": {"x": 0.1}}
     together = explained(engine, name, MIXED if name == "roots" else LARGE, method, **baseline)
     for k, x in zip((0, 2), GOOD, strict=True):
@@ -94,7 +85,7 @@ def test_integrated_gradients_of_the_others_are_right(engine: Engine, steps: int
 
 
 @pytest.mark.parametrize("method", sorted(PATH_METHODS))
-def test_a_tolerance_is_met_by_the_other_samples(engine: Engine, method: Method) -> None:
+def test_a_tolerance_is_met_by_the_other_samples(engine: Engine, method: str) -> None:
     found = explained(engine, "roots", MIXED, method, steps=8, tolerance=1e-3, max_steps=256)
     wanted = np.sqrt(1 + GOOD) - 1
     error = np.abs(found.layers["x"].values[[0, 2]] - wanted).sum() / wanted.sum()
@@ -110,7 +101,7 @@ def test_what_is_not_finite_has_not_converged(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - SOURCE_METHODS))
-def test_every_layer_keeps_the_numbers_of_the_others(engine: Engine, method: Method) -> None:
+def test_every_layer_keeps_the_numbers_of_the_others(engine: Engine, method: str) -> None:
     asked = ("x", "a", "s")
     together = explained(engine, "roots", MIXED, method, layers=asked)
     for k, x in zip((0, 2), GOOD, strict=True):
@@ -122,7 +113,7 @@ def test_every_layer_keeps_the_numbers_of_the_others(engine: Engine, method: Met
 
 
 @pytest.mark.parametrize("method", ["integrated_gradients", "neuron_ig", "deeplift_rescale", "occlusion"])
-def test_a_reference_out_of_the_domain_spoils_its_own_sample(engine: Engine, method: Method) -> None:
+def test_a_reference_out_of_the_domain_spoils_its_own_sample(engine: Engine, method: str) -> None:
     references = np.zeros((2, 2, 3))
     references[1, 1] = [-2.0, 0.0, 0.0]
     found = explained(
@@ -134,7 +125,7 @@ def test_a_reference_out_of_the_domain_spoils_its_own_sample(engine: Engine, met
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_warning_names_the_samples(engine: Engine, method: Method) -> None:
+def test_the_warning_names_the_samples(engine: Engine, method: str) -> None:
     found = explained(engine, "roots", np.concatenate([MIXED, MIXED[1:2]]), method)
     (note,) = [w for w in found.warnings if "attributions" in w]
     begin = (

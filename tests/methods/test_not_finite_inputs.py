@@ -9,15 +9,8 @@ import pytest
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import (
-    DEEPLIFT_METHODS,
-    GRADIENT_METHODS,
-    METHODS,
-    PATH_METHODS,
-    AttributionRequest,
-    Method,
-    Target,
-)
+from onnx_attribution.values import AttributionRequest, Target
+from tests.method_names import DEEPLIFT_METHODS, GRADIENT_METHODS, METHODS, PATH_METHODS
 from tests.methods.toys import Floats, model, values
 
 RNG = np.random.default_rng(5)
@@ -57,7 +50,7 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_mask_that_is_held_may_be_infinite(engine: Engine, method: Method) -> None:
+def test_a_mask_that_is_held_may_be_infinite(engine: Engine, method: str) -> None:
     asked = AttributionRequest(
         "attention", {"x": X, "mask": MASK}, method, source=["x"], target=Target(index=1), steps=256
     )
@@ -73,7 +66,7 @@ def test_a_mask_that_is_held_may_be_infinite(engine: Engine, method: Method) -> 
 
 
 @pytest.mark.parametrize("method", SUMMING)
-def test_a_source_where_differences_are_taken_is_refused_by_name(engine: Engine, method: Method) -> None:
+def test_a_source_where_differences_are_taken_is_refused_by_name(engine: Engine, method: str) -> None:
     with pytest.raises(
         InvalidArgument, match=r"input 'mask' holds 6 numbers that are NaN or inf.* name the other sources"
     ) as caught:
@@ -85,7 +78,7 @@ def test_a_source_where_differences_are_taken_is_refused_by_name(engine: Engine,
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"occlusion"}))
-def test_what_is_missing_is_explained_behind_the_imputer(engine: Engine, method: Method) -> None:
+def test_what_is_missing_is_explained_behind_the_imputer(engine: Engine, method: str) -> None:
     """The sigmoid of a sum: its gradient in closed form, and sums from the imputed value at x' = 0, which is 0."""
     answer = engine.attribute(AttributionRequest("imputed", {"x": MISSING}, method, source=["h"], steps=256))
     full, y = np.where(np.isnan(MISSING), FILL, MISSING), np.array([imputed(x) for x in MISSING])
@@ -117,7 +110,7 @@ def test_occlusion_replaces_what_is_missing_and_by_it(engine: Engine, x: Floats,
 
 
 @pytest.mark.parametrize("method", SUMMING)
-def test_the_reference_of_a_hidden_source_may_be_all_missing(engine: Engine, method: Method) -> None:
+def test_the_reference_of_a_hidden_source_may_be_all_missing(engine: Engine, method: str) -> None:
     """Then the source starts at what the imputer fills in."""
     asked = AttributionRequest(
         "imputed", {"x": np.array([[1.0, 2, 3]])}, method, source=["h"], baselines={"x": np.nan}, steps=256
@@ -128,7 +121,7 @@ def test_the_reference_of_a_hidden_source_may_be_all_missing(engine: Engine, met
 
 
 @pytest.mark.parametrize("method", SUMMING)
-def test_a_reference_where_differences_are_taken_is_finite(engine: Engine, method: Method) -> None:
+def test_a_reference_where_differences_are_taken_is_finite(engine: Engine, method: str) -> None:
     asked = AttributionRequest("imputed", {"x": np.ones((1, 3))}, method, baselines={"x": np.nan})
     with pytest.raises(InvalidArgument, match="the baseline of 'x' holds NaN"):
         engine.attribute(asked)

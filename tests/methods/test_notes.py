@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import DEEPLIFT_METHODS, AttributionRequest, Method, Target
+from onnx_attribution.values import AttributionRequest, Target
+from tests.method_names import DEEPLIFT_METHODS
 from tests.methods.toys import model
 
 SKIP = """(double[N,1] x) => (double[N,1] y) {
@@ -27,7 +28,7 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("method", ["deeplift_rescale", "neuron_ig"])
-def test_a_layer_that_a_skip_connection_bypasses_says_by_how_much(engine: Engine, method: Method) -> None:
+def test_a_layer_that_a_skip_connection_bypasses_says_by_how_much(engine: Engine, method: str) -> None:
     """The change is 2 (tanh(x / 4) + x), of which 2 x bypasses the layer."""
     x = np.array([[1.0], [8.0]])
     answer = engine.attribute(AttributionRequest("skip", {"x": x}, method, ("half", "both")))
@@ -70,7 +71,7 @@ def test_occlusion_says_that_numbers_are_not_finite_beside_text(engine: Engine) 
     ],
 )
 def test_an_end_at_which_the_target_is_not_finite_is_named(
-    engine: Engine, method: Method, x: list[float], ends: list[str]
+    engine: Engine, method: str, x: list[float], ends: list[str]
 ) -> None:
     engine.add(
         "pole",
@@ -96,7 +97,7 @@ WRAPS = """(double[N,2] x) => (double[N,2] y) {
 
 
 @pytest.mark.parametrize("method", ["deeplift_rescale", "deeplift_reveal_cancel"])
-def test_contributions_that_miss_the_change_say_by_how_much(engine: Engine, method: Method) -> None:
+def test_contributions_that_miss_the_change_say_by_how_much(engine: Engine, method: str) -> None:
     """3 times 1.5e9 wraps round in 32 bits, by 2 ** 32; 1 times does not."""
     engine.add("wraps", model(WRAPS, much=1_500_000_000))
     x = np.array([[1.0, 0.0], [3.0, 0.0]])

@@ -9,7 +9,7 @@ import pytest
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import AttributionRequest, Method, References, Target
+from onnx_attribution.values import AttributionRequest, References, Target
 from tests.methods.toys import Floats, model, values
 
 SQUARES = """(float[N,3] x) => (float[N] y) {
@@ -40,7 +40,7 @@ def points(*shape: int, seed: int = 0) -> Floats:
 )
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_the_answer_is_the_mean_over_the_references_with_its_spread(
-    engine: Engine, method: Method, per_sample: bool
+    engine: Engine, method: str, per_sample: bool
 ) -> None:
     """Of a sum of squares each contribution is x^2 - x'^2 under all four methods."""
     x = points(4, 3)
@@ -183,23 +183,23 @@ def test_near_zero_chooses_the_point_of_the_gradient(engine: Engine, near_zero: 
     answer = engine.attribute(
         AttributionRequest(
             "relu", {"x": np.array([1e-16])}, "deeplift_rescale", baselines={"x": -3e-16},
-            multiply_by_inputs=False, near_zero=near_zero,  # type: ignore[arg-type]
+            multiply_by_inputs=False, near_zero=near_zero,
         )
     )  # fmt: skip
     np.testing.assert_allclose(values(answer, "x"), [slope], rtol=1e-9)
 
 
 @pytest.mark.parametrize("method", ["gradient", "integrated_gradients", "occlusion"])
-def test_methods_without_secants_know_no_point_near_zero(engine: Engine, method: Method) -> None:
-    asked = AttributionRequest("squares", {"x": points(1, 3)}, method, near_zero="input")
-    with pytest.raises(InvalidArgument, match=f"{method} knows no near_zero; the DeepLIFT methods do"):
-        engine.attribute(asked)
+def test_methods_without_secants_know_no_point_near_zero(engine: Engine, method: str) -> None:
+    with pytest.raises(
+        InvalidArgument, match=f"{method} knows no near_zero; it is a parameter of deeplift_rescale"
+    ):
+        AttributionRequest("squares", {"x": points(1, 3)}, method, near_zero="input")
 
 
 def test_occlusion_has_no_multipliers(engine: Engine) -> None:
-    asked = AttributionRequest("squares", {"x": points(1, 3)}, "occlusion", multiply_by_inputs=False)
-    with pytest.raises(InvalidArgument, match="occlusion has no multipliers"):
-        engine.attribute(asked)
+    with pytest.raises(InvalidArgument, match="occlusion knows no multiply_by_inputs"):
+        AttributionRequest("squares", {"x": points(1, 3)}, "occlusion", multiply_by_inputs=False)
 
 
 def test_references_broadcast_to_the_unit_even_where_it_is_as_long_as_they_are_many(engine: Engine) -> None:
@@ -218,12 +218,12 @@ def test_references_broadcast_to_the_unit_even_where_it_is_as_long_as_they_are_m
 def test_an_unknown_point_is_refused(engine: Engine) -> None:
     with pytest.raises(InvalidArgument, match="near_zero is 'here'; it may be: midpoint, input, reference"):
         engine.attribute(
-            AttributionRequest("squares", {"x": points(1, 3)}, "deeplift_rescale", near_zero="here")  # type: ignore[arg-type]
+            AttributionRequest("squares", {"x": points(1, 3)}, "deeplift_rescale", near_zero="here")
         )
 
 
 @pytest.mark.parametrize("method", ["gradient", "neuron_ig", "deeplift_rescale"])
-def test_where_nan_begins_is_said(engine: Engine, method: Method) -> None:
+def test_where_nan_begins_is_said(engine: Engine, method: str) -> None:
     engine.add(
         "root",
         model(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import PATH_METHODS, Attribution, AttributionRequest, Method, Target
+from onnx_attribution.values import Attribution, AttributionRequest, Target
+from tests.method_names import PATH_METHODS
 from tests.methods.toys import model
 
 ROOTS = "(double[N,3] x) => (double[N] y) { [root] r = Sqrt(x) y = ReduceSum<keepdims=0>(r, axes) }"
@@ -51,7 +52,7 @@ def proposed(answer: Attribution) -> str:
 @pytest.mark.parametrize("method", sorted(PATH_METHODS))
 @pytest.mark.parametrize("name", ["roots", "branched"])
 def test_a_root_at_0_is_named_and_a_quadrature_without_the_ends_works(
-    engine: Engine, method: Method, name: str
+    engine: Engine, method: str, name: str
 ) -> None:
     inputs = {"x": np.array([[1.0, 4.0, 9.0]])} | ({"loud": np.array(True)} if name == "branched" else {})
     asked = AttributionRequest(name, inputs, method, source=["x"], steps=64)
@@ -67,7 +68,7 @@ def test_a_root_at_0_is_named_and_a_quadrature_without_the_ends_works(
 
 
 @pytest.mark.parametrize("method", sorted(PATH_METHODS))
-def test_stacked_normalisations_of_zeros_are_named_and_noise_works(engine: Engine, method: Method) -> None:
+def test_stacked_normalisations_of_zeros_are_named_and_noise_works(engine: Engine, method: str) -> None:
     x = np.random.default_rng(1).normal(size=(2, SIZE)).astype(np.float32)
     answer = engine.attribute(AttributionRequest("norms", {"x": x}, method, target=Target(index=0), steps=64))
     change = answer.target.value - answer.target.baseline_value

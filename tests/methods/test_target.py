@@ -9,7 +9,8 @@ import pytest
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import METHODS, Attribution, Method, Target
+from onnx_attribution.values import Attribution, Target
+from tests.method_names import METHODS
 from tests.methods.toys import explain, model, values
 
 W = np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [-1.0, -3.0]])
@@ -23,7 +24,7 @@ def engine() -> Iterator[Engine]:
 
 
 def lift(
-    engine: Engine, nodes: str, target: Target | None = None, method: Method = "deeplift_rescale"
+    engine: Engine, nodes: str, target: Target | None = None, method: str = "deeplift_rescale"
 ) -> Attribution:
     net = model(f"(double[N,4] x) => (double[N,2] y) {{ logits = MatMul(x, W) {nodes} }}", W=W)
     return explain(engine, net, {"x": X}, method, target=target or Target(index=0))
@@ -93,7 +94,7 @@ CLASSES = """(double[N,4] x) => (int64[N] label, seq(map(int64, float)) chances)
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_classifier_of_labels_and_maps_is_explained_by_the_scores_before_them(
-    engine: Engine, method: Method
+    engine: Engine, method: str
 ) -> None:
     net = model(CLASSES, W=W)
     net.opset_import.add(domain="ai.onnx.ml", version=3)

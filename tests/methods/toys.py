@@ -11,8 +11,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnx_attribution.methods import Quadrature
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import Attribution, AttributionRequest, Method, Quadrature, Target
+from onnx_attribution.values import Attribution, AttributionRequest, Target
 
 Floats = NDArray[np.float64]
 _numbers = itertools.count()
@@ -36,7 +37,7 @@ def explain(
     engine: Engine,
     proto: onnx.ModelProto,
     inputs: Mapping[str, Any],
-    method: Method = "neuron_ig",
+    method: str = "neuron_ig",
     *,
     layers: str | tuple[str, ...] = (),
     source: tuple[str, ...] = (),
@@ -59,7 +60,7 @@ def ask(
     engine: Engine,
     name: str,
     inputs: Mapping[str, Any],
-    method: Method = "neuron_ig",
+    method: str = "neuron_ig",
     *,
     layers: str | tuple[str, ...] = (),
     source: tuple[str, ...] = (),

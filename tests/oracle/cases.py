@@ -19,13 +19,13 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import Attribution, AttributionRequest, Method, References, Target
+from onnx_attribution.values import Attribution, AttributionRequest, References, Target
 from tests.checks import to_double
 from tests.oracle.nested import Floats, Nested, array, index_of, is_tensor
 
 Json = dict[str, Any]
 
-METHODS: dict[str, Method] = {
+METHODS: dict[str, str] = {
     "IntegratedGradients": "integrated_gradients",
     "LayerConductance": "neuron_ig",
     "LayerIntegratedGradients": "integrated_gradients",
@@ -146,18 +146,18 @@ class Call:
 
     def samples(self) -> list[Call]:
         """The call, or one for each sample where the samples have groups of their own."""
-        ranks = {n: np.asarray(self.request.inputs[n]).ndim for n in self.request.groups}
-        own = [n for n, a in self.request.groups.items() if a.ndim == ranks[n] and len(a) > 1]
+        groups = self.request.method.parameters().get("groups", {})
+        ranks = {n: np.asarray(self.request.inputs[n]).ndim for n in groups}
+        own = [n for n, a in groups.items() if a.ndim == ranks[n] and len(a) > 1]
         if not own:
             return [self]
         request = self.request
         return [
             replace(
                 self,
-                request=replace(
-                    request,
+                request=request.changed(
                     inputs={n: a[k : k + 1] for n, a in request.inputs.items()},
-                    groups={n: a[k : k + 1] if n in own else a for n, a in request.groups.items()},
+                    groups={n: a[k : k + 1] if n in own else a for n, a in groups.items()},
                     baselines={
                         n: b[k : k + 1] if isinstance(b, np.ndarray) and len(b) > 1 else b
                         for n, b in request.baselines.items()
@@ -189,9 +189,14 @@ class Call:
         return self._at(answer, self.places)
 
     @property
+    def multiplied(self) -> bool:
+        """Whether the attributions are multiplied by the difference to the baseline."""
+        return bool(self.request.method.parameters().get("multiply_by_inputs", True))
+
+    @property
     def name(self) -> str:
         """What kundajelab's library calls the result."""
-        return "contributions" if self.request.multiply_by_inputs else "multipliers"
+        return "contributions" if self.multiplied else "multipliers"
 
     def _at(self, answer: Attribution, place: Nested) -> Nested:
         if isinstance(place, list):

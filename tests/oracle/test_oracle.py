@@ -101,7 +101,7 @@ def assert_recorded(case: Json, call: cases.Call, answer: Attribution) -> None:
     expected = recorded(case, call)
     if expected is None:
         return
-    if case["method"] in cases.REVEALING and not call.request.multiply_by_inputs:
+    if case["method"] in cases.REVEALING and not call.multiplied:
         assert_close_where_it_moves(call, call.result(answer), expected)
         return
     assert_close(call.result(answer), expected)

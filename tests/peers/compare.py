@@ -168,7 +168,7 @@ def compare(architecture: Architecture, file: bytes, wanted: Reference, *, path:
             return Comparison(batch, gradients, {}, ())
         sums = engine.attribute(
             AttributionRequest(
-                "model", inputs, "neuron_ig", hidden, [source], target, {source: wanted.baseline}, STEPS,
+                "model", inputs, "neuron_ig", hidden, [source], target, {source: wanted.baseline}, steps=STEPS,
                 quadrature="gausslegendre",
             )
         )  # fmt: skip

@@ -11,8 +11,10 @@ import pytest
 
 from onnx_attribution import values
 from onnx_attribution.errors import InvalidArgument, Unsupported
+from onnx_attribution.methods import DeepLiftRescale, NeuronIG, Occlusion
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import requests, tensors, words
+from tests.method_names import NEAR_ZERO, QUADRATURES
 
 ARRAYS: list[Any] = [
     *(np.arange(6, dtype=dtype).reshape(2, 3) for dtype in tensors.DATATYPES.values() if dtype.kind != "b"),
@@ -93,13 +95,13 @@ def test_chunks_rejoin_to_the_array(size: int) -> None:
 
 
 def test_every_word_of_values_travels() -> None:
-    for word in values.METHODS:
-        assert words.METHODS.word(words.METHODS.number(word)) == word
-    for quadrature in values.QUADRATURES:
-        assert words.QUADRATURES.word(words.QUADRATURES.number(quadrature)) == quadrature
-    for enum, table in ((pb.Method, words.METHODS), (pb.Quadrature, words.QUADRATURES),
-                        (pb.NearZero, words.NEAR_ZERO),
-                        (pb.StopReason, words.STOP_REASONS), (pb.BatchMode, words.BATCH_MODES)):  # fmt: skip
+    for quadrature in QUADRATURES:
+        sent = values.AttributionRequest("m", {}, NeuronIG(quadrature=quadrature))
+        assert requests.from_request(requests.to_request(sent)).method == sent.method
+    for near_zero in NEAR_ZERO:
+        lifted = values.AttributionRequest("m", {}, DeepLiftRescale(near_zero=near_zero))
+        assert requests.from_request(requests.to_request(lifted)).method == lifted.method
+    for enum, table in ((pb.StopReason, words.STOP_REASONS), (pb.BatchMode, words.BATCH_MODES)):  # fmt: skip
         assert set(enum.values()) == {0, *table.words}
 
 
@@ -110,9 +112,10 @@ def test_groups_windows_and_text_baselines_come_back() -> None:
         groups={"ids": np.array([0, 7])}, windows={"image": (1, 16, 16)}, strides={"image": (1, 8, 8)},
     )  # fmt: skip
     back = requests.from_request(requests.to_request(request))
-    assert back.method == "occlusion"
-    assert (back.windows, back.strides) == (request.windows, request.strides)
-    np.testing.assert_array_equal(back.groups["ids"], [0, 7])
+    assert isinstance(back.method, Occlusion)
+    assert isinstance(request.method, Occlusion)
+    assert (back.method.windows, back.method.strides) == (request.method.windows, request.method.strides)
+    np.testing.assert_array_equal(back.method.groups["ids"], [0, 7])
     assert np.asarray(back.baselines["city"]).item() == "Rome"
     np.testing.assert_array_equal(np.asarray(back.baselines["other"]), [["a", "b"]])
 
@@ -128,11 +131,10 @@ def test_references_come_back(per_sample: bool) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(1.5, 2), "16", 16, (1 << 70,), (True,)])
-def test_windows_that_are_no_integers_do_not_travel(sizes: Any) -> None:
-    request = values.AttributionRequest("m", {}, "occlusion", windows={"x": sizes})
+def test_windows_that_are_no_integers_are_refused(sizes: Any) -> None:
     with pytest.raises(InvalidArgument, match="one integer for each") as caught:
-        requests.to_request(request)
-    assert list(caught.value.violations) == ["windows.x"]
+        values.AttributionRequest("m", {}, "occlusion", windows={"x": sizes})
+    assert list(caught.value.violations) == ["windows"]
 
 
 SELECTORS: list[Any] = [
@@ -284,28 +286,22 @@ def test_request_comes_back_as_it_was() -> None:
         ("b",),
         values.Target("t", 1),
         {"b": 0.5},
-        8,
-        16,
-        0.1,
-        "left",
-        False,
-        "reference",
-        "id",
+        request_id="id",
+        multiply_by_inputs=False,
+        near_zero="reference",
     )
     assert requests.from_request(requests.to_request(request)) == request
 
 
 def test_absent_fields_take_the_defaults() -> None:
-    message = pb.AttributeRequest(model="m", method=pb.METHOD_NEURON_IG)
+    message = pb.AttributeRequest(model="m", neuron_ig=pb.NeuronIG())
     assert requests.from_request(message) == values.AttributionRequest("m", {})
 
 
 def test_every_violation_is_named() -> None:
     message = pb.AttributeRequest(
         inputs=[pb.Tensor(name="x", datatype="FP8"), pb.Tensor(name="y", datatype="FP32", shape=[2])],
-        steps=0,
-        max_steps=-1,
-        tolerance=float("nan"),
+        neuron_ig=pb.NeuronIG(steps=0, max_steps=-1, tolerance=float("nan")),
         request_id="a" * 65,
         target=pb.Target(selectors=[pb.Selector(axes=[pb.Axis()])]),
         baselines={"x": pb.Baseline()},
@@ -313,33 +309,39 @@ def test_every_violation_is_named() -> None:
     with pytest.raises(InvalidArgument) as caught:
         requests.from_request(message)
     assert set(caught.value.violations) == {
-        "model", "method", "inputs.x", "inputs.y", "steps", "max_steps", "tolerance", "request_id", "target",
-        "baselines.x",
+        "model", "inputs.x", "inputs.y", "neuron_ig.steps", "neuron_ig.max_steps", "neuron_ig.tolerance",
+        "request_id", "target", "baselines.x",
     }  # fmt: skip
 
 
-def test_method_of_a_newer_protocol_is_unsupported() -> None:
-    with pytest.raises(Unsupported, match="method number 99"):
-        requests.from_request(pb.AttributeRequest(model="m", method=99))  # type: ignore[arg-type]
+def test_a_request_without_a_method_is_told_which_there_are() -> None:
+    with pytest.raises(InvalidArgument, match="a method is required, one of: gradient, ") as caught:
+        requests.from_request(pb.AttributeRequest(model="m"))
+    assert set(caught.value.violations) == {"method"}
+
+
+def test_a_word_of_a_newer_protocol_is_unsupported() -> None:
+    newer = pb.NeuronIG(quadrature=99)  # type: ignore[arg-type]
+    with pytest.raises(Unsupported, match="quadrature number 99"):
+        requests.from_request(pb.AttributeRequest(model="m", neuron_ig=newer))
 
 
 def test_empty_messages_are_named_by_their_field() -> None:
     message = pb.AttributeRequest(
         model="m",
-        method=pb.METHOD_OCCLUSION,
+        occlusion=pb.Occlusion(groups={"z": pb.Tensor()}),
         baselines={"x": pb.Baseline(references=pb.References()), "y": pb.Baseline(tensor=pb.Tensor())},
-        groups={"z": pb.Tensor()},
     )
     with pytest.raises(InvalidArgument) as caught:
         requests.from_request(message)
     found = caught.value.violations
-    assert set(found) == {"baselines.x", "baselines.y", "groups.z"}
+    assert set(found) == {"baselines.x", "baselines.y", "occlusion.groups.z"}
     assert all(text.startswith(f"tensor '{field[-1]}': expected one of") for field, text in found.items())
 
 
 def test_a_selector_is_automatic_or_has_axes() -> None:
     both = pb.Selector(axes=[pb.Axis(index=1)], automatic=True)
-    message = pb.AttributeRequest(model="m", method=pb.METHOD_GRADIENT, target=pb.Target(selectors=[both]))
+    message = pb.AttributeRequest(model="m", gradient=pb.Gradient(), target=pb.Target(selectors=[both]))
     with pytest.raises(
         InvalidArgument, match="automatic or has axes, weights or elements, not several of these"
     ):

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 
 from onnx_attribution.errors import Cancelled, NotFound, Reason
+from onnx_attribution.methods import MethodInfo
+from onnx_attribution.server.engine.recipe import infos
 from onnx_attribution.values import (
     Accepted,
     Array,
@@ -44,6 +46,9 @@ class FakeEngine:
 
     def models(self) -> list[ModelInfo]:
         return [self._info(name) for name in ("linear", "big", "slow", "stuck", *self.failures)]
+
+    def methods(self) -> list[MethodInfo]:
+        return infos()
 
     def info(self, model: str) -> ModelInfo:
         if model in self.failures:
@@ -116,7 +121,7 @@ class FakeEngine:
         layers = {name: LayerAttribution(name, values, sums, sums * 0, nan, True, nan) for name in names}
         resolved = ResolvedTarget("y", (str(index),) * len(x), sums, sums * 0)
         return Attribution(
-            request.method, "dynamic", resolved, layers, steps, steps, 0.5, "sha256:0", "cpu", ("fake",)
+            request.method.name, "dynamic", resolved, layers, steps, steps, 0.5, "sha256:0", "cpu", ("fake",)
         )
 
     def _info(self, name: str) -> ModelInfo:

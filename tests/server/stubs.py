@@ -39,4 +39,6 @@ def serving(engine: FakeEngine | None = None, **settings: Any) -> Iterator[Stubs
 
 
 def ask(model: str = "linear", **fields: Any) -> pb.AttributeRequest:
-    return pb.AttributeRequest(**{"model": model, "inputs": [INPUT], "method": pb.METHOD_NEURON_IG, **fields})
+    methods = pb.AttributeRequest.DESCRIPTOR.oneofs_by_name["method"].fields
+    default = {} if any(one.name in fields for one in methods) else {"neuron_ig": pb.NeuronIG()}
+    return pb.AttributeRequest(**{"model": model, "inputs": [INPUT], **default, **fields})

@@ -15,7 +15,7 @@ from onnx_attribution.errors import AttributionError
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.check import Verdict, check_file
-from onnx_attribution.values import Array, Attribution, AttributionRequest, Method, Target
+from onnx_attribution.values import Array, Attribution, AttributionRequest, Target
 from tests.conformance.gradients import TOLERANCE, Row, compare
 from tests.conformance.run import OutOfTimeError, time_limit
 from tests.wild.models import Model
@@ -26,7 +26,7 @@ SAME = (
     1e-3  # of the largest: two samples in one run round otherwise than one, and take the other side of a kink
 )
 ROUNDING = 1e-5  # of the target's size: a change below it is no change in float32
-DEFAULTS: tuple[Method, ...] = ("integrated_gradients", "neuron_ig")
+DEFAULTS: tuple[str, ...] = ("integrated_gradients", "neuron_ig")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import numpy as np
 
 from onnx_attribution.graph_tools.ir.emit import element_type
 from onnx_attribution.graph_tools.select.cuts import is_joint_cut
-from onnx_attribution.server.engine.methods.drivers import sums_to_change
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.targets import per_sample
@@ -21,7 +20,7 @@ def layers_of(
     tensors, choice = model.graph.tensors(), resolved.choice
     layers: dict[str, LayerAttribution] = {}
     change = resolved.value - resolved.baseline_value
-    complete = sums_to_change(resolved.request)
+    complete = resolved.recipe.sums_to_change
     for name, values in sums.fine.items():
         total = per_sample(values)
         none = np.full_like(total, np.nan)

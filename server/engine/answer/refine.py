@@ -11,10 +11,12 @@ import numpy as np
 from onnx_attribution.errors import Cancelled
 from onnx_attribution.server.engine.answer.reduce import errors_of, layers_of
 from onnx_attribution.server.engine.answer.warnings import Answered, warnings_of
-from onnx_attribution.server.engine.methods.drivers import planned, plans, runs
+from onnx_attribution.server.engine.methods import stages
+from onnx_attribution.server.engine.methods.path import missed
 from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import Path
 from onnx_attribution.server.engine.request.resolve import Resolved
-from onnx_attribution.server.engine.rows.evaluate import Sums, averaged, missed
+from onnx_attribution.server.engine.rows.evaluate import Sums, averaged
 from onnx_attribution.values import (
     Accepted,
     Attribution,
@@ -36,7 +38,9 @@ def events(
     """Accepted, Progress between runs, at least one Revision, Completed."""
     request, choice = resolved.request, resolved.choice
     best, best_error, spent = 0, np.inf, resolved.evaluations
-    reason: StopReason = "exact"
+    at = resolved.recipe.at
+    tolerance = at.tolerance if isinstance(at, Path) else None
+    reason: StopReason = "max_steps" if resolved.recipe.error_estimate else "exact"
     remedies: dict[int, str] = {}
 
     def wished() -> StopReason | None:
@@ -44,15 +48,13 @@ def events(
             raise Cancelled("the request was cancelled")
         return wish
 
-    for number, (steps, plan) in enumerate(plans(request)):
-        if plan is not None:
-            reason = "max_steps"
-        expected = spent + planned(model, resolved, plan, memory)
+    for number, stage in enumerate(stages(model, resolved, memory)):
+        expected = spent + stage.planned()
         if number == 0:
             yield Accepted(
                 request.request_id, model.digest, model.network.batch, choice.target, choice.layers, expected
             )
-        evaluation = runs(model, resolved, plan, memory)
+        evaluation = stage.run()
         done, wish = spent, None
         while wish is None or number == 0:
             try:
@@ -67,13 +69,13 @@ def events(
             reason = wish
             break
         spent += sums.evaluations
-        answer = _answer(model, resolved, sums, spent, steps, started, stop, memory, remedies)
+        answer = _answer(model, resolved, sums, spent, stage.steps, started, stop, memory, remedies)
         errors = np.maximum(errors_of(answer), missed(resolved, sums))
         error = float(errors[~np.isnan(errors)].max(initial=0)) if not np.isnan(errors).all() else np.inf
         if number == 0 or error < best_error:
             best, best_error = number, error
         yield Revision(number, answer)
-        if request.tolerance is not None and plan is not None and (errors <= request.tolerance).all():
+        if tolerance is not None and (errors <= tolerance).all():
             reason = "converged"
             break
         if (wish := wished()) is not None:
@@ -104,7 +106,7 @@ def _answer(
         )  # fmt: skip
         warnings = resolved.warnings + tuple(warnings_of(answered, memory))
     return Attribution(
-        resolved.request.method,
+        resolved.request.method.name,
         model.network.batch,
         ResolvedTarget(resolved.choice.target, resolved.index, resolved.value, resolved.baseline_value),
         layers,

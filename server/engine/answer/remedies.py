@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_attribution.errors import AttributionError
+from onnx_attribution.methods import Quadrature
+from onnx_attribution.server.engine.methods.path import path_sums, plan_of
 from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import Path, contribution
 from onnx_attribution.server.engine.request import targets
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.targets import per_sample
-from onnx_attribution.server.engine.rows.evaluate import path_sums
-from onnx_attribution.server.engine.rows.plan import conductance_plan, mean_plan
 
 STEPS = 64
 """At most as many are tried."""
@@ -38,11 +39,8 @@ def remedy(
     alone = resolved.only(sample)
     for words, changed in _tried(alone):
         change = _change(model, changed)
-        make = conductance_plan if changed.request.method == "neuron_ig" else mean_plan
         try:
-            runs = path_sums(
-                model, changed, make(changed.request.quadrature, max(2, min(steps, STEPS))), memory
-            )
+            runs = path_sums(model, changed, plan_of(changed, max(2, min(steps, STEPS))), memory)
             while True:
                 if not may_go_on():
                     return ""
@@ -60,10 +58,13 @@ def remedy(
 
 
 def _tried(resolved: Resolved) -> Iterator[tuple[str, Resolved]]:
-    request = replace(resolved.request, multiply_by_inputs=True)
-    for quadrature in ("gausslegendre", "riemann_middle"):
-        if request.quadrature != quadrature:
-            changed = replace(resolved, request=replace(request, quadrature=quadrature))
+    at = resolved.recipe.at
+    assert isinstance(at, Path)
+    whole = replace(resolved.recipe, reduce=contribution)
+    open_ends: tuple[Quadrature, ...] = ("gausslegendre", "riemann_middle")
+    for quadrature in open_ends:
+        if at.quadrature != quadrature:
+            changed = replace(resolved, recipe=replace(whole, at=replace(at, quadrature=quadrature)))
             yield f"the quadrature {quadrature!r}, which leaves out the ends", changed
     for share in SHARES:
         rng = np.random.default_rng(0)
@@ -73,7 +74,7 @@ def _tried(resolved: Resolved) -> Iterator[tuple[str, Resolved]]:
             high = run.x[name].astype(np.float64)
             noise = share * np.abs(high).max(initial=0) * rng.normal(size=low.shape)
             noisy[name] = (low.astype(np.float64) + noise).astype(low.dtype)
-        changed = replace(resolved, request=request, samples=resolved.samples.filled(baselines=[noisy]))
+        changed = replace(resolved, recipe=whole, samples=resolved.samples.filled(baselines=[noisy]))
         yield f"noise at the baseline (normal, {share:g} of the largest number of the input)", changed
 
 

@@ -18,7 +18,7 @@ from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.targets import per_sample
 from onnx_attribution.server.engine.rows.evaluate import Floats, Sums
-from onnx_attribution.values import DEEPLIFT_METHODS, GRADIENT_METHODS, PATH_METHODS, LayerAttribution
+from onnx_attribution.values import LayerAttribution
 
 RESIDUAL = 1e-3
 """Of the absolute contributions of a layer: what rounding does not explain in float32."""
@@ -54,7 +54,7 @@ class Answered:
         if place not in self.remedies:
             self.remedies[place] = (
                 remedy(self.model, self.asked, place, complete, self.steps, memory, self.may_go_on)
-                if self.asked.request.method in PATH_METHODS and self.may_go_on()
+                if self.asked.recipe.error_estimate and self.may_go_on()
                 else ""
             )
         return self.remedies[place]
@@ -87,12 +87,12 @@ def warnings_of(answer: Answered, memory: int) -> Iterator[str]:
     for layer in answer.layers.values():
         if not layer.cut and answer.joint is None and np.isfinite(layer.residual).any():
             yield _bypassed(answer.model, answer.resolved, layer)
-    method = answer.resolved.request.method
+    found = answer.resolved.recipe
     for names, residual in answer.complete():
-        if method in DEEPLIFT_METHODS:
-            yield from _missing(answer, names, residual)
-        elif method in PATH_METHODS:
+        if found.error_estimate:
             yield from _unmet(answer, names, residual, memory)
+        elif found.takes_differences:
+            yield from _missing(answer, names, residual)
 
 
 def _not_finite(answer: Answered, memory: int) -> Iterator[str]:
@@ -140,7 +140,7 @@ def _listed(numbers: Sequence[int] | NDArray[np.intp]) -> str:
 
 def _ends_not_finite(resolved: Resolved) -> Iterator[str]:
     ends = {"input": resolved.value}
-    if resolved.request.method not in GRADIENT_METHODS:
+    if resolved.recipe.needs_reference:
         ends["baseline"] = resolved.baseline_value
     for end, values in ends.items():
         bad: Mask = np.asarray(np.logical_not(np.isfinite(values)))

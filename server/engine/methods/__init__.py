@@ -1,0 +1,25 @@
+"""The recipes of the methods, and the four ways to evaluate one; importing this package fills the table of recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from onnx_attribution.server.engine.methods import deeplift, gradient, occlusion, path
+from onnx_attribution.server.engine.methods.stages import Driver, Stage
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import AtInput, Ends, Groups, Path
+from onnx_attribution.server.engine.request.resolve import Resolved
+
+__all__ = ["Stage", "stages"]
+
+DRIVERS: Mapping[type, Driver] = {
+    AtInput: gradient.stages,
+    Path: path.stages,
+    Ends: deeplift.stages,
+    Groups: occlusion.stages,
+}
+
+
+def stages(model: LoadedModel, resolved: Resolved, memory: int) -> Iterator[Stage]:
+    """The stages of the answer to a request, by where its recipe is evaluated."""
+    return DRIVERS[type(resolved.recipe.at)](model, resolved, memory)

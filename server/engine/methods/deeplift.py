@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -11,8 +11,11 @@ from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inner_nodes, ke
 from onnx_attribution.graph_tools.operators.lost import WITHOUT_SECANT
 from onnx_attribution.graph_tools.programs.program import deeplift_program
 from onnx_attribution.graph_tools.walk.reveal_nodes import Where
+from onnx_attribution.methods import DeepLiftGenomicsDefault, DeepLiftRescale, DeepLiftRevealCancel
+from onnx_attribution.server.engine.methods.stages import Stage
 from onnx_attribution.server.engine.models.forward import taken
 from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import Ends, Recipe, contribution, multiplier, recipe
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.samples import Run
 from onnx_attribution.server.engine.rows.evaluate import (
@@ -22,13 +25,38 @@ from onnx_attribution.server.engine.rows.evaluate import (
     apart,
     row_limit,
 )
-from onnx_attribution.values import Array, Method
+from onnx_attribution.values import Array
 
-REVEALED: dict[Method, Where] = {
-    "deeplift_reveal_cancel": "everywhere",
-    "deeplift_genomics_default": "dense",
-}
-"""After which linear operators a DeepLIFT method takes RevealCancel."""
+
+@recipe(DeepLiftRescale)
+def deeplift_rescale(method: DeepLiftRescale) -> Recipe:
+    return _between_ends(method, None)
+
+
+@recipe(DeepLiftRevealCancel)
+def deeplift_reveal_cancel(method: DeepLiftRevealCancel) -> Recipe:
+    return _between_ends(method, "everywhere")
+
+
+@recipe(DeepLiftGenomicsDefault)
+def deeplift_genomics_default(method: DeepLiftGenomicsDefault) -> Recipe:
+    return _between_ends(method, "dense")
+
+
+def _between_ends(
+    method: DeepLiftRescale | DeepLiftRevealCancel | DeepLiftGenomicsDefault, reveal_cancel: Where | None
+) -> Recipe:
+    reduce = contribution if method.multiply_by_inputs else multiplier
+    return Recipe(Ends(method.near_zero, reveal_cancel), reduce, sums_to_change=method.multiply_by_inputs)
+
+
+def stages(model: LoadedModel, resolved: Resolved, memory: int) -> Iterator[Stage]:
+    """One stage: secants are exact."""
+    yield Stage(
+        0,
+        lambda: deeplift_evaluations(model, resolved, memory),
+        lambda: deeplift(model, resolved, memory),
+    )
 
 
 def deeplift(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
@@ -49,6 +77,11 @@ def deeplift_evaluations(model: LoadedModel, resolved: Resolved, memory: int) ->
     return resolved.samples.count + -(-resolved.samples.count // _pairs_a_run(model, resolved, memory))
 
 
+def _ends(resolved: Resolved) -> Ends:
+    assert isinstance(resolved.recipe.at, Ends)
+    return resolved.recipe.at
+
+
 def _pairs_a_run(model: LoadedModel, resolved: Resolved, memory: int) -> int:
     return max(row_limit(model, resolved.samples, memory) // 2, 1)
 
@@ -62,7 +95,7 @@ def _one_reference(model: LoadedModel, resolved: Resolved) -> dict[str, Array]:
     own = {name for name, axis in axes.items() if axis is not None}
     if resolved.samples.a_run == 1 or not own <= set(resolved.choice.sources):
         return {}
-    if resolved.request.method in REVEALED or resolved.choice in model.apart:
+    if _ends(resolved).reveal_cancel is not None or resolved.choice in model.apart:
         return {}
     found: dict[str, Array] = {}
     for name, array in resolved.samples.runs[0].baselines.items():
@@ -78,14 +111,15 @@ def _one_reference(model: LoadedModel, resolved: Resolved) -> dict[str, Array]:
 def _lifted(
     model: LoadedModel, resolved: Resolved, memory: int, shared: Mapping[str, Array] | None = None
 ) -> Evaluation:
-    request, alone = resolved.request, not shared
-    multiply, where, near_zero = request.multiply_by_inputs, REVEALED.get(request.method), request.near_zero
+    alone, at, table = not shared, _ends(resolved), resolved.recipe.table
+    multiply, where, near_zero = resolved.recipe.reduce is not multiplier, at.reveal_cancel, at.near_zero
     session = model.session(
-        ("deeplift", resolved.choice, multiply, where, near_zero, alone),
+        ("deeplift", resolved.choice, multiply, where, near_zero, alone, id(table)),
         lambda: deeplift_program(
             model.network,
             resolved.choice,
             multiply=multiply,
+            rules=table,
             reveal_cancel=where,
             near_zero=near_zero,
             shared=not alone,

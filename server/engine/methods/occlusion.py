@@ -8,14 +8,17 @@ runs can be asked. The values do not sum to F(x) - F(x') unless F is additive in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import Overloaded
+from onnx_attribution.methods import Occlusion
+from onnx_attribution.server.engine.methods.stages import Stage
 from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import Groups, Recipe, recipe
 from onnx_attribution.server.engine.request import targets
 from onnx_attribution.server.engine.request.groups import Features
 from onnx_attribution.server.engine.request.resolve import Resolved
@@ -24,6 +27,16 @@ from onnx_attribution.values import Array
 
 Row = tuple[int, int]
 """A sample and the group that is at its baseline there."""
+
+
+@recipe(Occlusion)
+def occlusion(method: Occlusion) -> Recipe:
+    return Recipe(Groups(method.groups, method.windows, method.strides), layer_is_source=True)
+
+
+def stages(model: LoadedModel, resolved: Resolved, memory: int) -> Iterator[Stage]:
+    """One stage: every group is evaluated."""
+    yield Stage(0, lambda: len(rows_of(resolved)), lambda: effects_of(model, resolved, memory))
 
 
 def rows_of(resolved: Resolved) -> list[Row]:
@@ -37,7 +50,7 @@ def rows_of(resolved: Resolved) -> list[Row]:
     return [(k, group) for k, groups in enumerate(touched) for group in sorted(groups)]
 
 
-def occlusion(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
+def effects_of(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
     """The effects of all groups, spread over their elements."""
     features, rows = _features(resolved), rows_of(resolved)
     effects = np.zeros((resolved.samples.count, features.count))

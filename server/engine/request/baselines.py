@@ -11,12 +11,10 @@ from onnx_attribution.graph_tools.ir.reach import ancestors
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import Recipe
 from onnx_attribution.server.engine.request.inputs import array_of, by_tensor
 from onnx_attribution.server.engine.request.samples import Samples
 from onnx_attribution.values import (
-    DEEPLIFT_METHODS,
-    GRADIENT_METHODS,
-    PATH_METHODS,
     Array,
     AttributionRequest,
     Baseline,
@@ -29,6 +27,7 @@ SHOWN = 5  # samples that a warning lists
 def baselines_of(
     model: LoadedModel,
     request: AttributionRequest,
+    recipe: Recipe,
     sources: Sequence[str],
     samples: Samples,
     warnings: list[str],
@@ -57,7 +56,7 @@ def baselines_of(
                 reason=Reason.BASELINE_INVALID, name=name,
             )  # fmt: skip
     count = len(samples.runs)
-    interpolated = sources if request.method in PATH_METHODS | DEEPLIFT_METHODS else ()
+    interpolated = sources if recipe.takes_differences else ()
 
     def at_reference(name: str, k: int) -> Array:
         value, like = given.get(name), samples.runs[k].x[name]
@@ -95,7 +94,7 @@ def baselines_of(
             zeros(name)
         else:
             warnings.append(f"the baseline of {name!r} is its activation at the baseline of {listed}")
-    if request.method not in GRADIENT_METHODS:
+    if recipe.needs_reference:
         warnings += _unmoved(sources, samples.filled(baselines=result))
     return result
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from onnx_attribution.errors import InvalidArgument, NotFound, Reason
 from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import without_differences
 from onnx_attribution.values import Array
 
 Given = TypeVar("Given")
@@ -107,7 +108,7 @@ def require_finite(method: str, sources: Sequence[str], inputs: Mapping[str, Arr
         way = f"name the other sources ({', '.join(map(repr, others))}), or " if others else ""
         raise InvalidArgument(
             f"{'; '.join(problems.values())}: {method} takes differences at its sources; {way}name a hidden tensor "
-            "where they are finite as the source, or take the method gradient or occlusion",
+            f"where they are finite as the source, or take the method {without_differences()}",
             reason=Reason.NON_FINITE_INPUT,
             violations={f"inputs.{name}": text for name, text in problems.items()},
         )

@@ -15,6 +15,7 @@ from onnx_attribution.graph_tools.select.cuts import is_cut
 from onnx_attribution.graph_tools.select.targets import require_float
 from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import Groups, Recipe
 from onnx_attribution.server.engine.request import targets
 from onnx_attribution.server.engine.request.baselines import baselines_of, references_of
 from onnx_attribution.server.engine.request.groups import Features, features_of
@@ -26,13 +27,7 @@ from onnx_attribution.server.engine.request.inputs import (
     shared_by_all,
 )
 from onnx_attribution.server.engine.request.samples import Samples, split_samples
-from onnx_attribution.server.engine.request.steps import check_steps
 from onnx_attribution.values import (
-    DEEPLIFT_METHODS,
-    METHODS,
-    NEAR_ZERO,
-    PATH_METHODS,
-    SOURCE_METHODS,
     AttributionRequest,
 )
 
@@ -46,6 +41,7 @@ class Resolved:
     """
 
     request: AttributionRequest
+    recipe: Recipe
     choice: Choice
     cuts: Mapping[str, bool]
     samples: Samples
@@ -69,53 +65,8 @@ class Resolved:
         )
 
 
-def check_request(request: AttributionRequest) -> None:
-    """Refuses methods and parameters that do not exist, before any model is touched."""
-    if request.method not in METHODS:
-        raise InvalidArgument(
-            f"no method {request.method!r}; there are: {', '.join(METHODS)}", method=request.method
-        )
-    if request.near_zero not in NEAR_ZERO:
-        raise InvalidArgument(
-            f"near_zero is {request.near_zero!r}; it may be: {', '.join(NEAR_ZERO)}",
-            near_zero=request.near_zero,
-        )
-    if request.near_zero != NEAR_ZERO[0] and request.method not in DEEPLIFT_METHODS:
-        raise InvalidArgument(
-            f"{request.method} knows no near_zero; the DeepLIFT methods do", near_zero=request.near_zero
-        )
-    if request.method == "occlusion" and not request.multiply_by_inputs:
-        raise InvalidArgument("occlusion has no multipliers (multiply_by_inputs)")
-    for word in ("groups", "windows", "strides"):
-        field = getattr(request, word)
-        if not isinstance(field, Mapping):
-            raise InvalidArgument(
-                f"{word} map the name of a source to an array", reason=Reason.GROUPS_INVALID
-            )
-        if field and request.method != "occlusion":
-            raise InvalidArgument(
-                f"{request.method} knows no {word}; the method occlusion does", reason=Reason.GROUPS_INVALID
-            )
-    if request.method in PATH_METHODS:
-        check_steps(request.steps, request.quadrature)
-        if request.tolerance is not None and not request.tolerance > 0:
-            raise InvalidArgument(
-                f"tolerance is {request.tolerance}; it must be above 0", tolerance=request.tolerance
-            )
-        if not request.multiply_by_inputs and request.method == "neuron_ig":
-            raise InvalidArgument(
-                "neuron_ig has no form without the difference of activations (multiply_by_inputs)"
-            )
-        if request.tolerance is not None:
-            check_steps(request.max_steps, request.quadrature, name="max_steps")
-        if request.tolerance is not None and request.max_steps < request.steps:
-            raise InvalidArgument(
-                f"max_steps is {request.max_steps}, below steps, {request.steps}", max_steps=request.max_steps
-            )
-
-
-def resolve(model: LoadedModel, request: AttributionRequest) -> Resolved:
-    """What a request, which `check_request` has passed, asks of the model.
+def resolve(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> Resolved:
+    """What a request, whose method has this recipe, asks of the model.
 
     Raises:
         InvalidArgument, NotFound, NotDifferentiable: the message names what cannot be used.
@@ -123,15 +74,15 @@ def resolve(model: LoadedModel, request: AttributionRequest) -> Resolved:
     if isinstance(request.layers, str) or isinstance(request.source, str):
         raise InvalidArgument("layers and source are sequences of names, not one name")
     model.require_computed([request.target.tensor, *request.layers, *request.source])
-    wanted = targets.chosen(model, request)
+    wanted = targets.chosen(model, request, recipe)
     target = wanted.tensor
-    sources, layers, is_default = _source_and_layers(model, request, target)
+    sources, layers, is_default = _source_and_layers(model, request, recipe, target)
     choice = Choice(sources, layers, target)
     _check_between(model, choice)
     references = references_of(request)
     inputs = checked_inputs(model, request.inputs)
-    if request.method in PATH_METHODS | DEEPLIFT_METHODS:
-        require_finite(request.method, sources, inputs)
+    if recipe.takes_differences:
+        require_finite(request.method.name, sources, inputs)
     given = split_samples(model, inputs, references)
     tensors = [*wanted.tensors, *sources, *layers]
     rows = model.rows_of(tensors)
@@ -141,30 +92,25 @@ def resolve(model: LoadedModel, request: AttributionRequest) -> Resolved:
         warnings.append(random)
     if names := ", ".join(map(repr, shared_by_all(model, inputs))):
         warnings.append(f"{names} is shared by all samples: {batch_words(model)}")
-    occluded = request.method == "occlusion"
     if is_default and (held := model.held(sources, target)):
         warnings.append(held)
     if model.network.batch != "single" and not together:
         names = ", ".join(repr(n) for n in dict.fromkeys(tensors) if rows[n] is None)
         warnings.append(f"rows are evaluated one by one: those of {names} are not separable")
-    if together and not occluded and not model.gradients_apart(sources, target):
+    if together and recipe.needs_derivatives and not model.gradients_apart(sources, target):
         together = False
         warnings.append(
             f"rows are evaluated one by one: the gradient of {target!r} in one row depends on the others"
         )
     if not together:
         rows = model.places_of(tensors)
-    if (
-        not occluded
-        and request.method not in DEEPLIFT_METHODS
-        and (rounding := model.rounding(sources, target))
-    ):
+    if recipe.takes_gradients and (rounding := model.rounding(sources, target)):
         warnings.append(rounding)
     plain = Samples.laid(model, given, rows, target, together, references)
     hidden = [s for s in sources if s not in model.network.input_axes]
     at_x = [forward(model, run.x, [*wanted.tensors, *hidden]) for run in plain.runs]
     samples = plain.filled(x=[{s: found[s] for s in hidden} for found in at_x])
-    samples = samples.filled(baselines=baselines_of(model, request, sources, samples, warnings))
+    samples = samples.filled(baselines=baselines_of(model, request, recipe, sources, samples, warnings))
     at_reference = [
         run.baselines[target]
         if target in run.baselines
@@ -185,6 +131,7 @@ def resolve(model: LoadedModel, request: AttributionRequest) -> Resolved:
     )
     return Resolved(
         request,
+        recipe,
         choice,
         {layer: is_cut(list(model.graph.nodes), sources, target, [layer]) for layer in layers},
         samples,
@@ -194,12 +141,12 @@ def resolve(model: LoadedModel, request: AttributionRequest) -> Resolved:
         2 * samples.count,
         tuple(warnings),
         plus,
-        _features(model, request, samples, sources) if occluded else None,
+        _features(model, recipe.at, samples, sources) if isinstance(recipe.at, Groups) else None,
     )
 
 
 def _source_and_layers(
-    model: LoadedModel, request: AttributionRequest, target: str
+    model: LoadedModel, request: AttributionRequest, recipe: Recipe, target: str
 ) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
     """Sources and layers, and whether the sources are the default ones.
 
@@ -207,19 +154,19 @@ def _source_and_layers(
     """
     layers = tuple(dict.fromkeys(model.tensor(name) for name in request.layers))
     named: Sequence[str] = request.source
-    if request.method == "occlusion":
-        grouped = by_tensor(model, {**request.groups, **request.windows}, Reason.GROUPS_INVALID)
+    if isinstance(recipe.at, Groups):
+        grouped = by_tensor(model, {**recipe.at.groups, **recipe.at.windows}, Reason.GROUPS_INVALID)
         named = named or layers or tuple(name for name in model.graph.tensors() if name in grouped)
         sources = model.features(named, target)
     else:
         for name in layers:
             require_float(model.graph, name, "layer", Reason.LAYER_INVALID)
-        if request.method in SOURCE_METHODS and layers and not named:
+        if recipe.layer_is_source and layers and not named:
             return layers, layers, False
         sources = model.sources(named, target)
-    if request.method in SOURCE_METHODS and layers and set(layers) != set(sources):
+    if recipe.layer_is_source and layers and set(layers) != set(sources):
         raise InvalidArgument(
-            f"{request.method} attributes to its source, and the source is not the layer: name one of them only",
+            f"{request.method.name} attributes to its source, and the source is not the layer: name one of them only",
             layers=", ".join(layers),
         )
     return sources, layers or sources, not named
@@ -227,16 +174,16 @@ def _source_and_layers(
 
 def _features(
     model: LoadedModel,
-    request: AttributionRequest,
+    at: Groups,
     samples: Samples,
     sources: Sequence[str],
 ) -> Features:
     """The features of the sources."""
     return features_of(
         {name: samples.first(name, samples.runs[0].x[name]).shape[1:] for name in sources},
-        by_tensor(model, request.groups, Reason.GROUPS_INVALID),
-        by_tensor(model, request.windows, Reason.GROUPS_INVALID),
-        by_tensor(model, request.strides, Reason.GROUPS_INVALID),
+        by_tensor(model, at.groups, Reason.GROUPS_INVALID),
+        by_tensor(model, at.windows, Reason.GROUPS_INVALID),
+        by_tensor(model, at.strides, Reason.GROUPS_INVALID),
     )
 
 

@@ -16,6 +16,7 @@ from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.graph_tools.select.targets import target_tensor, what_it_is
 from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import Recipe
 from onnx_attribution.server.engine.request.samples import Samples
 from onnx_attribution.server.engine.request.selectors import put, selectors_of
 from onnx_attribution.values import Array, AttributionRequest, Selection, Target
@@ -43,7 +44,7 @@ class Chosen:
         return tuple(dict.fromkeys((self.tensor, self.indexed)))
 
 
-def chosen(model: LoadedModel, request: AttributionRequest) -> Chosen:
+def chosen(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> Chosen:
     """The target tensor of a request.
 
     Raises:
@@ -53,10 +54,10 @@ def chosen(model: LoadedModel, request: AttributionRequest) -> Chosen:
     if wanted is None and (scores := model.default_target()) is not None:
         wanted = scores
         notes = [f"no output holds floats; the target is {scores!r}"]
-    if request.method == "occlusion":
-        target = _number_tensor(model, wanted)
-    else:
+    if recipe.needs_derivatives:
         target = target_tensor(model.graph, None if wanted is None else model.tensor(wanted))
+    else:
+        target = _number_tensor(model, wanted)
     found = logit_of(model.graph, target)
     if request.target.logit:
         if found is None:

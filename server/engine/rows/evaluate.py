@@ -92,23 +92,6 @@ def row_limit(
     return int(np.clip((memory / ARENA - (few - 4 * each)) // each, 1, limit))
 
 
-def gradient(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
-    """Gradients at x, times the activation for gradient_x_activation."""
-    session = _rows_session(model, resolved)
-    times = resolved.request.method == "gradient_x_activation" and resolved.request.multiply_by_inputs
-    parts: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
-    evaluations = 0
-
-    limit = row_limit(model, resolved.samples, memory, session, resolved.samples.runs[0].shapes)
-    for part in resolved.samples.parts(limit):
-        for found, rows in apart(part, lambda run: session.run(run.feeds())):
-            evaluations += rows
-            yield rows
-            for layer, (h, g) in _pairs(resolved, found).items():
-                parts[layer].append(g * h if times else g)
-    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, evaluations)
-
-
 def apart(part: Run, run: Callable[[Run], dict[str, Array]]) -> Iterator[tuple[dict[str, Array], int]]:
     """What `run` finds for some samples, and how many it evaluated for that.
 
@@ -130,44 +113,15 @@ def _all_finite(found: Mapping[str, Array]) -> bool:
     )
 
 
-def path_sums(model: LoadedModel, resolved: Resolved, plan: Plan, memory: int) -> Evaluation:
-    """The attributions of a path method."""
-    hidden = resolved.request.method == "neuron_ig"
-    sums = yield from along_path(model, resolved, plan, hidden, memory)
-    if hidden or not resolved.request.multiply_by_inputs:
-        return sums
-    ends = {layer: resolved.samples.wide_ends(layer) for layer in resolved.choice.layers}
-    scaled = [
-        {layer: total * (ends[layer][0] - ends[layer][1]) for layer, total in part.items()}
-        for part in (sums.fine, sums.coarse)
-    ]
-    return replace(sums, fine=scaled[0], coarse=scaled[1])
-
-
-def missed(resolved: Resolved, sums: Sums) -> Floats:
-    """Per sample what multipliers of Integrated Gradients, multiplied, miss of the change, relative to their L1 norm; 0
-    for all else, whose answer holds its residual."""
-    request, names = resolved.request, resolved.choice.layers
-    if request.multiply_by_inputs or request.method != "integrated_gradients":
-        return np.zeros(resolved.samples.count // resolved.samples.references)
-    parts = {}
-    for name in names:
-        high, low = resolved.samples.wide_ends(name)
-        parts[name] = sums.fine[name] * (high - low)
-    answered, mean = averaged(resolved, Sums(parts, {}, 0))
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = np.sum([per_sample(part) for part in mean.fine.values()], axis=0)
-        norm = np.sum([per_sample(np.abs(part)) for part in mean.fine.values()], axis=0)
-        ratio = np.abs(total - (answered.value - answered.baseline_value)) / np.maximum(norm, 1e-30)
-    return np.asarray(np.where(np.isfinite(norm), ratio, 0))
-
-
 def along_path(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool, memory: int) -> Evaluation:
     """Sums over the plan's terms: of gradients times differences of activations, or (not `delta`) of gradients."""
     if not resolved.samples.together:
         return (yield from _one_by_one(model, resolved, plan, delta))
-    key = ("path", resolved.choice, delta)
-    session = model.session(key, lambda: path_program(model.network, resolved.choice, delta=delta))
+    table = resolved.recipe.table
+    key = ("path", resolved.choice, delta, id(table))
+    session = model.session(
+        key, lambda: path_program(model.network, resolved.choice, delta=delta, rules=table)
+    )
     common = _common(resolved.samples)
 
     def shapes_at(rows: int) -> dict[str, tuple[int, ...]]:
@@ -232,7 +186,7 @@ def _fields(batch: Batch) -> dict[str, Array]:
 
 def _one_by_one(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool) -> Evaluation:
     """The same sums with one row a run, for networks whose rows cannot share one."""
-    session = _rows_session(model, resolved)
+    session = rows_session(model, resolved)
     fine: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
     coarse: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
     ready, last_need = _schedule(plan)
@@ -241,7 +195,7 @@ def _one_by_one(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool)
         totals: dict[tuple[str, int], Floats] = {}
         for node, alpha in enumerate(plan.alphas):
             moved = {n: between(low, run.x[n], float(alpha)) for n, low in run.baselines.items()}
-            rows[node] = _pairs(resolved, session.run({**run.feeds(), **moved}))
+            rows[node] = pairs(resolved, session.run({**run.feeds(), **moved}))
             yield 1
             for layer in resolved.choice.layers:
                 for term, level in ready.get(node, ()):
@@ -285,11 +239,13 @@ def _product(
     return term.weight * (g * (rows[term.right][layer][0] - rows[term.left][layer][0]) if delta else g)
 
 
-def _rows_session(model: LoadedModel, resolved: Resolved) -> Session:
-    return model.session(("rows", resolved.choice), lambda: rows_program(model.network, resolved.choice))
+def rows_session(model: LoadedModel, resolved: Resolved) -> Session:
+    table = resolved.recipe.table
+    key = ("rows", resolved.choice, id(table))
+    return model.session(key, lambda: rows_program(model.network, resolved.choice, rules=table))
 
 
-def _pairs(resolved: Resolved, found: Mapping[str, Array]) -> dict[str, tuple[Floats, Floats]]:
+def pairs(resolved: Resolved, found: Mapping[str, Array]) -> dict[str, tuple[Floats, Floats]]:
     """Per layer activation and gradient as `[samples, *unit]`."""
     return {
         layer: (

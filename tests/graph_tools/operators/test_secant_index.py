@@ -16,7 +16,7 @@ from onnx_attribution.graph_tools.programs.program import deeplift_program
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Backend
-from onnx_attribution.values import AttributionRequest, Method, Target
+from onnx_attribution.values import AttributionRequest, Target
 from tests.programs import parsed
 
 Array = NDArray[Any]
@@ -145,7 +145,7 @@ def test_each_position_has_what_it_moves_alone() -> None:
     np.testing.assert_allclose(found["p"], [4, 0], rtol=1e-6)
 
 
-METHODS: tuple[Method, ...] = ("deeplift_rescale", "deeplift_reveal_cancel")
+METHODS: tuple[str, ...] = ("deeplift_rescale", "deeplift_reveal_cancel")
 CHOSEN = """g (float[N,3] x) => (float[N,1] z) {
     a = ArgMax<axis = 1>(x) s = Sin(x) z = GatherElements<axis = 1>(s, a) }"""
 SORTED = """g (float[N,3] x) => (float[N,3] z) <int64[1] k = {3}> {
@@ -157,7 +157,7 @@ CUT = """g (float[N,3] x) => (float[N,2] z) <int64[1] one = {1}, int64[1] far = 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("text", [CHOSEN, SORTED, CUT], ids=["ArgMax", "TopK", "Slice"])
-def test_positions_without_a_secant_are_followed_where_they_agree(text: str, method: Method) -> None:
+def test_positions_without_a_secant_are_followed_where_they_agree(text: str, method: str) -> None:
     x, y = np.array([[3.0, 1, -2]], np.float32), np.array([[2.0, 0.5, -1]], np.float32)
     with Engine(provider="cpu", threads=1) as engine:
         engine.add("positions", parsed(text), batch_axes={"x": None} if text is CUT else {})

@@ -20,9 +20,10 @@ from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.network import Network
 from onnx_attribution.graph_tools.programs.program import deeplift_program
 from onnx_attribution.graph_tools.programs.signature import Choice
+from onnx_attribution.methods import NearZero
 from onnx_attribution.server.engine.backend import Backend
-from onnx_attribution.values import NEAR_ZERO, NearZero
 from tests.conformance.float64 import run_double
+from tests.method_names import NEAR_ZERO
 
 Array = NDArray[Any]
 TOLERANCE = 1e-9

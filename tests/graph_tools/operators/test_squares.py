@@ -8,7 +8,8 @@ import pytest
 from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.operators.squares import is_sum_of_squares
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.values import PATH_METHODS, AttributionRequest, Method, Target
+from onnx_attribution.values import AttributionRequest, Target
+from tests.method_names import PATH_METHODS
 from tests.methods.toys import model, values
 from tests.programs import gradients
 
@@ -43,7 +44,7 @@ def test_the_gradient_of_a_length_of_0_is_0(nodes: str) -> None:
 
 @pytest.mark.parametrize("method", sorted(PATH_METHODS))
 @pytest.mark.parametrize("nodes", LENGTHS.values(), ids=LENGTHS)
-def test_a_path_from_silence_is_finite(nodes: str, method: Method) -> None:
+def test_a_path_from_silence_is_finite(nodes: str, method: str) -> None:
     """On the line from 0 a length grows evenly: x^2 and y^2 over it, less half a segment at the kink."""
     with Engine(provider="cpu", threads=1) as engine:
         engine.add("length", model(text(nodes), **CONSTANTS))

@@ -36,10 +36,13 @@ def healthy_after(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def test_every_violation_of_a_request_is_sent(stubs: Stubs) -> None:
-    request = ask(inputs=[INPUT, INPUT, pb.Tensor(name="y", datatype="FP8")], steps=0, tolerance=-1)
+    request = ask(
+        inputs=[INPUT, INPUT, pb.Tensor(name="y", datatype="FP8")],
+        neuron_ig=pb.NeuronIG(steps=0, tolerance=-1),
+    )
     with pytest.raises(errors.InvalidArgument) as caught, translated():
         stubs.attributions.Attribute(request)
-    assert set(caught.value.violations) == {"steps", "tolerance", "inputs.x", "inputs.y"}
+    assert set(caught.value.violations) == {"neuron_ig.steps", "neuron_ig.tolerance", "inputs.x", "inputs.y"}
 
 
 def test_input_given_twice_is_refused(stubs: Stubs) -> None:
@@ -87,11 +90,11 @@ def test_validation_only_accepts(stubs: Stubs) -> None:
     ("fields", "reason"),
     [
         ({"inputs": [tensors.encode("x", X.repeat(200, 0))]}, "REQUEST_TOO_LARGE"),
-        ({"steps": 16385}, "PARAMETER_INVALID"),
-        ({"max_steps": 1 << 30}, "PARAMETER_INVALID"),
-        ({"method": 0}, "PARAMETER_INVALID"),
-        ({"quadrature": 77}, "METHOD_UNSUPPORTED"),
-        ({"method": 77}, "METHOD_UNSUPPORTED"),
+        ({"neuron_ig": pb.NeuronIG(steps=16385)}, "PARAMETER_INVALID"),
+        ({"neuron_ig": pb.NeuronIG(max_steps=1 << 30)}, "PARAMETER_INVALID"),
+        ({"custom": pb.CustomMethod()}, "PARAMETER_INVALID"),
+        ({"custom": pb.CustomMethod(name="nonsense")}, "PARAMETER_INVALID"),
+        ({"neuron_ig": pb.NeuronIG(quadrature=77)}, "METHOD_UNSUPPORTED"),  # type: ignore[arg-type]
     ],
 )
 def test_request_over_a_limit_is_refused(stubs: Stubs, fields: dict[str, Any], reason: str) -> None:

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.methods import IntegratedGradients, NeuronIG, Quadrature
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.server.engine.request.steps import check_steps
 from onnx_attribution.server.engine.rows import evaluate
 from onnx_attribution.server.engine.rows.plan import (
     Batch,
@@ -25,7 +25,8 @@ from onnx_attribution.server.engine.rows.plan import (
     gauss_legendre,
     mean_plan,
 )
-from onnx_attribution.values import QUADRATURES, AttributionRequest, Method, Quadrature, Target
+from onnx_attribution.values import AttributionRequest, Target
+from tests.method_names import QUADRATURES
 
 COUNTS = (1, 2, 3, 4, 5, 8, 13, 64)
 MEANS = [(name, n) for name in QUADRATURES for n in COUNTS if (name, n) != ("riemann_trapezoid", 1)]
@@ -87,20 +88,20 @@ def test_one_step_has_no_coarse_grid() -> None:
 
 def test_captums_trapezoid_of_one_step_is_refused_as_captum_does() -> None:
     with pytest.raises(InvalidArgument, match="riemann_trapezoid needs at least 2 steps"):
-        mean_plan("riemann_trapezoid", 1)
+        IntegratedGradients(quadrature="riemann_trapezoid", steps=1)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 16385])
 def test_a_number_of_steps_out_of_range_is_refused(steps: int) -> None:
     with pytest.raises(InvalidArgument, match=f"steps is {steps}; it must lie between 1 and 16384"):
-        check_steps(steps, "trapezoid")
+        NeuronIG(steps=steps)
 
 
 def test_an_unknown_quadrature_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        InvalidArgument, match=r"no quadrature 'simpson'; there are: trapezoid, .*gausslegendre"
+        InvalidArgument, match=r"quadrature is 'simpson'; it may be: trapezoid, .*gausslegendre"
     ):
-        check_steps(4, "simpson")
+        NeuronIG(quadrature="simpson")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 51, 300])
@@ -203,7 +204,7 @@ def test_the_number_of_rows_in_a_run_does_not_move_the_sums(
     engine: Engine,
     rng: np.random.Generator,
     monkeypatch: pytest.MonkeyPatch,
-    method: Method,
+    method: str,
     name: Quadrature,
     limit: int,
 ) -> None:

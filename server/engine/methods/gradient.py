@@ -1,0 +1,51 @@
+"""Gradients at x, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnx_attribution.methods import Gradient, GradientXActivation
+from onnx_attribution.server.engine.methods.stages import Stage
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import AtInput, Floats, Recipe, contribution, multiplier, recipe
+from onnx_attribution.server.engine.request.resolve import Resolved
+from onnx_attribution.server.engine.rows.evaluate import (
+    Evaluation,
+    Sums,
+    apart,
+    pairs,
+    row_limit,
+    rows_session,
+)
+
+
+@recipe(Gradient)
+def gradient(method: Gradient) -> Recipe:
+    return Recipe(AtInput())
+
+
+@recipe(GradientXActivation)
+def gradient_x_activation(method: GradientXActivation) -> Recipe:
+    return Recipe(AtInput(), contribution if method.multiply_by_inputs else multiplier)
+
+
+def _gradients(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
+    """Gradients at x, reduced with the activations."""
+    session = rows_session(model, resolved)
+    parts: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
+    evaluations = 0
+    limit = row_limit(model, resolved.samples, memory, session, resolved.samples.runs[0].shapes)
+    for part in resolved.samples.parts(limit):
+        for found, rows in apart(part, lambda run: session.run(run.feeds())):
+            evaluations += rows
+            yield rows
+            for layer, (h, g) in pairs(resolved, found).items():
+                parts[layer].append(resolved.recipe.reduce(g, h))
+    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, evaluations)
+
+
+def stages(model: LoadedModel, resolved: Resolved, memory: int) -> Iterator[Stage]:
+    """One stage: a gradient is exact."""
+    yield Stage(0, lambda: resolved.samples.count, lambda: _gradients(model, resolved, memory))

@@ -1,0 +1,103 @@
+"""Sums along the path from the baseline to the input, refined until they are as exact as they have to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_attribution.methods import IntegratedGradients, NeuronIG
+from onnx_attribution.server.engine.methods.stages import Stage
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import Floats, Path, Recipe, contribution, multiplier, recipe
+from onnx_attribution.server.engine.request.resolve import Resolved
+from onnx_attribution.server.engine.request.targets import per_sample
+from onnx_attribution.server.engine.rows.evaluate import (
+    Evaluation,
+    Sums,
+    along_path,
+    averaged,
+    row_limit,
+)
+from onnx_attribution.server.engine.rows.plan import Plan, conductance_plan, count_rows, mean_plan
+
+
+@recipe(IntegratedGradients)
+def integrated_gradients(method: IntegratedGradients) -> Recipe:
+    at = Path(method.quadrature, method.steps, method.max_steps, method.tolerance)
+    reduce = contribution if method.multiply_by_inputs else multiplier
+    return Recipe(at, reduce, sums_to_change=method.multiply_by_inputs, layer_is_source=True)
+
+
+@recipe(NeuronIG)
+def neuron_ig(method: NeuronIG) -> Recipe:
+    at = Path(method.quadrature, method.steps, method.max_steps, method.tolerance, conductance=True)
+    return Recipe(at, sums_to_change=True)
+
+
+def stages(model: LoadedModel, resolved: Resolved, memory: int) -> Iterator[Stage]:
+    """One stage, or with a tolerance as many as doublings of the steps fit."""
+    at = resolved.recipe.at
+    assert isinstance(at, Path)
+    steps = at.steps
+    yield _stage(model, resolved, memory, steps)
+    while at.tolerance is not None and steps < at.max_steps:
+        steps = min(2 * steps, at.max_steps)
+        yield _stage(model, resolved, memory, steps)
+
+
+def _stage(model: LoadedModel, resolved: Resolved, memory: int, steps: int) -> Stage:
+    plan = plan_of(resolved, steps)
+    return Stage(
+        steps,
+        lambda: _planned(model, resolved, memory, plan),
+        lambda: path_sums(model, resolved, plan, memory),
+    )
+
+
+def plan_of(resolved: Resolved, steps: int) -> Plan:
+    """Where the rows of a resolved lie at a number of steps."""
+    at = resolved.recipe.at
+    assert isinstance(at, Path)
+    return (conductance_plan if at.conductance else mean_plan)(at.quadrature, steps)
+
+
+def _planned(model: LoadedModel, resolved: Resolved, memory: int, plan: Plan) -> int:
+    samples = resolved.samples
+    if not samples.together:
+        return len(plan.alphas) * samples.count
+    return count_rows(plan, samples.count, row_limit(model, samples, memory))
+
+
+def path_sums(model: LoadedModel, resolved: Resolved, plan: Plan, memory: int) -> Evaluation:
+    """The attributions at the plan's rows."""
+    at = resolved.recipe.at
+    assert isinstance(at, Path)
+    sums = yield from along_path(model, resolved, plan, at.conductance, memory)
+    if at.conductance:
+        return sums
+    ends = {layer: resolved.samples.wide_ends(layer) for layer in resolved.choice.layers}
+    fine, coarse = (
+        {layer: resolved.recipe.reduce(mean, ends[layer][0] - ends[layer][1]) for layer, mean in part.items()}
+        for part in (sums.fine, sums.coarse)
+    )
+    return replace(sums, fine=fine, coarse=coarse)
+
+
+def missed(resolved: Resolved, sums: Sums) -> Floats:
+    """Per sample what multipliers of a path, multiplied, miss of the change, relative to their L1 norm; 0 for all else,
+    whose answer holds its residual."""
+    at, names = resolved.recipe.at, resolved.choice.layers
+    if not isinstance(at, Path) or at.conductance or resolved.recipe.reduce is not multiplier:
+        return np.zeros(resolved.samples.count // resolved.samples.references)
+    parts = {}
+    for name in names:
+        high, low = resolved.samples.wide_ends(name)
+        parts[name] = sums.fine[name] * (high - low)
+    answered, mean = averaged(resolved, Sums(parts, {}, 0))
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.sum([per_sample(part) for part in mean.fine.values()], axis=0)
+        norm = np.sum([per_sample(np.abs(part)) for part in mean.fine.values()], axis=0)
+        ratio = np.abs(total - (answered.value - answered.baseline_value)) / np.maximum(norm, 1e-30)
+    return np.asarray(np.where(np.isfinite(norm), ratio, 0))

@@ -1,0 +1,389 @@
+"""The methods, each a value that carries its own parameters: what client, wire and command line read of them.
+
+    NeuronIG(steps=256, tolerance=0.01)
+
+How an engine evaluates a method is its recipe (`onnx_attribution.server.engine.methods.recipe`). A method of
+your own is a dataclass and a recipe, registered from anywhere; an entry point of the group `onnx_attribution.methods`
+names the module that holds them. Needs numpy only.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.parameters import EMPTY, Parameter, bounded, parameters_of, shown
+
+__all__ = [
+    "DEFAULT",
+    "Custom",
+    "DeepLiftGenomicsDefault",
+    "DeepLiftRescale",
+    "DeepLiftRevealCancel",
+    "Gradient",
+    "GradientXActivation",
+    "IntegratedGradients",
+    "Method",
+    "MethodInfo",
+    "NearZero",
+    "NeuronIG",
+    "Occlusion",
+    "Parameter",
+    "Quadrature",
+    "bounded",
+    "info_of",
+    "make",
+    "register",
+    "registered",
+]
+
+ENTRY_POINTS = "onnx_attribution.methods"
+MAX_STEPS = 16384
+Quadrature = Literal[
+    "trapezoid",
+    "left",
+    "right",
+    "riemann_left",
+    "riemann_right",
+    "riemann_middle",
+    "riemann_trapezoid",
+    "gausslegendre",
+]
+NearZero = Literal["midpoint", "input", "reference"]
+
+
+class Method:
+    """What all methods have: a name, and the source of their definition. A method is a frozen dataclass below it.
+
+    Raises:
+        InvalidArgument: a parameter is out of its bounds; `violations` has one entry for each.
+    """
+
+    name: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    captum: ClassVar[str] = ""
+    indifferent_to: ClassVar[frozenset[str]] = frozenset()
+    """Parameters of other methods that would change nothing here, whatever their value."""
+
+    def __post_init__(self) -> None:
+        found: dict[str, InvalidArgument] = {}
+        for one in parameters_of(type(self)):
+            try:
+                object.__setattr__(self, one.name, one.parsed(getattr(self, one.name)))
+            except InvalidArgument as error:
+                found[one.name] = error
+        if not found:
+            for name, message in self.contradictions():
+                found[name] = InvalidArgument(message)
+        if found:
+            first = next(iter(found.values()))
+            raise InvalidArgument(
+                "; ".join(error.message for error in found.values()),
+                reason=first.reason,
+                violations={name: error.message for name, error in found.items()},
+                field=next(iter(found)),
+            )
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Parameters that do not go together: the name of one, and the message."""
+        yield from ()
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters by name."""
+        return {one.name: getattr(self, one.name) for one in parameters_of(type(self))}
+
+
+Kept = TypeVar("Kept", bound=type[Method])
+_known: dict[str, type[Method]] = {}
+_failed: dict[str, str] = {}
+
+
+def register(name: str, *, paper: str = "", captum: str = "") -> Callable[[Kept], Kept]:
+    """Makes a method known under a name, with its source and what Captum calls it."""
+
+    def keep(cls: Kept) -> Kept:
+        if _known.get(name, cls).__qualname__ != cls.__qualname__:
+            raise ValueError(f"there is a method {name!r} already: {_known[name].__qualname__}")
+        cls.name, cls.paper, cls.captum = name, paper, captum
+        parameters_of(cls)  # refuses a type that no parameter can have
+        _known[name] = cls
+        return cls
+
+    return keep
+
+
+def registered() -> Mapping[str, type[Method]]:
+    """The methods by name, those of entry points included."""
+    _load_entry_points()
+    return dict(_known)
+
+
+@functools.cache
+def _load_entry_points() -> None:
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except Exception as error:  # whatever a package of others does, the rest goes on
+            _failed[point.name] = f"{type(error).__name__}: {error}"
+
+
+def method_named(name: str) -> type[Method]:
+    """Raises: InvalidArgument that lists the methods, and the entry points that could not be loaded."""
+    known = registered()
+    if name in known:
+        return known[name]
+    failed = "".join(f"; {point!r} could not be loaded: {why}" for point, why in _failed.items())
+    raise InvalidArgument(f"no method {name!r}; there are: {', '.join(known)}{failed}", method=name)
+
+
+def make(method: Method | str, parameters: Mapping[str, Any] = EMPTY) -> Method:
+    """The method as a value: from a value that parameters change, or from its name with parameters.
+
+    A parameter that the method does not know is refused, unless it asks for nothing: its value is the default of those
+    that know it, or says how exact the answer has to be while the method is exact. A name that is not known here may be
+    one of the server: `Custom`.
+
+    Raises:
+        InvalidArgument: a parameter that does not exist, or is out of its bounds.
+    """
+    if isinstance(method, Method):
+        given = {**method.parameters(), **parameters} if parameters else {}
+        return make(method.name, given) if given else method
+    if not isinstance(method, str):
+        raise InvalidArgument(
+            f"a method is a value of onnx_attribution.methods or its name, not {shown(method)}"
+        )
+    cls = registered().get(method)
+    if cls is None:
+        return Custom(method, dict(parameters))
+    own = {one.name for one in parameters_of(cls)}
+    for name in parameters.keys() - own - cls.indifferent_to:
+        _require_idle(method, own, name, parameters[name])
+    return cls(**{name: value for name, value in parameters.items() if name in own})
+
+
+def _require_idle(method: str, own: set[str], name: str, value: Any) -> None:
+    """Refuses a parameter that the method does not know, if it asks for something."""
+    others = {
+        other: one for other, cls in registered().items() for one in parameters_of(cls) if one.name == name
+    }
+    if not others:
+        known = ", ".join(sorted(own)) or "none"
+        raise InvalidArgument(f"{method} has no parameter {name!r}; there are: {known}", option=name)
+    first = next(iter(others.values()))
+    idle = first.accuracy or (not value if isinstance(first.default, dict) else value == first.default)
+    if not idle:
+        message = f"{method} knows no {name}; it is a parameter of {', '.join(others)}"
+        raise InvalidArgument(message, reason=first.reason, option=name)
+
+
+@dataclass(frozen=True)
+class Custom(Method):
+    """A method that is known by its name only: whoever evaluates it knows more."""
+
+    name: str = ""  # type: ignore[misc]  # of this value, in place of the class's
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Nothing is known of the parameters here."""
+
+    def parameters(self) -> dict[str, Any]:
+        return dict(self.given)
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What is known of a method: its parameters, its sources, and the facts of its recipe.
+
+    `summary` is the first paragraph of its documentation, `description` all of it. `needs_reference`: its answer
+    depends on the baselines. `layer_is_source`: a layer that is asked for is the source. `sums_to`: what the
+    attributions of a cut sum to, "" where they need not sum to anything.
+    """
+
+    name: str
+    summary: str
+    description: str
+    parameters: tuple[Parameter, ...] = ()
+    paper: str = ""
+    captum: str = ""
+    needs_reference: bool = False
+    needs_derivatives: bool = True
+    layer_is_source: bool = False
+    sums_to: str = ""
+    error_estimate: bool = False
+
+
+def info_of(cls: type[Method], **facts: Any) -> MethodInfo:
+    """What a method's own class says of it, and facts of its recipe."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    summary = " ".join(text.partition("\n\n")[0].split())
+    return MethodInfo(cls.name, summary, text, parameters_of(cls), cls.paper, cls.captum, **facts)
+
+
+# --- what there is
+
+MULTIPLY_BY_INPUTS = "False: without the difference to the baseline, or the activation."
+
+
+@register("gradient", captum="Saliency (its absolute value), NeuronGradient", paper="arXiv 1312.6034")
+@dataclass(frozen=True)
+class Gradient(Method):
+    """The derivative of the target with respect to the layer, at the input."""
+
+    indifferent_to: ClassVar[frozenset[str]] = frozenset({"multiply_by_inputs"})
+
+
+@register(
+    "gradient_x_activation", captum="InputXGradient, LayerGradientXActivation", paper="arXiv 1605.01713"
+)
+@dataclass(frozen=True)
+class GradientXActivation(Method):
+    """The gradient times the layer's values."""
+
+    multiply_by_inputs: bool = bounded(True, help=MULTIPLY_BY_INPUTS, option="multipliers")
+
+
+@dataclass(frozen=True)
+class _AlongPath(Method):
+    """The parameters of methods that add up gradients on the line from the baseline to the input."""
+
+    steps: int = bounded(
+        64,
+        at_least=1,
+        at_most=MAX_STEPS,
+        accuracy=True,
+        help="Segments of the path, or Captum's n_steps with its quadratures.",
+    )
+    tolerance: float | None = bounded(
+        None,
+        above=0,
+        accuracy=True,
+        help="Double the steps until the estimated L1 error is at most this part of the attributions' L1 norm.",
+    )
+    max_steps: int = bounded(
+        1024, at_least=1, at_most=MAX_STEPS, accuracy=True, help="Where the doubling for a tolerance ends."
+    )
+    quadrature: Quadrature = bounded(
+        "trapezoid",
+        accuracy=True,
+        help="Where the steps lie and what they weigh; from riemann_left on Captum's.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps > self.max_steps == _AlongPath.max_steps:  # the default gives way
+            object.__setattr__(self, "max_steps", self.steps)
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if (
+            self.tolerance is not None
+            and self.max_steps < self.steps
+            and self.max_steps != _AlongPath.max_steps
+        ):
+            yield "max_steps", f"max_steps is {self.max_steps}, below steps, {self.steps}"
+
+
+@register(
+    "integrated_gradients",
+    captum="IntegratedGradients; LayerIntegratedGradients, whose source is the layer; NeuronIntegratedGradients, "
+    "whose target is a neuron",
+    paper="arXiv 1703.01365",
+)
+@dataclass(frozen=True)
+class IntegratedGradients(_AlongPath):
+    """The mean gradient on the line from the baseline to the source, times the difference. Sums to F(x) - F(x')."""
+
+    multiply_by_inputs: bool = bounded(True, help=MULTIPLY_BY_INPUTS, option="multipliers")
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from super().contradictions()
+        if self.quadrature == "riemann_trapezoid" and self.steps == 1:  # its only node would be the baseline
+            yield "steps", "riemann_trapezoid needs at least 2 steps"
+
+
+@register("neuron_ig", captum="LayerConductance", paper="arXiv 1807.09946")
+@dataclass(frozen=True)
+class NeuronIG(_AlongPath):
+    """Neuron Integrated Gradients, the total conductance of a hidden layer: gradients times the differences of its
+    activations along the path. Sums to F(x) - F(x') at a cut."""
+
+
+@dataclass(frozen=True)
+class _DeepLift(Method):
+    """The parameters of all rules of DeepLIFT."""
+
+    multiply_by_inputs: bool = bounded(True, help=MULTIPLY_BY_INPUTS, option="multipliers")
+    near_zero: NearZero = bounded(
+        "midpoint",
+        help="Where the gradient is taken that stands for a secant whose ends are too close for a quotient: at the "
+        "midpoint, at the input as Captum does, or at the reference as kundajelab/deeplift does.",
+    )
+
+
+@register(
+    "deeplift_rescale",
+    captum="DeepLift, LayerDeepLift, NeuronDeepLift; DeepLiftShap with References",
+    paper="arXiv 1704.02685",
+)
+@dataclass(frozen=True)
+class DeepLiftRescale(_DeepLift):
+    """DeepLIFT with the Rescale rule: secants in place of gradients. Sums to F(x) - F(x') at a cut."""
+
+
+@register("deeplift_reveal_cancel", paper="arXiv 1704.02685, section 3.5.3")
+@dataclass(frozen=True)
+class DeepLiftRevealCancel(_DeepLift):
+    """DeepLIFT with the RevealCancel rule wherever a nonlinearity follows something linear: the positive and the
+    negative part of each change apart. Sums to F(x) - F(x') at a cut."""
+
+
+@register(
+    "deeplift_genomics_default",
+    paper="github.com/kundajelab/deeplift, NonlinearMxtsMode.DeepLIFT_GenomicsDefault",
+)
+@dataclass(frozen=True)
+class DeepLiftGenomicsDefault(_DeepLift):
+    """DeepLIFT with RevealCancel after dense layers and Rescale elsewhere. Sums to F(x) - F(x') at a cut."""
+
+
+@register(
+    "occlusion",
+    captum="FeatureAblation (groups are its feature_mask); Occlusion with windows and strides",
+    paper="arXiv 1311.2901",
+)
+@dataclass(frozen=True, eq=False)
+class Occlusion(Method):
+    """By how much the target falls where a group of features is at its baseline; of any model that runs.
+
+    A source with neither groups nor a window has every element as its own group. Sources may hold integers, text and
+    truth values too (baselines: 0, "" and False), and are by default those that groups and windows name, else the
+    inputs of which each sample has its own.
+    """
+
+    groups: Mapping[str, NDArray[np.generic]] = bounded(
+        EMPTY,
+        help="By source, integers from 0 that broadcast to one sample: elements of one number are replaced together, "
+        "across sources too.",
+    )
+    windows: Mapping[str, Sequence[int]] = bounded(
+        EMPTY,
+        option="window",
+        help="By source, the sizes of a window that moves over the last axes; other axes are taken whole.",
+    )
+    strides: Mapping[str, Sequence[int]] = bounded(
+        EMPTY,
+        option="stride",
+        help="By source, how far the window moves; by default its size, so that windows do not overlap.",
+    )
+
+
+DEFAULT: Method = NeuronIG()
+"""What is evaluated where a request names no method."""
