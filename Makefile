@@ -39,6 +39,7 @@ proto: $(VENV)/stamp
 # The generated pages.
 docs: $(VENV)/stamp
 	onnx-attribution ops --markdown > docs/operators.md
+	onnx-attribution methods --markdown > docs/methods.md
 	python -m onnx_attribution.errors > docs/errors.md
 
 $(VENV)/stamp: pyproject.toml

@@ -26,10 +26,33 @@ def test_generated_pages_are_what_their_command_prints(arguments: str, page: str
     assert (ROOT / page).read_text() == result.stdout, "run: make docs"
 
 
-def test_the_operator_of_the_contributors_page_is_registered() -> None:
-    (code,) = re.findall(
-        r"^```python\n(.*?)^```$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL
+def snippet(title: str) -> str:
+    """The Python of a section of the contributors' page."""
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    (code,) = re.findall(rf"^## {title}\n.*?^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return str(code)
+
+
+def test_the_method_of_the_contributors_page_can_be_asked_for() -> None:
+    shown = (
+        "import numpy as np, onnx.parser\n"
+        "from onnx_attribution.server.engine import Engine\n"
+        "from onnx_attribution.values import AttributionRequest\n"
+        "text = '<ir_version: 9, opset_import: [\"\": 21]> g (float[N,1] x) => (float[N,1] y) { y = Mul(x, x) }'\n"
+        "with Engine() as engine:\n"
+        "    engine.add('square', onnx.parser.parse_model(text))\n"
+        "    x = np.array([[3.0]], np.float32)\n"
+        "    asked = AttributionRequest('square', {'x': x}, 'squared_gradient', factor=2)\n"
+        "    print(engine.attribute(asked).layers['x'].values.item())\n"
     )
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"{snippet('Add a method')}\n{shown}"], capture_output=True, text=True
+    )
+    assert result.stdout == "72.0\n", result.stderr
+
+
+def test_the_operator_of_the_contributors_page_is_registered() -> None:
+    code = snippet("Add an operator")
     shown = "from onnx_attribution.graph_tools.operators import VJP; print(('com.example', 'Square') in VJP)"
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"{code}\n{shown}"], capture_output=True, text=True

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import onnx_attribution
-from onnx_attribution import AsyncClient, Client, Engine, References, Target, client, errors, values
+from onnx_attribution import AsyncClient, Client, Engine, References, Target, client, errors, methods, values
 from onnx_attribution.server.engine.engine import Engine as HomeOfEngine
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +45,7 @@ def test_names_are_those_of_their_modules() -> None:
     assert (References, Target) == (values.References, values.Target)
     assert Engine is HomeOfEngine
     assert onnx_attribution.errors is errors
+    assert repr(methods.NeuronIG()).startswith("NeuronIG(steps=64, ")
 
 
 def test_the_version_is_that_of_the_project() -> None:
@@ -64,6 +65,7 @@ def test_importing_the_package_loads_nothing_else() -> None:
         ("References", {"numpy"}),
         ("Target", {"numpy"}),
         ("errors", set()),
+        ("methods", {"numpy"}),
     ],
 )
 def test_only_the_engine_loads_a_runtime(name: str, needs: set[str]) -> None:

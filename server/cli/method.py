@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -49,18 +49,21 @@ def with_parameters(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        values = {name: given.pop(name) for name in known}
-        command(**given, parameters={n: x for n, x in values.items() if x not in (None, False, [])})
+        values = {name: given.pop(_argument(name)) for name in known}
+        command(**given, parameters={n: x for n, x in values.items() if x is not None and x is not False})
 
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "parameters"]
+    taken = {option for p in own for option in _options(p)}
     added = [
         inspect.Parameter(
-            name,
+            _argument(name),
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
             default=False if one.kind == "switch" else None,
             annotation=Annotated[
                 TYPES[one.kind][0],
-                typer.Option(option_of(one), metavar=TYPES[one.kind][1], help=_help(one, methods)),
+                typer.Option(
+                    _free(one, methods, taken), metavar=TYPES[one.kind][1], help=_help(one, methods)
+                ),
             ],
         )
         for name, (one, methods) in known.items()
@@ -72,12 +75,30 @@ def with_parameters(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _argument(name: str) -> str:
+    """The argument of a parameter, which no option of the command itself is called."""
+    return f"parameter_{name}"
+
+
+def _options(own: inspect.Parameter) -> Sequence[str]:
+    """The options of an argument of the command itself."""
+    infos = [one for one in getattr(own.annotation, "__metadata__", ()) if hasattr(one, "param_decls")]
+    return [d for one in infos for d in one.param_decls or ()] or [f"--{own.name.replace('_', '-')}"]
+
+
+def _free(one: Parameter, methods: Sequence[str], taken: Collection[str]) -> str:
+    """The option of a parameter; with the name of its method before it where the command has one of that name."""
+    option = option_of(one)
+    return f"--{methods[0].replace('_', '-')}-{option.removeprefix('--')}" if option in taken else option
+
+
 def _help(one: Parameter, methods: Sequence[str]) -> str:
     default = (
         "" if one.kind in ("switch", "arrays", "sizes") or one.default is None else f" Default {one.default}."
     )
     bounds = f" It may be {one.bounds}." if one.choices else ""
-    return f"{one.help}{bounds}{default} For {', '.join(methods)}."
+    off = f"Turns off {one.name}. " if one.kind == "switch" and one.default else ""
+    return f"{off}{one.help}{bounds}{default} For {', '.join(methods)}."
 
 
 def parsed(given: Mapping[str, Any], others: Sequence[str], inputs: Sequence[TensorInfo]) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnx_attribution import errors as errors
+    from onnx_attribution import methods as methods
     from onnx_attribution.client import AsyncClient, Client
     from onnx_attribution.server.engine import Engine
     from onnx_attribution.values import References, Target
 
     __version__: str
 
-__all__ = ["AsyncClient", "Client", "Engine", "References", "Target", "__version__", "errors"]
+__all__ = ["AsyncClient", "Client", "Engine", "References", "Target", "__version__", "errors", "methods"]
 
 _MODULES = {
     "AsyncClient": "client",
@@ -25,6 +26,7 @@ _MODULES = {
     "References": "values",
     "Target": "values",
     "errors": "errors",
+    "methods": "methods",
 }
 
 if not TYPE_CHECKING:  # a type checker would take every name for known

@@ -39,6 +39,7 @@ __all__ = [
     "Parameter",
     "Quadrature",
     "bounded",
+    "forget",
     "info_of",
     "make",
     "register",
@@ -120,6 +121,11 @@ def register(name: str, *, paper: str = "", captum: str = "") -> Callable[[Kept]
     return keep
 
 
+def forget(name: str) -> None:
+    """Makes a method unknown again."""
+    _known.pop(name, None)
+
+
 def registered() -> Mapping[str, type[Method]]:
     """The methods by name, those of entry points included."""
     _load_entry_points()
@@ -179,6 +185,7 @@ def _require_idle(method: str, own: set[str], name: str, value: Any) -> None:
         known = ", ".join(sorted(own)) or "none"
         raise InvalidArgument(f"{method} has no parameter {name!r}; there are: {known}", option=name)
     first = next(iter(others.values()))
+    value = first.parsed(value)  # what nobody can mean is refused
     idle = first.accuracy or (not value if isinstance(first.default, dict) else value == first.default)
     if not idle:
         message = f"{method} knows no {name}; it is a parameter of {', '.join(others)}"
@@ -230,7 +237,7 @@ def info_of(cls: type[Method], **facts: Any) -> MethodInfo:
 
 # --- what there is
 
-MULTIPLY_BY_INPUTS = "False: without the difference to the baseline, or the activation."
+MULTIPLY_BY_INPUTS = "Multiply by the difference to the baseline, or by the activation."
 
 
 @register("gradient", captum="Saliency (its absolute value), NeuronGradient", paper="arXiv 1312.6034")

@@ -58,10 +58,10 @@ def test_the_list_of_commands_is_whole() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--steps", "-1"], "--steps"),
-        (["--max-steps", "0"], "--max-steps"),
-        (["--tolerance", "nan"], "--tolerance"),
-        (["--tolerance", "-1"], "--tolerance"),
+        (["--steps", "-1"], "steps is -1; it must lie between 1 and"),
+        (["--max-steps", "0"], "max_steps is 0; it must lie"),
+        (["--tolerance", "nan"], "tolerance is nan; it must be above 0"),
+        (["--tolerance", "-1"], "tolerance is -1.0; it must be above 0"),
         (["--scale", "nan"], "--scale"),
         (["--std", "0"], "--std"),
         (["--mean", "inf"], "--mean"),
