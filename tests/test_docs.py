@@ -46,7 +46,9 @@ def test_the_method_of_the_contributors_page_can_be_asked_for() -> None:
         "    print(engine.attribute(asked).layers['x'].values.item())\n"
     )
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"{snippet('Add a method')}\n{shown}"], capture_output=True, text=True
+        [sys.executable, "-W", "error", "-c", f"{snippet('Add a method')}\n{shown}"],
+        capture_output=True,
+        text=True,
     )
     assert result.stdout == "72.0\n", result.stderr
 
