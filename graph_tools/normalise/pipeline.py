@@ -20,12 +20,21 @@ from onnx_attribution.graph_tools.ir.convert import IR_VERSION
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
 from onnx_attribution.graph_tools.ir.outer_constants import hoist
 from onnx_attribution.graph_tools.ir.runner import Runner
+from onnx_attribution.graph_tools.ir.shapes import sizes_of
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.normalise import dropped_operators
 from onnx_attribution.graph_tools.normalise.function_bodies import expanded
 from onnx_attribution.graph_tools.normalise.noise import show_masks, stilled
 from onnx_attribution.graph_tools.normalise.open_optionals import opened
-from onnx_attribution.graph_tools.normalise.types import believe_scans, forget, name_dims, ranks_told, typed
+from onnx_attribution.graph_tools.normalise.squeezes import settled, settled_for_one
+from onnx_attribution.graph_tools.normalise.types import (
+    believe_scans,
+    cut_to,
+    forget,
+    name_dims,
+    ranks_told,
+    typed,
+)
 from onnx_attribution.graph_tools.normalise.unroll_sequences import unrolled, with_elements
 from onnx_attribution.graph_tools.read.load import tensors_of
 from onnx_attribution.values import Array
@@ -67,8 +76,10 @@ def normalise(
     if weights is not None:
         weights.take(flat.graph)
 
+    loose = False  # about axes of size 1
+
     def right(changed: onnx.ModelProto) -> bool:
-        return not _difference(stilled(changed), run, samples, expected)
+        return not _difference(stilled(changed), run, samples, expected, loose)
 
     current, notes = _through_steps(flat, lambda _: True)
     if not right(current):  # some step is wrong for this file; find out which
@@ -83,7 +94,17 @@ def normalise(
         if restless:
             listed = ", ".join(map(repr, restless))
             notes.append(f"the file itself gives other numbers in every run: {listed} could not be compared")
-    known = typed(with_elements(current), run, samples[0], ranks)
+    current = with_elements(current)
+    squeezed = settled(current, run, samples[0])
+    if squeezed is not current:
+        loose = not _difference(stilled(squeezed), run, samples, expected, loose=True)
+        if not loose:  # what follows counts axes as they are at one sample
+            samples, expected = samples[:1], expected[:1]
+            squeezed = settled_for_one(current, run, samples[0])
+        if right(squeezed):
+            current = squeezed
+            notes += _at_one(calm, current, run, samples[0])
+    known = typed(current, run, samples[0], ranks)
     plain = _decided(known)
     if plain is not known and right(plain):
         known = typed(plain, run, samples[0], ranks)
@@ -138,17 +159,51 @@ def _difference(
     run: Runner,
     samples: Sequence[Mapping[str, Array]],
     expected: Sequence[dict[str, Array]],
+    loose: bool = False,
 ) -> str:
-    """Which output is not as expected on a sample, and by how much; "" where all are."""
+    """Which output is not as expected on a sample, and by how much; "" where all are.
+
+    With `loose` an output may have more or fewer axes of size 1.
+    """
     for sample, wanted in zip(samples, expected, strict=True):
         try:
             found = run(model, dict(sample), list(wanted))
         except ModelError as error:
             return error.message
         for name, values in wanted.items():
-            if not same_values(found[name], values):
-                return f"output {name!r} {_by_how_much(found[name], values)}"
+            same = _alike(found[name], values) if loose else found[name]
+            if not same_values(same, values):
+                return f"output {name!r} {_by_how_much(same, values)}"
     return ""
+
+
+def _alike(found: Array, wanted: Array) -> Array:
+    """An array in the shape of another one, where they differ by axes of size 1."""
+    if not isinstance(found, np.ndarray) or not isinstance(wanted, np.ndarray):
+        return found
+    same = [d for d in found.shape if d != 1] == [d for d in wanted.shape if d != 1]
+    return found.reshape(wanted.shape) if same else found
+
+
+def _at_one(
+    model: onnx.ModelProto, squeezed: onnx.ModelProto, run: Runner, sample: Mapping[str, Array]
+) -> list[str]:
+    """A note on each size of the inputs at which, where it is 1, the file has other numbers: it squeezes that too."""
+    notes = []
+    for symbol, size in sizes_of(model, sample).items():
+        if not size or size == 1:
+            continue
+        least = cut_to(model, sample, symbol, 1)
+        try:
+            wanted = run(model, least, [o.name for o in model.graph.output])
+        except ModelError:
+            continue
+        if wrong := _difference(squeezed, run, [least], [wanted], loose=True):
+            notes.append(
+                f"a Squeeze without axes removes {symbol!r} too where it is 1, and the file goes on with other axes "
+                f"there; what is explained keeps it: {wrong}"
+            )
+    return notes
 
 
 def _restless(

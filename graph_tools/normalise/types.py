@@ -240,6 +240,53 @@ def typed(
     return found
 
 
+@dataclass(frozen=True)
+class Size:
+    """The size of an axis: in the first run, and in all of them or None; whether inference knows it as a number."""
+
+    first: int | None
+    always: int | None
+    fixed: bool
+
+
+def sizes_seen(
+    model: onnx.ModelProto, run: Runner, sample: Mapping[str, Array]
+) -> dict[Place, tuple[Size, ...]]:
+    """By tensor, the sizes of the axes at several sizes of the inputs; tensors whose rank differs are left out.
+
+    That what no inference knows is always the same is believed of several runs only.
+    """
+    found = inferred(model)
+    symbols = sizes_of(found, sample)
+    runs = [seen for seen in _runs(found, run, sample) if seen]
+    told: dict[Place, tuple[Size, ...]] = {}
+    for place, graph in _graphs(found.graph, ""):
+        declared = {v.name: dims_of(v) for v in (*graph.input, *graph.value_info, *graph.output)}
+        for name in dict.fromkeys([*declared, *_made(graph)]):
+            shapes = [s for r in runs for s in r.shapes.get((place, name), ())]
+            if not place and name in sample:
+                shapes = [np.shape(sample[name])]
+            dims, ranks = declared.get(name), {len(s) for s in shapes}
+            if len(ranks) > 1 or (dims is None and not ranks):
+                continue
+            if dims is None or (ranks and len(dims) not in ranks):
+                dims = (None,) * ranks.pop()
+            told[place, name] = tuple(
+                _size(d, [s[k] for s in shapes], len(runs) > 1 and d not in symbols)
+                for k, d in enumerate(dims)
+            )
+    return told
+
+
+def _size(dim: Dim, seen: Sequence[int], varied: bool) -> Size:
+    """An axis of a size that inference knows, or not, with what the runs have; `varied`: they would show more sizes."""
+    first = seen[0] if seen else dim if isinstance(dim, int) else None
+    if isinstance(dim, int) and all(size == dim for size in seen):
+        return Size(first, dim, fixed=True)
+    same = varied and not isinstance(dim, int) and len(set(seen)) == 1
+    return Size(first, first if same else None, fixed=False)
+
+
 def ranks_told(model: onnx.ModelProto) -> dict[str, int]:
     """The ranks that a file declares inside of itself, by name; those that differ between places are left out."""
     found: dict[str, set[int]] = {}
@@ -364,13 +411,17 @@ def _switched(sample: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
 def _halved(model: onnx.ModelProto, sample: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
     """The sample with one symbol of its inputs at half its size: what another branch may take, as of half the rate."""
     sizes = {name: size for name, size in sizes_of(model, sample).items() if size and size > 1}
-    for name, size in list(sizes.items())[:APART]:
-        smaller = dict(sample)
-        for value in model.graph.input:
-            for axis, dim in enumerate(dims_of(value) or ()):
-                if dim == name:
-                    smaller[value.name] = np.take(smaller[value.name], range(size // 2), axis=axis)
-        yield smaller
+    yield from (cut_to(model, sample, name, size // 2) for name, size in list(sizes.items())[:APART])
+
+
+def cut_to(model: onnx.ModelProto, sample: Mapping[str, Array], symbol: str, size: int) -> dict[str, Array]:
+    """The sample with the first of what lies along the input dimensions of this name."""
+    smaller = dict(sample)
+    for value in model.graph.input:
+        for axis, dim in enumerate(dims_of(value) or ()):
+            if dim == symbol:
+                smaller[value.name] = np.take(smaller[value.name], range(size), axis=axis)
+    return smaller
 
 
 def _seen(model: onnx.ModelProto, run: Runner, sample: Mapping[str, Array]) -> _Seen | None:
