@@ -57,8 +57,9 @@ STEPS = (
     1e-8,
     1e-5,
     1e-9,
-)  # of the layer's root mean square; others where a kink or rounding spoils the first
+)  # of the layer's scale; others where a kink or rounding spoils the first
 KINK_STEP = 1e-8
+SPREAD = 1e-6  # of the root mean square: elements below it lie near the end of what a Log or a root takes
 SATURATED = 1e-5  # from 0 or 1
 TRIES = 8
 
@@ -209,12 +210,13 @@ def _errors(model: LoadedModel, sources: tuple[str, ...], target: str) -> Iterat
         raise AttributionError(f"the gradient of {target!r} is zero at every layer")
     for layer in layers:
         worst, worst_double = 0.0, None
+        scale = _scale(exact.values[layer])
         for seed, v in enumerate(cotangents):
             u, slope = _slope(exact, layer, target, seed, v)
-            error = _error(single(seed)[f"gradient/{layer}"], u, slope)
+            error = _error(single(seed)[f"gradient/{layer}"], scale, u, slope)
             worst = max(worst, error)
             if error > TOLERANCE:
-                error = min(error, _error(double(seed)[f"gradient/{layer}"], u, slope))
+                error = min(error, _error(double(seed)[f"gradient/{layer}"], scale, u, slope))
                 worst_double = max(worst_double or 0.0, error)
         yield layer, Errors(worst, worst_double)
 
@@ -248,18 +250,29 @@ def _require_same(model: LoadedModel, inputs: Mapping[str, Array], target: str, 
         raise ValueError(f"{target!r} in float64 is not what onnxruntime makes it")
 
 
+def _scale(value: Array) -> Any:
+    """What a step of 1 is for each element: their root mean square, or before a Log or a root its own size.
+
+    That is where all have one sign and some are far smaller than others: an even step would lead below 0.
+    """
+    size: Any = np.abs(value.astype(np.float64))
+    even = max(float(np.sqrt(np.mean(np.square(size)))), 1e-3)
+    signs = set(np.sign(value).reshape(-1).tolist())
+    one_sign = len(signs) == 1 and 0 not in signs
+    return size if one_sign and float(size.min()) < SPREAD * even else np.full(value.shape, even)
+
+
 def _slope(
     exact: Float64Network, layer: str, target: str, seed: int, v: Any
 ) -> tuple[Array, Callable[[float], float]]:
-    """A random direction, and the difference of <v, target> along it as a function of the step."""
+    """A random direction for steps of the scale, and the difference of <v, target> along it by the step."""
     value = exact.values[layer]
-    u = np.random.default_rng(100 + seed).normal(size=value.shape)
+    u: Any = np.random.default_rng(100 + seed).normal(size=value.shape) * _scale(value)
 
     @functools.cache
     def slope(step: float) -> float:
-        h = step * max(float(np.sqrt(np.mean(np.square(value)))), 1e-3)
-        ends: list[Any] = [exact.moved(layer, target, value + s * h * u) for s in (1, -1)]
-        return float((v * (ends[0] - ends[1])).sum() / (2 * h))
+        ends: list[Any] = [exact.moved(layer, target, value + s * step * u) for s in (1, -1)]
+        return float((v * (ends[0] - ends[1])).sum() / (2 * step))
 
     return u, slope
 
@@ -267,19 +280,18 @@ def _slope(
 def _at_kink(exact: Float64Network, layer: str, target: str) -> bool:
     """Whether the two one-sided differences along a random direction disagree, or nothing changes at all."""
     value = exact.values[layer]
-    u: Any = np.random.default_rng(99).normal(size=value.shape)
-    h = KINK_STEP * max(float(np.sqrt(np.mean(np.square(value)))), 1e-3)
-    up = exact.moved(layer, target, value + h * u) - exact.values[target]
-    down = exact.values[target] - exact.moved(layer, target, value - h * u)
+    u: Any = np.random.default_rng(99).normal(size=value.shape) * _scale(value)
+    up = exact.moved(layer, target, value + KINK_STEP * u) - exact.values[target]
+    down = exact.values[target] - exact.moved(layer, target, value - KINK_STEP * u)
     size = float(np.abs(up).max(initial=0))
     return size == 0 or float(np.abs(up - down).max()) > 1e-2 * size
 
 
-def _error(gradient: Array, u: Any, slope: Callable[[float], float]) -> float:
+def _error(gradient: Array, scale: Any, u: Any, slope: Callable[[float], float]) -> float:
     """The smallest relative error over the steps; further steps only where the first is not enough."""
     wide = gradient.astype(np.float64)
     mine = float((wide * u).sum())
-    size = max(0.1 * float(np.linalg.norm(wide)), abs(mine), 1e-300)
+    size = max(0.1 * float(np.linalg.norm(wide * scale)), abs(mine), 1e-300)
     least = np.inf
     for step in STEPS:
         least = min(least, abs(mine - slope(step)) / max(abs(slope(step)), size))

@@ -13,6 +13,8 @@ import pytest
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators import VJP, NodeView
 from onnx_attribution.graph_tools.operators.registry import Gradients
+from tests.conformance import gradients
+from tests.conformance.gradients import SPREAD
 from tests.wild.__main__ import summary
 from tests.wild.download import file_of
 from tests.wild.models import PACKAGES, Model
@@ -55,7 +57,7 @@ def test_a_refusal_is_right_only_for_the_reason_that_is_expected(
     tmp_path: Path, expected: str, verdict: str
 ) -> None:
     found = line(tmp_path, "y = Round(x)", Model("", {"x": X}, refused=expected))
-    assert found.verdict == verdict
+    assert found.verdict == verdict, found.wrong
 
 
 def test_an_answer_where_a_refusal_is_expected_is_wrong(tmp_path: Path) -> None:
@@ -86,3 +88,23 @@ def test_an_ending_that_two_files_have_is_refused(tmp_path: Path) -> None:
     assert file_of(tmp_path, "a/model.onnx") == tmp_path / "a" / "model.onnx"
     with pytest.raises(LookupError, match="2 files"):
         file_of(tmp_path, "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("spread", "factor", "verdict"), [(SPREAD, 1, "right"), (0, 1, "wrong"), (SPREAD, 1.001, "wrong")]
+)
+def test_a_layer_before_a_logarithm_is_moved_by_shares_of_its_elements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spread: float, factor: float, verdict: str
+) -> None:
+    """An element is 7e-13: even the smallest step that suits the others leads below 0."""
+    log = VJP["", "Log"]
+
+    def scaled(op: Emitter, node: NodeView, *gradients: Value | None) -> Gradients:
+        found = log.vjp(op, node, *gradients)
+        return [g and op("Mul", g, op.like(g, factor)) for g in found] if factor != 1 else found
+
+    monkeypatch.setitem(VJP, ("", "Log"), replace(log, vjp=scaled))
+    monkeypatch.setattr(gradients, "SPREAD", spread)
+    body = "e = Constant<value = float {4e-13}>() s = Mul(x, x) a = Add(s, e) l = Log(a) y = Mul(l, x)"
+    found = line(tmp_path, body, Model("", {"x": np.array([[5e-7, -1.2, 0.7]], np.float32)}))
+    assert found.verdict == verdict, found.wrong
