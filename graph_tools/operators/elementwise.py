@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.logistic import (
     gauss,
@@ -16,6 +14,7 @@ from onnx_attribution.graph_tools.operators.logistic import (
 )
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, unary, vjp
 from onnx_attribution.graph_tools.operators.squares import is_sum_of_squares
+from onnx_attribution.graph_tools.operators.tricks import known_inside
 
 # --- one input, no attributes: (op, g, x, z) -> gradient of x
 
@@ -249,10 +248,8 @@ def pow_(op: Emitter, node: NodeView, g: Value) -> Gradients:
 
 def _number(value: Value) -> float | None:
     """The value of a constant of one element."""
-    array = getattr(value, "values", None)
-    return (
-        float(np.asarray(array).reshape(-1)[0]) if array is not None and np.asarray(array).size == 1 else None
-    )
+    array = known_inside(value)
+    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
 
 
 @vjp("PRelu", elementwise=True, linear=[{1}])

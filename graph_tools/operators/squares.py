@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnx_attribution.graph_tools.ir.emit import Value
+from onnx_attribution.graph_tools.operators.tricks import known_inside
 
 _MOVES = frozenset(
     {
@@ -30,8 +30,8 @@ _ALL = frozenset({"Add", "Concat", "Max", "Sum"})
 
 def is_sum_of_squares(value: Value, depth: int = 32) -> bool:
     """Whether every way to the value goes through a square or an absolute value, and none of it is taken away again."""
-    if isinstance(value, gs.Constant):
-        return bool(np.all(np.asarray(value.values, np.float64) >= 0))
+    if (numbers := known_inside(value)) is not None:
+        return bool(np.all(numbers.astype(np.float64) >= 0))
     if not value.inputs or not depth:
         return False
     node = value.inputs[0]
@@ -39,12 +39,13 @@ def is_sum_of_squares(value: Value, depth: int = 32) -> bool:
     if node.op in ("Abs", "ReduceSumSquare", "ReduceL1"):
         return True
     if node.op == "Pow":
-        return isinstance(inputs[1], gs.Constant) and bool(np.all(np.asarray(inputs[1].values) % 2 == 0))
+        exponent = known_inside(inputs[1])
+        return exponent is not None and bool(np.all(exponent % 2 == 0))
     if node.op == "Mul" and inputs[0] is inputs[1]:
         return True
     if node.op in ("Mul", "Div"):
-        scales = [x for x in inputs[node.op == "Div" :] if isinstance(x, gs.Constant)]
-        squares = [x for x in inputs if not isinstance(x, gs.Constant)]
+        scales = [x for x in inputs[node.op == "Div" :] if known_inside(x) is not None]
+        squares = [x for x in inputs if known_inside(x) is None]
         return len(scales) == len(squares) == 1 and all(is_sum_of_squares(x, depth - 1) for x in inputs)
     if node.op in _MOVES:
         return is_sum_of_squares(inputs[0], depth - 1)

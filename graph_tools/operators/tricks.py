@@ -44,6 +44,13 @@ def known(value: Value | None) -> NDArray[Any] | None:
     return None
 
 
+def known_inside(value: Value) -> NDArray[Any] | None:
+    """As `known`, also of a constant that a body reads from outside under a name of its own."""
+    while value.inputs and value.inputs[0].op == "Identity":
+        value = value.inputs[0].inputs[0]
+    return known(value)
+
+
 def type_number(value: Value) -> int:
     """ONNX's number of the element type of `value`."""
     if isinstance(value.dtype, int):  # a type that numpy lacks

@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 
 from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of
-from onnx_attribution.graph_tools.normalise.pipeline import declared, types
+from onnx_attribution.graph_tools.normalise import types
+from onnx_attribution.graph_tools.normalise.pipeline import declared
 from onnx_attribution.server.engine.backend import Backend
 
 BACKEND = Backend("cpu", 1)

@@ -25,6 +25,21 @@ LENGTHS = {
         "s = Mul(m, two) z = Sqrt(s)"
     ),
 }
+NEVER = "m = ReduceMax<keepdims=0>(x) c = Less(m, m)"
+HERE = "p = Constant<value = double {2}>() h = Constant<value = double {0.5}>()"
+LENGTHS |= {
+    "in a branch": f"""{NEVER} z = If(c) <then_branch = t () => (double[M,4] q) {{ q = Tanh(x) }},
+        else_branch = e () => (double[M,4] r) {{ {HERE} a = Pow(x, p) b = Pow(y, p) s = Add(a, b) r = Sqrt(s) }}>""",
+    "by powers in a branch": f"""{NEVER} z = If(c) <then_branch = t () => (double[M,4] q) {{ q = Tanh(x) }},
+        else_branch = e () => (double[M,4] r) {{ {HERE} a = Pow(x, two) b = Pow(y, p) s = Add(a, b)
+            r = Pow(s, h) }}>""",
+    "of squares outside of the branch": f"""{NEVER} a = Mul(x, x) b = Mul(y, y) s = Add(a, b)
+        z = If(c) <then_branch = t () => (double[M,4] q) {{ q = Tanh(x) }},
+                   else_branch = e () => (double[M,4] r) {{ r = Sqrt(s) }}>""",
+    "in a loop": f"""n = Constant<value = int64 {{1}}>() k = Constant<value = bool {{1}}>() o = Sub(x, x)
+        z = Loop(n, k, o) <body = l (int64 i, bool g, double[M,4] v) => (bool d, double[M,4] w) {{ {HERE}
+            d = Identity(g) a = Pow(x, p) b = Pow(y, p) s = Add(a, b) r = Sqrt(s) w = Add(v, r) }}>""",
+}
 CONSTANTS = {"two": 2.0, "half": 0.5, "pairs": [-1, 2, 4], "last": [1]}
 X, Y = np.array([[3.0, 0.0, 1.0, 0.0]]), np.array([[4.0, 0.0, -1.0, 2.0]])
 
