@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 
 from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of
 from onnx_attribution.graph_tools.normalise import types
@@ -56,6 +57,30 @@ def test_a_cut_that_fits_the_example_only_has_no_size() -> None:
     known = found(model, x=[[float(k) for k in range(8)]])["y"]
     assert known is not None
     assert known[1] != 8
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_branch_that_takes_half_the_size_is_seen_at_that(
+    monkeypatch: pytest.MonkeyPatch, half: bool
+) -> None:
+    """At another rate the other branch is taken, which has weights for half as much sound: the rank of what it reshapes
+    is known from a run of that size only.
+    """
+    if not half:
+        monkeypatch.setattr(shapes, "_halved", lambda model, sample: [])
+    model = parsed(
+        """n (float[1,S] x, int64 rate) => (float[P,Q] y) <int64 known = {16}, bool[5] here = {0,0,0,1,1},
+        int64[1] zero = {0}> { c = Equal(rate, known) i = NonZero(here) k = Squeeze(i, zero)
+        y = If(c) <then_branch = t () => (float[A,B] a) { a = MatMul(x, whole) },
+                   else_branch = e () => (float[C,D] b) { p = MatMul(x, part) r = Reshape(p, k) b = Tanh(r) }> }"""
+    )
+    for name, shape in (("whole", (8, 4)), ("part", (4, 12))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(shape, np.float32), name))
+    sample = {"x": np.ones((1, 8), np.float32), "rate": np.array(16)}
+    settled = shapes.typed(declared(model), BACKEND.run, sample)
+    branch = next(a.g for node in settled.graph.node for a in node.attribute if a.name == "else_branch")
+    dims = {v.name: shapes.dims_of(v) for v in branch.value_info}
+    assert dims["r"] == ((None, None) if half else None)
 
 
 def test_what_a_search_declares_of_its_decoder_stays() -> None:
