@@ -67,7 +67,7 @@ def test_a_branch_that_takes_half_the_size_is_seen_at_that(
     is known from a run of that size only.
     """
     if not half:
-        monkeypatch.setattr(shapes, "_halved", lambda model, sample: [])
+        monkeypatch.setattr(types, "_halved", lambda model, sample: [])
     model = parsed(
         """n (float[1,S] x, int64 rate) => (float[P,Q] y) <int64 known = {16}, bool[5] here = {0,0,0,1,1},
         int64[1] zero = {0}> { c = Equal(rate, known) i = NonZero(here) k = Squeeze(i, zero)
@@ -77,9 +77,9 @@ def test_a_branch_that_takes_half_the_size_is_seen_at_that(
     for name, shape in (("whole", (8, 4)), ("part", (4, 12))):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(shape, np.float32), name))
     sample = {"x": np.ones((1, 8), np.float32), "rate": np.array(16)}
-    settled = shapes.typed(declared(model), BACKEND.run, sample)
+    settled = types.typed(declared(model), BACKEND.run, sample)
     branch = next(a.g for node in settled.graph.node for a in node.attribute if a.name == "else_branch")
-    dims = {v.name: shapes.dims_of(v) for v in branch.value_info}
+    dims = {v.name: dims_of(v) for v in branch.value_info}
     assert dims["r"] == ((None, None) if half else None)
 
 
