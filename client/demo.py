@@ -21,6 +21,7 @@ import numpy as np
 
 from onnx_attribution.client.client import Client
 from onnx_attribution.client.plot import draw
+from onnx_attribution.methods import DeepLiftRescale, NeuronIG
 from onnx_attribution.values import Array, Attribution, Completed, LayerInfo, Revision
 
 DIGITS = Path(__file__).resolve().parents[1] / "tests" / "data" / "digits"
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         layer = last_convolution(client.layers(MODEL))
         answers = [
             refined(client, image, label, layer),
-            client.attribute(MODEL, image, method="deeplift_rescale", layers=[layer], target=label),
+            client.attribute(MODEL, image, method=DeepLiftRescale(), layers=[layer], target=label),
         ]
     print("server stopped\n")
     print_table(answers)
@@ -113,13 +114,11 @@ def last_convolution(layers: Sequence[LayerInfo]) -> str:
 
 def refined(client: Client, image: Array, label: int, layer: str) -> Attribution:
     """Streams Neuron Integrated Gradients and prints each revision as it comes; returns the best."""
-    print(f"neuron_ig of {layer!r}, target logits[{label}], until the error is 1 % of the attributions:")
+    method = NeuronIG(steps=FIRST_STEPS, tolerance=TOLERANCE, max_steps=MAX_STEPS)
+    print(f"{method.name} of {layer!r}, target logits[{label}], until the error is 1 % of the attributions:")
     revisions: dict[int, Attribution] = {}
     started = time.monotonic()
-    with client.stream(
-        MODEL, image, method="neuron_ig", layers=[layer], target=label,
-        steps=FIRST_STEPS, tolerance=TOLERANCE, max_steps=MAX_STEPS,
-    ) as stream:  # fmt: skip
+    with client.stream(MODEL, image, method=method, layers=[layer], target=label) as stream:
         for event in stream:
             match event:
                 case Revision(number, answer):

@@ -44,7 +44,7 @@ def target_tensor(graph: gs.Graph, name: str | None) -> str:
     hint = (
         f"; name the float tensor before it: {proposed!r}"
         if proposed
-        else "; no float tensor leads to one, but the method occlusion takes an output of integers by name"
+        else "; no float tensor leads to one, but a method without derivatives takes an output of integers by name"
     )
     raise InvalidArgument(
         f"no output of the model holds floats ({listed}){hint}", reason=Reason.TARGET_INVALID, outputs=listed,

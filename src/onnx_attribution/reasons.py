@@ -88,7 +88,7 @@ class Reason(StrEnum):
     NON_FINITE_INPUT = (
         "NON_FINITE_INPUT", "InvalidArgument",
         "a source holds NaN or infinite numbers, and the method takes differences there",
-        "name the other sources, a hidden tensor that is finite, or the method gradient or occlusion",
+        "name the other sources, a hidden tensor that is finite, or take a method that takes no differences",
     )
     TARGET_INVALID = (
         "TARGET_INVALID", "InvalidArgument",
@@ -118,7 +118,7 @@ class Reason(StrEnum):
     GROUPS_INVALID = (
         "GROUPS_INVALID", "InvalidArgument",
         "groups, windows or strides belong to no source, do not fit it, or the method knows none",
-        "give integers from 0 of the shape of a sample, or a window no larger than it; with the method occlusion",
+        "give integers from 0 of the shape of a sample, or a window no larger than it, to a method that knows them",
     )
     REQUEST_TOO_LARGE = (
         "REQUEST_TOO_LARGE", "InvalidArgument",
@@ -203,7 +203,7 @@ class Reason(StrEnum):
     ZERO_DERIVATIVE = (
         "ZERO_DERIVATIVE", "NotDifferentiable check",
         "every way to the target goes through operators that are constant between jumps, compare, or give positions",
-        "take the tensor before the named operator as target, or a method that needs no gradient (occlusion)",
+        "take the tensor before the named operator as target, or a method without derivatives",
     )
     NOT_FLOAT = (
         "NOT_FLOAT", "NotDifferentiable check",
@@ -213,13 +213,13 @@ class Reason(StrEnum):
     NO_RULE = (
         "NO_RULE", "NotDifferentiable check",
         "an operator on the way has no gradient: `onnx-attribution ops` lists those that have one",
-        "choose a layer behind the named node, or a method that needs no gradient (occlusion)",
+        "choose a layer behind the named node, or a method without derivatives",
     )
     NO_SECANT = (
         "NO_SECANT", "NotDifferentiable",
         "DeepLIFT cannot share the change at an operator: several of its inputs move together, or x and x' go "
         "different ways there",
-        "use a gradient method (neuron_ig), a layer behind the node, or a reference that goes the way of x",
+        "use a method of gradients, a layer behind the node, or a reference that goes the way of x",
     )
     INPUT_WITHOUT_RULE = (
         "INPUT_WITHOUT_RULE", "NotDifferentiable",

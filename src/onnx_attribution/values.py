@@ -25,9 +25,9 @@ StopReason = Literal["max_steps", "converged", "exact", "deadline_near", "draini
 class Target:
     """The scalar per sample that is explained.
 
-    `tensor` names an output, or any other float tensor (a hidden neuron is a target too; for occlusion integers and
-    truth values will do); None takes the only float output, or the scores before outputs that are labels or
-    maps. `index` selects within one sample, without the batch axis; what is selected is summed:
+    `tensor` names an output, or any other float tensor (a hidden neuron is a target too; methods without derivatives
+    take integers and truth values as well); None takes the only float output, or the scores before outputs that are
+    labels or maps. `index` selects within one sample, without the batch axis; what is selected is summed:
 
     - an int, or a tuple of ints, slices and masks (arrays of truth values for as many axes as they have): `(1, mask)`;
     - a mask of the shape of one sample's target, or an array of floats of that shape: the weights of a weighted sum;
@@ -127,7 +127,7 @@ class LayerAttribution:
 
     `sum` is the float64 sum of the values; `residual` is `sum - (value - baseline_value)`; `error_estimate` is an
     estimate of the L1 error of the values, at a cut never below |residual|. Both are NaN where there is none: only path
-    methods have an error estimate, and the values of gradients and occlusion need not sum to the change. `cut`: whether
+    methods have an error estimate, and not the values of every method sum to the change. `cut`: whether
     every way from source to target crosses the layer, without which `residual` measures what bypasses it. `spread` is
     the L1 norm of the standard deviation of the values over several references; NaN with one.
     """

@@ -103,8 +103,8 @@ def _not_finite(answer: Answered, memory: int) -> Iterator[str]:
     if not names:
         return
     first = int(np.argmax(np.any([bad[name] for name in names], axis=0)))
-    # occlusion needs no derivative, which the search runs
-    found = None if answer.asked.features else origin_of(answer.model, answer.asked, first, memory)
+    derived = answer.asked.recipe.needs_derivatives  # as the search does
+    found = origin_of(answer.model, answer.asked, first, memory) if derived else None
     begins = ""
     if found:
         words, at_baseline = found

@@ -309,7 +309,7 @@ class LoadedModel:
         found = tuple(self._default_sources(target))
         if not found:
             raise NotDifferentiable(
-                f"no float tensor that depends on the inputs leads to {target!r}; the method occlusion needs none",
+                f"no float tensor that depends on the inputs leads to {target!r}; some methods need none",
                 reason=Reason.NO_PATH,
                 tensor=target,
             )

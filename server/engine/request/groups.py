@@ -1,4 +1,4 @@
-"""Features: which elements of the sources occlusion replaces together, and what each element is given for it."""
+"""Features: which elements of the sources are replaced together, and what each element is given for it."""
 
 from __future__ import annotations
 
