@@ -70,7 +70,7 @@ def test_a_little_wrong_or_credited_to_the_wrong_input_fails(case: Json, ask: As
                 assert_case(case, other, answer, [answer])
 
 
-def test_numbers_stand_behind_every_case(shared: Path) -> None:
+def test_numbers_stand_behind_every_case() -> None:
     bare = [case for case in MEANT if all(recorded(case, call) is None for call in calls(case))]
     assert [case["id"] for case in bare if not (case["checks"] or "derived" in case)] == []
 
@@ -85,7 +85,7 @@ def test_noise_is_a_list_of_this_length(shared: Path) -> None:
     assert {item["id"] for item in EQUAL} >= noise.EQUIVALENCES
 
 
-def test_the_target_of_noise_cannot_move(shared: Path) -> None:
+def test_the_target_of_noise_cannot_move() -> None:
     sides = [case for case in ANSWERED if case["id"] in noise.CASES]
     for item in EQUAL:
         if item["id"] in noise.EQUIVALENCES:
@@ -94,7 +94,7 @@ def test_the_target_of_noise_cannot_move(shared: Path) -> None:
         assert stays(cases.call_of({**side, "baselines": None})), side["model"]
 
 
-def test_nothing_else_is_so_small(shared: Path) -> None:
+def test_nothing_else_is_so_small() -> None:
     """What is 0 has to be 0 to the last digit, and everything else is compared relative to its own size."""
     for case in MEANT:
         expected = [e for call in calls(case) if (e := recorded(case, call)) is not None]
@@ -106,7 +106,7 @@ def test_nothing_else_is_so_small(shared: Path) -> None:
                 assert size == 0 or size > SMALL, item["id"]
 
 
-def test_a_model_whose_target_moves_is_no_noise(shared: Path) -> None:
+def test_a_model_whose_target_moves_is_no_noise() -> None:
     (case,) = [c for c in ANSWERED if c["id"] == "captum/DeepLift/test_relu_deeplift#0"]
     assert not stays(cases.call_of(case))
 
