@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators import VJP, NodeView, Rule, RuleTable
 from tests.checks import assert_gradient, check_gradient, to_double
+from tests.credit import assert_credit, shares_by_evaluation
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21]> '
 ONE = HEAD + "model (float[N,4] x) => (float[N,4] z) {{ z = {operator}(x) }}"
@@ -31,6 +33,10 @@ MIXED = (
     }
 """
 )
+
+
+Ends = Mapping[str, NDArray[Any]]
+Function = Callable[[Ends], NDArray[Any]]
 
 
 def parsed(text: str) -> onnx.ModelProto:
@@ -161,3 +167,90 @@ def test_conversion_to_double_leaves_no_narrow_float() -> None:
     assert z.dtype == np.float64
     assert z[0] == 2 / 3 + 3
     assert to_double(double) == double
+
+
+# --- what each input is due
+
+
+def clipped(at: Ends) -> NDArray[Any]:
+    return np.asarray(np.minimum(np.maximum(at["x"], at["low"]), at["high"]))
+
+
+def largest(at: Ends) -> NDArray[Any]:
+    return np.asarray(np.maximum.reduce(list(at.values())))
+
+
+def steps(function: Function, x: Ends, y: Ends, order: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """What each input changes where they move in one order."""
+    at, found = dict(y), {}
+    for name in order:
+        before = function(at)
+        at[name] = x[name]
+        found[name] = function(at) - before
+    return found
+
+
+def by_halves(function: Function, x: Ends, y: Ends) -> dict[str, NDArray[Any]]:
+    """The mean of one order and its reverse: right for two inputs, wrong for three."""
+    forth, back = (steps(function, x, y, order) for order in (list(x), list(x)[::-1]))
+    return {n: (forth[n] + back[n]) / 2 for n in x}
+
+
+def by_equal_shares(function: Function, x: Ends, y: Ends) -> dict[str, NDArray[Any]]:
+    return {n: (function(x) - function(y)) / len(x) for n in x}
+
+
+def due(function: Function, x: Ends, y: Ends) -> dict[str, NDArray[Any]]:
+    return shares_by_evaluation(function, x, y, np.ones(np.shape(function(x))))
+
+
+def ends(*names: str) -> tuple[Ends, Ends]:
+    rng = np.random.default_rng(8)
+    x, y = ({n: rng.standard_normal((3, 4)) for n in names} for _ in range(2))
+    return x, y
+
+
+CLIP, MAX = ("x", "low", "high"), ("a", "b", "c")
+PLANTED = {
+    "Clip by halves": (clipped, CLIP, by_halves),
+    "Max of three by equal shares": (largest, MAX, by_equal_shares),
+    "Max of three by halves": (largest, MAX, by_halves),
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_credit_that_sums_and_is_split_wrongly_fails(fault: str) -> None:
+    function, names, wrong = PLANTED[fault]
+    x, y = ends(*names)
+    found = wrong(function, x, y)
+    np.testing.assert_allclose(sum(found.values()), function(x) - function(y), atol=1e-12)
+    with pytest.raises(AssertionError, match="apart"):
+        assert_credit(found, due(function, x, y))
+
+
+@pytest.mark.parametrize(("function", "names"), [(clipped, CLIP), (largest, MAX)], ids=["Clip", "Max"])
+def test_credit_half_a_per_mille_wrong_or_of_another_input_or_not_a_number_fails(
+    function: Function, names: tuple[str, ...]
+) -> None:
+    x, y = ends(*names)
+    right = due(function, x, y)
+    assert_credit(right, right)
+    turned = dict(zip(names, [right[n] for n in (*names[1:], names[0])], strict=True))
+    unknown = right[names[0]].copy()
+    unknown[1, 2] = np.nan
+    wrong = [
+        {n: a * 1.0005 for n, a in right.items()},
+        {**right, names[1]: right[names[1]] * 1.0005},
+        {**right, names[0]: np.roll(right[names[0]], 1)},
+        {**right, names[0]: unknown},
+        turned,
+    ]
+    for found in wrong:
+        with pytest.raises(AssertionError, match="apart"):
+            assert_credit(found, right)
+
+
+def test_shares_are_the_mean_over_all_orders() -> None:
+    x, y = ends(*MAX)
+    orders = [steps(largest, x, y, order) for order in itertools.permutations(MAX)]
+    assert_credit(due(largest, x, y), {n: sum(o[n] for o in orders) / len(orders) for n in MAX}, 1e-12)

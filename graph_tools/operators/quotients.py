@@ -102,9 +102,18 @@ def shapley(
         # selections have no rounding of their own, so that any difference counts, however small
         exact = node.operator in ("Clip", "Max", "Min")
         close = op("Equal", d, op.like(d, 0)) if exact else near(op, x, y, d)
-        local = op("Sum", *slopes) if selects else op.like(d, 0)
+        local = op("Sum", *slopes) if selects else _slope_halfway(op, node, reference, rule, index, one)
         results[index] = times(op, g, quotient(op, op("Sum", *changes), d, close, local))
     return results
+
+
+def _slope_halfway(
+    op: Emitter, node: NodeView, reference: NodeView, rule: Rule, index: int, one: Value
+) -> Value:
+    """The gradient of one input at the midpoint of all that move; 0 where a step has none."""
+    point = midpoint(op, node, reference)
+    z = shaped(node.again(op, *point.inputs), node.z)
+    return rule.vjp(op, replace(point, outputs=(z,)), one)[index] or op.like(one, 0)
 
 
 def _coalitions(others: Sequence[int]) -> Iterator[tuple[frozenset[int], float]]:

@@ -91,7 +91,7 @@ def top_k(op: Emitter, node: NodeView, reference: NodeView, g: Value | None, *_:
 
     Where the k-th value rises from w to z, at least one element was at most w and is at least z now, because fewer than
     k elements were above w; those that crossed share z - w. Where it falls, the other way round. For the largest alone
-    this is cross-max.
+    this is cross-max. Elements that do not change have the mean of the gradients at x and x'.
     """
     x, y = node.input(0), reference.input(0)
     count = known(node.input(1))
@@ -116,13 +116,20 @@ def top_k(op: Emitter, node: NodeView, reference: NodeView, g: Value | None, *_:
     rises = op("GreaterOrEqual", z, w)
     crossed = convert(op, op("Or", op("And", rises, rose), op("And", op("Not", rises), fell)), g)
     share = op("Div", crossed, op("ReduceSum", crossed, op.ints([rank - 1]), keepdims=1))
-    given = op(
-        "ReduceSum", op("Mul", op("Mul", arrived, op("Sub", z, w)), share), op.ints([rank]), keepdims=0
-    )
     back = [order.index(a) for a in range(rank)]
-    credit = declare(op("Transpose", given, perm=back), dimensions(x))
+
+    def gathered(each: Value) -> Value:
+        given = op("ReduceSum", op("Mul", arrived, each), op.ints([rank]), keepdims=0)
+        return declare(op("Transpose", given, perm=back), dimensions(x))
+
+    held = [convert(op, op("Equal", *pair), g) for pair in ((here, z), (there, w))]
+    ties = [op("ReduceSum", reached, op.ints([rank - 1]), keepdims=1) for reached in held]
+    local = op(
+        "Mul", op("Sum", *(op("Div", *pair) for pair in zip(held, ties, strict=True))), op.like(g, 0.5)
+    )
     d = op("Sub", x, y)
-    return (quotient(op, credit, d, op("Equal", d, op.like(d, 0)), op.like(d, 0)),)
+    credit = gathered(op("Mul", op("Sub", z, w), share))
+    return (quotient(op, credit, d, op("Equal", d, op.like(d, 0)), gathered(local)),)
 
 
 @secant("ReduceLogSumExp")
@@ -240,14 +247,19 @@ def cum_prod(op: Emitter, node: NodeView) -> Value:
 
 @secant("MaxRoiPool")
 def max_roi_pool(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    """Cross-max; the gradient's rule knows the way to the places of the maxima."""
+    """Cross-max; the gradient's rule knows the way to the places of the maxima.
+
+    Elements that do not change have the mean of the gradients at x and x'.
+    """
     x, y, z, w = node.input(0), reference.input(0), node.z, reference.z
     route = VJP["", "MaxRoiPool"].vjp
     c = op("Max", z, w)
     (to_x,) = route(op, node, op("Mul", g, op("Sub", c, w)))[:1]
     (to_y,) = route(op, reference, op("Mul", g, op("Sub", z, c)))[:1]
+    half = op("Mul", g, op.like(g, 0.5))
+    local = op("Add", *(route(op, view, half)[0] for view in (node, reference)))
     d = op("Sub", x, y)
-    return (quotient(op, op("Add", to_x, to_y), d, op("Equal", d, op.like(d, 0)), op.like(d, 0)), None)
+    return (quotient(op, op("Add", to_x, to_y), d, op("Equal", d, op.like(d, 0)), local), None)
 
 
 @secant("LpPool")
@@ -264,7 +276,7 @@ def lp_pool(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradi
 def _secant(
     op: Emitter, ends: tuple[Value, Value], powers: tuple[Value, Value], *, root: bool, p: int
 ) -> Value:
-    """The slope of the p-th power of |ends| between the two, or of its root; 0 where nothing changes."""
+    """The slope of the p-th power of |ends| between the two, or of its root; where nothing changes, that there."""
     if p == 2:
         total = op("Add", *ends)
         return (
@@ -274,7 +286,12 @@ def _secant(
         )
     changes = [op("Sub", *pair) for pair in (ends, powers)]
     change, d = changes if root else changes[::-1]
-    return quotient(op, change, d, op("Equal", d, op.like(d, 0)), op.like(d, 0))
+    here, nothing = ends[0], op.like(ends[0], 0)
+    local = op("Mul", op("Sign", here), op("Pow", op("Abs", here), op.like(here, p - 1)))
+    local = op("Mul", local, op.like(here, p))
+    if root:
+        local = quotient(op, op.like(local, 1), local, op("Equal", local, nothing), nothing)
+    return quotient(op, change, d, op("Equal", d, nothing), local)
 
 
 @parts("GlobalLpPool")

@@ -159,11 +159,13 @@ def lifted(
     seed: int = 0,
     *,
     near_zero: NearZero = "midpoint",
+    multiply: bool = True,
 ) -> tuple[list[Array], float]:
-    """The contributions of each input, and the change of a random functional of the output."""
+    """The contributions (or multipliers) of each input, and the change of a random functional of the output."""
     model, moving, _ = node_of(row)
     network = Network(model, "single", dict.fromkeys(moving), dict(x))
-    program = deeplift_program(network, Choice(tuple(moving), tuple(moving), "z"), near_zero=near_zero)
+    choice = Choice(tuple(moving), tuple(moving), "z")
+    program = deeplift_program(network, choice, near_zero=near_zero, multiply=multiply)
     run = run_single if row.single else run_double
     at_x = run(model, dict(x))["z"]
     weight = np.random.default_rng(seed).normal(size=np.shape(at_x))
@@ -284,23 +286,23 @@ KINKED = [
 ]
 
 
-@pytest.mark.parametrize("row", KINKED, ids=str)
+@pytest.mark.parametrize("row", [row for row in [*ROWS, *KINKED] if row.op != "GridSample"], ids=str)
 def test_the_multiplier_where_nothing_changes_is_the_gradient(row: Row) -> None:
-    """Against central differences along a random direction; x lies away from the kinks."""
+    """Against central differences along a random direction for each input; x lies away from the kinks."""
     model, moving, _ = node_of(row)
-    x, step = points(row)
-    weight = np.random.default_rng(0).normal(size=run_double(model, x)["z"].shape)
-    program = deeplift_program(
-        Network(model, "single", dict.fromkeys(moving), dict(x)),
-        Choice(tuple(moving), tuple(moving), "z"),
-        multiply=False,
-    )
-    given = {**x, **{f"baseline/{n}": a for n, a in x.items()}, "target/weight": weight}
-    found = run_double(program.model, given)
-    up, down = (run_double(model, {n: a + e * step[n] for n, a in x.items()})["z"] for e in (1e-6, -1e-6))
-    slope = float(((up - down) * weight).sum()) / 2e-6
-    inner = sum(float((found[f"contribution/{n}"] * step[n]).sum()) for n in moving)
-    np.testing.assert_allclose(inner, slope, rtol=1e-6)
+    x, direction = points(row)
+    run = run_single if row.single else run_double
+    # the reference evaluator's Gelu is rounded to float32, as what runs in float32 is
+    step, tolerance = (3e-4, 3e-3) if row.single or row.op == "Gelu" else (1e-6, 1e-6)
+    weight = np.random.default_rng(0).normal(size=run(model, x)["z"].shape)
+    found = dict(zip(moving, lifted(row, x, x, multiply=False)[0], strict=True))
+    for name in moving:
+        ends = [{**x, name: x[name] + e * direction[name]} for e in (step, -step)]
+        up, down = (run(model, end)["z"].astype(np.float64) for end in ends)
+        slope = float(((up - down) * weight).sum()) / (2 * step)
+        terms = found[name].astype(np.float64) * direction[name]
+        size = max(abs(slope), float(np.linalg.norm(terms)), 1e-3)
+        assert abs(float(terms.sum()) - slope) <= tolerance * size
 
 
 def test_an_input_of_max_that_stays_has_the_mean_gradient_over_the_others_ends() -> None:
