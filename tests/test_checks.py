@@ -210,9 +210,15 @@ def ends(*names: str) -> tuple[Ends, Ends]:
     return x, y
 
 
+def half_to_the_first(function: Function, x: Ends, y: Ends) -> dict[str, NDArray[Any]]:
+    change = function(x) - function(y)
+    return {n: change / 2 if k == 0 else change / (2 * len(x) - 2) for k, n in enumerate(x)}
+
+
 CLIP, MAX = ("x", "low", "high"), ("a", "b", "c")
 PLANTED = {
-    "Clip by halves": (clipped, CLIP, by_halves),
+    "Clip, half to x and half to its bounds": (clipped, CLIP, half_to_the_first),
+    "Clip by one order and its reverse": (clipped, CLIP, by_halves),
     "Max of three by equal shares": (largest, MAX, by_equal_shares),
     "Max of three by halves": (largest, MAX, by_halves),
 }

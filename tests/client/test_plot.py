@@ -120,6 +120,7 @@ def test_zeros_and_nan_are_drawn(tmp_path: Path) -> None:
     for value in (0.0, np.nan):
         for shape in ((1, 2, 3, 3), (1, 5)):
             draw(tmp_path / "out.png", answer(np.full(shape, value)), images=np.full((1, 1, 3, 3), value))
+            assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_more_maps_than_fit_are_counted() -> None:

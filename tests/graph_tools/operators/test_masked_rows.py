@@ -43,7 +43,7 @@ def attended(q: Array, keys: Array, mask: Array, count: int = 2, held: int | Non
     k = np.repeat(heads(keys, held or count), count // (held or count), axis=1)
     scores = heads(q, count) @ k.swapaxes(2, 3) / np.sqrt(k.shape[-1])
     made = softmax(scores + mask) @ k
-    return made.swapaxes(1, 2).reshape(*q.shape[:2], -1)
+    return np.asarray(made.swapaxes(1, 2).reshape(*q.shape[:2], -1))
 
 
 @dataclass(frozen=True)
