@@ -26,7 +26,7 @@ import onnxruntime as ort
 from benchmarks.bare import TOKENS, peak
 from benchmarks.networks import bert, resnet, vit
 from onnx_attribution.graph_tools.ir.weights import whole
-from onnx_attribution.graph_tools.programs.program import rows_program
+from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.models.loaded import LoadedModel

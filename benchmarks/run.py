@@ -19,7 +19,9 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_attribution.graph_tools.programs.program import deeplift_program, path_program, rows_program
+from onnx_attribution.graph_tools.programs.pairs import deeplift_program
+from onnx_attribution.graph_tools.programs.path import path_program
+from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.models.loaded import LoadedModel

@@ -23,7 +23,7 @@ from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, is_float, is_half
 from onnx_attribution.graph_tools.ir.weights import whole
 from onnx_attribution.graph_tools.operators import VJP, RuleTable
-from onnx_attribution.graph_tools.walk.differentiate import differentiate
+from onnx_attribution.graph_tools.walk.differentiate import Rules, differentiate
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -162,7 +162,7 @@ def gradient_model(
     graph.inputs.extend(seeds.values())
     found: dict[str, gs.Tensor] = {}
     try:
-        found = differentiate(op, seeds, wrt, rules=rules)
+        found = differentiate(op, seeds, wrt, Rules(rules))
     except NotDifferentiable as error:
         if error.reason != Reason.ZERO_DERIVATIVE:  # a zero, and the refusal says why
             raise

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_attribution.graph_tools.programs.program import deeplift_program, rows_program
+from onnx_attribution.graph_tools.programs.pairs import deeplift_program
+from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.server.engine.backend import Backend

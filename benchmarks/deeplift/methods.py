@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators import VJP, NodeView, RuleTable
-from onnx_attribution.graph_tools.programs.program import rows_program
+from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Backend

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -18,89 +19,117 @@ from onnx_attribution.graph_tools.operators.registry import Walk
 
 Choose = Callable[[NodeView, Rule], Callable[..., Sequence[Value | None]]]
 Reach = Callable[[Sequence[gs.Node], Sequence[str]], set[str]]
+Carried = tuple[Value, ...]
+"""What a walk brings back to a tensor: one gradient or multiplier, or one for each part of a change."""
+Move = Callable[[Sequence[Carried | None]], Sequence[Carried | None]]
+"""From what arrives at the outputs of a node to what its inputs have of it."""
 
 
-def gradient_of(node: NodeView, rule: Rule) -> Callable[..., Sequence[Value | None]]:
-    """The choice of the plain gradient: the rule itself."""
-    return rule.vjp
+@dataclass(frozen=True)
+class Rules:
+    """What a walk follows: a table of rules, and `choose`, which picks what a node does with what arrives, the gradient
+    or a secant multiplier; `reach` says to which tensors, of those that depend on others, something may arrive."""
+
+    table: RuleTable = field(default_factory=lambda: VJP)
+    choose: Choose = lambda node, rule: rule.vjp
+    reach: Reach = reachable
+
+    def inside(self, inner: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str]) -> dict[str, Value]:
+        """The walk over a graph inside of a node."""
+        found, declared = _gradients(inner, seeds, wrt, self), inner.graph.tensors()
+        return {name: _as_declared(inner, g, declared[name]) for name, g in found.items()}
 
 
 def differentiate(
-    op: Emitter,
-    seeds: Mapping[str, Value],
-    wrt: Sequence[str],
-    *,
-    rules: RuleTable = VJP,
-    choose: Choose = gradient_of,
-    reach: Reach = reachable,
+    op: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str], rules: Rules = Rules()
 ) -> dict[str, Value]:
-    """Appends the backward pass and returns, for each tensor in `wrt`, its cotangent.
+    """Appends the backward pass and returns, for each tensor in `wrt`, its cotangent, of half types as float32.
 
-    `seeds` maps tensors to the cotangents that arrive there from outside, of the same shapes. `choose` picks what a
-    node does with what arrives: the gradient, or a secant multiplier; `reach` says to which tensors, of those that
-    depend on `wrt`, something may arrive. The cotangents of half types are float32.
+    `seeds` maps tensors to the cotangents that arrive there from outside, of the same shapes.
 
     Raises:
         NotDifferentiable: an operator on the way has no rule, or no way leads from a tensor to a seed, or every way
             goes through operators whose derivative is zero.
     """
     nodes = list(op.graph.nodes)
-    found = _walked(op, seeds, wrt, rules, choose, reach)
-    for name in wrt:
-        if name not in found:
-            raise no_way(nodes, name, seeds)
+    found = _gradients(op, seeds, wrt, rules)
+    require_all(nodes, found, wrt, seeds)
     return found
 
 
-def _walked(
-    op: Emitter,
-    seeds: Mapping[str, Value],
-    wrt: Sequence[str],
-    rules: RuleTable,
-    choose: Choose,
-    reach: Reach,
-) -> dict[str, Value]:
+def _gradients(op: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str], rules: Rules) -> dict[str, Value]:
     """The cotangents of the tensors in `wrt` to which a way leads."""
-    graph = op.graph
-    nodes = list(graph.nodes)
-    tensors = graph.tensors()
-    active = reach(nodes, wrt)
+    nodes = list(op.graph.nodes)
+    active = rules.reach(nodes, wrt)
 
-    walk = walk_of(rules, choose, reach)
-    arrived: dict[str, list[Value]] = {name: [_wide(op, value)] for name, value in seeds.items()}
+    def step(node: gs.Node, rule: Rule) -> Move:
+        view = view_of(op.graph, node, active, rules.inside)
+
+        def move(came: Sequence[Carried | None]) -> Sequence[Carried | None]:
+            results = rules.choose(view, rule)(op, view.real(op), *(c and c[0] for c in came))
+            return [r and (r,) for r in unstretched(op, view, rule, results)]
+
+        return move
+
+    carried = {name: (value,) for name, value in seeds.items()}
+    return {name: c[0] for name, c in walk_back(op, nodes, carried, wrt, active, rules, step).items()}
+
+
+def walk_back(
+    op: Emitter,
+    nodes: Sequence[gs.Node],
+    seeds: Mapping[str, Carried],
+    wrt: Sequence[str],
+    active: set[str],
+    rules: Rules,
+    step: Callable[[gs.Node, Rule], Move],
+) -> dict[str, Carried]:
+    """Carries `seeds` back through the nodes to those of the tensors in `wrt` to which a way leads.
+
+    `step` says how it goes through a node at which something arrives and that reads a tensor of `active`.
+    """
+    arrived = {name: [_wide(op, value)] for name, value in seeds.items()}
     for node in reversed(nodes):
-        gradients = [_total(op, arrived, out) for out in node.outputs]
-        if all(g is None for g in gradients):
+        came = [_total(op, arrived, z) for z in node.outputs]
+        inputs = inputs_of(node)
+        leads = [not x.is_empty() and x.name in active for x in inputs]
+        if not any(leads) or all(carried is None for carried in came):
             continue
-        view = view_of(graph, node, active, walk)
-        if not any(view.active):
-            continue
-        key = (view.domain, view.operator)
-        rule = rules.get(key)
-        if rule is None and key in ZERO_DERIVATIVE:
+        rule = rules.table.get(key_of(node))
+        if rule is None and _is_zero(node):
             continue
         if rule is None:
-            raise no_rule(node, rules)
+            raise _no_rule(node, rules.table)
+        move = step(node, rule)
         if graphs_of(node):
-            gradients = [g and _as_declared(op, g, z) for g, z in zip(gradients, node.outputs, strict=True)]
+            ends = zip(came, node.outputs, strict=True)
+            came = [c and tuple(_as_declared(op, g, z) for g in c) for c, z in ends]
         with naming(node):
-            results = choose(view, rule)(op, view.real(op), *gradients)
-        for index, (x, is_active) in enumerate(zip(view.inputs, view.active, strict=True)):
-            if not is_active or x is None:
-                continue
-            result = results[index] if index < len(results) else None
-            if result is None and rule.sparse:
-                continue
-            if result is None:
+            made = move(came)
+        for index, x in enumerate(inputs):
+            result = made[index] if index < len(made) else None
+            if leads[index] and result is not None:
+                arrived.setdefault(x.name, []).append(_wide(op, result))
+            elif leads[index] and not rule.sparse:
                 raise NotDifferentiable(
                     f"no gradient rule for input {index} ({x.name!r}) of {node.op} (node {node.name!r})",
                     reason=Reason.INPUT_WITHOUT_RULE, node=node.name, operator=node.op, tensor=x.name,
                 )  # fmt: skip
-            if rule.elementwise and len(view.inputs) > 1:
-                result = unbroadcast(op, result, x, view.z)
-            arrived.setdefault(x.name, []).append(_wide(op, result))
+    tensors = op.graph.tensors()
     totals = {name: _total(op, arrived, tensors[name]) for name in wrt}
     return {name: total for name, total in totals.items() if total is not None}
+
+
+def unstretched(
+    op: Emitter, view: NodeView, rule: Rule, results: Sequence[Value | None]
+) -> Sequence[Value | None]:
+    """What a rule says of the active inputs of a node, broadcasting undone."""
+    if not rule.elementwise or len(view.inputs) == 1:
+        return results
+    return [
+        r and unbroadcast(op, r, x, view.z) if x is not None and is_active else None
+        for r, x, is_active in zip(results, view.inputs, view.active, strict=False)
+    ]
 
 
 @contextlib.contextmanager
@@ -119,19 +148,9 @@ def naming(node: gs.Node) -> Iterator[None]:
         raise
 
 
-def walk_of(rules: RuleTable, choose: Choose, reach: Reach) -> Walk:
-    """The walk over graphs inside nodes."""
-
-    def walk(inner: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str]) -> dict[str, Value]:
-        found, declared = _walked(inner, seeds, wrt, rules, choose, reach), inner.graph.tensors()
-        return {name: _as_declared(inner, g, declared[name]) for name, g in found.items()}
-
-    return walk
-
-
-def _wide(op: Emitter, gradient: Value) -> Value:
+def _wide(op: Emitter, carried: Carried) -> Carried:
     """Half types as float32: their products underflow and their sums lose digits."""
-    return op.cast(gradient, np.float32) if is_half(gradient) else gradient
+    return tuple(op.cast(g, np.float32) if is_half(g) else g for g in carried)
 
 
 def _as_declared(op: Emitter, gradient: Value, tensor: Value) -> Value:
@@ -164,7 +183,7 @@ def view_of(graph: gs.Graph, node: gs.Node, active: set[str], walk: Walk | None 
     )
 
 
-def no_rule(node: gs.Node, rules: RuleTable) -> NotDifferentiable:
+def _no_rule(node: gs.Node, rules: RuleTable) -> NotDifferentiable:
     """The refusal of a node whose operator has no rule."""
     domain = "" if node.domain in (None, "", "ai.onnx") else f"{node.domain}."
     near = ", ".join(sorted(name for space, name in rules if space == ""))
@@ -175,20 +194,29 @@ def no_rule(node: gs.Node, rules: RuleTable) -> NotDifferentiable:
     )  # fmt: skip
 
 
-def _total(op: Emitter, arrived: dict[str, list[Value]], tensor: Value) -> Value | None:
+def _total(op: Emitter, arrived: dict[str, list[Carried]], tensor: Value) -> Carried | None:
     """The sum of what arrived at a tensor; one n-ary Sum, made once."""
-    parts = arrived.get(tensor.name)
-    if not parts or tensor.is_empty():
+    terms = arrived.get(tensor.name)
+    if not terms or tensor.is_empty():
         return None
-    if len(parts) > 1:
-        arrived[tensor.name] = parts = [op("Sum", *parts)]
-    total = parts[0]
-    if isinstance(total, gs.Variable) and total.shape is None:
-        total.shape = tensor.shape
-    return total
+    if len(terms) > 1:
+        arrived[tensor.name] = terms = [tuple(op("Sum", *parts) for parts in zip(*terms, strict=True))]
+    for value in terms[0]:
+        if isinstance(value, gs.Variable) and value.shape is None:
+            value.shape = tensor.shape
+    return terms[0]
 
 
-def no_way(nodes: Sequence[gs.Node], name: str, seeds: Mapping[str, Value]) -> NotDifferentiable:
+def require_all(
+    nodes: Sequence[gs.Node], found: Collection[str], wrt: Sequence[str], seeds: Mapping[str, Value]
+) -> None:
+    """Refuses the first tensor of `wrt` at which nothing arrived."""
+    for name in wrt:
+        if name not in found:
+            raise _no_way(nodes, name, seeds)
+
+
+def _no_way(nodes: Sequence[gs.Node], name: str, seeds: Mapping[str, Value]) -> NotDifferentiable:
     """The refusal of a tensor at which nothing arrived: no way at all, or one that derivatives do not pass."""
     target = ", ".join(repr(s) for s in seeds)
     ahead = {name}

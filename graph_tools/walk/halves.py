@@ -11,8 +11,9 @@ from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float, is_ha
 from onnx_attribution.graph_tools.operators.huge import Known, difference
 from onnx_attribution.graph_tools.operators.quotients import near, shaped
 from onnx_attribution.graph_tools.operators.tricks import known
+from onnx_attribution.graph_tools.walk.differentiate import Carried
 
-Pair = tuple[Value, Value]
+Pair = Carried
 """The positive and the negative of something."""
 
 
@@ -23,7 +24,7 @@ class Parts:
     op: Emitter
     references: Mapping[str, Value]
     moving: set[str]
-    found: dict[str, Pair]
+    found: dict[str, Pair] = field(default_factory=dict)
     huge: Known = field(default_factory=dict)
 
     def change(self, value: Value) -> Value:

@@ -13,109 +13,65 @@ either part. That defines the case that the authors' code leaves to the noise: a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_half
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.ir.subgraphs import inputs_of
-from onnx_attribution.graph_tools.operators import ZERO_DERIVATIVE, RuleTable
+from onnx_attribution.graph_tools.operators import Rule
 from onnx_attribution.graph_tools.operators.quotients import quotient
-from onnx_attribution.graph_tools.walk.differentiate import Choose, Reach, naming, no_rule, view_of, walk_of
-from onnx_attribution.graph_tools.walk.halves import Pair, Parts
-from onnx_attribution.graph_tools.walk.reveal_nodes import Move, Where, move_of
+from onnx_attribution.graph_tools.walk.differentiate import (
+    Move,
+    Rules,
+    naming,
+    require_all,
+    view_of,
+    walk_back,
+)
+from onnx_attribution.graph_tools.walk.halves import Parts
+from onnx_attribution.graph_tools.walk.reveal_nodes import Where, move_of
 
 
 def reveal(
-    op: Emitter,
-    seeds: Mapping[str, Value],
-    layers: Sequence[str],
-    references: dict[str, Value],
-    moving: set[str],
-    rules: RuleTable,
-    choose: Choose,
-    reach: Reach,
-    where: Where,
+    op: Emitter, seeds: Mapping[str, Value], layers: Sequence[str], parts: Parts, rules: Rules, where: Where
 ) -> dict[str, tuple[Value, Value]]:
     """For each layer what it contributes, and its multiplier: the contribution over the change.
 
-    The network at x' is in the graph already, `references` says under which names.
+    The network at x' is in the graph already; `parts` knows its tensors by name, and takes those of all changes.
+
+    Raises:
+        NotDifferentiable: as `differentiate`.
     """
-    graph = op.graph
-    steps, parts = _forward(op, references, moving, rules, choose, reach, where)
-    active = reach([step.node for step in steps], list(layers))
-    arrived: dict[str, list[Pair]] = {}
-    for name, value in seeds.items():
-        wide = op.cast(value, np.float32) if is_half(value) else value
-        arrived[name] = [(wide, wide)]
-    for step in reversed(steps):
-        pairs = [_total(op, arrived, z) for z in step.node.outputs]
-        if all(pair is None for pair in pairs) or not any(x.name in active for x in step.inputs):
-            continue
-        if step.move is None:
-            if step.key in ZERO_DERIVATIVE:
-                continue
-            raise no_rule(step.node, rules)
-        with naming(step.node):
-            moves = step.move(pairs)
-        for x, made in zip(step.inputs, moves, strict=False):
-            if made is not None and x.name in active:
-                arrived.setdefault(x.name, []).append(made)
-    tensors = graph.tensors()
-    found = {}
-    for name in layers:
-        pair = _total(op, arrived, tensors[name])
-        if pair is not None:
-            found[name] = _contribution(op, parts, tensors[name], pair)
-    return found
+    nodes = list(op.graph.nodes)
+    moves = carry(op, parts, rules, where)
+    passed = [node for node in nodes if id(node) in moves]
+    pairs, active = {name: (value, value) for name, value in seeds.items()}, rules.reach(passed, layers)
+
+    def step(node: gs.Node, rule: Rule) -> Move:
+        move = moves[id(node)]
+        assert move is not None  # there is a rule
+        return move
+
+    found = walk_back(op, passed, pairs, layers, active, rules, step)
+    require_all(nodes, found, layers, seeds)
+    tensors = op.graph.tensors()
+    return {name: _contribution(op, parts, tensors[name], found[name]) for name in layers}
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A node on the way forward, its inputs as the graph has them, and how multipliers go back through it."""
-
-    node: gs.Node
-    inputs: Sequence[Value]
-    key: tuple[str, str]
-    move: Move | None
-
-
-def carried_parts(
-    op: Emitter,
-    references: dict[str, Value],
-    moving: set[str],
-    rules: RuleTable,
-    choose: Choose,
-    reach: Reach,
-    where: Where,
-) -> Parts:
-    """The parts of every tensor that depends on the source; the network at x' is in the graph already."""
-    return _forward(op, references, moving, rules, choose, reach, where)[1]
-
-
-def _forward(
-    op: Emitter,
-    references: dict[str, Value],
-    moving: set[str],
-    rules: RuleTable,
-    choose: Choose,
-    reach: Reach,
-    where: Where,
-) -> tuple[list[_Step], Parts]:
-    walk = walk_of(rules, choose, reach)
-    parts, origins = Parts(op, references, moving, {}), dict[str, str]()
-    steps = []
+def carry(op: Emitter, parts: Parts, rules: Rules, where: Where) -> dict[int, Move | None]:
+    """Notes the parts of every tensor that depends on the source. Returns what carries multipliers back through each
+    node between these, by its id; None for an operator without a rule."""
+    moving, origins = parts.moving, dict[str, str]()
+    moves = dict[int, Move | None]()
     own = [node for node in op.graph.nodes if any(z.name in moving for z in node.outputs)]
     for node in [node for node in own if any(x.name in moving for x in inputs_of(node))]:
-        view = view_of(op.graph, node, moving, walk)
+        view = view_of(op.graph, node, moving, rules.inside)
         with naming(node):
-            move = move_of(view.real(op), rules, parts, origins, choose, where)
-        steps.append(_Step(node, inputs_of(node), (view.domain, view.operator), move))
-    return steps, parts
+            moves[id(node)] = move_of(view.real(op), rules.table, parts, origins, rules.choose, where)
+    return moves
 
 
-def _contribution(op: Emitter, parts: Parts, value: Value, m: Pair) -> tuple[Value, Value]:
+def _contribution(op: Emitter, parts: Parts, value: Value, m: Sequence[Value]) -> tuple[Value, Value]:
     """m+ d+ + m- d-, and what one unit of d has of it."""
     if m[0] is m[1]:
         return op("Mul", m[0], parts.change(value)), m[0]
@@ -124,17 +80,3 @@ def _contribution(op: Emitter, parts: Parts, value: Value, m: Pair) -> tuple[Val
     mean = op("Mul", op("Add", *m), op.like(total, 0.5))
     d = parts.change(value)
     return total, quotient(op, total, d, op("Equal", d, op.like(d, 0)), mean)
-
-
-def _total(op: Emitter, arrived: dict[str, list[Pair]], tensor: Value) -> Pair | None:
-    pairs = arrived.get(tensor.name)
-    if not pairs or tensor.is_empty():
-        return None
-    if len(pairs) > 1:
-        same = all(p is n for p, n in pairs)
-        positive = op("Sum", *(p for p, _ in pairs))
-        arrived[tensor.name] = pairs = [(positive, positive if same else op("Sum", *(n for _, n in pairs)))]
-    for value in pairs[0]:
-        if isinstance(value, gs.Variable) and value.shape is None:
-            value.shape = tensor.shape
-    return pairs[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,12 +13,10 @@ from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.operators import NodeView, Rule, RuleTable
 from onnx_attribution.graph_tools.operators.huge import may_be_huge
 from onnx_attribution.graph_tools.operators.quotients import PIECEWISE_LINEAR, near, quotient, shaped
-from onnx_attribution.graph_tools.walk.differentiate import Choose
+from onnx_attribution.graph_tools.walk.differentiate import Choose, Move, unstretched
 from onnx_attribution.graph_tools.walk.halves import Pair, Parts, signs, some
 
 Where = Literal["everywhere", "dense"]
-Move = Callable[[Sequence[Pair | None]], Sequence[Pair | None]]
-"""From the multipliers of the outputs to those of the inputs."""
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 DENSE = frozenset({"Gemm", "MatMul"})
@@ -162,12 +160,7 @@ class _Node:
         """The gradient rule, with some inputs replaced."""
         given = tuple(inputs.get(f"x{k}", x) for k, x in enumerate(self.view.inputs))
         results = self.rule.vjp(self.op, replace(self.view, inputs=given), *g)
-        if not self.rule.elementwise or len(self.view.inputs) == 1:
-            return results
-        return [
-            r if r is None or x is None else unbroadcast(self.op, r, x, self.view.z)
-            for r, x in zip(results, self.view.inputs, strict=False)
-        ]
+        return unstretched(self.op, self.view, self.rule, results)
 
     # --- linear operators
 
@@ -372,12 +365,7 @@ class _Node:
 
         def move(pairs: Sequence[Pair | None]) -> Sequence[Pair | None]:
             g = [self._one(p, z) for p, z in zip(pairs, self.view.outputs, strict=True)]
-            results = self._secant(choose, g)
-            if self.rule.elementwise and len(self.view.inputs) > 1:
-                results = [
-                    r if r is None or x is None else unbroadcast(self.op, r, x, self.view.z)
-                    for r, x in zip(results, self.view.inputs, strict=False)
-                ]
+            results = unstretched(self.op, self.view, self.rule, self._secant(choose, g))
             return [m and (m, m) for m in results]
 
         return move

@@ -23,7 +23,8 @@ from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.normalise.noise import DRAWING, drawing_before
 from onnx_attribution.graph_tools.normalise.pipeline import declared
 from onnx_attribution.graph_tools.operators import ZERO_DERIVATIVE
-from onnx_attribution.graph_tools.programs.program import deeplift_program, rows_program
+from onnx_attribution.graph_tools.programs.pairs import deeplift_program
+from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.read.example_inputs import compared
 from onnx_attribution.graph_tools.read.load import load

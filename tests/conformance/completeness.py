@@ -33,7 +33,8 @@ import numpy as np
 import onnx
 
 from onnx_attribution.errors import AttributionError
-from onnx_attribution.graph_tools.programs.program import deeplift_program, forward_program
+from onnx_attribution.graph_tools.programs.forward import forward_program
+from onnx_attribution.graph_tools.programs.pairs import deeplift_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.graph_tools.select.layers import layers_between
 from onnx_attribution.graph_tools.select.logits import logit_of

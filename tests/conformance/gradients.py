@@ -36,7 +36,7 @@ import onnx
 from onnx_attribution.errors import AttributionError
 from onnx_attribution.graph_tools.normalise.pipeline import same_values
 from onnx_attribution.graph_tools.operators import VJP
-from onnx_attribution.graph_tools.programs.program import rows_program
+from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.select.layers import layers_between
 from onnx_attribution.graph_tools.select.logits import logit_of

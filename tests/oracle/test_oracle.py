@@ -18,10 +18,11 @@ from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.graph_tools.ir.convert import graph_of, model_of
 from onnx_attribution.graph_tools.ir.emit import Emitter
 from onnx_attribution.graph_tools.ir.reach import dependents
-from onnx_attribution.graph_tools.operators import VJP
 from onnx_attribution.graph_tools.operators.secant import secant_of
-from onnx_attribution.graph_tools.programs import program
-from onnx_attribution.graph_tools.walk.reveal_cancel import carried_parts
+from onnx_attribution.graph_tools.programs import pairs
+from onnx_attribution.graph_tools.walk.differentiate import Rules
+from onnx_attribution.graph_tools.walk.halves import Parts
+from onnx_attribution.graph_tools.walk.reveal_cancel import carry
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.rows import evaluate
@@ -304,10 +305,11 @@ def parts_of(net: onnx.ModelProto, case: Json) -> list[NDArray[Any]]:
     graph.inputs.append(references[name])
     moving = dependents(list(graph.nodes), [name])
     nodes = list(graph.nodes)
-    program.clone(graph, references)
-    choose = secant_of(references, moving)
+    pairs.clone(graph, references)
+    rules = Rules(choose=secant_of(references, moving), reach=dependents)
     (last,) = [node.outputs[0] for node in nodes if node.op == "Conv"]
-    parts = carried_parts(op, references, moving, VJP, choose, dependents, "everywhere")
+    parts = Parts(op, references, moving)
+    carry(op, parts, rules, "everywhere")
     graph.outputs = [*parts.of(last)]
     points = {name: case["inputs"][name], "there": case["baselines"]}
     session = Backend("cpu").session(model_of(graph))

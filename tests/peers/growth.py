@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_attribution.graph_tools.programs.program import rows_program
+from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.read.load import ModelSource, load
 from onnx_attribution.server.engine.backend import Backend

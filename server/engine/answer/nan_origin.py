@@ -13,7 +13,8 @@ from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.ir.subgraphs import inputs_of
 from onnx_attribution.graph_tools.network import Network
 from onnx_attribution.graph_tools.programs.branches import conditions, with_branches
-from onnx_attribution.graph_tools.programs.program import forward_program, rows_program
+from onnx_attribution.graph_tools.programs.forward import forward_program
+from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.select.layers import layers_between
 from onnx_attribution.graph_tools.walk.differentiate import reachable

@@ -9,7 +9,7 @@ import numpy as np
 from onnx_attribution.errors import ModelError, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inner_nodes, key_of
 from onnx_attribution.graph_tools.operators.lost import WITHOUT_SECANT
-from onnx_attribution.graph_tools.programs.program import deeplift_program
+from onnx_attribution.graph_tools.programs.pairs import deeplift_program
 from onnx_attribution.graph_tools.walk.reveal_nodes import Where
 from onnx_attribution.methods import DeepLiftGenomicsDefault, DeepLiftRescale, DeepLiftRevealCancel
 from onnx_attribution.server.engine.methods.stages import Stage

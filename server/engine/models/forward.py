@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_attribution.errors import InvalidArgument, ModelError, Reason
 from onnx_attribution.graph_tools.network import RowAxis
-from onnx_attribution.graph_tools.programs.program import forward_program
+from onnx_attribution.graph_tools.programs.forward import forward_program
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import Array
 

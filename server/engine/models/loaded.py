@@ -27,7 +27,7 @@ from onnx_attribution.graph_tools.normalise.noise import drawing_before, flag_of
 from onnx_attribution.graph_tools.normalise.pipeline import declared, normalise, opset_of
 from onnx_attribution.graph_tools.normalise.types import contradicted, ranks_told, repeated_labels
 from onnx_attribution.graph_tools.programs.footprint import Footprint
-from onnx_attribution.graph_tools.programs.program import rows_program
+from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.graph_tools.read.example_inputs import examples
 from onnx_attribution.graph_tools.read.load import ModelSource, digest, load

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import Overloaded
-from onnx_attribution.graph_tools.programs.program import path_program, rows_program
+from onnx_attribution.graph_tools.programs.path import path_program
+from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.server.engine.backend import Session
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.request.resolve import Resolved

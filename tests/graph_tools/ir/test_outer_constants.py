@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 from onnx_attribution.graph_tools.ir.outer_constants import hoist
-from onnx_attribution.graph_tools.programs.program import rows_program
+from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.models.loaded import LoadedModel

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.ir import weights as weights_module
 from onnx_attribution.graph_tools.ir.weights import Weights, value_of, whole
-from onnx_attribution.graph_tools.programs.program import path_program, rows_program
+from onnx_attribution.graph_tools.programs.path import path_program
+from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.graph_tools.read.load import ModelSource, load
 from onnx_attribution.server.engine import Engine

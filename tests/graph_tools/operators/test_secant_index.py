@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.network import Network
-from onnx_attribution.graph_tools.programs.program import deeplift_program
+from onnx_attribution.graph_tools.programs.pairs import deeplift_program
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Backend

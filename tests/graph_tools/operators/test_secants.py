@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.network import Network
-from onnx_attribution.graph_tools.programs.program import deeplift_program
+from onnx_attribution.graph_tools.programs.pairs import deeplift_program
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.methods import NearZero
 from onnx_attribution.server.engine.backend import Backend

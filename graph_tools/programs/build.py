@@ -1,0 +1,102 @@
+"""What the builders of programs share: a network's graph with inputs and outputs named by role.
+
+A program is an ONNX model that computes attributions, with a typed signature. Its builder takes a proven network and
+names of sources, layers and a target; inputs and outputs are called `sample/<input>`, `baseline/<source>`,
+`target/weight`, `sum/<layer>` and so on. The target is a linear functional of one tensor: `target/weight` has that
+tensor's shape and holds 1 at the explained element, -1 at one that is subtracted, 0 elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_graphsurgeon as gs
+
+from onnx_attribution.errors import NotDifferentiable, Reason
+from onnx_attribution.graph_tools.ir.convert import detach, graph_of, input_like, model_of, require_own_names
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
+from onnx_attribution.graph_tools.ir.reach import dependents
+from onnx_attribution.graph_tools.network import Network
+from onnx_attribution.graph_tools.programs.signature import Choice, Program
+from onnx_attribution.graph_tools.walk.differentiate import Rules, differentiate
+
+
+class Draft:
+    """A program while it is built: a copy of a network's graph, in which hidden sources are inputs."""
+
+    def __init__(self, network: Network, sources: Sequence[str] = ()) -> None:
+        self.network, self.graph = network, graph_of(network.model)
+        self.op = Emitter(self.graph)
+        self.outputs: list[gs.Variable] = []
+        given = {x.name for x in self.graph.inputs}
+        for name in sources:
+            if name not in given:
+                value = detach(self.graph, name)  # first: it replaces the list of inputs
+                self.graph.inputs.append(value)
+        self.graph.toposort()
+
+    def tensor(self, name: str) -> gs.Tensor:
+        """The tensor of this name."""
+        return self.graph.tensors()[name]
+
+    def input(self, like: str, name: str, shape: list[int | str | None] | None = None) -> gs.Variable:
+        """A new input of the type of a tensor, of unknown dimensions unless `shape` says them."""
+        made = input_like(self.tensor(like), name, shape)
+        self.graph.inputs.append(made)
+        return made
+
+    def weight(self, target: str) -> gs.Variable:
+        """The input `target/weight`."""
+        return self.input(target, "target/weight", self.tensor(target).shape)
+
+    def gradients(self, choice: Choice, weight: Value, rules: Rules) -> dict[str, Value]:
+        """The cotangents of the layers, where `weight` is that of the target."""
+        self.require_moving(choice)
+        return differentiate(self.op, {choice.target: weight}, choice.layers, rules)
+
+    def require_moving(self, choice: Choice) -> None:
+        """Refuses a layer that does not depend on a source."""
+        moving = dependents(list(self.graph.nodes), choice.sources)
+        for layer in choice.layers:
+            if layer not in moving:
+                raise NotDifferentiable(
+                    f"layer {layer!r} does not depend on the source {', '.join(map(repr, choice.sources))}",
+                    reason=Reason.NO_PATH, layer=layer,
+                )  # fmt: skip
+
+    def put(self, value: Value, name: str) -> None:
+        """Makes a value an output of this name."""
+        out = gs.Variable(name, dtype=value.dtype)
+        self.graph.nodes.append(gs.Node("Identity", f"output/{name}", inputs=[value], outputs=[out]))
+        self.outputs.append(out)
+
+    def put_target(self, target: str, weight: Value, name: str, value: Value | None = None) -> None:
+        """Makes the weighted sum of the target tensor per row an output, that of `value` where it is given."""
+        self.put(self._target(target, weight, self.tensor(target) if value is None else value), name)
+
+    def _target(self, target: str, weight: Value, tensor: Value) -> Value:
+        """Elements of weight 0 may hold anything, infinities too."""
+        op, rank = self.op, len(shape_of(tensor) or ())
+        zero = op.like(tensor, 0)
+        chosen = op("Where", op("Equal", weight, zero), zero, op("Mul", tensor, weight))
+        rows = self.network.rows.get(target)
+        if self.network.batch == "single" or rows is None:
+            total = op("ReduceSum", chosen, op.ints(range(rank)), keepdims=0) if rank else chosen
+            return op("Reshape", total, op.ints([1]))
+        others = [k for k in range(rank) if k != rows.axis]
+        summed = op("ReduceSum", chosen, op.ints(others), keepdims=0) if others else chosen
+        if rows.factor != 1:
+            folded = op("Reshape", summed, op.ints([-1, rows.factor]))
+            summed = op("ReduceSum", folded, op.ints([1]), keepdims=0)
+        return summed
+
+    def finish(self, *, unused: bool = False) -> Program:
+        """The program with the outputs that were made; without `unused` only with the inputs that these need."""
+        self.graph.outputs = self.outputs
+        require_own_names(self.graph)
+        self.graph.cleanup(
+            remove_unused_graph_inputs=not unused, recurse_subgraphs=False
+        )  # inner: positional
+        model = model_of(self.graph)
+        names = (tuple(value.name for value in values) for values in (model.graph.input, model.graph.output))
+        return Program(model, *names)

@@ -1,0 +1,109 @@
+"""Programs of DeepLIFT: the network at two points, x and x', and multipliers between them."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from onnx_attribution.graph_tools.ir.emit import Value
+from onnx_attribution.graph_tools.ir.reach import dependents
+from onnx_attribution.graph_tools.ir.subgraphs import attributes_of, inputs_of
+from onnx_attribution.graph_tools.network import Network
+from onnx_attribution.graph_tools.operators import VJP, RuleTable
+from onnx_attribution.graph_tools.operators.huge import Known, difference
+from onnx_attribution.graph_tools.operators.lost import Lost
+from onnx_attribution.graph_tools.operators.secant import STEPS, UNFOLLOWED, secant_of
+from onnx_attribution.graph_tools.programs.build import Draft
+from onnx_attribution.graph_tools.programs.signature import Choice, Program
+from onnx_attribution.graph_tools.walk.differentiate import Rules
+from onnx_attribution.graph_tools.walk.halves import Parts
+from onnx_attribution.graph_tools.walk.reveal_cancel import reveal
+from onnx_attribution.graph_tools.walk.reveal_nodes import Where
+from onnx_attribution.methods import NearZero
+
+
+def deeplift_program(
+    network: Network,
+    choice: Choice,
+    *,
+    multiply: bool = True,
+    rules: RuleTable = VJP,
+    reveal_cancel: Where | None = None,
+    near_zero: NearZero = "midpoint",
+    shared: bool = False,
+) -> Program:
+    """DeepLIFT at x and x' (arXiv 1704.02685): the Rescale rule, or RevealCancel after some linear operators.
+
+    Inputs are the network's own at x, hidden sources by name, `baseline/<source>` and `target/weight`. Outputs:
+    `contribution/<layer>` in the layer's own shape (multipliers if not `multiply`), `target/value`, `target/baseline`,
+    and `lost/<tensor>`: how much of the target's change goes through an operator without a secant, one number a run.
+
+    With `shared`, `baseline/<source>` holds one row, and what the network makes of it stands for every row of x. That
+    row meets the rows by broadcasting: a tensor that holds several elements of a row along its batch axis ends the run.
+    """
+    draft = Draft(network, choice.sources)
+    op, graph, tensors = draft.op, draft.graph, draft.graph.tensors()
+    references: dict[str, Value] = {
+        name: draft.input(name, f"baseline/{name}", tensors[name].shape) for name in choice.sources
+    }
+    moving = dependents(list(graph.nodes), choice.sources)
+    clone(graph, references)
+    if shared:
+        for name, there in references.items():
+            if there.shape is not None:
+                there.shape = [d if isinstance(d, int) else f"reference/{d}" for d in there.shape]
+            sizes = op("Shape", tensors[name])
+            sizes.shape = [len(tensors[name].shape or ())]
+            references[name] = op("Expand", there, sizes)
+            references[name].shape = tensors[name].shape
+    weight = draft.weight(choice.target)
+    lost = Lost()
+    between = Rules(
+        {**STEPS, **UNFOLLOWED, **rules}, secant_of(references, moving, near_zero, lost), dependents
+    )
+    draft.put_target(choice.target, weight, "target/value")
+    there = references.get(choice.target, draft.tensor(choice.target))
+    draft.put_target(choice.target, weight, "target/baseline", there)
+    if reveal_cancel is None:
+        multipliers = draft.gradients(choice, weight, between)
+        huge: Known = {}
+        for layer, m in multipliers.items():
+            here, there = (op.cast(x, m.dtype) for x in (draft.tensor(layer), references[layer]))
+            result = op("Mul", m, difference(op, here, there, huge)) if multiply else m
+            draft.put(result, f"contribution/{layer}")
+    else:
+        draft.require_moving(choice)
+        parts, seeds = Parts(op, references, moving), {choice.target: weight}
+        found = reveal(op, seeds, choice.layers, parts, between, reveal_cancel)
+        for layer, pair in found.items():
+            draft.put(pair[0 if multiply else 1], f"contribution/{layer}")
+    for name, value in lost.found.items():
+        draft.put(value, f"lost/{name}")
+    return draft.finish()
+
+
+def clone(graph: gs.Graph, references: dict[str, Value]) -> None:
+    """Adds the network at the reference: a copy of every node that depends on a source, shapes included."""
+    copies: list[gs.Node] = []
+    for node in list(graph.nodes):
+        if not any(x.name in references for x in inputs_of(node)):
+            continue
+        outputs = []
+        for z in node.outputs:
+            twin = gs.Variable.empty()
+            if not z.is_empty():
+                twin = gs.Variable(f"reference/{z.name}", dtype=z.dtype, shape=z.shape)
+                references.setdefault(z.name, twin)
+            outputs.append(twin)
+        inputs = [references.get(x.name, x) if not x.is_empty() else x for x in node.inputs]
+        attributes = attributes_of(node, references, "reference")
+        copies.append(
+            gs.Node(
+                node.op,
+                node.name and f"reference/{node.name}",
+                attributes,
+                inputs,
+                outputs,
+                domain=node.domain,
+            )
+        )
+    graph.nodes.extend(copies)
