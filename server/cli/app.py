@@ -8,6 +8,7 @@ import typer
 
 from onnx_attribution.server.cli.check import check
 from onnx_attribution.server.cli.explain import explain
+from onnx_attribution.server.cli.export import expose, gradient
 from onnx_attribution.server.cli.layers import layers
 from onnx_attribution.server.cli.methods import methods
 from onnx_attribution.server.cli.ops import ops
@@ -29,6 +30,8 @@ SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list o
     check: "Says whether files can be attributed.",
     explain: "Attributes a target to inputs or layers.",
     methods: "Lists the methods and their parameters.",
+    expose: "Writes a model with hidden tensors as outputs.",
+    gradient: "Writes a model with its gradient appended.",
     ops: "Lists the operators and what becomes of them.",
 }
 for command, short in SHORT.items():

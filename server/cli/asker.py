@@ -201,13 +201,14 @@ def _declared_inputs(file: Path) -> list[TensorInfo]:
     from onnx_attribution.graph_tools.read.load import load
 
     weights = Weights()
-    return [_declared_input(value) for value in declared(load(file, weights)).graph.input]
+    return [described(value) for value in declared(load(file, weights)).graph.input]
 
 
-def _declared_input(value: ValueInfoProto) -> TensorInfo:
+def described(value: ValueInfoProto) -> TensorInfo:
     import onnx
 
     tensor = value.type.tensor_type
     dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
+    known = dims if tensor.HasField("shape") else None
     kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    return TensorInfo(value.name, {"float": "float32", "double": "float64"}.get(kind, kind), dims, None)
+    return TensorInfo(value.name, {"float": "float32", "double": "float64"}.get(kind, kind), known, None)

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import ModelError, Overloaded, Reason
+from onnx_attribution.errors import InvalidArgument, ModelError, Overloaded, Reason
 from onnx_attribution.graph_tools.ir.weights import place, weights_of
 from onnx_attribution.graph_tools.programs.footprint import Footprint
 from onnx_attribution.values import Array
@@ -24,7 +24,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Faults of onnxruntime 1.31 and 1.32. Pad_Fusion loses the input of a Pad if an output is a copy of it, as in
 # programs, and in 1.31 turns a Pad by zeros before a MaxPool into one by -inf. After MatmulTransposeFusion has swapped
 # a Transpose and a Cast before a MatMul (half precision gets such casts by itself), NchwcTransformer ends the process.
-_DISABLED = ["Pad_Fusion", "MatmulTransposeFusion"]
+DISABLED = ["Pad_Fusion", "MatmulTransposeFusion"]
 
 
 def available_cores() -> int:
@@ -60,7 +60,7 @@ class Backend:
         Raises:
             ModelError: onnxruntime does not accept the model.
         """
-        disabled = {"disabled_optimizers": _DISABLED} if optimise else {}
+        disabled = {"disabled_optimizers": DISABLED} if optimise else {}
         try:
             return self._made(model, optimise, arena, disabled)
         except ModelError:
@@ -195,6 +195,19 @@ class Session:
         self.inputs = tuple(x.name for x in session.get_inputs())
         self.outputs = tuple(x.name for x in session.get_outputs())
         self.footprint: Footprint | None = None  # of programs that run many rows at once
+
+    def described(self, output: str) -> onnx.ValueInfoProto:
+        """The type of an output and what is known of its shape, as onnxruntime infers them."""
+        found = next(z for z in self._session.get_outputs() if z.name == output)
+        kind = re.fullmatch(r"tensor\((\w+)\)", found.type)
+        if kind is None:
+            raise InvalidArgument(
+                f"{output!r} is {found.type} and no tensor; name a tensor before it",
+                reason=Reason.LAYER_INVALID,
+                tensor=output,
+            )
+        number = onnx.TensorProto.DataType.Value(kind[1].upper())
+        return onnx.helper.make_tensor_value_info(output, number, found.shape or None)  # [] is no shape, too
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """The named outputs (default: all) as arrays.
