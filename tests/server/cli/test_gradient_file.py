@@ -10,6 +10,11 @@ import onnxruntime
 import pytest
 from onnx import parser
 
+from onnx_attribution.graph_tools.programs.export import save
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.export import gradient_model, plain_warning
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.values import Target
 from tests.server.cli.commands import model, run
 from tests.server.cli.test_expose import NET, Array, X, outputs
 
@@ -185,6 +190,22 @@ def test_inputs_that_nothing_reads_and_outputs_of_other_kinds(tmp_path: Path) ->
     found = outputs(out, x=X, unused=X)
     assert list(found) == ["y", "k", "target/value", "gradient/x"]
     np.testing.assert_array_equal(found["k"], np.sin(X).argmax(axis=1))
+
+
+def test_a_file_of_which_a_default_session_makes_something_else_is_told_of(tmp_path: Path) -> None:
+    loaded = LoadedModel(model(tmp_path, NET), Backend("cpu", 1))
+    found = gradient_model(loaded, ["h"], Target(index=1))
+    file = tmp_path / "g.onnx"
+    save(found.model, file)
+    assert plain_warning(loaded, found, file) == ""
+    save(gradient_model(loaded, ["h"], Target(index=0)).model, file)
+    said = plain_warning(loaded, found, file)
+    assert (
+        "gives other numbers for target/value, gradient/h; give onnxruntime.InferenceSession disabled_op"
+        in said
+    )
+    file.write_bytes(b"nothing")
+    assert "cannot run the file" in plain_warning(loaded, found, file)
 
 
 def test_no_derivative_is_a_refusal_with_its_status(tmp_path: Path, sign: Path) -> None:
