@@ -131,7 +131,10 @@ def gradient_program(
     ones.shape = value.shape
     draft.put(value, "target/value")
     draft.outputs[-1].shape = value.shape
-    for layer, gradient in differentiate(draft.op, {value.name: ones}, layers).items():
+    weight = differentiate(
+        draft.op, {value.name: ones}, [target.tensor]
+    )  # by itself: refusals name the target
+    for layer, gradient in differentiate(draft.op, weight, layers).items():
         draft.put(gradient, f"gradient/{layer}")
         draft.outputs[-1].shape = draft.tensor(layer).shape
     return draft.finish(unused=True)

@@ -208,6 +208,13 @@ def test_a_file_of_which_a_default_session_makes_something_else_is_told_of(tmp_p
     assert "cannot run the file" in plain_warning(loaded, found, file)
 
 
+def test_a_layer_behind_the_target_is_refused_with_both_names(tmp_path: Path) -> None:
+    refused = ("--layer", "y", "--target", "h:1")
+    result = run("gradient", model(tmp_path, NET), *refused, "-o", tmp_path / "out.onnx")
+    assert result.exit_code == 3
+    assert "no way leads from 'y' to 'h'" in result.output
+
+
 def test_no_derivative_is_a_refusal_with_its_status(tmp_path: Path, sign: Path) -> None:
     result = run("gradient", sign, "--target", "1", "-o", tmp_path / "out.onnx")
     assert result.exit_code == 3
