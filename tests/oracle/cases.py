@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx_attribution.methods import Gradient
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import Attribution, AttributionRequest, References, Target
 from tests.checks import to_double
@@ -191,7 +192,8 @@ class Call:
     @property
     def multiplied(self) -> bool:
         """Whether the attributions are multiplied by the difference to the baseline."""
-        return bool(self.request.method.parameters().get("multiply_by_inputs", True))
+        method = self.request.method
+        return bool(method.parameters().get("multiply_by_inputs", not isinstance(method, Gradient)))
 
     @property
     def name(self) -> str:
