@@ -1,4 +1,4 @@
-"""The table of operators: what each one does to a gradient and to DeepLIFT's multipliers, read from the registries."""
+"""The table of operators: what each one does to a gradient and to DeepLIFT's multipliers, read from their records."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import onnx
 
 from onnx_attribution.graph_tools.normalise import dropped_operators, open_optionals, unroll_sequences
 from onnx_attribution.graph_tools.normalise.function_bodies import has_body
-from onnx_attribution.graph_tools.operators import VJP, ZERO_DERIVATIVE, Rule
-from onnx_attribution.graph_tools.operators.secant import CONTROL, MANY, PARTS, SECANT, STEPS
+from onnx_attribution.graph_tools.operators import OPERATORS, Rule
 
 DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview")
 """Those whose schemas are listed whole; of others, only operators with an entry of ours."""
@@ -40,19 +39,16 @@ def catalogue() -> list[Entry]:
         for schema in onnx.defs.get_all_schemas()
         if schema.domain in DOMAINS and not schema.deprecated
     }
-    keys = sorted({*schemas, *VJP, *ZERO_DERIVATIVE})
+    keys = sorted({*schemas, *OPERATORS})
     return [_entry(domain, operator, schemas.get((domain, operator))) for domain, operator in keys]
 
 
 def _entry(domain: str, operator: str, schema: onnx.defs.OpSchema | None) -> Entry:
     key, tagged = (domain, operator), schema is not None and _is_tagged(schema)
-    if key in VJP:
-        rule = VJP[key]
-        gradient = "straight-through" if rule.straight_through else "rule"
-        return Entry(domain, operator, gradient, _deeplift(domain, operator, rule), tagged=tagged)
-    if key in ZERO_DERIVATIVE:
-        deeplift = "own rule" if key in STEPS else "zero"
-        return Entry(domain, operator, "zero", deeplift, ZERO_DERIVATIVE[key], tagged)
+    rule = OPERATORS.get(key)
+    if rule is not None:
+        derived = "zero" if rule.zero else "straight-through" if rule.straight_through else "rule"
+        return Entry(domain, operator, derived, _deeplift(rule), rule.zero, tagged)
     word = next(_replaced(domain, operator, schema), "refused")
     return Entry(domain, operator, word, word, tagged=tagged)
 
@@ -67,16 +63,17 @@ def _replaced(domain: str, operator: str, schema: onnx.defs.OpSchema | None) -> 
         yield "function body"
 
 
-def _deeplift(domain: str, operator: str, rule: Rule) -> str:
-    if (domain in ("", "com.microsoft") and operator in SECANT) or (
-        domain == "" and operator in PARTS | CONTROL
-    ):
-        return "own rule"
-    if rule.forward is not None:
-        return "function body"
-    kinds = (("product", rule.bilinear), ("linear", bool(rule.linear)), ("secant", rule.elementwise))
-    other = "own rule" if domain == "" and operator in MANY else "refused"
-    return next((word for word, holds in kinds if holds), other)
+def _deeplift(rule: Rule) -> str:
+    kinds = (
+        ("zero", bool(rule.unfollowed and rule.zero)),
+        ("function body", rule.composite),
+        ("own rule", bool(rule.secant or rule.inner or rule.forward)),
+        ("zero", bool(rule.zero)),
+        ("product", rule.bilinear),
+        ("linear", bool(rule.linear)),
+        ("secant", rule.elementwise),
+    )
+    return next((word for word, holds in kinds if holds), "refused")
 
 
 def _is_tagged(schema: onnx.defs.OpSchema) -> bool:

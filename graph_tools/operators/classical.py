@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
-from onnx_attribution.graph_tools.operators.composite import composite
+from onnx_attribution.graph_tools.operators.decompose import composite
 from onnx_attribution.graph_tools.operators.registry import NodeView, zero
-from onnx_attribution.graph_tools.operators.tricks import rank_of
+from onnx_attribution.graph_tools.operators.transpose import rank_of
 
 ML = "ai.onnx.ml"
 Floats = NDArray[np.float32]

@@ -9,11 +9,11 @@ import numpy as np
 
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.operators.composite import composite
+from onnx_attribution.graph_tools.operators.decompose import composite
 from onnx_attribution.graph_tools.operators.quantised import number, unpacked
-from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp, zero
+from onnx_attribution.graph_tools.operators.registry import NodeView, zero
 from onnx_attribution.graph_tools.operators.sampling import MODES
-from onnx_attribution.graph_tools.operators.tricks import rank_of
+from onnx_attribution.graph_tools.operators.transpose import rank_of
 
 CONVOLUTION = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 POSITIVE_FP4 = (0.0, 0.0625 / 12, 8 / 12, 1.0, 4 / 12, 6 / 12, 2 / 12, 3 / 12)
@@ -169,13 +169,6 @@ def matmul_bnb4(op: Emitter, node: NodeView) -> Value:
     weight = op("Mul", op("Gather", values, op.cast(weight, np.int64), axis=0), scale)
     weight = op("Reshape", weight, op.ints([n, k]))
     return op("MatMul", node.input(0), op("Transpose", weight, perm=[1, 0]))
-
-
-@vjp("Inverse", domain="com.microsoft")
-def inverse(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    rank = rank_of(node.z)
-    turned = op("Transpose", node.z, perm=[*range(rank - 2), rank - 1, rank - 2])
-    return (op("Neg", op("MatMul", turned, op("MatMul", g, turned))),)
 
 
 # --- elementwise

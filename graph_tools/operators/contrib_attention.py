@@ -13,10 +13,10 @@ import numpy as np
 
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
-from onnx_attribution.graph_tools.operators.composite import composite
 from onnx_attribution.graph_tools.operators.contrib import biased, refuse
+from onnx_attribution.graph_tools.operators.decompose import composite
 from onnx_attribution.graph_tools.operators.registry import NodeView
-from onnx_attribution.graph_tools.operators.tricks import rank_of
+from onnx_attribution.graph_tools.operators.transpose import rank_of
 
 MASKED = -10000.0
 LOWEST = float(np.finfo(np.float32).min) / 4

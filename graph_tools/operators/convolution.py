@@ -85,7 +85,7 @@ def kernel_of(node: NodeView, weight: Value) -> tuple[int, ...]:
     return tuple(int(d) for d in declared)
 
 
-@vjp("Conv", linear=[{0, 2}, {1, 2}], bilinear=True)
+@vjp("Conv", linear=[{0, 2}, {1, 2}], bilinear=True, kinds={"weighted"})
 def conv(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, w = node.input(0), node.input(1)
     spatial = (shape_of(x) or ())[2:]
@@ -191,7 +191,7 @@ def _conv_weight(op: Emitter, x: Value, w: Value, g: Value, place: Windows, grou
     return turned
 
 
-@vjp("ConvTranspose", linear=[{0, 2}, {1, 2}], bilinear=True)
+@vjp("ConvTranspose", linear=[{0, 2}, {1, 2}], bilinear=True, kinds={"weighted"})
 def conv_transpose(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, w = node.input(0), node.input(1)
     kernel = kernel_of(node, w)

@@ -8,9 +8,14 @@ from dataclasses import dataclass
 
 from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
-from onnx_attribution.graph_tools.operators.secant import parts
-from onnx_attribution.graph_tools.operators.tricks import declare, dimensions, positions, rank_of, scatter_add
+from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, decomposed, vjp
+from onnx_attribution.graph_tools.operators.transpose import (
+    declare,
+    dimensions,
+    positions,
+    rank_of,
+    scatter_add,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def einsum(op: Emitter, node: NodeView, g: Value) -> Gradients:
     ]
 
 
-@parts("Einsum", when=lambda node: sum(node.active) > 2)
+@decomposed("Einsum", when=lambda node: sum(node.active) > 2)
 def pairwise(op: Emitter, node: NodeView) -> Value:
     """Two operands at a time, from the left; what a later one or the result needs is kept."""
     equation, (value, *rest) = _equation(node), [node.input(k) for k in range(len(node.inputs))]

@@ -5,6 +5,16 @@ from __future__ import annotations
 import math
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
+from onnx_attribution.graph_tools.operators.ends import (
+    exp_slope,
+    log_slope,
+    mean,
+    quotient,
+    ratio,
+    sigmoid_slope,
+    tanh_between,
+    times,
+)
 from onnx_attribution.graph_tools.operators.logistic import (
     gauss,
     logistic,
@@ -12,14 +22,14 @@ from onnx_attribution.graph_tools.operators.logistic import (
     normal_slope,
     tanh_slope,
 )
-from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, unary, vjp
+from onnx_attribution.graph_tools.operators.registry import VJP, Gradients, NodeView, secant, unary, vjp
 from onnx_attribution.graph_tools.operators.squares import is_sum_of_squares
-from onnx_attribution.graph_tools.operators.tricks import known_inside
+from onnx_attribution.graph_tools.operators.transpose import known_inside
 
 # --- one input, no attributes: (op, g, x, z) -> gradient of x
 
-unary("Abs", lambda op, g, x, z: op("Mul", g, op("Sign", x)))
-unary("Neg", lambda op, g, x, z: op("Neg", g))
+unary("Abs", lambda op, g, x, z: op("Mul", g, op("Sign", x)), kinds={"activation", "piecewise_linear"})
+unary("Neg", lambda op, g, x, z: op("Neg", g), kinds={"swaps"})
 unary("Exp", lambda op, g, x, z: op("Mul", g, z))
 unary("Log", lambda op, g, x, z: op("Div", g, x))
 unary("Sqrt", lambda op, g, x, z: op("Div", g, _never_zero(op, x, z, op("Mul", op.like(z, 2), z))))
@@ -29,22 +39,28 @@ unary("Cos", lambda op, g, x, z: op("Neg", op("Mul", g, op("Sin", x))))
 unary("Tan", lambda op, g, x, z: op("Mul", g, _one_plus(op, op("Mul", z, z))))
 unary("Asin", lambda op, g, x, z: op("Div", g, op("Sqrt", _one_minus_square(op, x))))
 unary("Acos", lambda op, g, x, z: op("Neg", op("Div", g, op("Sqrt", _one_minus_square(op, x)))))
-unary("Atan", lambda op, g, x, z: op("Div", g, _one_plus(op, op("Mul", x, x))))
+unary("Atan", lambda op, g, x, z: op("Div", g, _one_plus(op, op("Mul", x, x))), kinds={"activation"})
 unary("Sinh", lambda op, g, x, z: op("Mul", g, op("Cosh", x)))
 unary("Cosh", lambda op, g, x, z: op("Mul", g, op("Sinh", x)))
-unary("Tanh", lambda op, g, x, z: op("Mul", g, tanh_slope(op, x)))
+unary("Tanh", lambda op, g, x, z: op("Mul", g, tanh_slope(op, x)), kinds={"activation"})
 unary("Asinh", lambda op, g, x, z: op("Div", g, op("Sqrt", _one_plus(op, op("Mul", x, x)))))
 unary("Acosh", lambda op, g, x, z: op("Div", g, op("Sqrt", op("Neg", _one_minus_square(op, x)))))
 unary("Atanh", lambda op, g, x, z: op("Div", g, _one_minus_square(op, x)))
-unary("Sigmoid", lambda op, g, x, z: op("Mul", g, logistic_slope(op, x)))
-unary("Softplus", lambda op, g, x, z: op("Mul", g, logistic(op, x)))
-unary("Softsign", lambda op, g, x, z: op("Div", g, _square(op, _one_plus(op, op("Abs", x)))))
+unary("Sigmoid", lambda op, g, x, z: op("Mul", g, logistic_slope(op, x)), kinds={"activation"})
+unary("Softplus", lambda op, g, x, z: op("Mul", g, logistic(op, x)), kinds={"activation"})
 unary(
-    "Erf", lambda op, g, x, z: op("Mul", g, op("Mul", op.like(x, 2 / math.sqrt(math.pi)), gauss(op, x, 1.0)))
+    "Softsign",
+    lambda op, g, x, z: op("Div", g, _square(op, _one_plus(op, op("Abs", x)))),
+    kinds={"activation"},
 )
-unary("Relu", lambda op, g, x, z: _where_positive(op, x, g, op.like(g, 0)))
-unary("HardSwish", lambda op, g, x, z: op("Mul", g, _hard_swish_slope(op, x)))
-unary("Mish", lambda op, g, x, z: op("Mul", g, _mish_slope(op, x)))
+unary("Erf", lambda op, g, x, z: op("Mul", g, _erf_slope(op, x)), kinds={"activation"})
+unary(
+    "Relu",
+    lambda op, g, x, z: _where_positive(op, x, g, op.like(g, 0)),
+    kinds={"activation", "piecewise_linear"},
+)
+unary("HardSwish", lambda op, g, x, z: op("Mul", g, _hard_swish_slope(op, x)), kinds={"activation"})
+unary("Mish", lambda op, g, x, z: op("Mul", g, _mish_slope(op, x)), kinds={"activation"})
 
 
 def _never_zero(op: Emitter, x: Value, z: Value, slope: Value) -> Value:
@@ -74,6 +90,10 @@ def _where_positive(op: Emitter, x: Value, positive: Value, otherwise: Value) ->
     return op("Where", op("Greater", x, op.like(x, 0)), positive, otherwise)
 
 
+def _erf_slope(op: Emitter, x: Value) -> Value:
+    return op("Mul", op.like(x, 2 / math.sqrt(math.pi)), gauss(op, x, 1.0))
+
+
 def _hard_swish_slope(op: Emitter, x: Value) -> Value:
     middle = op("Add", op("Mul", x, op.like(x, 1 / 3)), op.like(x, 0.5))
     above = op("Where", op("GreaterOrEqual", x, op.like(x, 3)), op.like(x, 1), middle)
@@ -85,16 +105,61 @@ def _mish_slope(op: Emitter, x: Value) -> Value:
     return op("Add", op("Tanh", soft), op("Mul", op("Mul", x, logistic(op, x)), tanh_slope(op, soft)))
 
 
+@secant("Relu")
+def relu_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """The ratio lies between 0 and 1, whatever rounding says, and is meant however small the difference is."""
+    x, y = node.input(0), reference.input(0)
+    d = op("Sub", x, y)
+    close = op("Equal", d, op.like(d, 0))
+    step = op("Where", op("Greater", op("Add", x, y), op.like(x, 0)), op.like(g, 1), op.like(g, 0))
+    ratio = quotient(op, op("Sub", node.z, reference.z), d, close, step)
+    return (op("Mul", g, op("Min", op("Max", ratio, op.like(g, 0)), op.like(g, 1))),)
+
+
+@secant("Tanh")
+def tanh_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    return (op("Mul", g, tanh_between(op, node.input(0), reference.input(0))),)
+
+
+@secant("Sigmoid")
+def sigmoid_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    return (op("Mul", g, sigmoid_slope(op, node.input(0), reference.input(0))),)
+
+
+@secant("Exp")
+def exp_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """The logarithmic mean of the two values."""
+    return (op("Mul", g, exp_slope(op, node.input(0), reference.input(0))),)
+
+
+@secant("Log")
+def log_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    return (times(op, g, log_slope(op, node.input(0), reference.input(0), node.z, reference.z)),)
+
+
+@secant("Sqrt")
+def sqrt_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """1 / (sqrt x + sqrt y); 0 where both are 0."""
+    total = op("Add", node.z, reference.z)
+    flat = op("Equal", total, op.like(total, 0))
+    return (quotient(op, g, total, flat, op.like(g, 0)),)
+
+
+@secant("Reciprocal")
+def reciprocal_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    return (op("Neg", times(op, g, op("Mul", node.z, reference.z))),)
+
+
 # --- one input with attributes
 
 
-@vjp("LeakyRelu", elementwise=True)
+@vjp("LeakyRelu", elementwise=True, kinds={"activation", "piecewise_linear"})
 def leaky_relu(op: Emitter, node: NodeView, g: Value) -> Gradients:
     slope = op("Mul", g, op.like(g, node.attribute("alpha", 0.01)))
     return (_where_positive(op, node.input(0), g, slope),)
 
 
-@vjp("Elu", elementwise=True)
+@vjp("Elu", elementwise=True, kinds={"activation"})
 def elu(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (_where_positive(op, node.input(0), g, _grown(op, node, g, node.attribute("alpha", 1.0))),)
 
@@ -109,7 +174,7 @@ def _grown(op: Emitter, node: NodeView, g: Value, alpha: float, rate: float = 1.
     )
 
 
-@vjp("Selu", elementwise=True)
+@vjp("Selu", elementwise=True, kinds={"activation"})
 def selu(op: Emitter, node: NodeView, g: Value) -> Gradients:
     alpha, gamma = (
         node.attribute("alpha", 1.67326319217681884765625),
@@ -119,37 +184,45 @@ def selu(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (_where_positive(op, node.input(0), op("Mul", g, op.like(g, gamma)), below),)
 
 
-@vjp("Celu", elementwise=True)
+@vjp("Celu", elementwise=True, kinds={"activation"})
 def celu(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (_where_positive(op, node.input(0), g, _grown(op, node, g, 1.0, node.attribute("alpha", 1.0))),)
 
 
-@vjp("ThresholdedRelu", elementwise=True)
+@vjp("ThresholdedRelu", elementwise=True, kinds={"activation", "piecewise_linear"})
 def thresholded_relu(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x = node.input(0)
     return (op("Where", op("Greater", x, op.like(x, node.attribute("alpha", 1.0))), g, op.like(g, 0)),)
 
 
-@vjp("Shrink", elementwise=True)
+@vjp("Shrink", elementwise=True, kinds={"activation"})
 def shrink(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x = node.input(0)
     outside = op("Greater", op("Abs", x), op.like(x, node.attribute("lambd", 0.5)))
     return (op("Where", outside, g, op.like(g, 0)),)
 
 
-@vjp("HardSigmoid", elementwise=True)
+@secant("ThresholdedRelu", "Shrink")
+def sloped_jump(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """A jump between slopes: where x = x' its gradient."""
+    d = op("Sub", node.input(0), reference.input(0))
+    (local,) = VJP["", node.operator].vjp(op, node, op("Expand", op.like(d, 1), op.shape(node.z)))
+    return (op("Mul", g, ratio(op, op("Sub", node.z, reference.z), d, local)),)
+
+
+@vjp("HardSigmoid", elementwise=True, kinds={"activation"})
 def hard_sigmoid(op: Emitter, node: NodeView, g: Value) -> Gradients:
     z, zero = node.z, op.like(g, 0)
     inside = op("And", op("Greater", z, op.like(z, 0)), op("Less", z, op.like(z, 1)))
     return (op("Where", inside, op("Mul", g, op.like(g, node.attribute("alpha", 0.2))), zero),)
 
 
-@vjp("Swish", elementwise=True)
+@vjp("Swish", elementwise=True, kinds={"activation"})
 def swish(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (op("Mul", g, sigmoid_gate_slope(op, node.input(0), node.attribute("alpha", 1.0))),)
 
 
-@vjp("QuickGelu", elementwise=True, domain="com.microsoft")
+@vjp("QuickGelu", elementwise=True, domain="com.microsoft", kinds={"activation"})
 def quick_gelu(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (op("Mul", g, sigmoid_gate_slope(op, node.input(0), node.attribute("alpha", 1.702))),)
 
@@ -160,13 +233,13 @@ def sigmoid_gate_slope(op: Emitter, x: Value, alpha: float) -> Value:
     return op("Add", logistic(op, turned), op("Mul", turned, logistic_slope(op, turned)))
 
 
-@vjp("Gelu", elementwise=True)
+@vjp("Gelu", elementwise=True, kinds={"activation"})
 def gelu(op: Emitter, node: NodeView, g: Value) -> Gradients:
     slope = gelu_tanh_slope if node.attribute("approximate", "none") == "tanh" else normal_slope
     return (op("Mul", g, slope(op, node.input(0))),)
 
 
-@vjp("Gelu", elementwise=True, domain="com.microsoft")
+@vjp("Gelu", elementwise=True, domain="com.microsoft", kinds={"activation"})
 def gelu_contrib(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (op("Mul", g, normal_slope(op, node.input(0))),)
 
@@ -180,47 +253,47 @@ def gelu_tanh_slope(op: Emitter, x: Value) -> Value:
     return op("Add", logistic(op, inner), op("Mul", logistic_slope(op, inner), slope))
 
 
-@vjp("Clip", elementwise=True)
-def clip(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    x, low, high = node.input(0), node.optional(1), node.optional(2)
-    zero, dx = op.like(g, 0), g
-    if low is not None:
-        dx = op("Where", op("GreaterOrEqual", x, low), dx, zero)
-    if high is not None:
-        dx = op("Where", op("LessOrEqual", x, high), dx, zero)
-    d_low = None if low is None else op("Where", op("Less", x, low), g, zero)
-    if d_low is not None and high is not None:
-        d_low = op("Where", op("Greater", low, high), zero, d_low)
-    d_high = (
-        None
-        if high is None
-        else op("Where", op("Greater", x if low is None else op("Max", x, low), high), g, zero)
-    )
-    return dx, d_low, d_high
-
-
 # --- two and more inputs
 
 
-@vjp("Add", elementwise=True, linear=[{0, 1}])
+@vjp("Add", elementwise=True, linear=[{0, 1}], kinds={"carries"})
 def add(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return g, g
 
 
-@vjp("Sub", elementwise=True, linear=[{0, 1}])
+@vjp("Sub", elementwise=True, linear=[{0, 1}], kinds={"swaps"})
 def sub(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return g, op("Neg", g)
 
 
-@vjp("Mul", elementwise=True, linear=[{0}, {1}], bilinear=True)
+@vjp("Mul", elementwise=True, linear=[{0}, {1}], bilinear=True, kinds={"scales"})
 def mul(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return op("Mul", g, node.input(1)), op("Mul", g, node.input(0))
 
 
-@vjp("Div", elementwise=True, linear=[{0}])
+@vjp("Div", elementwise=True, linear=[{0}], kinds={"scales"})
 def div(op: Emitter, node: NodeView, g: Value) -> Gradients:
     ratio = op("Div", g, node.input(1))
     return ratio, op("Neg", op("Mul", ratio, node.z))
+
+
+@secant("Div")
+def div_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """x (1 / y): the product by its midpoint, 1 / y by its secant -1 / (y y')."""
+    x, y = node.input(0), node.input(1)
+    x0, y0 = reference.input(0), reference.input(1)
+    inverse = op("Mul", op("Add", op("Reciprocal", y), op("Reciprocal", y0)), op.like(y, 0.5))
+    slope = op("Neg", op("Div", mean(op, x, x0), op("Mul", y, y0)))
+    return times(op, g, inverse), times(op, g, slope)
+
+
+@secant("Div", to="of_integers")
+def div_of_integers(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """What division leaves out is a step of the quotient."""
+    made, there = (op("Div", view.input(0), view.input(1)) for view in (node, reference))
+    d = op("Sub", made, there)
+    step = quotient(op, op("Sub", node.z, reference.z), d, op("Equal", d, op.like(d, 0)), op.like(d, 0))
+    return div_secant(op, node, reference, times(op, g, step))
 
 
 @vjp("Pow", elementwise=True)
@@ -252,7 +325,7 @@ def _number(value: Value) -> float | None:
     return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
 
 
-@vjp("PRelu", elementwise=True, linear=[{1}])
+@vjp("PRelu", elementwise=True, linear=[{1}], kinds={"activation", "piecewise_linear"})
 def prelu(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, slope = node.input(0), node.input(1)
     below = op("Mul", g, x)
@@ -271,21 +344,11 @@ def mod(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return g, op("Neg", op("Mul", g, whole))
 
 
-@vjp("Sum", elementwise=True, linear=[range(1024)])
+@vjp("Sum", elementwise=True, linear=[range(1024)], kinds={"carries"})
 def sum_(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return [g] * len(node.inputs)
 
 
-@vjp("Mean", elementwise=True, linear=[range(1024)])
-def mean(op: Emitter, node: NodeView, g: Value) -> Gradients:
+@vjp("Mean", elementwise=True, linear=[range(1024)], kinds={"carries"})
+def mean_(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return [op("Mul", g, op.like(g, 1 / len(node.inputs)))] * len(node.inputs)
-
-
-@vjp("Max", "Min", elementwise=True)
-def max_min(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    """Ties are split evenly between the operands that reach the extreme."""
-    z = node.again(op, *node.inputs)  # node.z may be rounded to a half type, which its inputs never were
-    hits = [op.cast(op("Equal", node.input(k), z), g.dtype) for k in range(len(node.inputs))]
-    count = hits[0] if len(hits) == 1 else op("Sum", *hits)
-    share = op("Div", g, count)
-    return [op("Mul", share, hit) for hit in hits]

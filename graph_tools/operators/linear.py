@@ -10,7 +10,7 @@ from onnx_attribution.graph_tools.ir.emit import COPIED, Emitter, Value, shape_o
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
 
 
-@vjp("MatMul", linear=[{0}, {1}], bilinear=True)
+@vjp("MatMul", linear=[{0}, {1}], bilinear=True, kinds={"weighted", "dense"})
 def matmul(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, y, z = node.input(0), node.input(1), node.z
     rank_x, rank_y = len(shape_of(x) or ()), len(shape_of(y) or ())
@@ -51,7 +51,7 @@ def _without_batch(op: Emitter, gradient: Value, operand: Value, batch: list[int
     return unbroadcast(op, gradient, operand, gradient)
 
 
-@vjp("Gemm", linear=[{0, 2}, {1, 2}], bilinear=True)
+@vjp("Gemm", linear=[{0, 2}, {1, 2}], bilinear=True, kinds={"weighted", "dense"})
 def gemm(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, y, c = node.input(0), node.input(1), node.optional(2)
     alpha, beta = node.attribute("alpha", 1.0), node.attribute("beta", 1.0)

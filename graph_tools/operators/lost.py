@@ -11,9 +11,6 @@ import numpy as np
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView
 
-WITHOUT_SECANT: dict[str, tuple[int, ...]] = {"MaxPool": (1,), "TopK": (1,)}
-"""Outputs that may change between x and x' though nothing passes them: positions, bits."""
-
 
 @dataclass
 class Lost:
@@ -67,11 +64,16 @@ def _poisoned(op: Emitter, g: Value | None, x: Value | None, poison: Value) -> V
 
 
 def outputs_missed(
-    op: Emitter, raw: NodeView, node: NodeView, reference: NodeView, gradients: Sequence[Value | None]
+    op: Emitter,
+    unfollowed: Sequence[int],
+    raw: NodeView,
+    node: NodeView,
+    reference: NodeView,
+    gradients: Sequence[Value | None],
 ) -> dict[str, Value]:
     """How much of the change goes through outputs that have no secant, by the first name that the network has."""
     parts = []
-    for k in WITHOUT_SECANT.get(node.operator, ()) if node.domain == "" else ():
+    for k in unfollowed:
         ends = [
             values[k] if k < len(values) else None for values in (gradients, node.outputs, reference.outputs)
         ]

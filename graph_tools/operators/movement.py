@@ -6,13 +6,23 @@ Letters: `x, y` operands, `z` output, `g` its gradient.
 from __future__ import annotations
 
 import numpy as np
+import onnx
 
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
-from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.operators.registry import ALL_INPUTS, Gradients, NodeView, vjp
-from onnx_attribution.graph_tools.operators.tricks import (
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
+from onnx_attribution.graph_tools.operators.registry import (
+    ALL_INPUTS,
+    Gradients,
+    NodeView,
+    decomposed,
+    secant,
+    vjp,
+)
+from onnx_attribution.graph_tools.operators.steps import jump
+from onnx_attribution.graph_tools.operators.transpose import (
     convert,
+    declare,
     dimensions,
     flat,
     known,
@@ -24,18 +34,25 @@ from onnx_attribution.graph_tools.operators.tricks import (
     scatter_add,
 )
 
+FLOATS = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+)
 
-@vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze", linear=[{0}])
+
+@vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze", linear=[{0}], kinds={"carries"})
 def reshape(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (op.reshape_like(g, node.input(0)),)
 
 
-@vjp("Identity", linear=[{0}])
+@vjp("Identity", linear=[{0}], kinds={"carries"})
 def identity(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (g,)
 
 
-@vjp("Cast", linear=[{0}])
+@vjp("Cast", linear=[{0}], kinds={"carries"})
 def cast(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (convert(op, g, node.input(0)),)
 
@@ -45,7 +62,16 @@ def cast_like(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return convert(op, g, node.input(0)), op.zeros_like(node.input(1))  # only the type of the second counts
 
 
-@vjp("Transpose", linear=[{0}])
+@secant("Cast", "CastLike")
+def cast_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """Between floats the identity; to integers or truth values a step."""
+    to = node.attribute("to")
+    if node.operator == "CastLike":
+        return (g if is_float(node.input(1)) else jump(op, node, reference, g)[0]), None
+    return (g,) if to in FLOATS else jump(op, node, reference, g)
+
+
+@vjp("Transpose", linear=[{0}], kinds={"carries"})
 def transpose(op: Emitter, node: NodeView, g: Value) -> Gradients:
     rank = rank_of(node.input(0))
     if rank < 2:
@@ -54,7 +80,7 @@ def transpose(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (op("Transpose", g, perm=[int(axis) for axis in np.argsort(perm)]),)
 
 
-@vjp("Concat", linear=[ALL_INPUTS])
+@vjp("Concat", linear=[ALL_INPUTS], kinds={"carries"})
 def concat(op: Emitter, node: NodeView, g: Value) -> Gradients:
     if len(node.inputs) == 1:
         return (g,)
@@ -66,7 +92,7 @@ def concat(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return op.multi("Split", len(sizes), g, split, axis=axis)
 
 
-@vjp("Split", linear=[{0}])
+@vjp("Split", linear=[{0}], kinds={"carries"})
 def split(op: Emitter, node: NodeView, *gradients: Value | None) -> Gradients:
     """Every output has a name: onnxruntime crashes on a Split with one left out."""
     parts = [
@@ -78,7 +104,7 @@ def split(op: Emitter, node: NodeView, *gradients: Value | None) -> Gradients:
     return (op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0],)
 
 
-@vjp("Slice", linear=[{0}])
+@vjp("Slice", linear=[{0}], kinds={"carries"})
 def slice_(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x = node.input(0)
     begins = _slice_begins(op, node)
@@ -111,7 +137,7 @@ def _slice_begins(op: Emitter, node: NodeView) -> dict[int, int | Value] | None:
     return begins
 
 
-@vjp("Pad", linear=[{0, 2}])
+@vjp("Pad", linear=[{0, 2}], kinds={"carries"})
 def pad(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, pads, value, axes = node.input(0), node.input(1), node.optional(2), node.optional(3)
     if node.attribute("mode", "constant") != "constant":
@@ -127,12 +153,12 @@ def pad(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return dx, None, op.reshape_like(total, value)
 
 
-@vjp("Expand", linear=[{0}])
+@vjp("Expand", linear=[{0}], kinds={"carries"})
 def expand(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (unbroadcast(op, g, node.input(0), node.z),)
 
 
-@vjp("Tile", linear=[{0}])
+@vjp("Tile", linear=[{0}], kinds={"carries"})
 def tile(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, repeats = node.input(0), node.input(1)
     rank = rank_of(x)
@@ -147,13 +173,7 @@ def tile(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (summed,)
 
 
-@vjp("Where", elementwise=True, linear=[{1, 2}])
-def where(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    condition, nothing = node.input(0), op.like(g, 0)
-    return None, op("Where", condition, g, nothing), op("Where", condition, nothing, g)
-
-
-@vjp("Dropout", linear=[{0}])
+@vjp("Dropout", linear=[{0}], kinds={"carries"})
 def dropout(op: Emitter, node: NodeView, g: Value, *_: Value | None) -> Gradients:
     """Nothing happens at inference; in training what was dropped is in the second output."""
     ratio, training = node.optional(1), node.optional(2)
@@ -171,7 +191,7 @@ def dropout(op: Emitter, node: NodeView, g: Value, *_: Value | None) -> Gradient
     return (op("Where", training, scaled, g),)
 
 
-@vjp("DepthToSpace", linear=[{0}])
+@vjp("DepthToSpace", linear=[{0}], kinds={"carries"})
 def depth_to_space(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, block = node.input(0), node.attribute("blocksize")
     if node.attribute("mode", "DCR") == "DCR":
@@ -179,7 +199,7 @@ def depth_to_space(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (_blocks_to_depth(op, g, x, block, [0, 1, 3, 5, 2, 4]),)
 
 
-@vjp("SpaceToDepth", linear=[{0}])
+@vjp("SpaceToDepth", linear=[{0}], kinds={"carries"})
 def space_to_depth(op: Emitter, node: NodeView, g: Value) -> Gradients:
     mode = node.attribute("mode", "DCR")
     return (op("DepthToSpace", g, blocksize=node.attribute("blocksize"), mode=mode),)
@@ -229,16 +249,32 @@ def cumulative_product(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (op("Where", clear, op("Div", before, divisor), op("Where", first, at_first, nothing)),)
 
 
-@vjp("OneHot", linear=[{2}])
-def one_hot(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    values = node.input(2)
-    switch = convert(op, op.constant(np.asarray([0, 1], dtype=np.float32)), values)
-    is_hot = node.again(op, node.input(0), node.input(1), switch)
-    is_hot.dtype, is_hot.shape = g.dtype, g.shape
-    hot = op("ReduceSum", op("Mul", g, is_hot), keepdims=0)
-    cold = op("Sub", op("ReduceSum", g, keepdims=0), hot)
-    both = [op("Reshape", part, op.ints([1])) for part in (cold, hot)]
-    return None, None, op("Concat", *both, axis=0)
+@decomposed("CumProd")
+def cum_prod_decomposed(op: Emitter, node: NodeView) -> Value:
+    """Each product is the one before times the next element, at its midpoint."""
+    x, axis = node.input(0), known(node.input(1))
+    size = None if axis is None else dimensions(x)[int(axis.reshape(-1)[0])]
+    if axis is None or not isinstance(size, int):
+        raise NotDifferentiable(
+            f"DeepLIFT needs the axis and the size that CumProd (node {node.name!r}) multiplies; they are unknown",
+            reason=Reason.UNKNOWN_RANK, node=node.name, operator="CumProd", tensor=node.z.name,
+        )  # fmt: skip
+    place = int(axis.reshape(-1)[0]) % rank_of(x)
+    one = [1 if a == place else d for a, d in enumerate(dimensions(x))]
+    elements = [
+        declare(op("Slice", x, op.ints([k]), op.ints([k + 1]), op.ints([place])), one) for k in range(size)
+    ]
+    if node.attribute("reverse", 0):
+        elements.reverse()
+    products = elements[:1]
+    for element in elements[1:]:
+        products.append(declare(op("Mul", products[-1], element), one))
+    if node.attribute("exclusive", 0):
+        first = declare(op("Expand", op.like(x, 1), op.shape(elements[0])), one)
+        products = [first, *products[:-1]]
+    if node.attribute("reverse", 0):
+        products.reverse()
+    return declare(op("Concat", *products, axis=place), dimensions(node.z))
 
 
 @vjp("Compress", linear=[{0}])

@@ -8,7 +8,8 @@ import numpy as np
 
 from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
-from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
+from onnx_attribution.graph_tools.operators.registry import VJP, Gradients, NodeView, decomposed, vjp
+from onnx_attribution.graph_tools.operators.transpose import declare, dimensions, rank_of
 
 
 def _rank(value: Value) -> int:
@@ -17,31 +18,6 @@ def _rank(value: Value) -> int:
 
 def _mean(op: Emitter, value: Value, axes: Sequence[int]) -> Value:
     return op("ReduceMean", value, op.ints(axes), keepdims=1)
-
-
-@vjp("Softmax")
-def softmax(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    """z (g - sum z g). Rows that are NaN in the forward pass (fully masked attention) get no gradient instead of NaN.
-
-    The mean of g is taken off twice: where one z is close to 1, the first difference is its rounding.
-    """
-    z = op("Where", op("IsNaN", node.z), op.like(node.z, 0), node.z)
-    axis = op.ints([node.attribute("axis", -1)])
-    for _ in range(2):
-        g = op("Sub", g, op("ReduceSum", op("Mul", z, g), axis, keepdims=1))
-    return (op("Mul", z, g),)
-
-
-@vjp("LogSoftmax")
-def log_softmax(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    """g_i (1 - p_i) - p_i (the others' g), where p is the softmax, and 1 less a large p is the sum of the others."""
-    axis, one, nothing = op.ints([node.attribute("axis", -1)]), op.like(g, 1), op.like(g, 0)
-    p = op("Exp", node.z)
-    large = op("Greater", p, op.like(p, 0.5))
-    others = op("ReduceSum", op("Where", large, nothing, p), axis, keepdims=1)
-    rest = op("Where", large, others, op("Sub", one, p))
-    elsewhere = op("Sub", op("ReduceSum", g, axis, keepdims=1), g)
-    return (op("Sub", op("Mul", g, rest), op("Mul", p, elsewhere)),)
 
 
 def _per_channel(op: Emitter, value: Value, rank: int) -> Value:
@@ -54,7 +30,12 @@ def _per_channel(op: Emitter, value: Value, rank: int) -> Value:
     return op("Unsqueeze", value, op.ints(range(1, rank - 1)))
 
 
-@vjp("BatchNormalization", linear=[{0, 2}], linear_if=lambda node: not node.attribute("training_mode", 0))
+@vjp(
+    "BatchNormalization",
+    linear=[{0, 2}],
+    linear_if=lambda node: not node.attribute("training_mode", 0),
+    kinds={"scales"},
+)
 def batch_normalization(op: Emitter, node: NodeView, g: Value, *statistics: Value | None) -> Gradients:
     x, scale, _, mean, variance = (node.input(k) for k in range(5))
     rank, epsilon = _rank(x), node.attribute("epsilon", 1e-5)
@@ -89,8 +70,41 @@ def batch_normalization(op: Emitter, node: NodeView, g: Value, *statistics: Valu
     return dx, d_scale, _to_channel(op, g, others), d_mean, op("Mul", op("Mul", d_scale, scale), half)
 
 
+@decomposed(
+    "BatchNormalization", when=lambda node: not VJP["", "BatchNormalization"].is_linear_in(node, _moved(node))
+)
+def batch_normalization_decomposed(op: Emitter, node: NodeView) -> list[Value | None]:
+    """With scale or statistics that move, or those of the batch itself; then the running ones are outputs too."""
+    x, scale, bias = node.input(0), node.input(1), node.input(2)
+    statistics = [node.input(3), node.input(4)]
+    rank, momentum = rank_of(x), node.attribute("momentum", 0.9)
+    running: list[Value | None] = []
+    if node.attribute("training_mode", 0):
+        axes = [k for k in range(rank) if k != 1]
+        center = _centred(op, x, axes)
+        own = [
+            declare(op("Reshape", v, op.ints([-1])), [dimensions(scale)[0]])
+            for v in (_mean_kept(op, x, axes), _mean_square(op, center, axes))
+        ]
+        keep, add = op.like(x, momentum), op.like(x, 1 - momentum)
+        for old, new in zip(statistics, own, strict=True):
+            running.append(op("Add", op("Mul", old, keep), op("Mul", new, add)))
+        statistics = own
+    mean, variance = statistics
+    epsilon = op.like(variance, node.attribute("epsilon", 1e-5))
+    inverse = op("Reciprocal", op("Sqrt", op("Add", variance, epsilon)))
+    factor = op("Mul", _per_channel(op, inverse, rank), _per_channel(op, scale, rank))
+    center = declare(op("Sub", x, _per_channel(op, mean, rank)), dimensions(x))
+    scaled = declare(op("Mul", center, factor), dimensions(x))
+    return [declare(op("Add", scaled, _per_channel(op, bias, rank)), dimensions(x)), *running]
+
+
 def _to_channel(op: Emitter, value: Value, axes: list[int]) -> Value:
     return op("ReduceSum", value, op.ints(axes), keepdims=0) if axes else value
+
+
+def _moved(node: NodeView) -> list[int]:
+    return [k for k, active in enumerate(node.active) if active]
 
 
 def _inverse(op: Emitter, variance: Value, epsilon: float) -> Value:
@@ -101,6 +115,32 @@ def _normalised(op: Emitter, g: Value, hat: Value, inverse: Value, axes: Sequenc
     """The gradient through h = (x - mean x) / deviation: s (g - mean g - h mean(g h))."""
     inner = op("Sub", op("Sub", g, _mean(op, g, axes)), op("Mul", hat, _mean(op, op("Mul", g, hat), axes)))
     return op("Mul", inner, inverse)
+
+
+def _mean_kept(op: Emitter, value: Value, axes: Sequence[int]) -> Value:
+    rank = rank_of(value)
+    reduced = {a % rank for a in axes}
+    made = op("ReduceMean", value, op.ints(axes), keepdims=1)
+    return declare(made, [1 if a in reduced else d for a, d in enumerate(dimensions(value))])
+
+
+def _centred(op: Emitter, x: Value, axes: Sequence[int]) -> Value:
+    return declare(op("Sub", x, _mean_kept(op, x, axes)), dimensions(x))
+
+
+def _mean_square(op: Emitter, x: Value, axes: Sequence[int]) -> Value:
+    return _mean_kept(op, declare(op("Mul", x, x), dimensions(x)), axes)
+
+
+def _inverse_root(op: Emitter, center: Value, axes: Sequence[int], epsilon: float) -> Value:
+    """1 / sqrt(mean square + epsilon)."""
+    mean = _mean_square(op, center, axes)
+    return op("Reciprocal", op("Sqrt", op("Add", mean, op.like(mean, epsilon))))
+
+
+def _standardised(op: Emitter, x: Value, axes: Sequence[int], epsilon: float) -> Value:
+    center = _centred(op, x, axes)
+    return declare(op("Mul", center, _inverse_root(op, center, axes, epsilon)), dimensions(x))
 
 
 @vjp("LayerNormalization", linear=[{2}])
@@ -128,6 +168,18 @@ def layer_normalization(
     return parts[0] if len(parts) == 1 else op("Sum", *parts), d_scale, d_bias
 
 
+@decomposed("LayerNormalization")
+def layer_normalization_decomposed(op: Emitter, node: NodeView) -> list[Value | None]:
+    x, scale, bias = node.input(0), node.input(1), node.optional(2)
+    rank, epsilon = rank_of(x), node.attribute("epsilon", 1e-5)
+    axes = list(range(node.attribute("axis", -1) % rank, rank))
+    mean = _mean_kept(op, x, axes)
+    center = declare(op("Sub", x, mean), dimensions(x))
+    inverse = _inverse_root(op, center, axes, epsilon)
+    z = op("Mul", op("Mul", center, inverse), scale)
+    return [z if bias is None else op("Add", z, bias), mean, inverse]
+
+
 @vjp("RMSNormalization")
 def rms_normalization(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return _rms(op, node, g, node.attribute("axis", -1))
@@ -147,6 +199,14 @@ def _rms(op: Emitter, node: NodeView, g: Value, axis: int) -> Gradients:
     return dx, unbroadcast(op, op("Mul", g, hat), scale, x)
 
 
+@decomposed("RMSNormalization", "SimplifiedLayerNormalization")
+def rms_normalization_decomposed(op: Emitter, node: NodeView) -> list[Value | None]:
+    x, scale = node.input(0), node.input(1)
+    axes = list(range(node.attribute("axis", -1) % rank_of(x), rank_of(x)))
+    inverse = _inverse_root(op, x, axes, node.attribute("epsilon", 1e-5))
+    return [op("Mul", op("Mul", x, inverse), scale), inverse]
+
+
 @vjp("InstanceNormalization", linear=[{2}])
 def instance_normalization(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, scale = node.input(0), node.input(1)
@@ -157,6 +217,14 @@ def instance_normalization(op: Emitter, node: NodeView, g: Value) -> Gradients:
     hat = op("Mul", center, inverse)
     dx = _normalised(op, op("Mul", g, _per_channel(op, scale, rank)), hat, inverse, axes)
     return dx, _to_channel(op, op("Mul", g, hat), [0, *axes]), _to_channel(op, g, [0, *axes])
+
+
+@decomposed("InstanceNormalization")
+def instance_normalization_decomposed(op: Emitter, node: NodeView) -> Value:
+    x, scale, bias = node.input(0), node.input(1), node.input(2)
+    rank = rank_of(x)
+    hat = _standardised(op, x, range(2, rank), node.attribute("epsilon", 1e-5))
+    return op("Add", op("Mul", hat, _per_channel(op, scale, rank)), _per_channel(op, bias, rank))
 
 
 @vjp("GroupNormalization", linear=[{2}])
@@ -181,6 +249,21 @@ def group_normalization(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return op.reshape_like(_normalised(op, scaled, hat, inverse, [2]), x), d_scale, d_bias
 
 
+@decomposed("GroupNormalization")
+def group_normalization_decomposed(op: Emitter, node: NodeView) -> Value:
+    """Scale and bias are per channel since opset 21, per group before."""
+    x, scale, bias = node.input(0), node.input(1), node.input(2)
+    rank, groups = rank_of(x), node.attribute("num_groups")
+    folded = op("Reshape", x, op("Concat", op.dims(x, 0, 1), op.ints([groups, -1]), axis=0))
+    declare(folded, [dimensions(x)[0], groups, "?"])
+    hat = _standardised(op, folded, [2], node.attribute("epsilon", 1e-5))
+    if node.opset < 21:
+        scale, bias = (declare(op("Unsqueeze", v, op.ints([1])), [groups, 1]) for v in (scale, bias))
+        return declare(op("Reshape", op("Add", op("Mul", hat, scale), bias), op.shape(x)), dimensions(x))
+    hat = declare(op("Reshape", hat, op.shape(x)), dimensions(x))
+    return op("Add", op("Mul", hat, _per_channel(op, scale, rank)), _per_channel(op, bias, rank))
+
+
 @vjp("MeanVarianceNormalization")
 def mean_variance_normalization(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, axes = node.input(0), node.attribute("axes", [0, 2, 3])
@@ -188,6 +271,14 @@ def mean_variance_normalization(op: Emitter, node: NodeView, g: Value) -> Gradie
     deviation = op("Add", op("Sqrt", _mean(op, op("Mul", center, center), axes)), op.like(x, 1e-9))
     inverse = op("Reciprocal", deviation)
     return (_normalised(op, g, op("Mul", center, inverse), inverse, axes),)
+
+
+@decomposed("MeanVarianceNormalization")
+def mean_variance_normalization_decomposed(op: Emitter, node: NodeView) -> Value:
+    x, axes = node.input(0), node.attribute("axes", [0, 2, 3])
+    center = _centred(op, x, axes)
+    deviation = op("Sqrt", _mean_square(op, center, axes))
+    return op("Mul", center, op("Reciprocal", op("Add", deviation, op.like(x, 1e-9))))
 
 
 @vjp("LpNormalization")
@@ -202,6 +293,20 @@ def lp_normalization(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (op("Where", empty, op.like(g, 0), op("Div", op("Sub", g, op("Mul", along, inner)), safe)),)
 
 
+@decomposed("LpNormalization")
+def lp_normalization_decomposed(op: Emitter, node: NodeView) -> Value:
+    """x / norm; where the norm is 0, x is 0 too and the divisor is 1."""
+    x, axis = node.input(0), node.attribute("axis", -1)
+    shape = [1 if a == axis % rank_of(x) else d for a, d in enumerate(dimensions(x))]
+    if node.attribute("p", 2) == 1:
+        norm: Value = declare(op("ReduceSum", op("Abs", x), op.ints([axis]), keepdims=1), shape)
+    else:
+        square = declare(op("ReduceSum", op("Mul", x, x), op.ints([axis]), keepdims=1), shape)
+        norm = op("Sqrt", square)
+    empty = op.cast(op("Equal", norm, op.like(norm, 0)), norm.dtype)
+    return op("Mul", x, op("Reciprocal", op("Add", norm, empty)))
+
+
 @vjp("LRN")
 def lrn(op: Emitter, node: NodeView, g: Value) -> Gradients:
     """z = x S^-b with S = bias + alpha/n * (sum of x^2 over `size` channels); an even window is asymmetric."""
@@ -214,6 +319,16 @@ def lrn(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (
         op("Sub", op("Mul", g, power), op("Mul", op("Mul", x, op.like(x, 2 * alpha * beta / size)), spread)),
     )
+
+
+@decomposed("LRN")
+def lrn_decomposed(op: Emitter, node: NodeView) -> Value:
+    """x S^-b with S = bias + alpha / n (sum of x^2 over `size` channels)."""
+    x, size = node.input(0), node.attribute("size")
+    total = _channel_window(op, op("Mul", x, x), size, mirrored=False)
+    share = op("Mul", total, op.like(x, node.attribute("alpha", 1e-4) / size))
+    s = op("Add", share, op.like(x, node.attribute("bias", 1.0)))
+    return op("Mul", x, op("Pow", s, op.like(x, -node.attribute("beta", 0.75))))
 
 
 def _channel_window(op: Emitter, value: Value, size: int, mirrored: bool) -> Value:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.convolution import Windows, fit, windows
+from onnx_attribution.graph_tools.operators.ends import cross, quotient
+from onnx_attribution.graph_tools.operators.indexing import by_position, with_inputs
 from onnx_attribution.graph_tools.operators.reduce import mean_factor
-from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
-from onnx_attribution.graph_tools.operators.tricks import (
+from onnx_attribution.graph_tools.operators.registry import VJP, Gradients, NodeView, decomposed, secant, vjp
+from onnx_attribution.graph_tools.operators.transpose import (
     convert,
     declare,
     dimensions,
@@ -34,10 +38,28 @@ def unpool(op: Emitter, x: Value, values: Value, index: Value) -> Value:
     return scatter_add(op, x, index, values)
 
 
-@vjp("MaxPool")
+@vjp("MaxPool", unfollowed=(1,))
 def max_pool(op: Emitter, node: NodeView, g: Value | None, *_: Value | None) -> Gradients:
     x = node.input(0)
     return (unpool(op, x, op.zeros_like(node.z) if g is None else g, pool_indices(op, node, x)),)
+
+
+@secant("MaxPool")
+def max_pool_secant(
+    op: Emitter, node: NodeView, reference: NodeView, g: Value, *_: Value | None
+) -> Gradients:
+    """With c the larger of the two maxima: c - z' goes to the place of the maximum of x, z - c to that of x'.
+
+    Windows that overlap add up. Elements that do not change have the mean of the gradients at x and x'.
+    """
+    x, y, z, w = node.input(0), reference.input(0), node.z, reference.z
+    c, half = op("Max", z, w), op("Mul", g, op.like(g, 0.5))
+    at_x, at_y = pool_indices(op, node, x), pool_indices(op, reference, y)
+    to_x = unpool(op, x, op("Mul", g, op("Sub", c, w)), at_x)
+    to_y = unpool(op, x, op("Mul", g, op("Sub", z, c)), at_y)
+    local = op("Add", unpool(op, x, half, at_x), unpool(op, x, half, at_y))
+    d = op("Sub", x, y)
+    return (quotient(op, op("Add", to_x, to_y), d, op("Equal", d, op.like(d, 0)), local),)
 
 
 @vjp("MaxUnpool", linear=[{0}])
@@ -45,7 +67,14 @@ def max_unpool(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (op("Gather", op("Reshape", g, op.ints([-1])), node.input(1), axis=0),)
 
 
-@vjp("GlobalAveragePool", linear=[{0}])
+@by_position("MaxUnpool")
+def max_unpool_credit(op: Emitter, node: NodeView, places: Sequence[Value], g: Value) -> Value:
+    """Each value times what arrives at its place."""
+    ends = [VJP["", "MaxUnpool"].vjp(op, with_inputs(node, {1: place}), g)[0] for place in places]
+    return op("Mul", node.input(0), op("Sub", *ends))
+
+
+@vjp("GlobalAveragePool", linear=[{0}], kinds={"carries"})
 def global_average_pool(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x = node.input(0)
     return (op("Expand", op("Mul", g, mean_factor(op, x, node.z)), op.shape(x)),)
@@ -60,7 +89,20 @@ def global_max_pool(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (op("Mul", reached, op("Div", g, count)),)
 
 
-@vjp("AveragePool", linear=[{0}])
+@secant("GlobalMaxPool")
+def global_max_pool_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    axes = op.ints(range(2, rank_of(node.input(0))))
+
+    def share(view: NodeView) -> Value:
+        reached = convert(op, op("Equal", view.input(0), view.z), g)
+        return op("Div", reached, op("ReduceSum", reached, axes, keepdims=1))
+
+    return (
+        cross(op, node.input(0), reference.input(0), node.z, reference.z, share(node), share(reference), g, "Max"),
+    )  # fmt: skip
+
+
+@vjp("AveragePool", linear=[{0}], kinds={"carries"})
 def average_pool(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x = node.input(0)
     place_of = windows(op, node, node.attribute("kernel_shape"), x, node.z)
@@ -165,3 +207,56 @@ def _slope(op: Emitter, x: Value, p: int) -> Value:
     if p == 1:
         return op("Sign", x)
     return x if p == 2 else op("Mul", op("Sign", x), op("Pow", op("Abs", x), op.like(x, p - 1)))
+
+
+@secant("LpPool")
+def lp_pool_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """The root by its secant, spread over the window, times the secant of |x|^p."""
+    x, y, z, w = node.input(0), reference.input(0), node.z, reference.z
+    p = node.attribute("p", 2)
+    share = op("Mul", g, _power_slope(op, (z, w), (_raised(op, z, p), _raised(op, w, p)), root=True, p=p))
+    place_of = windows(op, node, node.attribute("kernel_shape"), x, z)
+    slope = _power_slope(op, (x, y), (_raised(op, x, p), _raised(op, y, p)), root=False, p=p)
+    return (op("Mul", spread(op, share, x, z, place_of), slope),)
+
+
+def _power_slope(
+    op: Emitter, ends: tuple[Value, Value], powers: tuple[Value, Value], *, root: bool, p: int
+) -> Value:
+    """The slope of the p-th power of |ends| between the two, or of its root; where nothing changes, that there."""
+    if p == 2:
+        total = op("Add", *ends)
+        return (
+            total
+            if not root
+            else quotient(op, op.like(total, 1), total, op("Equal", total, 0), op.like(total, 0))
+        )
+    changes = [op("Sub", *pair) for pair in (ends, powers)]
+    change, d = changes if root else changes[::-1]
+    here, nothing = ends[0], op.like(ends[0], 0)
+    local = op("Mul", op("Sign", here), op("Pow", op("Abs", here), op.like(here, p - 1)))
+    local = op("Mul", local, op.like(here, p))
+    if root:
+        local = quotient(op, op.like(local, 1), local, op("Equal", local, nothing), nothing)
+    return quotient(op, change, d, op("Equal", d, nothing), local)
+
+
+@decomposed("GlobalLpPool")
+def global_lp_pool_decomposed(op: Emitter, node: NodeView) -> Value:
+    x, p = node.input(0), node.attribute("p", 2)
+    powers = _raised(op, x, p)
+    shape = [*dimensions(x)[:2], *[1] * (rank_of(x) - 2)]
+    total = declare(op("ReduceSum", powers, op.ints(range(2, rank_of(x))), keepdims=1), shape)
+    return _root(op, total, p)
+
+
+def _raised(op: Emitter, x: Value, p: int) -> Value:
+    if p == 2:
+        return op("Mul", x, x)
+    return op("Abs", x) if p == 1 else op("Pow", op("Abs", x), op.like(x, p))
+
+
+def _root(op: Emitter, x: Value, p: int) -> Value:
+    if p == 2:
+        return op("Sqrt", x)
+    return x if p == 1 else op("Pow", x, op.like(x, 1 / p))

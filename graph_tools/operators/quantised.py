@@ -16,11 +16,10 @@ import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, is_quantised, shape_of
-from onnx_attribution.graph_tools.operators.composite import composite
-from onnx_attribution.graph_tools.operators.quotients import quotient
-from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
-from onnx_attribution.graph_tools.operators.secant import secant
-from onnx_attribution.graph_tools.operators.tricks import rank_of
+from onnx_attribution.graph_tools.operators.decompose import composite
+from onnx_attribution.graph_tools.operators.ends import quotient
+from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, secant, vjp
+from onnx_attribution.graph_tools.operators.transpose import rank_of
 
 DOMAINS = ("", "com.microsoft")
 
@@ -134,6 +133,7 @@ def _gathered(op: Emitter, gradient: Value, like: Value, x: Value, axis: int, bl
     return op("ReduceSum", op("Reshape", whole, split), op.ints([axis + 1]), keepdims=0)
 
 
+@secant("QuantizeLinear", domain="com.microsoft")
 @secant("QuantizeLinear")
 def quantize_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
     """Any difference counts, however small: it may be one that rounding makes large."""

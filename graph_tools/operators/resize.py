@@ -7,7 +7,7 @@ import numpy as np
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
-from onnx_attribution.graph_tools.operators.tricks import (
+from onnx_attribution.graph_tools.operators.transpose import (
     contract,
     dimensions,
     known,

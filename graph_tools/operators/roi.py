@@ -10,8 +10,9 @@ import numpy as np
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.control_flow_emit import scan
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
-from onnx_attribution.graph_tools.operators.tricks import convert, scatter_add
+from onnx_attribution.graph_tools.operators.ends import quotient
+from onnx_attribution.graph_tools.operators.registry import VJP, Gradients, NodeView, secant, vjp
+from onnx_attribution.graph_tools.operators.transpose import convert, scatter_add
 
 HALF_PIXEL = 16  # since this opset, half a pixel is subtracted by default
 
@@ -120,6 +121,23 @@ def max_roi_pool(op: Emitter, node: NodeView, g: Value) -> Gradients:
         op("Unsqueeze", _any(op, columns), op.ints([1, 2])),
     )
     return (scatter_add(op, x, places, op("Where", filled, g, op.like(g, 0))),)
+
+
+@secant("MaxRoiPool")
+def max_roi_pool_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """Cross-max; the gradient's rule knows the way to the places of the maxima.
+
+    Elements that do not change have the mean of the gradients at x and x'.
+    """
+    x, y, z, w = node.input(0), reference.input(0), node.z, reference.z
+    route = VJP["", "MaxRoiPool"].vjp
+    c = op("Max", z, w)
+    (to_x,) = route(op, node, op("Mul", g, op("Sub", c, w)))[:1]
+    (to_y,) = route(op, reference, op("Mul", g, op("Sub", z, c)))[:1]
+    half = op("Mul", g, op.like(g, 0.5))
+    local = op("Add", *(route(op, view, half)[0] for view in (node, reference)))
+    d = op("Sub", x, y)
+    return (quotient(op, op("Add", to_x, to_y), d, op("Equal", d, op.like(d, 0)), local), None)
 
 
 def _any(op: Emitter, mask: Value) -> Value:

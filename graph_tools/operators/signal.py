@@ -11,7 +11,14 @@ import numpy as np
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
-from onnx_attribution.graph_tools.operators.tricks import add_at, convert, declare, dimensions, known, rank_of
+from onnx_attribution.graph_tools.operators.transpose import (
+    add_at,
+    convert,
+    declare,
+    dimensions,
+    known,
+    rank_of,
+)
 
 OLD = 20  # since then the axis is an input
 AXES = 18  # since then Pad takes axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_attribution.graph_tools.ir.emit import Value
-from onnx_attribution.graph_tools.operators.tricks import known_inside
+from onnx_attribution.graph_tools.operators.transpose import known_inside
 
 _MOVES = frozenset(
     {

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
-from onnx_attribution.graph_tools.operators.tricks import positions, rank_of, scatter_add
+from onnx_attribution.graph_tools.operators.transpose import positions, rank_of, scatter_add
 
 
 @vjp("Unique")

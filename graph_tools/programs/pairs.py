@@ -11,9 +11,9 @@ from onnx_attribution.graph_tools.network import Network
 from onnx_attribution.graph_tools.operators import VJP, RuleTable
 from onnx_attribution.graph_tools.operators.huge import Known, difference
 from onnx_attribution.graph_tools.operators.lost import Lost
-from onnx_attribution.graph_tools.operators.secant import STEPS, UNFOLLOWED, secant_of
 from onnx_attribution.graph_tools.programs.build import Draft
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
+from onnx_attribution.graph_tools.walk.between import secant_of, secant_table
 from onnx_attribution.graph_tools.walk.differentiate import Rules
 from onnx_attribution.graph_tools.walk.halves import Parts
 from onnx_attribution.graph_tools.walk.reveal_cancel import reveal
@@ -57,9 +57,7 @@ def deeplift_program(
             references[name].shape = tensors[name].shape
     weight = draft.weight(choice.target)
     lost = Lost()
-    between = Rules(
-        {**STEPS, **UNFOLLOWED, **rules}, secant_of(references, moving, near_zero, lost), dependents
-    )
+    between = Rules(secant_table(rules), secant_of(references, moving, near_zero, lost), dependents)
     draft.put_target(choice.target, weight, "target/value")
     there = references.get(choice.target, draft.tensor(choice.target))
     draft.put_target(choice.target, weight, "target/baseline", there)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float, is_half
+from onnx_attribution.graph_tools.operators.ends import near, shaped
 from onnx_attribution.graph_tools.operators.huge import Known, difference
-from onnx_attribution.graph_tools.operators.quotients import near, shaped
-from onnx_attribution.graph_tools.operators.tricks import known
+from onnx_attribution.graph_tools.operators.transpose import known
 from onnx_attribution.graph_tools.walk.differentiate import Carried
 
 Pair = Carried

@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.ir.subgraphs import inputs_of
 from onnx_attribution.graph_tools.operators import Rule
-from onnx_attribution.graph_tools.operators.quotients import quotient
+from onnx_attribution.graph_tools.operators.ends import quotient
 from onnx_attribution.graph_tools.walk.differentiate import (
     Move,
     Rules,

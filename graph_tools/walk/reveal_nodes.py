@@ -11,60 +11,12 @@ import onnx_graphsurgeon as gs
 from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.operators import NodeView, Rule, RuleTable
+from onnx_attribution.graph_tools.operators.ends import near, quotient, shaped
 from onnx_attribution.graph_tools.operators.huge import may_be_huge
-from onnx_attribution.graph_tools.operators.quotients import PIECEWISE_LINEAR, near, quotient, shaped
 from onnx_attribution.graph_tools.walk.differentiate import Choose, Move, unstretched
 from onnx_attribution.graph_tools.walk.halves import Pair, Parts, signs, some
 
 Where = Literal["everywhere", "dense"]
-
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-DENSE = frozenset({"Gemm", "MatMul"})
-CARRYING = frozenset(
-    {"Add", "AveragePool", "Cast", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather"}
-    | {
-        "GatherElements",
-        "GatherND",
-        "GlobalAveragePool",
-        "Identity",
-        "Mean",
-        "Pad",
-        "ReduceMean",
-        "ReduceSum",
-    }
-    | {"Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Sum", "Tile", "Transpose", "Unsqueeze"}
-)
-"""Operators without a coefficient below 0: each part goes through them by itself."""
-SCALING = frozenset({"BatchNormalization", "Div", "Mul"})
-ACTIVATIONS = frozenset(
-    {
-        "Abs",
-        "Atan",
-        "Celu",
-        "Clip",
-        "Elu",
-        "Erf",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "LeakyRelu",
-        "Mish",
-        "PRelu",
-    }
-    | {
-        "QuickGelu",
-        "Relu",
-        "Selu",
-        "Shrink",
-        "Sigmoid",
-        "Softplus",
-        "Softsign",
-        "Swish",
-        "Tanh",
-        "ThresholdedRelu",
-    }
-)
-"""Nonlinearities that have a value everywhere, wherever one part alone may lead."""
 
 
 def move_of(
@@ -75,38 +27,36 @@ def move_of(
     if rule is None:
         return None
     node = _Node(parts, view, rule)
-    kind, moved, plain = view.operator, node.moved, view.domain == "" and len(view.outputs) >= 1
+    kind, kinds, moved, plain = (
+        view.operator,
+        rule.kinds,
+        node.moved,
+        view.domain == "" and len(view.outputs) >= 1,
+    )
     passed = (*(view.input(k) for k in moved), *view.outputs)
     floats = all(z is None or is_float(node.tensor(z)) for z in passed)
-    origin = next((origins[o] for k in moved if (o := _name(view, k, parts)) in origins), "")
+    origin = next((origins[o] for k in moved if (o := _origin_name(view.input(k))) in origins), "")
     masked = any(x is not None and may_be_huge(x, parts.huge) for x in view.inputs)
-    if masked and kind not in CARRYING | {"Neg", "Sub"}:
+    if masked and not kinds & {"carries", "swaps"}:
         return node.by_secant(choose)
-    if plain and floats and kind in WEIGHTED and moved in ([0], [1]):
+    if plain and floats and "weighted" in kinds and moved in ([0], [1]):
         origins[node.name] = kind
         return node.weighted(moved[0])
-    if plain and floats and kind in SCALING and moved == [0] and rule.is_linear_in(view, moved):
+    if plain and floats and "scales" in kinds and moved in ([0], [1]) and rule.is_linear_in(view, moved):
         origins[node.name] = origin or kind
-        return node.scaled(0)
-    if plain and floats and kind == "Mul" and moved == [1]:
-        origins[node.name] = origin or kind
-        return node.scaled(1)
-    if plain and floats and kind in ("Neg", "Sub"):
+        return node.scaled(moved[0])
+    if plain and floats and "swaps" in kinds:
         origins[node.name] = origin or kind
         return node.subtracted()
-    if plain and floats and kind in CARRYING and rule.is_linear_in(view, moved):
+    if plain and floats and "carries" in kinds and rule.is_linear_in(view, moved):
         for z in view.outputs:
             if z is not None:
                 origins[node.own(z)] = origin or kind
         return node.carried()
-    if kind in ACTIVATIONS and moved == [0] and floats:
-        fed = origin in DENSE if where == "dense" else bool(origin)
+    if "activation" in kinds and moved == [0] and floats:
+        fed = bool(origin) and (where == "everywhere" or "dense" in rules["", origin].kinds)
         return node.revealed() if fed else node.rescaled(choose)
     return node.by_secant(choose)
-
-
-def _name(view: NodeView, index: int, parts: Parts) -> str:
-    return _origin_name(view.input(index))
 
 
 def _origin_name(value: Value) -> str:
@@ -328,7 +278,7 @@ class _Node:
         return shaped(made, self.view.z)
 
     def _over(self, change: Value, part: Value, y: Value, local: Value) -> Value:
-        floor = 0 if self.view.operator in PIECEWISE_LINEAR | {"Relu"} else 1
+        floor = 0 if "piecewise_linear" in self.rule.kinds else 1
         return quotient(
             self.op, change, part, near(self.op, self.op("Add", y, part), y, part, floor=floor), local
         )

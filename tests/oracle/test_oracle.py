@@ -18,8 +18,8 @@ from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.graph_tools.ir.convert import graph_of, model_of
 from onnx_attribution.graph_tools.ir.emit import Emitter
 from onnx_attribution.graph_tools.ir.reach import dependents
-from onnx_attribution.graph_tools.operators.secant import secant_of
 from onnx_attribution.graph_tools.programs import pairs
+from onnx_attribution.graph_tools.walk.between import secant_of
 from onnx_attribution.graph_tools.walk.differentiate import Rules
 from onnx_attribution.graph_tools.walk.halves import Parts
 from onnx_attribution.graph_tools.walk.reveal_cancel import carry

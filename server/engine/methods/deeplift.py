@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_attribution.errors import ModelError, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inner_nodes, key_of
-from onnx_attribution.graph_tools.operators.lost import WITHOUT_SECANT
+from onnx_attribution.graph_tools.operators import OPERATORS
 from onnx_attribution.graph_tools.programs.pairs import deeplift_program
 from onnx_attribution.graph_tools.walk.reveal_nodes import Where
 from onnx_attribution.methods import DeepLiftGenomicsDefault, DeepLiftRescale, DeepLiftRevealCancel
@@ -161,7 +161,8 @@ def _refuse_different_ways(model: LoadedModel, resolved: Resolved, found: Mappin
     given = [found[f"contribution/{layer}"].astype(np.float64) for layer in resolved.choice.layers]
     ways = [node for node in model.graph.nodes if graphs_of(node)]
     if ways and all(np.isfinite(end).all() for end in ends) and any(np.isnan(c).any() for c in given):
-        stops = [one for one in inner_nodes(ways[0]) if key_of(one)[0] == "" and one.op in WITHOUT_SECANT]
+        inside = [(one, OPERATORS.get(key_of(one))) for one in inner_nodes(ways[0])]
+        stops = [one for one, rule in inside if rule is not None and rule.unfollowed]
         named = ", ".join(f"{one.op} (node {one.name!r})" for one in stops)
         raise NotDifferentiable(
             f"DeepLIFT has no rule for {ways[0].op} (node {ways[0].name!r}) where x and x' go different ways"

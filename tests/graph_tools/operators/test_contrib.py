@@ -17,7 +17,7 @@ from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.ir.convert import model_of as model_of_graph
 from onnx_attribution.graph_tools.ir.emit import Emitter
 from onnx_attribution.graph_tools.operators import VJP, NodeView
-from onnx_attribution.graph_tools.operators.composite import staged
+from onnx_attribution.graph_tools.operators.decompose import staged
 from onnx_attribution.server.engine.backend import Backend
 from tests.programs import assert_slope, contributions, gradients
 

@@ -14,7 +14,7 @@ from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
 from onnx_attribution.graph_tools.ir.emit import Emitter
 from onnx_attribution.graph_tools.ir.subgraphs import graft, infer_types
-from onnx_attribution.graph_tools.operators.secant_control import twin
+from onnx_attribution.graph_tools.operators.control_flow.inner import twin
 from onnx_attribution.graph_tools.walk.differentiate import naming
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import AttributionRequest, LayerAttribution, Target

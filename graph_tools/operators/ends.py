@@ -14,10 +14,6 @@ from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, Rule
 from onnx_attribution.methods import NearZero
 
-PIECEWISE_LINEAR = frozenset({"Abs", "Clip", "LeakyRelu", "Max", "Min", "PRelu", "ThresholdedRelu"})
-"""Functions that round relative to their input, so that differences of small numbers are meant."""
-
-
 PLAYERS = 4  # each more doubles the evaluations of a Shapley value
 
 
@@ -57,7 +53,7 @@ def slope_of_one(
     one.shape = node.z.shape
     local = rule.vjp(op, replace(point, outputs=(z,)), one)[index]
     assert local is not None
-    exact = near_zero == "midpoint" and node.operator in PIECEWISE_LINEAR
+    exact = near_zero == "midpoint" and "piecewise_linear" in rule.kinds
     close = near(op, x, y, d, floor=0 if exact else 1)
     slope = quotient(op, op("Sub", node.z, reference.z), d, close, local)
     return [times(op, g, slope) if k == index else None for k in range(len(node.inputs))]
@@ -84,7 +80,7 @@ def shapley(
         return values[moved]
 
     one = shaped(op("Expand", op.like(node.z, 1), op.shape(node.z)), node.z)
-    selects = node.operator in PIECEWISE_LINEAR
+    selects = "piecewise_linear" in rule.kinds
     for index in active:
         changes, slopes = [], []
         for rest, weight in _coalitions([k for k in active if k != index]):
@@ -100,7 +96,7 @@ def shapley(
         x, y = node.input(index), reference.input(index)
         d = op("Sub", x, y)
         # selections have no rounding of their own, so that any difference counts, however small
-        exact = node.operator in ("Clip", "Max", "Min")
+        exact = "routes" in rule.kinds
         close = op("Equal", d, op.like(d, 0)) if exact else near(op, x, y, d)
         local = op("Sum", *slopes) if selects else _slope_halfway(op, node, reference, rule, index, one)
         results[index] = times(op, g, quotient(op, op("Sum", *changes), d, close, local))
@@ -142,3 +138,74 @@ def midpoint(op: Emitter, node: NodeView, reference: NodeView) -> NodeView:
         node,
         inputs=tuple(mean(op, x, y) if a and x is not None and y is not None else x for x, y, a in pairs),
     )
+
+
+def ratio(op: Emitter, change: Value, d: Value, local: Value | None = None) -> Value:
+    """change / d, and `local` (default: 0) where d is 0 or no number."""
+    flat = op("Or", op("Equal", d, op.like(d, 0)), op("IsNaN", d))
+    return quotient(op, change, d, flat, op.like(d, 0) if local is None else local)
+
+
+def sigmoid_slope(op: Emitter, x: Value, y: Value) -> Value:
+    """sigmoid(larger) sigmoid(-smaller) (1 - exp(-d)) / d with d = |x - y|, precise in both tails."""
+    one = op.like(x, 1)
+    ends = (op("Neg", op("Max", x, y)), op("Min", x, y))
+    upper, lower = (op("Reciprocal", op("Add", op("Exp", v), one)) for v in ends)
+    return op("Mul", op("Mul", upper, lower), fallen(op, x, y))
+
+
+def tanh_between(op: Emitter, x: Value, y: Value) -> Value:
+    """Of 2 sigmoid(2 x) - 1."""
+    twice = (op("Mul", v, op.like(v, 2)) for v in (x, y))
+    return op("Mul", sigmoid_slope(op, *twice), op.like(x, 4))
+
+
+def fallen(op: Emitter, x: Value, y: Value) -> Value:
+    """(1 - exp(-d)) / d with d = |x - y| as tanh(d / 2) (1 + exp(-d)) / d: no cancellation; 1 for equal infinities."""
+    d = op("Abs", op("Sub", x, y))
+    d = op("Where", op("IsNaN", d), op.like(d, 0), d)
+    flat = op("Equal", d, op.like(d, 0))
+    grown = op(
+        "Mul", op("Tanh", op("Mul", d, op.like(d, 0.5))), op("Add", op("Exp", op("Neg", d)), op.like(d, 1))
+    )
+    return quotient(op, grown, d, flat, op.like(d, 1))
+
+
+def exp_slope(op: Emitter, x: Value, y: Value) -> Value:
+    """(exp x - exp y) / (x - y) = exp(larger) (1 - exp(-d)) / d with d = |x - y|: no overflow on the way."""
+    return op("Mul", op("Exp", op("Max", x, y)), fallen(op, x, y))
+
+
+def log_slope(op: Emitter, x: Value, y: Value, z: Value, w: Value) -> Value:
+    """(log x - log y) / (x - y) = 2 atanh(t) / (x - y) with t = (x - y) / (x + y): a series where t is small."""
+    d, total = op("Sub", x, y), op("Add", x, y)
+    t = op("Div", d, total)
+    square = op("Mul", t, t)
+    series = op.like(t, 1 / 17)
+    for k in (15, 13, 11, 9, 7, 5, 3, 1):
+        series = op("Add", op("Mul", series, square), op.like(t, 1 / k))
+    close = op("Less", op("Abs", t), op.like(t, 0.1))
+    return quotient(op, op("Sub", z, w), d, close, op("Div", op("Mul", series, op.like(t, 2)), total))
+
+
+def cross(
+    op: Emitter,
+    x: Value,
+    y: Value,
+    z: Value,
+    w: Value,
+    share_x: Value,
+    share_y: Value,
+    g: Value,
+    extreme: str,
+) -> Value:
+    """The multiplier of x where c - w is shared out by `share_x` and z - c by `share_y`, c the larger of z and w.
+
+    Elements that do not change have the mean gradient of the two ends.
+    """
+    c = op(extreme, z, w)
+    to_x = op("Mul", op("Mul", g, op("Sub", c, w)), share_x)
+    to_y = op("Mul", op("Mul", g, op("Sub", z, c)), share_y)
+    local = op("Mul", g, op("Mul", op("Add", share_x, share_y), op.like(g, 0.5)))
+    d = op("Sub", x, y)
+    return quotient(op, op("Add", to_x, to_y), d, op("Equal", d, op.like(d, 0)), local)

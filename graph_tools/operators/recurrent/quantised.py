@@ -10,9 +10,9 @@ import numpy as np
 
 from onnx_attribution.graph_tools.ir.control_flow_emit import dims
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
-from onnx_attribution.graph_tools.operators.composite import composite
+from onnx_attribution.graph_tools.operators.decompose import composite
 from onnx_attribution.graph_tools.operators.registry import NodeView
-from onnx_attribution.graph_tools.operators.tricks import declare
+from onnx_attribution.graph_tools.operators.transpose import declare
 
 STATES = slice(3, 8)  # bias, lengths, initial states, peepholes
 

@@ -18,7 +18,7 @@ from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.ir.subgraphs import Values
 from onnx_attribution.graph_tools.operators.logistic import logistic_slope
 from onnx_attribution.graph_tools.operators.registry import VJP, NodeView
-from onnx_attribution.graph_tools.operators.tricks import declare
+from onnx_attribution.graph_tools.operators.transpose import declare
 
 X, W, R, B, LENGTHS, INITIAL_H, INITIAL_C, P = range(8)
 """The inputs of LSTM; GRU and RNN have the first six."""

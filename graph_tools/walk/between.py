@@ -2,7 +2,7 @@
 
 Linear operators keep their gradient; products take it at the midpoint, which is their two-factor Shapley value;
 elementwise functions take the secant.
-Normalisations and other functions of many elements are recomputed from standard operators that sum exactly (`PARTS`).
+Normalisations and other functions of many elements are recomputed from standard operators that sum exactly.
 Truth values and integers that depend on the source count as numbers: a comparison is a step, Where a product.
 """
 
@@ -17,55 +17,30 @@ import onnx_graphsurgeon as gs
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float
 from onnx_attribution.graph_tools.ir.reach import depends
-from onnx_attribution.graph_tools.operators.composite import staged
-from onnx_attribution.graph_tools.operators.huge import Known, may_be_huge, tamed
-from onnx_attribution.graph_tools.operators.lost import Lost, inputs_missed, outputs_missed
-from onnx_attribution.graph_tools.operators.quotients import (
+from onnx_attribution.graph_tools.operators.decompose import staged
+from onnx_attribution.graph_tools.operators.ends import (
     PLAYERS,
     midpoint,
     quotient,
     shapley,
     slope_of_one,
-    times,
 )
-from onnx_attribution.graph_tools.operators.registry import Forward, Gradients, NodeView, Rule
+from onnx_attribution.graph_tools.operators.huge import Known, may_be_huge, tamed
+from onnx_attribution.graph_tools.operators.lost import Lost, inputs_missed, outputs_missed
+from onnx_attribution.graph_tools.operators.registry import (
+    OPERATORS,
+    Forward,
+    Gradients,
+    NodeView,
+    Rule,
+    RuleTable,
+)
 from onnx_attribution.methods import NearZero
 
-SecantRule = Callable[..., Gradients]
-SECANT: dict[str, SecantRule] = {}
-"""Rules `(op, node, reference, *gradients)` for operators whose secant needs more than their gradient rule."""
-MANY: dict[str, SecantRule] = {}
-"""The same for more moving inputs than `PLAYERS`."""
-CONTROL: dict[str, SecantRule] = {}
-"""Rules `(op, node, reference, gradients, references, moving)` for operators with graphs."""
-PARTS: dict[str, tuple[Forward, Callable[[NodeView], bool]]] = {}
-"""What computes an operator from standard ones, whose secants are its own, and for which nodes that is meant."""
-STEPS: dict[tuple[str, str], Rule] = {}
-"""Rules for operators without a derivative that have a secant: rounding, comparisons, logic."""
-UNFOLLOWED: dict[tuple[str, str], Rule] = {}
-"""Rules for operators without a derivative and without a secant: nothing passes them."""
 
-
-def secant(*operators: str) -> Callable[[SecantRule], SecantRule]:
-    """Registers a secant rule."""
-
-    def register(function: SecantRule) -> SecantRule:
-        SECANT.update(dict.fromkeys(operators, function))
-        return function
-
-    return register
-
-
-def parts(
-    *operators: str, when: Callable[[NodeView], bool] = lambda node: True
-) -> Callable[[Forward], Forward]:
-    """Registers what computes an operator from standard ones, `(op, node) -> output or outputs`."""
-
-    def register(forward: Forward) -> Forward:
-        PARTS.update(dict.fromkeys(operators, (forward, when)))
-        return forward
-
-    return register
+def secant_table(rules: RuleTable) -> RuleTable:
+    """The rules, and those of operators without a derivative that have a secant, or whose change is refused."""
+    return {key: rule for key, rule in OPERATORS.items() if rule.zero and rule.secant is not None} | rules
 
 
 def secant_of(
@@ -98,13 +73,12 @@ def secant_of(
             active=active,
         )
         node = replace(node, active=active)
-        forward = _forward(node, rule)
-        if node.operator in CONTROL and node.domain == "":
+        forward = rule.forward_of(node)
+        if (inner := rule.inner) is not None:
 
             def controlled(op: Emitter, view: NodeView, *g: Value | None) -> Gradients:
                 with lost.body():
-                    rule = CONTROL[node.operator]
-                    return rule(op, replace(view, active=active), at_reference, g, references, moving)
+                    return inner(op, replace(view, active=active), at_reference, g, references, moving)
 
             return controlled
 
@@ -114,7 +88,7 @@ def secant_of(
             alike = rule.elementwise or rule.bilinear
             here = _numeric(op, replace(view, active=active, outputs=outputs), node, g, alike)
             there = _numeric(op, at_reference.real(op), at_reference, g, alike)
-            missed = outputs_missed(op, node, here, there, g)
+            missed = outputs_missed(op, rule.unfollowed, node, here, there, g)
             if chosen is None:
                 assert forward is not None
                 results = _through(op, here, there, rule, forward, g, moved, references, moving, own)
@@ -147,7 +121,7 @@ def _steering(node: NodeView, rule: Rule, moved: Sequence[int]) -> list[int]:
     """
     found = [k for k in moved if not is_float(node.input(k))]
     rest = [k for k in moved if k not in found]
-    known = (node.operator in SECANT or node.operator in MANY) and node.domain == ""
+    known = rule.secant is not None or rule.many is not None
     if known or rule.elementwise or not found or not rest or not _is_followed(node, rule, rest):
         return []
     return found
@@ -188,13 +162,6 @@ def _typed(op: Emitter, node: NodeView, gradients: Gradients) -> Gradients:
     return [g if g is None or x is None or not is_float(x) else op.cast(g, x.dtype) for g, x in pairs]
 
 
-def _forward(node: NodeView, rule: Rule) -> Forward | None:
-    if rule.forward is None and node.domain == "" and node.operator in PARTS:
-        forward, when = PARTS[node.operator]
-        return forward if when(node) else None
-    return rule.forward
-
-
 def _numeric(
     op: Emitter, node: NodeView, raw: NodeView, gradients: Sequence[Value | None], alike: bool
 ) -> NodeView:
@@ -231,10 +198,10 @@ def _chosen(
         and not rule.is_linear_in(node, moved)
     ):
         return lambda op, view, reference, g: slope_of_one(op, view, reference, rule, moved[0], g, near_zero)
-    if node.operator == "Div" and not is_float(node.z):
-        return div_of_integers
-    if node.operator in SECANT and node.domain in ("", "com.microsoft"):
-        return SECANT[node.operator]
+    if rule.of_integers is not None and not is_float(node.z):
+        return rule.of_integers
+    if rule.secant is not None:
+        return rule.secant
     if rule.is_linear_in(node, moved):
         return lambda op, view, reference, *g: rule.vjp(op, view, *g)
     if rule.bilinear and _in_two_factors(rule, moved):
@@ -243,8 +210,8 @@ def _chosen(
         return lambda op, view, reference, g: slope_of_one(op, view, reference, rule, moved[0], g)
     if rule.elementwise and 2 <= len(moved) <= PLAYERS:
         return lambda op, view, reference, g: shapley(op, view, reference, rule, moved, g)
-    if node.operator in MANY and node.domain == "":
-        return MANY[node.operator]
+    if rule.many is not None:
+        return rule.many
     raise NotDifferentiable(
         f"DeepLIFT has no rule for {node.operator} (node {node.name!r}) with "
         f"{', '.join(repr(node.input(k).name) for k in moved)} depending on the source",
@@ -297,11 +264,3 @@ def _rescaled(op: Emitter, g: Value, made: Value, z: Value | None, w: Value | No
     change = op("Sub", z, w)
     small = op("LessOrEqual", op("Abs", made), op.like(made, 1e-6))
     return op("Mul", g, quotient(op, change, made, small, op.like(made, 1)))
-
-
-def div_of_integers(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    """What division leaves out is a step of the quotient."""
-    made, there = (op("Div", view.input(0), view.input(1)) for view in (node, reference))
-    d = op("Sub", made, there)
-    step = quotient(op, op("Sub", node.z, reference.z), d, op("Equal", d, op.like(d, 0)), op.like(d, 0))
-    return SECANT["Div"](op, node, reference, times(op, g, step))

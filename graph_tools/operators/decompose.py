@@ -35,6 +35,7 @@ def composite(
             sparse=True,
             straight_through=straight_through,
             forward=forward,
+            composite=True,
             approximate=approximate,
             domain=domain,
         )(rule)
