@@ -196,6 +196,8 @@ def _chosen(
         and rule.elementwise
         and len(moved) == 1
         and not rule.is_linear_in(node, moved)
+        and not rule.zero
+        and is_float(node.input(moved[0]))
     ):
         return lambda op, view, reference, g: slope_of_one(op, view, reference, rule, moved[0], g, near_zero)
     if rule.of_integers is not None and not is_float(node.z):

@@ -1,4 +1,4 @@
-"""The table of operators says what the registries hold."""
+"""The table of operators says what the records hold."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ def test_every_live_operator_of_the_standard_is_listed() -> None:
 def test_operator_is_of_its_kind(operator: str, gradient: str, deeplift: str) -> None:
     entry = TABLE["", operator]
     assert (entry.gradient, entry.deeplift) == (gradient, deeplift)
+
+
+def test_operators_of_one_name_in_two_domains_have_records_of_their_own() -> None:
+    assert TABLE["", "GatherND"].deeplift == "own rule"
+    assert TABLE["com.microsoft", "GatherND"].deeplift == "function body"
 
 
 def test_no_operator_that_onnx_tags_differentiable_is_refused() -> None:

@@ -189,6 +189,34 @@ def test_near_zero_chooses_the_point_of_the_gradient(engine: Engine, near_zero: 
     np.testing.assert_allclose(values(answer, "x"), [slope], rtol=1e-9)
 
 
+STEPS = {  # a body, and the secant of each element between 0 and [1.5, -0.5, 0]
+    "Floor": ("z = Floor(x)", [1 / 1.5, 2, 0]),
+    "Sign": ("z = Sign(x)", [1 / 1.5, 2, 0]),
+    "Greater": ("c = Greater(x, one)  z = CastLike(c, x)", [1 / 1.5, 0, 0]),
+    "Where": ("c = Greater(x, one)  z = Where(c, one, zero)", [1 / 1.5, 0, 0]),
+}
+
+
+@pytest.mark.parametrize("near_zero", ["input", "reference"])
+@pytest.mark.parametrize("operator", STEPS)
+def test_steps_keep_their_secant_wherever_the_gradient_near_zero_is_taken(
+    engine: Engine, operator: str, near_zero: str
+) -> None:
+    body, slopes = STEPS[operator]
+    text = f"(double[N,3] x) => (double[N,3] z) <double one = {{1.0}}, double zero = {{0.0}}> {{ {body} }}"
+    engine.add("step", model(text))
+    x = np.array([[1.5, -0.5, 0.0]])
+    for unit in range(3):
+        answer = engine.attribute(
+            AttributionRequest(
+                "step", {"x": x}, "deeplift_rescale", target=Target("z", (unit,)), baselines={"x": np.zeros((1, 3))},
+                multiply_by_inputs=False, near_zero=near_zero,
+            )
+        )  # fmt: skip
+        expected = np.where(np.arange(3) == unit, slopes, 0)
+        np.testing.assert_allclose(values(answer, "x"), [expected], rtol=1e-9)
+
+
 @pytest.mark.parametrize("method", ["gradient", "integrated_gradients", "occlusion"])
 def test_methods_without_secants_know_no_point_near_zero(engine: Engine, method: str) -> None:
     with pytest.raises(
