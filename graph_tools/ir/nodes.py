@@ -21,3 +21,15 @@ def reads(node: onnx.NodeProto) -> list[str]:
     for graph in inner_graphs(node):
         names += [x for inner in graph.node for x in reads(inner)] + [z.name for z in graph.output]
     return names
+
+
+def placed_graphs(graph: onnx.GraphProto, place: str) -> Iterator[tuple[str, onnx.GraphProto]]:
+    """A graph and those inside of it, each with its place: "" for the outermost."""
+    yield place, graph
+    for index, node in enumerate(graph.node):
+        for number, inner in enumerate(inner_graphs(node)):
+            yield from placed_graphs(inner, f"{place}/{index}.{number}")
+
+
+def made_in(graph: onnx.GraphProto) -> list[str]:
+    return [z for node in graph.node for z in node.output if z]

@@ -23,18 +23,13 @@ from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.shapes import sizes_of
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.normalise import dropped_operators
+from onnx_attribution.graph_tools.normalise.declarations import believe_scans, forget, name_dims
 from onnx_attribution.graph_tools.normalise.function_bodies import expanded
 from onnx_attribution.graph_tools.normalise.noise import show_masks, stilled
+from onnx_attribution.graph_tools.normalise.observed import cut_to
 from onnx_attribution.graph_tools.normalise.open_optionals import opened
 from onnx_attribution.graph_tools.normalise.squeezes import settled, settled_for_one
-from onnx_attribution.graph_tools.normalise.types import (
-    believe_scans,
-    cut_to,
-    forget,
-    name_dims,
-    ranks_told,
-    typed,
-)
+from onnx_attribution.graph_tools.normalise.types import ranks_told, typed
 from onnx_attribution.graph_tools.normalise.unroll_sequences import unrolled, with_elements
 from onnx_attribution.graph_tools.read.load import tensors_of
 from onnx_attribution.values import Array

@@ -15,7 +15,8 @@ from onnx import helper, numpy_helper
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.weights import value_of
-from onnx_attribution.graph_tools.normalise.types import Place, Size, sizes_seen
+from onnx_attribution.graph_tools.normalise.observed import Place
+from onnx_attribution.graph_tools.normalise.types import Size, sizes_seen
 from onnx_attribution.values import Array
 
 ROUNDS = 8  # behind a Squeeze that is settled, the ranks of others become known

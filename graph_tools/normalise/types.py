@@ -7,113 +7,31 @@ that took such a number for the truth would be wrong without a word.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from onnx_attribution.errors import ModelError
-from onnx_attribution.graph_tools.ir.nodes import inner_graphs
+from onnx_attribution.graph_tools.ir.nodes import inner_graphs, made_in, placed_graphs
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.shapes import (
-    APART,
     Dim,
     Dims,
     dims_of,
     grown,
-    growths,
     set_dims,
     sizes_of,
 )
+from onnx_attribution.graph_tools.normalise.declarations import OWN, believe_scans, forget
+from onnx_attribution.graph_tools.normalise.observed import Place, Seen, runs_at_sizes, seen_in
 from onnx_attribution.values import Array
 
-Place = tuple[str, str]  # the place of a graph, and a name in it
-PLACEHOLDERS = frozenset({"", "?", "*", "-", "-1", "any", "dyn", "dynamic", "none", "null", "unk", "unknown"})
-"""What exporters call every size that they do not know."""
 ROUNDS = 8  # in which the shapes that a Loop carries have to settle
-OWN = 2  # inputs of the body of a Loop that the Loop makes itself, in the form that the body declares
-WIDTH = 12  # numbers that hold a shape and its rank
-SLICED_BY_INPUTS = 10  # the opset from which on Slice reads numbers
-LISTED = 3  # false declarations that a note names
 
 
 # --- what is declared
-
-
-def name_dims(model: onnx.ModelProto, *, labels: bool = True) -> None:
-    """Names, in place, the input dimensions that the file leaves open: those without a name or a size of 1 at least.
-
-    Names that say nothing count as none; without `labels` all do.
-    """
-    for value in model.graph.input:
-        dims = dims_of(value)
-        if dims is not None:
-            set_dims(
-                value, [d if _says_something(d, labels) else f"{value.name}.{k}" for k, d in enumerate(dims)]
-            )
-
-
-def _says_something(dim: Dim, labels: bool) -> bool:
-    if isinstance(dim, int):
-        return dim >= 1
-    return labels and dim is not None and dim.strip().lower() not in PLACEHOLDERS
-
-
-def repeated_labels(model: onnx.ModelProto) -> set[str]:
-    """The names that several dimensions of the inputs have."""
-    named = [d for value in model.graph.input for d in dims_of(value) or () if isinstance(d, str)]
-    return {d for d in named if named.count(d) > 1}
-
-
-def forget(model: onnx.ModelProto) -> None:
-    """Drops, in place, every shape but those of the inputs, and every type that is not an output's or a body's own."""
-    _forget(model.graph)
-    for value in model.graph.output:
-        _drop_shape(value.type)
-    for function in model.functions:
-        del function.value_info[:]
-        for node in function.node:
-            _forget_inside(node)
-
-
-def believe_scans(model: onnx.ModelProto, ranks: Mapping[str, int]) -> None:
-    """Declares, in place, the ranks of what bodies of Scan give out: onnxruntime asks for them."""
-    for _, graph in _graphs(model.graph, ""):
-        for node in graph.node:
-            for body in inner_graphs(node) if node.op_type == "Scan" else ():
-                for value in body.output:
-                    if value.type.HasField("tensor_type") and dims_of(value) is None and value.name in ranks:
-                        set_dims(value, [None] * ranks[value.name])
-
-
-def _forget(graph: onnx.GraphProto) -> None:
-    del graph.value_info[:]
-    for node in graph.node:
-        _forget_inside(node)
-
-
-def _forget_inside(node: onnx.NodeProto) -> None:
-    if node.op_type not in ("If", "Loop", "Scan", "SequenceMap"):
-        return  # a search reads from its decoder's declarations how it has to be fed
-    for graph in inner_graphs(node):
-        _forget(graph)
-        own = OWN if node.op_type == "Loop" else 0
-        for value in (*graph.input[own:], *graph.output):
-            _drop_shape(value.type)
-        for value in graph.input[:own]:
-            if dims_of(value) is None:
-                set_dims(value, [])
-
-
-def _drop_shape(kind: onnx.TypeProto) -> None:
-    held = kind.WhichOneof("value")
-    if held in ("tensor_type", "sparse_tensor_type"):
-        getattr(kind, held).ClearField("shape")
-    elif held in ("sequence_type", "optional_type"):
-        _drop_shape(getattr(kind, held).elem_type)
 
 
 # --- what inference knows
@@ -202,15 +120,6 @@ def _loops(
 # --- what runs show
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """One run: the size of each symbol (None where the inputs disagree), and by place and name what was seen."""
-
-    sizes: Mapping[str, int | None]
-    shapes: Mapping[Place, Sequence[tuple[int, ...]]]
-    types: Mapping[Place, np.dtype[Any]]
-
-
 def typed(
     model: onnx.ModelProto,
     run: Runner,
@@ -227,10 +136,10 @@ def typed(
     found = inferred(model)
     believe_scans(found, believed)
     symbols = sizes_of(found, sample)
-    runs = [seen for seen in _runs(found, run, sample) if seen]
+    runs = [seen for seen in runs_at_sizes(found, run, sample) if seen]
     alone = bool(runs) and not symbols
     if runs and list(symbols.values()) == [1] and any(_is_open(v) for v in found.graph.value_info):
-        more = _seen(found, run, grown(found, sample, dict.fromkeys(symbols, 7)))
+        more = seen_in(found, run, grown(found, sample, dict.fromkeys(symbols, 7)))
         alone, runs = more is not None and len(runs) > 1, [*runs, *([more] if more else [])]
     _declare(found, runs, decided_by_sizes(found.graph) if alone else frozenset())
     if _believe(found, believed):
@@ -258,11 +167,11 @@ def sizes_seen(
     """
     found = inferred(model)
     symbols = sizes_of(found, sample)
-    runs = [seen for seen in _runs(found, run, sample) if seen]
+    runs = [seen for seen in runs_at_sizes(found, run, sample) if seen]
     told: dict[Place, tuple[Size, ...]] = {}
-    for place, graph in _graphs(found.graph, ""):
+    for place, graph in placed_graphs(found.graph, ""):
         declared = {v.name: dims_of(v) for v in (*graph.input, *graph.value_info, *graph.output)}
-        for name in dict.fromkeys([*declared, *_made(graph)]):
+        for name in dict.fromkeys([*declared, *made_in(graph)]):
             shapes = [s for r in runs for s in r.shapes.get((place, name), ())]
             if not place and name in sample:
                 shapes = [np.shape(sample[name])]
@@ -303,7 +212,7 @@ def ranks_told(model: onnx.ModelProto) -> dict[str, int]:
 def _believe(model: onnx.ModelProto, ranks: Mapping[str, int]) -> bool:
     """Declares, in place, the ranks inside of bodies that nothing else tells; False if there are none."""
     told = False
-    for place, graph in _graphs(model.graph, ""):
+    for place, graph in placed_graphs(model.graph, ""):
         for value in (*graph.value_info, *graph.output) if place else ():
             if value.type.HasField("tensor_type") and dims_of(value) is None and value.name in ranks:
                 set_dims(value, [None] * ranks[value.name])
@@ -315,21 +224,13 @@ def _is_open(value: onnx.ValueInfoProto) -> bool:
     return value.type.HasField("tensor_type") and None in (dims_of(value) or (None,))
 
 
-def _graphs(graph: onnx.GraphProto, place: str) -> Iterator[tuple[str, onnx.GraphProto]]:
-    """A graph and those inside of it, each with its place: "" for the outermost."""
-    yield place, graph
-    for index, node in enumerate(graph.node):
-        for number, inner in enumerate(inner_graphs(node)):
-            yield from _graphs(inner, f"{place}/{index}.{number}")
-
-
-def _declare(model: onnx.ModelProto, runs: Sequence[_Seen], decided: frozenset[str]) -> None:
+def _declare(model: onnx.ModelProto, runs: Sequence[Seen], decided: frozenset[str]) -> None:
     """Makes, in place, what is inferred agree with the runs, in bodies too."""
-    for place, graph in _graphs(model.graph, ""):
+    for place, graph in placed_graphs(model.graph, ""):
         known = {v.name: v for v in (*graph.value_info, *graph.output, *graph.input)}
         outputs = {z.name for z in graph.output}
         infos: list[onnx.ValueInfoProto] = []
-        for name in _made(graph):
+        for name in made_in(graph):
             value = known.get(name, onnx.ValueInfoProto(name=name))
             if value.type.WhichOneof("value") in (None, "tensor_type"):
                 _settle(value, place, runs, not place and name in decided)
@@ -342,11 +243,7 @@ def _declare(model: onnx.ModelProto, runs: Sequence[_Seen], decided: frozenset[s
                 _settle(x, place, runs, False)
 
 
-def _made(graph: onnx.GraphProto) -> list[str]:
-    return [z for node in graph.node for z in node.output if z]
-
-
-def _settle(value: onnx.ValueInfoProto, place: str, runs: Sequence[_Seen], decided: bool) -> None:
+def _settle(value: onnx.ValueInfoProto, place: str, runs: Sequence[Seen], decided: bool) -> None:
     """Makes, in place, what is inferred of a tensor agree with the runs."""
     key = (place, value.name)
     seen = [(shape, r.sizes) for r in runs for shape in r.shapes.get(key, ())]
@@ -381,157 +278,6 @@ def _fits(dim: Dim, size: int, sizes: Mapping[str, int | None]) -> bool:
 
 def _is_size(dim: Dim, seen: Sequence[tuple[tuple[int, ...], Mapping[str, int | None]]]) -> bool:
     return isinstance(dim, int) or any(dim in sizes for _, sizes in seen)
-
-
-def _runs(model: onnx.ModelProto, run: Runner, sample: Mapping[str, Array]) -> Iterator[_Seen | None]:
-    """The sample, and samples of other sizes: all symbols grown together, or where that does not run each alone."""
-    yield _seen(model, run, sample)
-    for larger, enough in growths(model, sample):
-        found = _seen(model, run, larger)
-        yield found
-        if found is not None and enough:
-            break
-    if any(node.op_type == "If" for _, graph in _graphs(model.graph, "") for node in graph.node):
-        for switched in _switched(sample):
-            found = _seen(model, run, switched)
-            yield found
-            if found is None:
-                yield from (_seen(model, run, other) for other in _halved(model, switched))
-
-
-def _switched(sample: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-    """The sample with one of the numbers and truth values changed that may choose a branch."""
-    switches = [name for name, array in sample.items() if array.size == 1 and array.dtype.kind in "biu"]
-    for name in switches[:APART]:
-        array = sample[name]
-        other = np.logical_not(array) if array.dtype.kind == "b" else np.add(array, 1)
-        yield {**sample, name: other.astype(array.dtype).reshape(array.shape)}
-
-
-def _halved(model: onnx.ModelProto, sample: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-    """The sample with one symbol of its inputs at half its size: what another branch may take, as of half the rate."""
-    sizes = {name: size for name, size in sizes_of(model, sample).items() if size and size > 1}
-    yield from (cut_to(model, sample, name, size // 2) for name, size in list(sizes.items())[:APART])
-
-
-def cut_to(model: onnx.ModelProto, sample: Mapping[str, Array], symbol: str, size: int) -> dict[str, Array]:
-    """The sample with the first of what lies along the input dimensions of this name."""
-    smaller = dict(sample)
-    for value in model.graph.input:
-        for axis, dim in enumerate(dims_of(value) or ()):
-            if dim == symbol:
-                smaller[value.name] = np.take(smaller[value.name], range(size), axis=axis)
-    return smaller
-
-
-def _seen(model: onnx.ModelProto, run: Runner, sample: Mapping[str, Array]) -> _Seen | None:
-    """What a run shows; None where the model does not run on the sample."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
-    unknown = _untyped(probe.graph)  # nobody knows what it is: it is looked at whole
-    watched = _watch(probe.graph, "", opset)
-    typed_only = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in probe.graph.output]
-    for value in typed_only:  # the runtime asks for types of operators that it does not infer
-        _drop_shape(value.type)
-    del probe.graph.output[:], probe.graph.value_info[:]
-    probe.graph.value_info.extend(v for v in typed_only if v.name not in unknown)
-    probe.graph.output.extend(onnx.ValueInfoProto(name=z) for z in (*watched.values(), *unknown))
-    try:
-        found = run(probe, dict(sample), [z.name for z in probe.graph.output], as_written=True)
-    except ModelError:
-        return None
-    whole = {("", n): found[n] for n in unknown if isinstance(found[n], np.ndarray)}
-    shapes = {key: _decoded(found[z]) for key, z in watched.items()}
-    return _Seen(
-        _all_sizes(model.graph, sizes_of(model, sample), shapes),
-        {**shapes, **{key: [a.shape] for key, a in whole.items()}},
-        {key: a.dtype for key, a in whole.items()},
-    )
-
-
-def _all_sizes(
-    graph: onnx.GraphProto, sizes: Mapping[str, int | None], shapes: Mapping[Place, Sequence[tuple[int, ...]]]
-) -> dict[str, int | None]:
-    """The sizes of the symbols of the inputs, and of those that inference makes up."""
-    found = dict(sizes)
-    for value in (*graph.value_info, *graph.output):
-        for shape in shapes.get(("", value.name), ()):
-            for dim, size in zip(dims_of(value) or (), shape, strict=False):
-                if isinstance(dim, str) and dim not in sizes:
-                    found[dim] = size if found.get(dim, size) == size else None
-    return found
-
-
-def _decoded(rows: Array) -> list[tuple[int, ...]]:
-    """The shapes that a watched value says, each once."""
-    found = [tuple(row[1 : 1 + row[0]]) for row in rows.reshape(-1, WIDTH).tolist() if row[0] >= 0]
-    return list(dict.fromkeys(found))
-
-
-def _untyped(graph: onnx.GraphProto) -> list[str]:
-    kinds = {v.name: v.type for v in (*graph.value_info, *graph.output)}
-    return [z for z in _made(graph) if z not in kinds or not _is_known(kinds[z])]
-
-
-def _is_known(kind: onnx.TypeProto) -> bool:
-    held = kind.WhichOneof("value")
-    return held is not None and (held != "tensor_type" or bool(kind.tensor_type.elem_type))
-
-
-def _watch(graph: onnx.GraphProto, place: str, opset: int) -> dict[Place, str]:
-    """Adds, in place, values that hold the shapes of all tensors, those of bodies included; their names by tensor.
-
-    Such a value is as long as all others, so that a Loop can stack it: the rank, the sizes, and -1 for the rest.
-    """
-    infos = (*graph.value_info, *graph.output, *(graph.input if place else ()))
-    tensors = [v.name for v in infos if v.type.HasField("tensor_type") and v.type.tensor_type.elem_type]
-    prefix = f"shapes{place}"
-    watched: dict[Place, str] = {}
-    for index, node in enumerate(graph.node):
-        watched |= _watch_inside(node, f"{place}/{index}", opset)
-    made = {*_made(graph), *(x.name for x in graph.input if place)}
-    numbers = {"rest": [-1] * WIDTH, "begin": [0], "end": [WIDTH]}
-    rest, *ends = [_constant(graph, f"{prefix}:{word}", values) for word, values in numbers.items()]
-    for number, name in enumerate(dict.fromkeys(tensors)):
-        if name not in made:
-            continue
-        names = [f"{prefix}:{number}.{k}" for k in range(4)]
-        graph.node.add().CopyFrom(helper.make_node("Shape", [name], [names[0]]))
-        graph.node.add().CopyFrom(helper.make_node("Shape", [names[0]], [names[1]]))
-        graph.node.add().CopyFrom(helper.make_node("Concat", [names[1], names[0], rest], [names[2]], axis=0))
-        if opset < SLICED_BY_INPUTS:
-            cut = helper.make_node("Slice", [names[2]], [names[3]], starts=[0], ends=[WIDTH])
-        else:
-            cut = helper.make_node("Slice", [names[2], *ends], [names[3]])
-        graph.node.add().CopyFrom(cut)
-        watched[place, name] = names[3]
-    return watched
-
-
-def _watch_inside(node: onnx.NodeProto, place: str, opset: int) -> dict[Place, str]:
-    """Adds, in place, outputs to a node that hold the shapes of the tensors of its graphs."""
-    if node.op_type not in ("If", "Loop", "Scan"):
-        return {}
-    bodies = list(inner_graphs(node))
-    inside = [_watch(body, f"{place}.{k}", opset) for k, body in enumerate(bodies)]
-    for k, body in enumerate(bodies):
-        for j, held in enumerate(inside):
-            for z in held.values():
-                name = z if k == j else _constant(body, f"{z}/none", [-1] * WIDTH)
-                body.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None))
-    for attribute in node.attribute:
-        if attribute.name in ("scan_output_axes", "scan_output_directions"):
-            attribute.ints.extend([0] * sum(map(len, inside)))
-    outputs = {key: f"{z}/out" for held in inside for key, z in held.items()}
-    node.output.extend(outputs.values())
-    return outputs
-
-
-def _constant(graph: onnx.GraphProto, name: str, values: list[int]) -> str:
-    tensor = numpy_helper.from_array(np.asarray(values, np.int64), name)
-    graph.node.insert(0, helper.make_node("Constant", [], [name], value=tensor))
-    return name
 
 
 # --- which shapes do not depend on values
@@ -599,39 +345,3 @@ def decided_by_sizes(graph: onnx.GraphProto) -> frozenset[str]:
 
 
 # --- what a file declares and what is so
-
-
-def contradicted(model: onnx.ModelProto, settled: onnx.ModelProto) -> str:
-    """In words, the declarations of a file that are false; "" where there are none."""
-    found = {v.name: dims_of(v) for v in [*settled.graph.value_info, *settled.graph.output]}
-    symbols = {d for x in settled.graph.input for d in dims_of(x) or () if isinstance(d, str)}
-    told = [*model.graph.value_info, *model.graph.output]
-    false = [
-        f"{v.name!r} is declared {_shown(said)} and is {_shown(real, symbols)}"
-        for v in told
-        if (said := dims_of(v)) is not None
-        and (real := found.get(v.name)) is not None
-        and _differ(said, real, symbols)
-    ]
-    if not false:
-        return ""
-    more = f", and {len(false) - LISTED} more" if len(false) > LISTED else ""
-    return f"the file declares shapes that are false; they are not used: {', '.join(false[:LISTED])}{more}"
-
-
-def _differ(said: Dims, real: Dims, symbols: Collection[str]) -> bool:
-    """Whether a declared shape is another one; names are labels, and sizes below 1 say nothing.
-
-    What is found is known where it is a number or a symbol of the inputs.
-    """
-    if len(said) != len(real):
-        return True
-    return any(
-        isinstance(a, int) and a >= 1 and a != b and (isinstance(b, int) or b in symbols)
-        for a, b in zip(said, real, strict=True)
-    )
-
-
-def _shown(dims: Dims, symbols: Collection[str] | None = None) -> str:
-    known = [isinstance(d, int) or (d is not None and (symbols is None or d in symbols)) for d in dims]
-    return f"[{', '.join(str(d) if told else '?' for d, told in zip(dims, known, strict=True))}]"

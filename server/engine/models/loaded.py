@@ -22,10 +22,11 @@ from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of, set_dims, sizes_of
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.network import Network, RowAxis
+from onnx_attribution.graph_tools.normalise.declarations import contradicted, repeated_labels
 from onnx_attribution.graph_tools.normalise.missing_operators import Missing, before
 from onnx_attribution.graph_tools.normalise.noise import drawing_before, flag_of
 from onnx_attribution.graph_tools.normalise.pipeline import declared, normalise, opset_of
-from onnx_attribution.graph_tools.normalise.types import contradicted, ranks_told, repeated_labels
+from onnx_attribution.graph_tools.normalise.types import ranks_told
 from onnx_attribution.graph_tools.programs.footprint import Footprint
 from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program

@@ -7,7 +7,8 @@ import onnx
 import pytest
 
 from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of
-from onnx_attribution.graph_tools.normalise import types
+from onnx_attribution.graph_tools.normalise import observed, types
+from onnx_attribution.graph_tools.normalise.declarations import forget
 from onnx_attribution.graph_tools.normalise.pipeline import declared
 from onnx_attribution.server.engine.backend import Backend
 
@@ -67,7 +68,7 @@ def test_a_branch_that_takes_half_the_size_is_seen_at_that(
     is known from a run of that size only.
     """
     if not half:
-        monkeypatch.setattr(types, "_halved", lambda model, sample: [])
+        monkeypatch.setattr(observed, "_halved", lambda model, sample: [])
     model = parsed(
         """n (float[1,S] x, int64 rate) => (float[P,Q] y) <int64 known = {16}, bool[5] here = {0,0,0,1,1},
         int64[1] zero = {0}> { c = Equal(rate, known) i = NonZero(here) k = Squeeze(i, zero)
@@ -88,5 +89,5 @@ def test_what_a_search_declares_of_its_decoder_stays() -> None:
     model = parsed("n (float[N,4] x) => (float[N,4] y) { y = Tanh(x) }")
     model.graph.node[0].op_type, model.graph.node[0].domain = "BeamSearch", "com.microsoft"
     model.graph.node[0].attribute.append(onnx.helper.make_attribute("decoder", inner))
-    types.forget(model)
+    forget(model)
     assert dims_of(model.graph.node[0].attribute[0].g.input[0]) == (1, 4)
