@@ -10,6 +10,7 @@ import pytest
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import AttributionRequest, References, Target
+from tests.method_names import GRADIENT_METHODS, METHODS
 from tests.methods.toys import Floats, model, values
 
 SQUARES = """(float[N,3] x) => (float[N] y) {
@@ -28,6 +29,7 @@ def engine() -> Iterator[Engine]:
             model("(double[N,2] a, double[N,2] b) => (double[N,2] y) { y = Mul(a, b) }"),
         )
         made.add("alone", model("(float[2,3] x) => (float[3,2] y) { y = Transpose<perm=[1,0]>(x) }"))
+        made.add("fourth", model("(double[N,1] x) => (double[N,1] y) { h = Mul(x, x) y = Mul(h, h) }"))
         yield made
 
 
@@ -267,3 +269,24 @@ def test_where_nan_begins_is_said(engine: Engine, method: str) -> None:
         assert "begins in the backward pass, at Sqrt (node 'square_root'" in warning
     else:
         assert method == "deeplift_rescale"  # its secant of the root is finite
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_references_of_an_input_are_taken_to_a_hidden_source(
+    engine: Engine, method: str, per_sample: bool, samples: int
+) -> None:
+    """Of y = (x * x)^2 at 2 with references 0 and 1: the mean of 16 - 0 and 16 - 1 is 15.5."""
+    x = np.array([[2.0], [3.0], [-1.0]])[:samples]
+    low = np.array([[0.0], [1.0]])
+    given = References(np.stack([low + k for k in range(samples)]), True) if per_sample else References(low)
+    request = AttributionRequest("fourth", {"x": x}, method, source=["h"], baselines={"x": given}, steps=64)
+    answer = engine.attribute(request)
+    ends = np.stack([low + k * per_sample for k in range(samples)])[..., 0] ** 4
+    assert not per_sample or samples == 1 or ends[1].tolist() == [1, 16]
+    wanted = x[:, 0] ** 4 - ends.mean(axis=1)
+    np.testing.assert_allclose(answer.target.value - answer.target.baseline_value, wanted)
+    if method not in GRADIENT_METHODS:
+        np.testing.assert_allclose(answer.layers["h"].sum, wanted, rtol=1e-6)
+    assert any("'h' is its activation at the baseline of 'x'" in text for text in answer.warnings)
