@@ -94,6 +94,7 @@ def to_request(
     layers: str | Sequence[str] = (),
     source: str | Sequence[str] = (),
     target: Target | Selection = None,
+    targets: Sequence[Target | Selection] | Array | None = None,
     baselines: Mapping[str, ArrayLike | References] | None = None,
     request_id: str = "",
     **parameters: Any,
@@ -103,13 +104,20 @@ def to_request(
     found, value = requests.Violations(), DEFAULT
     with found.at("method"):
         value = make(method, parameters)
+    several = None
+    with found.at("targets"):
+        if targets is not None and target is not None:
+            raise InvalidArgument("give target or targets, not both", reason=Reason.TARGET_INVALID)
+        several = None if targets is None else Target.each_of(targets)
+    one = target if isinstance(target, Target) else Target(index=target)
     request = AttributionRequest(
         model=model,
         inputs=arrays(inputs),
         method=value,
         layers=layers,
         source=source,
-        target=target if isinstance(target, Target) else Target(index=target),
+        target=one if several is None else None,
+        targets=several,
         baselines={} if baselines is None else _baselines(baselines),
         request_id=request_id,
     )

@@ -70,7 +70,7 @@ def figure(
     tokens: Mapping[str, Array] | None = None,
     baseline: str = "0",
 ) -> Figure:
-    """One row for each answer, layer and sample, at most `MAX_ROWS`.
+    """One row for each answer, target, layer and sample, at most `MAX_ROWS`.
 
     `images` is `[samples, C, H, W]` (with `channels_last` `[samples, H, W, C]`), or without the channel axis;
     `baseline` says in words what it was. Channels of a layer are summed; they lie where the sizes of its other axes are
@@ -86,7 +86,8 @@ def figure(
     given = [answers] if isinstance(answers, Attribution) else answers
     pairs = [
         (answer, layer, k)
-        for answer in given
+        for several in given
+        for answer in several.each()
         for layer in answer.layers.values()
         for k in range(len(layer.values))
     ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_attribution import values as v
 from onnx_attribution.proto import attribution_pb2 as pb
@@ -70,16 +70,12 @@ def from_accepted(message: pb.Accepted) -> v.Accepted:
 
 def to_summary(attribution: v.Attribution) -> pb.AttributionSummary:
     """Everything but the arrays."""
-    target = attribution.target
+    targets = [_to_target(target) for target in attribution.targets]
     return pb.AttributionSummary(
         method=attribution.method,
         batch_mode=words.BATCH_MODES.number(attribution.batch),
-        target=pb.ResolvedTarget(
-            tensor=target.tensor,
-            indices=target.index,
-            values=_floats(target.value),
-            baseline_values=_floats(target.baseline_value),
-        ),
+        target=None if attribution.several else targets[0],
+        targets=targets if attribution.several else (),
         layers=[
             pb.LayerSummary(
                 name=layer.name,
@@ -105,25 +101,25 @@ def to_summary(attribution: v.Attribution) -> pb.AttributionSummary:
 
 def from_summary(message: pb.AttributionSummary, arrays: Sequence[Array]) -> v.Attribution:
     """An attribution from its summary and the arrays of its layers, in the summary's order."""
-    target = message.target
+    several = len(message.targets)
+
+    def numbers(flat: Sequence[float]) -> NDArray[np.float64]:
+        array = np.array(flat, np.float64)
+        return array.reshape(several, -1) if several else array
+
     return v.Attribution(
         method=message.method,
         batch=words.BATCH_MODES.word(message.batch_mode),
-        target=v.ResolvedTarget(
-            tensor=target.tensor,
-            index=tuple(target.indices),
-            value=np.array(target.values, np.float64),
-            baseline_value=np.array(target.baseline_values, np.float64),
-        ),
+        targets=tuple(map(_from_target, message.targets or [message.target])),
         layers={
             layer.name: v.LayerAttribution(
                 name=layer.name,
                 values=array,
-                sum=np.array(layer.sums, np.float64),
-                residual=np.array(layer.residuals, np.float64),
-                error_estimate=np.array(layer.error_estimates, np.float64),
+                sum=numbers(layer.sums),
+                residual=numbers(layer.residuals),
+                error_estimate=numbers(layer.error_estimates),
                 cut=layer.cut,
-                spread=np.array(layer.spreads or [np.nan] * len(layer.sums), np.float64),
+                spread=numbers(layer.spreads or [np.nan] * len(layer.sums)),
             )
             for layer, array in zip(message.layers, arrays, strict=True)
         },
@@ -133,9 +129,24 @@ def from_summary(message: pb.AttributionSummary, arrays: Sequence[Array]) -> v.A
         digest=message.digest,
         provider=message.provider,
         warnings=tuple(message.warnings),
-        joint_residual=np.array(message.joint_residuals, np.float64) if message.joint_residuals else None,
+        joint_residual=numbers(message.joint_residuals) if message.joint_residuals else None,
+        several=bool(several),
     )
 
 
+def _to_target(target: v.ResolvedTarget) -> pb.ResolvedTarget:
+    return pb.ResolvedTarget(
+        tensor=target.tensor,
+        indices=target.index,
+        values=_floats(target.value),
+        baseline_values=_floats(target.baseline_value),
+    )
+
+
+def _from_target(message: pb.ResolvedTarget) -> v.ResolvedTarget:
+    values, baselines = (np.array(part, np.float64) for part in (message.values, message.baseline_values))
+    return v.ResolvedTarget(message.tensor, tuple(message.indices), values, baselines)
+
+
 def _floats(array: Array) -> list[float]:
-    return cast("list[float]", np.asarray(array, np.float64).tolist())
+    return np.asarray(array, np.float64).ravel().tolist()

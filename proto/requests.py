@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx_attribution import values as v
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import DEFAULT
+from onnx_attribution.parameters import shown
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import method_messages, tensors
 from onnx_attribution.values import Array
@@ -75,8 +76,12 @@ def to_request(
     for name, baseline in request.baselines.items():
         with found.at(f"baselines.{name}"):
             message.baselines[name].CopyFrom(_to_baseline(name, baseline))
-    with found.at("target"):
-        message.target.CopyFrom(_to_target(request.target))
+    for k, target in enumerate(request.targets or ()):
+        with found.at(f"targets[{k}]"):
+            message.targets.append(_to_target(target))
+    if request.target is not None:
+        with found.at("target"):
+            message.target.CopyFrom(_to_target(request.target))
     found.raise_if_any()
     return message
 
@@ -95,9 +100,15 @@ def from_request(message: pb.AttributeRequest) -> v.AttributionRequest:
     method = DEFAULT
     with found.at("method"):
         method = method_messages.from_method(message)
-    target = v.Target()
-    with found.at("target"):
-        target = _from_target(message.target)
+    target, targets = None, list[v.Target]()
+    if message.HasField("target"):
+        with found.at("target"):
+            target = _from_target(message.target)
+    for k, one in enumerate(message.targets):
+        with found.at(f"targets[{k}]"):
+            targets.append(_from_target(one))
+    alone = not (message.targets and message.HasField("target"))
+    found.require(alone, "targets", "give target or targets, not both", reason=Reason.TARGET_INVALID)
     found.raise_if_any()
     return v.AttributionRequest(
         model=message.model,
@@ -106,6 +117,7 @@ def from_request(message: pb.AttributeRequest) -> v.AttributionRequest:
         layers=tuple(message.layers),
         source=tuple(message.source),
         target=target,
+        targets=targets or None,
         baselines=baselines,
         request_id=message.request_id,
     )
@@ -219,7 +231,7 @@ def _to_axis(index: object) -> pb.Axis:
             return pb.Axis(range=pb.Range(**ends))
         return pb.Axis(index=_to_integer(index))
     except (TypeError, ValueError):
-        message = f"a target index is made of integers, slices and masks, not {_shown(index)}"
+        message = f"a target index is made of integers, slices and masks, not {shown(index)}"
         raise InvalidArgument(message, reason=Reason.TARGET_INVALID) from None
 
 
@@ -313,7 +325,7 @@ def _text(text: object) -> str:
             return text
     except UnicodeEncodeError:
         pass
-    raise InvalidArgument(f"is text; it cannot be {_shown(text)}")
+    raise InvalidArgument(f"is text; it cannot be {shown(text)}")
 
 
 def _names(names: object) -> list[str]:
@@ -321,16 +333,11 @@ def _names(names: object) -> list[str]:
     if isinstance(names, str):
         return [_text(names)]
     if not isinstance(names, Iterable):
-        raise InvalidArgument(f"is a name or a list of names; it cannot be {_shown(names)}")
+        raise InvalidArgument(f"is a name or a list of names; it cannot be {shown(names)}")
     return [_text(name) for name in names]
 
 
 def _switch(value: object) -> bool:
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    raise InvalidArgument(f"is True or False; it cannot be {_shown(value)}")
-
-
-def _shown(value: object) -> str:
-    shown = ascii(value) if isinstance(value, str) else repr(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
+    raise InvalidArgument(f"is True or False; it cannot be {shown(value)}")

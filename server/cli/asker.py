@@ -171,6 +171,7 @@ class _Remote:
             layers=request.layers,
             source=request.source,
             target=request.target,
+            targets=request.targets,
             baselines=request.baselines,
         )
 

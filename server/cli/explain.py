@@ -84,6 +84,13 @@ def explain(
             "Given several times: one for each sample, or the elements of one.",
         ),
     ] = None,
+    each_target: Annotated[
+        Many,
+        typer.Option(
+            metavar="[TENSOR:]INDEX",
+            help="In place of --target: each is a target of its own, for all samples. Repeatable.",
+        ),
+    ] = None,
     minus: Annotated[
         Many, typer.Option(metavar="INDEX", help="Subtracted from the target; same forms.")
     ] = None,
@@ -120,7 +127,7 @@ def explain(
         typer.Option(
             metavar="3|0:3",
             help=f"Only these samples of the inputs; a request holds at most {MAX_SAMPLES}, each counted once for "
-            "every reference.",
+            "every reference and every target.",
         ),
     ] = None,
     scale: Annotated[
@@ -168,8 +175,8 @@ def explain(
     wanted_rows = parse_rows(rows) if rows is not None else None
     question = _Question(
         method.replace("-", "_").lower(), tuple(layer or ()), tuple(source or ()), tuple(target or ()),
-        tuple(minus or ()), tuple(baseline or ()), tuple(references or ()), logit, mean_centred, parameters,
-        tuple(parameter or ()),
+        tuple(each_target or ()), tuple(minus or ()), tuple(baseline or ()), tuple(references or ()), logit,
+        mean_centred, parameters, tuple(parameter or ()),
     )  # fmt: skip
     check_places(out, plot)
 
@@ -199,6 +206,7 @@ class _Question:
     layers: tuple[str, ...]
     source: tuple[str, ...]
     target: tuple[str, ...]
+    each_target: tuple[str, ...]
     minus: tuple[str, ...]
     baseline: tuple[str, ...]
     references: tuple[str, ...]
@@ -210,14 +218,19 @@ class _Question:
     def request(
         self, info: ModelInfo, about: MethodInfo, arrays: Mapping[str, Array], picture: Picture
     ) -> AttributionRequest:
-        target = replace(
-            parse_target(self.target, self.minus, [one.name for one in info.outputs]),
-            logit=self.logit,
-            mean_centred=self.mean_centred,
-        )
+        if self.target and self.each_target:
+            raise InvalidArgument("give --target or --each-target, not both", reason=Reason.TARGET_INVALID)
+        outputs = [one.name for one in info.outputs]
+        alone: list[tuple[str, ...]] = [(text,) for text in self.each_target]
+        targets = [
+            replace(
+                parse_target(texts, self.minus, outputs), logit=self.logit, mean_centred=self.mean_centred
+            )
+            for texts in alone or [self.target]
+        ]
         given = parsed(self.parameters, self.others, info.inputs)
         if about.needs_derivatives:
-            sources = self.source or tuple(_default_sources(info, target.tensor))
+            sources = self.source or tuple(_default_sources(info, targets[0].tensor))
         else:
             named = [name for value in given.values() if isinstance(value, Mapping) for name in value]
             sources = self.source or self.layers or tuple(dict.fromkeys(named)) or _own_inputs(info)
@@ -227,7 +240,8 @@ class _Question:
             method=self.method,
             layers=self.layers,
             source=self.source,
-            target=target,
+            target=None if self.each_target else targets[0],
+            targets=targets if self.each_target else None,
             baselines=self._baselines(sources, info, picture),
             **given,
         )

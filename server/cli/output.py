@@ -109,17 +109,15 @@ def print_verdict(file: str, verdict: Verdict | None, error: str) -> None:
 
 
 def explain_json(answer: Attribution) -> dict[str, object]:
-    """The object of `explain --json`; lists hold one entry a sample."""
-    target = answer.target
+    """The object of `explain --json`; lists hold one entry a sample, of several targets such a list for each."""
+    targets = [
+        {"tensor": one.tensor, "index": one.index, "value": one.value, "baseline_value": one.baseline_value}
+        for one in answer.targets
+    ]
     return {
         "method": answer.method,
         "batch": answer.batch,
-        "target": {
-            "tensor": target.tensor,
-            "index": target.index,
-            "value": target.value,
-            "baseline_value": target.baseline_value,
-        },
+        **({"targets": targets} if answer.several else {"target": targets[0]}),
         "layers": {
             name: {
                 "shape": layer.values.shape,
@@ -149,35 +147,57 @@ def print_answer(model: str, answer: Attribution) -> None:
         f"[bold]{answer.method}[/] of {escape(model)}: {steps}{answer.evaluations} evaluations, "
         f"{answer.seconds:.2f} s on {answer.provider}, batch {answer.batch}"
     )
-    targets = _table("sample", "target", "at the input", "at the baseline", "change", right=(2, 3, 4))
-    for k, index in enumerate(answer.target.index):
-        value, base = float(answer.target.value[k]), float(answer.target.baseline_value[k])
-        name = f"{answer.target.tensor}[{index}]"
-        targets.add_row(str(k), escape(name), number(value), number(base), number(value - base))
-    out.print(targets)
-    several = any(np.isfinite(layer.spread).any() for layer in answer.layers.values())
-    columns = ["layer", "sample", "shape", "sum", "residual", "L1 error", *["spread"] * several, "cut"]
-    table = _table(*columns, right=range(3, len(columns) - 1))
-    for name, layer in answer.layers.items():
-        for k in range(len(layer.values)):
-            table.add_row(
-                escape(name),
-                str(k),
-                escape(shape_text(layer.values.shape[1:])),
-                number(layer.sum[k]),
-                number(layer.residual[k]),
-                number(layer.error_estimate[k]),
-                *[number(layer.spread[k])] * several,
-                MARKS[layer.cut],
-            )
-    for k, joint in enumerate(answer.joint_residual if answer.joint_residual is not None else ()):
-        total = sum(float(layer.sum[k]) for layer in answer.layers.values())
-        table.add_row(
-            "together", str(k), "", number(total), number(joint), "-", *["-"] * several, MARKS[True]
-        )
-    out.print(table)
+    out.print(_targets(answer))
+    out.print(_layers(answer))
     for warning in answer.warnings:
         out.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)
+
+
+def _targets(answer: Attribution) -> Table:
+    table = _table("sample", "target", "at the input", "at the baseline", "change", right=(2, 3, 4))
+    for one in answer.targets:
+        for k, index in enumerate(one.index):
+            value, base = float(one.value[k]), float(one.baseline_value[k])
+            table.add_row(
+                str(k), escape(f"{one.tensor}[{index}]"), number(value), number(base), number(value - base)
+            )
+    return table
+
+
+def _layers(answer: Attribution) -> Table:
+    several = any(np.isfinite(layer.spread).any() for layer in answer.layers.values())
+    lead = ["target"] if answer.several else []
+    columns = [*lead, "layer", "sample", "shape", "sum", "residual", "L1 error", *["spread"] * several, "cut"]
+    table = _table(*columns, right=range(len(lead) + 3, len(columns) - 1))
+    for each in answer.each():
+        names = [f"{each.target.tensor}[{index}]" for index in each.target.index]
+        leads = [[name] if answer.several else [] for name in names]
+        for name, layer in each.layers.items():
+            for k, lead in enumerate(leads):
+                numbers = (
+                    layer.sum[k],
+                    layer.residual[k],
+                    layer.error_estimate[k],
+                    *[layer.spread[k]] * several,
+                )
+                shape = shape_text(layer.values.shape[1:])
+                row = (*lead, name, str(k), shape, *map(number, numbers), MARKS[layer.cut])
+                table.add_row(*map(escape, row))
+        for k, joint in enumerate(each.joint_residual if each.joint_residual is not None else ()):
+            total = sum(float(layer.sum[k]) for layer in each.layers.values())
+            row = (
+                *leads[k],
+                "together",
+                str(k),
+                "",
+                number(total),
+                number(joint),
+                "-",
+                *["-"] * several,
+                "yes",
+            )
+            table.add_row(*map(escape, row))
+    return table
 
 
 def number(value: float) -> str:

@@ -141,8 +141,8 @@ class Engine:
         recipe = recipe_of(request.method)
         with self._models.use(request.model) as model:
             model = model.fitting(request.inputs)
-            resolved = resolve(model, request, recipe)
-            yield from events(model, resolved, stop or (lambda: None), self._memory, started)
+            asked = resolve(model, request, recipe)
+            yield from events(model, asked, stop or (lambda: None), self._memory, started)
 
     def close(self) -> None:
         """Drops every session once no request runs on it; later calls are refused."""

@@ -33,7 +33,7 @@ from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import AtInput, Recipe
 from onnx_attribution.server.engine.request.selectors import put, selectors_of
 from onnx_attribution.server.engine.request.targets import Chosen, chosen
-from onnx_attribution.values import AttributionRequest, Selection, Target
+from onnx_attribution.values import Selection, Target
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def gradient_model(model: LoadedModel, layers: Sequence[str], target: Target) ->
         InvalidArgument, NotFound, NotDifferentiable: the message names what stands in the way.
     """
     model.require_computed([target.tensor, *layers])
-    found = chosen(model, AttributionRequest("", {}, layers=layers, target=target), Recipe(AtInput()))
+    found = chosen(model, target, Recipe(AtInput()))
     if found.made:
         raise InvalidArgument(
             f"the logit {found.tensor!r} has other places than {found.indexed!r}; name it as the target",

@@ -138,7 +138,7 @@ class AttributionService(rpc.AttributionServiceServicer):
         def start() -> Iterator[Event]:
             request = requests.from_request(message)
             self._limit_steps(request)
-            self._limit_samples(request.model, request.inputs)
+            self._limit_samples(request.model, request.inputs, len(request.each_target))
             request = dataclasses.replace(request, request_id=request.request_id or uuid.uuid4().hex)
             return self._engine.stream(request, stop=stop)
 
@@ -181,18 +181,19 @@ class AttributionService(rpc.AttributionServiceServicer):
                 found.require(getattr(method, one.name) <= limit, place, f"must be at most {limit}")
         found.raise_if_any()
 
-    def _limit_samples(self, model: str, inputs: Mapping[str, Array]) -> None:
+    def _limit_samples(self, model: str, inputs: Mapping[str, Array], targets: int = 1) -> None:
         limit = self._settings.max_samples
         for info in self._engine.info(model).inputs:
             array = inputs.get(info.name)
             if array is None or info.batch_axis is None or array.ndim <= info.batch_axis:
                 continue  # the engine says what is wrong with it
             samples = array.shape[info.batch_axis]
-            if samples > limit:
-                message = (
-                    f"input {info.name!r} holds {samples} samples; at most {limit} may be asked for at once"
-                )
-                raise InvalidArgument(message, reason=Reason.REQUEST_TOO_LARGE, limit=limit, actual=samples)
+            if samples * targets > limit:
+                each = f", each for {targets} targets" * (targets > 1)
+                raise InvalidArgument(
+                    f"input {info.name!r} holds {samples} samples{each}; at most {limit} may be asked for at once",
+                    reason=Reason.REQUEST_TOO_LARGE, limit=limit, actual=samples * targets,
+                )  # fmt: skip
 
     def _limit_bytes(self, arrays: Iterator[Array] | Any, hint: str) -> None:
         limit, actual = int(self._settings.max_response_mib * MIB), sum(array.nbytes for array in arrays)

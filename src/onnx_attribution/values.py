@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import DEFAULT, Method, make
+from onnx_attribution.parameters import shown
 
 Array = NDArray[np.generic]
 Index = int | slice | NDArray[np.bool_]
@@ -48,6 +50,34 @@ class Target:
     logit: bool = False
     mean_centred: bool = False
 
+    @classmethod
+    def of(cls, given: Target | Selection, role: str = "target") -> Target:
+        """The target itself, or that of an index. Raises: InvalidArgument: it is neither; `role` says what it is."""
+        if isinstance(given, Target):
+            return given
+        if isinstance(given, bool) or not isinstance(
+            given, int | np.integer | slice | tuple | list | np.ndarray | None
+        ):
+            named = f"; a tensor is named by Target({given!r})" if isinstance(given, str) else ""
+            raise InvalidArgument(
+                f"{role} is a Target or an index, not {shown(given)}{named}", reason=Reason.TARGET_INVALID
+            )
+        return cls(index=given)
+
+    @classmethod
+    def each_of(cls, given: object) -> tuple[Target, ...]:
+        """Several targets, from targets or indices. Raises: InvalidArgument: it is no list of them, or an empty one."""
+        if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str | bytes):
+            raise InvalidArgument(
+                f"targets are a list of targets or indices, not {shown(given)}", reason=Reason.TARGET_INVALID
+            )
+        if not len(given):
+            raise InvalidArgument(
+                "the list of targets is empty; leave it out for the default target",
+                reason=Reason.TARGET_INVALID,
+            )
+        return tuple(cls.of(one, f"targets[{k}]") for k, one in enumerate(given))
+
 
 @dataclass(frozen=True)
 class References:
@@ -66,7 +96,8 @@ Baseline = Array | float | str | References
 
 @dataclass(frozen=True, init=False)
 class AttributionRequest:
-    """One question: which units of `layers` (default: the source itself) contribute how much to `target`.
+    """One question: which units of `layers` (default: the source itself) contribute how much to `target`, or to each of
+    several `targets`.
 
     `inputs` maps every model input to an array with its batch axis. `method` is a value of `onnx_attribution.methods`,
     or the name of one with its parameters as keywords: `AttributionRequest(..., "neuron_ig", steps=256)`. `source`
@@ -75,7 +106,8 @@ class AttributionRequest:
     array that broadcasts to it, or `References`; default zeros.
 
     Raises:
-        InvalidArgument: a parameter that the method does not know, or that is out of its bounds.
+        InvalidArgument: a parameter that the method does not know, or that is out of its bounds; no target, or both
+            `target` and `targets`.
     """
 
     model: str
@@ -83,9 +115,10 @@ class AttributionRequest:
     method: Method
     layers: Sequence[str]
     source: Sequence[str]
-    target: Target
+    target: Target | None
     baselines: Mapping[str, Baseline]
     request_id: str
+    targets: tuple[Target, ...] | None
 
     def __init__(
         self,
@@ -94,42 +127,54 @@ class AttributionRequest:
         method: Method | str = DEFAULT,
         layers: Sequence[str] = (),
         source: Sequence[str] = (),
-        target: Target | None = None,
+        target: Target | Selection = None,
         baselines: Mapping[str, Baseline] | None = None,
         *,
         request_id: str = "",
+        targets: Sequence[Target | Selection] | Array | None = None,
         **parameters: Any,
     ) -> None:
+        if target is not None and targets is not None:
+            raise InvalidArgument("give target or targets, not both", reason=Reason.TARGET_INVALID)
         given = {
             "model": model,
             "inputs": inputs,
             "method": make(method, parameters),
             "layers": layers,
             "source": source,
-            "target": Target() if target is None else target,
+            "target": Target.of(target) if targets is None else None,
             "baselines": {} if baselines is None else baselines,
             "request_id": request_id,
+            "targets": None if targets is None else Target.each_of(targets),
         }
         for name, value in given.items():
             object.__setattr__(self, name, value)
 
     def changed(self, **given: Any) -> AttributionRequest:
         """The request with other fields, or other parameters of its method."""
-        return AttributionRequest(**{**vars(self), **given})
+        other = {"target": "targets", "targets": "target"}
+        left = {name: value for name, value in vars(self).items() if not given.keys() & {other.get(name)}}
+        return AttributionRequest(**{**left, **given})
+
+    @property
+    def each_target(self) -> tuple[Target, ...]:
+        """The targets, one or several."""
+        return self.targets or (self.target or Target(),)
 
 
 @dataclass(frozen=True)
 class LayerAttribution:
-    """The attributions of one layer: `values` is `[samples, *unit shape]`, the other fields are per sample.
+    """The attributions of one layer: `values` is `[samples, *unit shape]`, the other fields are per sample. Where the
+    request names `targets`, an axis for them lies in front of all: `[targets, samples, ...]`.
 
     The unit shape is the layer's without its batch axis; where samples are run one by one (`Attribution.batch` is
     "single", or a warning says so) it is the layer's whole shape.
 
     `sum` is the float64 sum of the values; `residual` is `sum - (value - baseline_value)`; `error_estimate` is an
     estimate of the L1 error of the values, at a cut never below |residual|. Both are NaN where there is none: only path
-    methods have an error estimate, and not the values of every method sum to the change. `cut`: whether
-    every way from source to target crosses the layer, without which `residual` measures what bypasses it. `spread` is
-    the L1 norm of the standard deviation of the values over several references; NaN with one.
+    methods have an error estimate, and not the values of every method sum to the change. `cut`: whether every way from
+    source to target, or to any of several, crosses the layer, without which `residual` measures what bypasses it.
+    `spread` is the L1 norm of the standard deviation of the values over several references; NaN with one.
     """
 
     name: str
@@ -156,12 +201,13 @@ class Attribution:
     """An answer. `evaluations` counts rows run through the network, forward or with its gradient.
 
     `joint_residual`, per sample, is there where several layers are a cut together, such as all sources: the sum over
-    all of them less `value - baseline_value`.
+    all of them less `value - baseline_value`; NaN for those of several targets of which they are none. `several`:
+    whether the request names `targets`, so that the arrays have an axis for them.
     """
 
     method: str
     batch: BatchMode
-    target: ResolvedTarget
+    targets: tuple[ResolvedTarget, ...]
     layers: Mapping[str, LayerAttribution]
     evaluations: int
     steps: int
@@ -170,6 +216,34 @@ class Attribution:
     provider: str
     warnings: tuple[str, ...] = ()
     joint_residual: NDArray[np.float64] | None = None
+    several: bool = False
+
+    @property
+    def target(self) -> ResolvedTarget:
+        """The target of an answer about one."""
+        if len(self.targets) != 1:
+            raise AttributeError(f"the answer is about {len(self.targets)} targets; they are in `targets`")
+        return self.targets[0]
+
+    def each(self) -> tuple[Attribution, ...]:
+        """An answer for each target, with arrays of `[samples, ...]`; warnings, evaluations and time are of all."""
+        if not self.several:
+            return (self,)
+
+        def only(layer: LayerAttribution, k: int) -> LayerAttribution:
+            return replace(layer, **{n: a[k] for n, a in vars(layer).items() if isinstance(a, np.ndarray)})
+
+        joint = self.joint_residual
+        return tuple(
+            replace(
+                self,
+                targets=(target,),
+                layers={name: only(layer, k) for name, layer in self.layers.items()},
+                joint_residual=None if joint is None or np.isnan(joint[k]).all() else joint[k],
+                several=False,
+            )
+            for k, target in enumerate(self.targets)
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_attribution.client.plot import MAX_ROWS, draw, figure
+from onnx_attribution.server.engine.answer.reduce import together
 from onnx_attribution.values import Attribution, LayerAttribution, ResolvedTarget
 
 pytest.importorskip("matplotlib")
@@ -23,7 +24,7 @@ def answer(values: Floats, *, cut: bool = True, error: float = 0.25, steps: int 
     residual, errors, none = (np.full(count, number) for number in (-0.125, error, np.nan))
     layer = LayerAttribution("conv", values, sums, residual, errors, cut, none)
     target = ResolvedTarget("logits", ("7",) * count, np.full(count, 11.5), np.full(count, 0.5))
-    return Attribution("neuron_ig", "dynamic", target, {"conv": layer}, 66, steps, 0.1, "digest", "cpu")
+    return Attribution("neuron_ig", "dynamic", (target,), {"conv": layer}, 66, steps, 0.1, "digest", "cpu")
 
 
 def texts(picture: object) -> str:
@@ -45,6 +46,15 @@ def test_channels_are_summed_and_colours_are_symmetric_around_zero(rng: np.rando
     np.testing.assert_allclose(heat.get_array(), values[0].sum(axis=0))  # type: ignore[attr-defined]
     low, high = heat.get_clim()  # type: ignore[attr-defined]
     assert low == -high == -np.abs(values[0].sum(axis=0)).max()
+
+
+def test_several_targets_have_a_row_for_each_and_sample(rng: np.random.Generator) -> None:
+    parts = [answer(rng.normal(size=(2, 3, 4, 4))) for _ in range(3)]
+    picture = figure(together(parts))
+    for heat, values in zip(
+        images(picture), np.concatenate([one.layers["conv"].values for one in parts]), strict=True
+    ):
+        np.testing.assert_allclose(heat.get_array(), values.sum(axis=0))  # type: ignore[attr-defined]
 
 
 def test_channels_last_are_summed_too(rng: np.random.Generator) -> None:

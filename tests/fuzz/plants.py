@@ -72,7 +72,7 @@ def left_out(found: Attribution, _: Case) -> Attribution:
 def nothing_moves(found: Attribution, _: Case) -> Attribution:
     """The baseline is x itself, so that nobody gets any credit."""
     target = replace(found.target, baseline_value=found.target.value)
-    return replace(_with(found, {n: 0 * x.values for n, x in found.layers.items()}), target=target)
+    return replace(_with(found, {n: 0 * x.values for n, x in found.layers.items()}), targets=(target,))
 
 
 def mixed(found: Attribution, case: Case) -> Attribution:
@@ -83,7 +83,7 @@ def mixed(found: Attribution, case: Case) -> Attribution:
     (together,) = run.run([case.target], case.together(range(len(case.rows))))
     rows = np.moveaxis(together, case.dims[case.target].index("N"), 0)
     value = np.array([float(np.sum(row[case.index])) for row in rows])
-    return replace(found, target=replace(found.target, value=value))
+    return replace(found, targets=(replace(found.target, value=value),))
 
 
 def sure(found: Attribution, _: Case) -> Attribution:

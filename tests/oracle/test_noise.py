@@ -119,7 +119,7 @@ def has_model(side: Json) -> bool:
 def stays(call: cases.Call) -> bool:
     """Whether the target is the same at far and near inputs, in float64 by the reference implementation."""
     model = to_double(cases.model_of(call.request.model))
-    target = call.request.target.tensor or model.graph.output[0].name
+    target = call.request.each_target[0].tensor or model.graph.output[0].name
     evaluator, rng = ReferenceEvaluator(model), np.random.default_rng(0)
 
     def value(size: float, spread: float) -> NDArray[Any]:

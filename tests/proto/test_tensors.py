@@ -175,7 +175,7 @@ def test_target_comes_back_as_it_was(index: Any) -> None:
 )
 def test_target_of_several_samples_has_several_forms(given: Any, same: Any) -> None:
     request = values.AttributionRequest("m", {}, target=values.Target(index=given, minus=given))
-    target = requests.from_request(requests.to_request(request)).target
+    (target,) = requests.from_request(requests.to_request(request)).each_target
     assert (target.index, target.minus) == (same, same)
 
 
@@ -203,7 +203,7 @@ MASK = np.array([[True, False], [False, True]])
 )
 def test_masks_weights_and_regions_come_back_as_they_were(given: Any, same: Any) -> None:
     request = values.AttributionRequest("m", {}, target=values.Target(index=given, minus=given))
-    target = requests.from_request(requests.to_request(request)).target
+    (target,) = requests.from_request(requests.to_request(request)).each_target
     for found in (target.index, target.minus):
         assert shown(found) == shown(same)
 

@@ -110,7 +110,7 @@ class FakeEngine:
 
     def _attribution(self, request: AttributionRequest, steps: int) -> Attribution:
         x = np.asarray(request.inputs["x"], np.float32)
-        target = request.target.index
+        target = request.each_target[0].index
         index = target if isinstance(target, int) else 0
         names = tuple(request.layers) or ("x",)
         values: Array = x * W[:, index]
@@ -121,7 +121,16 @@ class FakeEngine:
         layers = {name: LayerAttribution(name, values, sums, sums * 0, nan, True, nan) for name in names}
         resolved = ResolvedTarget("y", (str(index),) * len(x), sums, sums * 0)
         return Attribution(
-            request.method.name, "dynamic", resolved, layers, steps, steps, 0.5, "sha256:0", "cpu", ("fake",)
+            request.method.name,
+            "dynamic",
+            (resolved,),
+            layers,
+            steps,
+            steps,
+            0.5,
+            "sha256:0",
+            "cpu",
+            ("fake",),
         )
 
     def _info(self, name: str) -> ModelInfo:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
 from onnx_attribution.graph_tools.ir.emit import element_type
@@ -41,6 +45,40 @@ def layers_of(
     if not complete or not is_joint_cut(list(model.graph.nodes), choice.sources, choice.target, list(layers)):
         return layers, None
     return layers, np.asarray(np.sum([layer.sum for layer in layers.values()], axis=0) - change)
+
+
+def together(answers: Sequence[Attribution]) -> Attribution:
+    """One answer about several targets, of an answer for each; a warning says which it is about unless it is all."""
+    first = answers[0]
+    residuals = [one.joint_residual for one in answers]
+    none = np.full(next(iter(first.layers.values())).sum.shape, np.nan)
+    joint = np.stack([none if one is None else one for one in residuals])
+    return replace(
+        first,
+        targets=tuple(one.target for one in answers),
+        layers={name: _stacked([one.layers[name] for one in answers]) for name in first.layers},
+        seconds=answers[-1].seconds,
+        warnings=tuple(_worded([one.warnings for one in answers])),
+        joint_residual=None if all(one is None for one in residuals) else joint,
+        several=True,
+    )
+
+
+def _stacked(layers: Sequence[LayerAttribution]) -> LayerAttribution:
+    arrays: dict[str, Any] = {
+        name: np.stack([getattr(one, name) for one in layers])
+        for name, value in vars(layers[0]).items()
+        if isinstance(value, np.ndarray)
+    }
+    return replace(layers[0], cut=all(one.cut for one in layers), **arrays)
+
+
+def _worded(warnings: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The warnings of all targets, each once, with the numbers of the targets that it is about."""
+    for words in dict.fromkeys(one for each in warnings for one in each):
+        about = [k for k, each in enumerate(warnings) if words in each]
+        listed = f"target{'s'[: len(about) > 1]} {', '.join(map(str, about))}: "
+        yield words if len(about) == len(warnings) else listed + words
 
 
 def errors_of(answer: Attribution) -> Floats:

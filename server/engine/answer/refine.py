@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
 from onnx_attribution.errors import Cancelled
-from onnx_attribution.server.engine.answer.reduce import errors_of, layers_of
+from onnx_attribution.server.engine.answer.reduce import errors_of, layers_of, together
 from onnx_attribution.server.engine.answer.warnings import Answered, warnings_of
 from onnx_attribution.server.engine.methods import stages
 from onnx_attribution.server.engine.methods.path import missed
@@ -33,34 +33,36 @@ PATIENCE = (0.5, 10.0)  # seconds beyond the time of the answer for a search of 
 
 
 def events(
-    model: LoadedModel, resolved: Resolved, stop: Stop, memory: int, started: float
+    model: LoadedModel, asked: Sequence[Resolved], stop: Stop, memory: int, started: float
 ) -> Iterator[Event]:
     """Accepted, Progress between runs, at least one Revision, Completed."""
-    request, choice = resolved.request, resolved.choice
-    best, best_error, spent = 0, np.inf, resolved.evaluations
-    at = resolved.recipe.at
-    tolerance = at.tolerance if isinstance(at, Path) else None
-    reason: StopReason = "max_steps" if resolved.recipe.error_estimate else "exact"
-    remedies: dict[int, str] = {}
+    request, recipe, layers = asked[0].request, asked[0].recipe, asked[0].choice.layers
+    best, best_error = 0, np.inf
+    spent = 2 * asked[0].samples.count  # both ends
+    tolerance = recipe.at.tolerance if isinstance(recipe.at, Path) else None
+    reason: StopReason = "max_steps" if recipe.error_estimate else "exact"
+    remedies: list[dict[int, str]] = [{} for _ in asked]
 
     def wished() -> StopReason | None:
         if (wish := stop()) == "cancelled":
             raise Cancelled("the request was cancelled")
         return wish
 
-    for number, stage in enumerate(stages(model, resolved, memory)):
+    def until(end: float) -> Callable[[], bool]:
+        return lambda: time.monotonic() < end and stop() is None
+
+    for number, stage in enumerate(stages(model, asked, memory)):
         expected = spent + stage.planned()
         if number == 0:
-            yield Accepted(
-                request.request_id, model.digest, model.network.batch, choice.target, choice.layers, expected
-            )
+            tensors = ", ".join(dict.fromkeys(one.choice.target for one in asked))
+            yield Accepted(request.request_id, model.digest, model.network.batch, tensors, layers, expected)
         evaluation = stage.run()
         done, wish = spent, None
         while wish is None or number == 0:
             try:
                 done += next(evaluation)
             except StopIteration as end:
-                sums: Sums = end.value
+                sums: list[Sums] = end.value
                 break
             yield Progress(done, max(expected, done), time.monotonic() - started)
             wish = wished()
@@ -68,13 +70,23 @@ def events(
             assert wish is not None
             reason = wish
             break
-        spent += sums.evaluations
-        answer = _answer(model, resolved, sums, spent, stage.steps, started, stop, memory, remedies)
-        errors = np.maximum(errors_of(answer), missed(resolved, sums))
+        spent = done
+        now = time.monotonic()
+        may_go_on = until(now + min(now - started + PATIENCE[0], PATIENCE[1]))
+        answers = [
+            _answer(model, one, own, spent, stage.steps, started, memory, found, may_go_on)
+            for one, own, found in zip(asked, sums, remedies, strict=True)
+        ]
+        errors = np.concatenate(
+            [
+                np.maximum(errors_of(answer), missed(one, own))
+                for answer, one, own in zip(answers, asked, sums, strict=True)
+            ]
+        )
         error = float(errors[~np.isnan(errors)].max(initial=0)) if not np.isnan(errors).all() else np.inf
         if number == 0 or error < best_error:
             best, best_error = number, error
-        yield Revision(number, answer)
+        yield Revision(number, answers[0] if request.targets is None else together(answers))
         if tolerance is not None and (errors <= tolerance).all():
             reason = "converged"
             break
@@ -91,24 +103,21 @@ def _answer(
     spent: int,
     steps: int,
     started: float,
-    stop: Stop,
     memory: int,
     remedies: dict[int, str],
+    may_go_on: Callable[[], bool],
 ) -> Attribution:
+    """The answer about one target."""
     resolved, sums = averaged(asked, every)
     with np.errstate(over="ignore", invalid="ignore"):  # the warnings say what is not finite
         layers, joint = layers_of(model, resolved, sums)
-        now = time.monotonic()
-        until = now + min(now - started + PATIENCE[0], PATIENCE[1])
-        answered = Answered(
-            model, asked, every, resolved, sums, layers, joint, steps, remedies,
-            lambda: time.monotonic() < until and stop() is None,
-        )  # fmt: skip
+        answered = Answered(model, asked, every, resolved, sums, layers, joint, steps, remedies, may_go_on)
         warnings = resolved.warnings + tuple(warnings_of(answered, memory))
+    target = ResolvedTarget(resolved.choice.target, resolved.index, resolved.value, resolved.baseline_value)
     return Attribution(
         resolved.request.method.name,
         model.network.batch,
-        ResolvedTarget(resolved.choice.target, resolved.index, resolved.value, resolved.baseline_value),
+        (target,),
         layers,
         spent,
         steps,

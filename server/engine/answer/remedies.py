@@ -10,7 +10,7 @@ import numpy as np
 from onnx_attribution.errors import AttributionError
 from onnx_attribution.methods import Quadrature
 from onnx_attribution.server.engine.methods.path import path_sums, plan_of
-from onnx_attribution.server.engine.models.forward import forward
+from onnx_attribution.server.engine.models.forward import moved
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Path, contribution
 from onnx_attribution.server.engine.request import targets
@@ -81,9 +81,8 @@ def _tried(resolved: Resolved) -> Iterator[tuple[str, Resolved]]:
 def _change(model: LoadedModel, resolved: Resolved) -> float:
     """The target at x less its value at the baseline."""
     (run,) = resolved.samples.runs
-    target, low = resolved.choice.target, run.baselines
-    hidden = [name for name in low if name not in model.network.input_axes]
-    found = low[target] if target in low else forward(model, {**run.x, **low}, [target], hidden)[target]
+    target = resolved.choice.target
+    found = moved(model, run.x, run.baselines, [target])[target]
     return float(
         (resolved.value - targets.values([found], resolved.samples.place(target), resolved.selection))[0]
     )

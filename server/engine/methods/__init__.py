@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from onnx_attribution.server.engine.methods import deeplift, gradient, occlusion, path
 from onnx_attribution.server.engine.methods.stages import Driver, Stage
@@ -20,6 +20,6 @@ DRIVERS: Mapping[type, Driver] = {
 }
 
 
-def stages(model: LoadedModel, resolved: Resolved, memory: int) -> Iterator[Stage]:
+def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
     """The stages of the answer to a request, by where its recipe is evaluated."""
-    return DRIVERS[type(resolved.recipe.at)](model, resolved, memory)
+    return DRIVERS[type(asked[0].recipe.at)](model, asked, memory)

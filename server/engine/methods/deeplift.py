@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from onnx_attribution.graph_tools.operators import OPERATORS
 from onnx_attribution.graph_tools.programs.pairs import deeplift_program
 from onnx_attribution.graph_tools.walk.reveal_nodes import Where
 from onnx_attribution.methods import DeepLiftGenomicsDefault, DeepLiftRescale, DeepLiftRevealCancel
-from onnx_attribution.server.engine.methods.stages import Stage
+from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
 from onnx_attribution.server.engine.models.forward import taken
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Ends, Recipe, contribution, multiplier, recipe
@@ -50,12 +50,13 @@ def _between_ends(
     return Recipe(Ends(method.near_zero, reveal_cancel), reduce, sums_to_change=method.multiply_by_inputs)
 
 
-def stages(model: LoadedModel, resolved: Resolved, memory: int) -> Iterator[Stage]:
+def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
     """One stage: secants are exact."""
-    yield Stage(
+    yield one_by_one(
         0,
-        lambda: deeplift_evaluations(model, resolved, memory),
-        lambda: deeplift(model, resolved, memory),
+        asked,
+        lambda one: deeplift_evaluations(model, one, memory),
+        lambda one: deeplift(model, one, memory),
     )
 
 
@@ -127,7 +128,6 @@ def _lifted(
     )
     reference = {f"baseline/{name}": array for name, array in (shared or {}).items()}
     parts: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
-    evaluations = 0
 
     def run(part: Run) -> dict[str, Array]:
         return session.run(part.feeds(baselines=alone) | reference)
@@ -146,10 +146,8 @@ def _lifted(
             for layer in resolved.choice.layers:
                 contribution = found[f"contribution/{layer}"]
                 parts[layer].append(resolved.samples.units(layer, contribution))
-            ran = 2 * rows if alone else rows + 1
-            evaluations += ran
-            yield ran
-    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, evaluations)
+            yield 2 * rows if alone else rows + 1
+    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {})
 
 
 def _refuse_different_ways(model: LoadedModel, resolved: Resolved, found: Mapping[str, Array]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from onnx_attribution.methods import Gradient, GradientXActivation
-from onnx_attribution.server.engine.methods.stages import Stage
+from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import AtInput, Floats, Recipe, contribution, multiplier, recipe
 from onnx_attribution.server.engine.request.resolve import Resolved
@@ -35,17 +35,15 @@ def _gradients(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluatio
     """Gradients at x, reduced with the activations."""
     session = rows_session(model, resolved)
     parts: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
-    evaluations = 0
     limit = row_limit(model, resolved.samples, memory, session, resolved.samples.runs[0].shapes)
     for part in resolved.samples.parts(limit):
         for found, rows in apart(part, lambda run: session.run(run.feeds())):
-            evaluations += rows
             yield rows
             for layer, (h, g) in pairs(resolved, found).items():
                 parts[layer].append(resolved.recipe.reduce(g, h))
-    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, evaluations)
+    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {})
 
 
-def stages(model: LoadedModel, resolved: Resolved, memory: int) -> Iterator[Stage]:
+def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
     """One stage: a gradient is exact."""
-    yield Stage(0, lambda: resolved.samples.count, lambda: _gradients(model, resolved, memory))
+    yield one_by_one(0, asked, lambda one: one.samples.count, lambda one: _gradients(model, one, memory))

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import Overloaded
 from onnx_attribution.methods import Occlusion
-from onnx_attribution.server.engine.methods.stages import Stage
-from onnx_attribution.server.engine.models.forward import forward
+from onnx_attribution.server.engine.methods.stages import Evaluations, Stage
+from onnx_attribution.server.engine.models.forward import moved
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Groups, Recipe, recipe
 from onnx_attribution.server.engine.request import targets
 from onnx_attribution.server.engine.request.groups import Features
 from onnx_attribution.server.engine.request.resolve import Resolved
-from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums, row_limit
+from onnx_attribution.server.engine.rows.evaluate import Sums, row_limit
 from onnx_attribution.values import Array
 
 Row = tuple[int, int]
@@ -34,9 +34,9 @@ def occlusion(method: Occlusion) -> Recipe:
     return Recipe(Groups(method.groups, method.windows, method.strides), layer_is_source=True)
 
 
-def stages(model: LoadedModel, resolved: Resolved, memory: int) -> Iterator[Stage]:
-    """One stage: every group is evaluated."""
-    yield Stage(0, lambda: len(rows_of(resolved)), lambda: effects_of(model, resolved, memory))
+def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
+    """One stage: every group is evaluated, once for all targets."""
+    yield Stage(0, lambda: len(rows_of(asked[0])), lambda: effects_of(model, asked, memory))
 
 
 def rows_of(resolved: Resolved) -> list[Row]:
@@ -50,27 +50,29 @@ def rows_of(resolved: Resolved) -> list[Row]:
     return [(k, group) for k, groups in enumerate(touched) for group in sorted(groups)]
 
 
-def effects_of(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
-    """The effects of all groups, spread over their elements."""
+def effects_of(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Evaluations:
+    """The effects of all groups on each target, spread over their elements."""
+    resolved = asked[0]  # but for the target, one is as the others
     features, rows = _features(resolved), rows_of(resolved)
-    effects = np.zeros((resolved.samples.count, features.count))
+    effects = np.zeros((len(asked), resolved.samples.count, features.count))
     limit = row_limit(model, resolved.samples, memory) if resolved.samples.together else 1
     ends = {name: resolved.samples.ends(name) for name in features.of}
     start = 0
     while start < len(rows):
         part = rows[start : start + limit]
         try:
-            values = _values(model, resolved, part, _occluded(resolved, ends, part))
+            values = _values(model, asked, part, _occluded(resolved, ends, part))
         except Overloaded:
             if limit == 1:
                 raise
             limit = max(limit // 2, 1)
             continue
         samples, groups = np.array(part).T
-        effects[samples, groups] = resolved.value[samples] - values
+        for effect, one, value in zip(effects, asked, values, strict=True):
+            effect[samples, groups] = one.value[samples] - value
         start += len(part)
         yield len(part)
-    return Sums({name: parts.spread(effects) for name, parts in features.of.items()}, {}, len(rows))
+    return [Sums({name: parts.spread(each) for name, parts in features.of.items()}, {}) for each in effects]
 
 
 def _features(resolved: Resolved) -> Features:
@@ -92,15 +94,15 @@ def _occluded(
 
 
 def _values(
-    model: LoadedModel, resolved: Resolved, rows: Sequence[Row], sources: dict[str, Array]
-) -> NDArray[np.float64]:
-    """The target at the rows."""
-    target, samples = resolved.choice.target, [k for k, _ in rows]
-    run = resolved.samples.take(samples)
-    inputs = {**run.x, **{name: run.back(name, array) for name, array in sources.items()}}
-    if target in sources:
-        found = inputs[target]
-    else:
-        hidden = [name for name in sources if name not in model.network.input_axes]
-        found = forward(model, inputs, [target], hidden, where="with a group at its baseline")[target]
-    return targets.values([found], resolved.samples.place(target), resolved.selection[samples])
+    model: LoadedModel, asked: Sequence[Resolved], rows: Sequence[Row], sources: dict[str, Array]
+) -> list[NDArray[np.float64]]:
+    """The targets at the rows."""
+    samples = [k for k, _ in rows]
+    run = asked[0].samples.take(samples)
+    given = {name: run.back(name, array) for name, array in sources.items()}
+    names = [one.choice.target for one in asked]
+    found = moved(model, run.x, given, names, where="with a group at its baseline")
+    return [
+        targets.values([found[name]], one.samples.place(name), one.selection[samples])
+        for name, one in zip(names, asked, strict=True)
+    ]

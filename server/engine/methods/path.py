@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from onnx_attribution.methods import IntegratedGradients, NeuronIG
-from onnx_attribution.server.engine.methods.stages import Stage
+from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Floats, Path, Recipe, contribution, multiplier, recipe
 from onnx_attribution.server.engine.request.resolve import Resolved
@@ -36,23 +36,24 @@ def neuron_ig(method: NeuronIG) -> Recipe:
     return Recipe(at, sums_to_change=True)
 
 
-def stages(model: LoadedModel, resolved: Resolved, memory: int) -> Iterator[Stage]:
+def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
     """One stage, or with a tolerance as many as doublings of the steps fit."""
-    at = resolved.recipe.at
+    at = asked[0].recipe.at
     assert isinstance(at, Path)
     steps = at.steps
-    yield _stage(model, resolved, memory, steps)
+    yield _stage(model, asked, memory, steps)
     while at.tolerance is not None and steps < at.max_steps:
         steps = min(2 * steps, at.max_steps)
-        yield _stage(model, resolved, memory, steps)
+        yield _stage(model, asked, memory, steps)
 
 
-def _stage(model: LoadedModel, resolved: Resolved, memory: int, steps: int) -> Stage:
-    plan = plan_of(resolved, steps)
-    return Stage(
+def _stage(model: LoadedModel, asked: Sequence[Resolved], memory: int, steps: int) -> Stage:
+    plan = plan_of(asked[0], steps)
+    return one_by_one(
         steps,
-        lambda: _planned(model, resolved, memory, plan),
-        lambda: path_sums(model, resolved, plan, memory),
+        asked,
+        lambda one: _planned(model, one, memory, plan),
+        lambda one: path_sums(model, one, plan, memory),
     )
 
 
@@ -95,7 +96,7 @@ def missed(resolved: Resolved, sums: Sums) -> Floats:
     for name in names:
         high, low = resolved.samples.wide_ends(name)
         parts[name] = sums.fine[name] * (high - low)
-    answered, mean = averaged(resolved, Sums(parts, {}, 0))
+    answered, mean = averaged(resolved, Sums(parts, {}))
     with np.errstate(over="ignore", invalid="ignore"):
         total = np.sum([per_sample(part) for part in mean.fine.values()], axis=0)
         norm = np.sum([per_sample(np.abs(part)) for part in mean.fine.values()], axis=0)

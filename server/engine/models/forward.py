@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -37,6 +37,21 @@ def forward(
     if not any(a.dtype.kind in "fV" and np.isnan(a).any() for a in found.values()):
         return found
     return _alone(model, inputs, tensors, hidden, where) or found
+
+
+def moved(
+    model: LoadedModel,
+    x: Mapping[str, Array],
+    given: Mapping[str, Array],
+    tensors: Iterable[str],
+    *,
+    where: str = "on these inputs",
+) -> dict[str, Array]:
+    """The named tensors at x but for the tensors `given`, which may be hidden ones, and may be named themselves."""
+    hidden = [name for name in given if name not in model.network.input_axes]
+    names = list(dict.fromkeys(name for name in tensors if name not in given))
+    found = forward(model, {**x, **given}, names, hidden, where=where) if names else {}
+    return {**found, **given}
 
 
 def _alone(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import InvalidArgument, NotDifferentiable, Reason
+from onnx_attribution.errors import AttributionError, InvalidArgument, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.select.cuts import is_cut
 from onnx_attribution.graph_tools.select.targets import require_float
-from onnx_attribution.server.engine.models.forward import forward
+from onnx_attribution.server.engine.models.forward import forward, moved
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Groups, Recipe
 from onnx_attribution.server.engine.request import targets
@@ -27,14 +28,12 @@ from onnx_attribution.server.engine.request.inputs import (
     shared_by_all,
 )
 from onnx_attribution.server.engine.request.samples import Samples, split_samples
-from onnx_attribution.values import (
-    AttributionRequest,
-)
+from onnx_attribution.values import Array, AttributionRequest, Target
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A request in arrays: names are tensors, and the samples are laid out in runs.
+    """A request about one of its targets in arrays: names are tensors, and the samples are laid out in runs.
 
     A sample stands here once for each of its references, and all that is said of samples counts these. `selection` are
     the target's weights `[samples, *unit]`.
@@ -48,7 +47,6 @@ class Resolved:
     index: tuple[str, ...]
     value: NDArray[np.float64]
     baseline_value: NDArray[np.float64]
-    evaluations: int
     warnings: tuple[str, ...]
     selection: NDArray[np.float64]
     features: Features | None = None
@@ -65,105 +63,158 @@ class Resolved:
         )
 
 
-def resolve(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> Resolved:
-    """What a request, whose method has this recipe, asks of the model.
+def resolve(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> list[Resolved]:
+    """What a request, whose method has this recipe, asks of the model: one entry for each target, alike but for it.
 
     Raises:
         InvalidArgument, NotFound, NotDifferentiable: the message names what cannot be used.
     """
     if isinstance(request.layers, str) or isinstance(request.source, str):
         raise InvalidArgument("layers and source are sequences of names, not one name")
-    model.require_computed([request.target.tensor, *request.layers, *request.source])
-    wanted = targets.chosen(model, request, recipe)
-    target = wanted.tensor
-    sources, layers, is_default = _source_and_layers(model, request, recipe, target)
-    choice = Choice(sources, layers, target)
-    _check_between(model, choice)
+    asked = request.each_target
+    wanted = []
+    for k, one in enumerate(asked):
+        with _named(request, k):
+            model.require_computed([one.tensor, *request.layers, *request.source])
+            wanted.append(targets.chosen(model, one, recipe))
+    names = list(dict.fromkeys(one.tensor for one in wanted))
+    sources, layers, is_default = _source_and_layers(model, request, recipe, names)
+    choices = {name: Choice(sources, layers, name) for name in names}
+    for choice in choices.values():
+        _check_between(model, choice)
     references = references_of(request)
     inputs = checked_inputs(model, request.inputs)
     if recipe.takes_differences:
         require_finite(request.method.name, sources, inputs)
-    given = split_samples(model, inputs, references)
-    tensors = [*wanted.tensors, *sources, *layers]
+    given = split_samples(model, inputs, references, len(asked))
+    at_targets = list(dict.fromkeys(name for one in wanted for name in one.tensors))
+    tensors = [*at_targets, *sources, *layers]
     rows = model.rows_of(tensors)
     together = all(rows[name] is not None for name in tensors)
-    warnings = [*model.network.notes, *wanted.notes]
-    if random := model.randomness(target, request.inputs):
-        warnings.append(random)
-    if names := ", ".join(map(repr, shared_by_all(model, inputs))):
-        warnings.append(f"{names} is shared by all samples: {batch_words(model)}")
-    if is_default and (held := model.held(sources, target)):
-        warnings.append(held)
+    own = {name: _notes(model, request, recipe, choice, is_default) for name, choice in choices.items()}
+    warnings = list(model.network.notes)
+    if shared := ", ".join(map(repr, shared_by_all(model, inputs))):
+        warnings.append(f"{shared} is shared by all samples: {batch_words(model)}")
     if model.network.batch != "single" and not together:
-        names = ", ".join(repr(n) for n in dict.fromkeys(tensors) if rows[n] is None)
-        warnings.append(f"rows are evaluated one by one: those of {names} are not separable")
-    if together and recipe.needs_derivatives and not model.gradients_apart(sources, target):
-        together = False
-        warnings.append(
-            f"rows are evaluated one by one: the gradient of {target!r} in one row depends on the others"
-        )
+        listed = ", ".join(repr(n) for n in dict.fromkeys(tensors) if rows[n] is None)
+        warnings.append(f"rows are evaluated one by one: those of {listed} are not separable")
+    if together and recipe.needs_derivatives:
+        mixed = [name for name in names if not model.gradients_apart(sources, name)]
+        together = not mixed
+        warnings += [
+            f"rows are evaluated one by one: the gradient of {name!r} in one row depends on the others"
+            for name in mixed
+        ]
     if not together:
         rows = model.places_of(tensors)
-    if recipe.takes_gradients and (rounding := model.rounding(sources, target)):
-        warnings.append(rounding)
-    plain = Samples.laid(model, given, rows, target, together, references)
+    plain = Samples.laid(model, given, rows, together, references)
     hidden = [s for s in sources if s not in model.network.input_axes]
-    at_x = [forward(model, run.x, [*wanted.tensors, *hidden]) for run in plain.runs]
-    samples = plain.filled(x=[{s: found[s] for s in hidden} for found in at_x])
+    at_x = [forward(model, run.x, [*at_targets, *hidden]) for run in plain.runs]
+    samples = plain.filled(
+        x=[{**run.x, **{s: each[s] for s in hidden}} for run, each in zip(plain.runs, at_x, strict=True)]
+    )
     samples = samples.filled(baselines=baselines_of(model, request, recipe, sources, samples, warnings))
     at_reference = [
-        run.baselines[target]
-        if target in run.baselines
-        else forward(model, {**run.x, **run.baselines}, [target], hidden, where="at the baseline")[target]
-        for run in samples.runs
+        moved(model, run.x, run.baselines, names, where="at the baseline") for run in samples.runs
     ]
-    lead = rows[target]
-    stacked = targets.stacked([found[target] for found in at_x], lead)
+    features = _features(model, recipe.at, samples, sources) if isinstance(recipe.at, Groups) else None
+    nodes = list(model.graph.nodes)
+    cuts = {name: {layer: is_cut(nodes, sources, name, [layer]) for layer in layers} for name in names}
+    resolved = []
+    for k, (found, target) in enumerate(zip(wanted, asked, strict=True)):
+        name, lead = found.tensor, rows[found.tensor]
+        with _named(request, k):
+            stacked = targets.stacked([each[name] for each in at_x], lead)
+            plus, words = _selection(model, found, target, plain, at_x)
+            value = targets.dot(stacked, plus)
+            baseline_value = targets.values([each[name] for each in at_reference], lead, plus)
+        weighted = samples.weighted(name, plus, [each[name] for each in at_x])
+        said = (*warnings, *found.notes, *own[name])
+        resolved.append(
+            Resolved(
+                request,
+                recipe,
+                choices[name],
+                cuts[name],
+                weighted,
+                words,
+                value,
+                baseline_value,
+                said,
+                plus,
+                features,
+            )
+        )
+    return resolved
+
+
+@contextmanager
+def _named(request: AttributionRequest, number: int) -> Iterator[None]:
+    """Says in a refusal which of several targets it is about."""
     try:
-        plus, words = targets.selection(model, wanted, request.target, plain, at_x)
+        yield
+    except AttributionError as error:
+        if request.targets is None:
+            raise
+        raise error.reworded(f"targets[{number}]: {error.message}") from error
+
+
+def _notes(
+    model: LoadedModel, request: AttributionRequest, recipe: Recipe, choice: Choice, is_default: bool
+) -> list[str]:
+    """What is to be said of the ways to a target tensor."""
+    found = [
+        model.randomness(choice.target, request.inputs),
+        model.held(choice.sources, choice.target) if is_default else "",
+        model.rounding(choice.sources, choice.target) if recipe.takes_gradients else "",
+    ]
+    return [words for words in found if words]
+
+
+def _selection(
+    model: LoadedModel,
+    wanted: targets.Chosen,
+    target: Target,
+    samples: Samples,
+    at_x: Sequence[Mapping[str, Array]],
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """The target's weights and its words; a refused index says where the samples lie."""
+    try:
+        return targets.selection(model, wanted, target, samples, at_x)
     except InvalidArgument as error:
         if "rank" not in error.metadata:
             raise
         raise error.reworded(f"{error.message}; {batch_words(model)}") from None
-    weights = samples.split(target, plus, [found[target].shape for found in at_x])
-    samples = samples.filled(
-        weights=[w.astype(found[target].dtype) for w, found in zip(weights, at_x, strict=True)]
-    )
-    return Resolved(
-        request,
-        recipe,
-        choice,
-        {layer: is_cut(list(model.graph.nodes), sources, target, [layer]) for layer in layers},
-        samples,
-        words,
-        targets.dot(stacked, plus),
-        targets.values(at_reference, lead, plus),
-        2 * samples.count,
-        tuple(warnings),
-        plus,
-        _features(model, recipe.at, samples, sources) if isinstance(recipe.at, Groups) else None,
-    )
 
 
 def _source_and_layers(
-    model: LoadedModel, request: AttributionRequest, recipe: Recipe, target: str
+    model: LoadedModel, request: AttributionRequest, recipe: Recipe, targets: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """Sources and layers, and whether the sources are the default ones.
+    """Sources and layers, and whether the sources are the default ones, which all targets must have in common.
 
     Some methods have their layer as the source (Captum's LayerIntegratedGradients).
     """
     layers = tuple(dict.fromkeys(model.tensor(name) for name in request.layers))
     named: Sequence[str] = request.source
+    find = model.sources
     if isinstance(recipe.at, Groups):
         grouped = by_tensor(model, {**recipe.at.groups, **recipe.at.windows}, Reason.GROUPS_INVALID)
         named = named or layers or tuple(name for name in model.graph.tensors() if name in grouped)
-        sources = model.features(named, target)
+        find = model.features
     else:
         for name in layers:
             require_float(model.graph, name, "layer", Reason.LAYER_INVALID)
         if recipe.layer_is_source and layers and not named:
             return layers, layers, False
-        sources = model.sources(named, target)
+    found = {target: find(named, target) for target in targets}
+    sources = found[targets[0]]
+    for target, own in found.items():
+        if own != sources:
+            raise InvalidArgument(
+                f"the sources of {targets[0]!r} are {', '.join(map(repr, sources))}, those of {target!r} are "
+                f"{', '.join(map(repr, own))}; name sources and layers of all targets, or ask in a request for each",
+                reason=Reason.SOURCE_INVALID, target=target,
+            )  # fmt: skip
     if recipe.layer_is_source and layers and set(layers) != set(sources):
         raise InvalidArgument(
             f"{request.method.name} attributes to its source, and the source is not the layer: name one of them only",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,12 +54,11 @@ class Run:
         """Some of the samples, in this order."""
         if self.count == 1 and len(numbers) == 1:
             return self
-        x, baselines = (
+        x, baselines, weight = (
             {name: taken(array, self.places[name], numbers) for name, array in arrays.items()}
-            for arrays in (self.x, self.baselines)
+            for arrays in (self.x, self.baselines, {WEIGHT: self.weight})
         )
-        weight = taken(self.weight, self.places[WEIGHT], numbers)
-        return Run(self.places, len(numbers), x, baselines, weight)
+        return Run(self.places, len(numbers), x, baselines, weight[WEIGHT])
 
     def back(self, name: str, units: Array) -> Array:
         """The tensor in its own layout, of `[samples, *unit]`."""
@@ -80,34 +80,29 @@ class Samples:
         model: LoadedModel,
         given: Sequence[Arrays],
         places: Mapping[str, RowAxis | None],
-        target: str,
         together: bool,
         references: int,
     ) -> Samples:
-        """The samples of `split_samples`, where `places` says of sources, layers and target where rows lie in them."""
+        """The samples of `split_samples`, where `places` says of sources, layers and targets where rows lie in them."""
         axes = {n: None if axis is None else RowAxis(axis) for n, axis in model.network.input_axes.items()}
-        known = {**axes, **places, WEIGHT: places[target]}
+        known = {**axes, **places}
         if together:
             return cls((Run(known, len(given), join_samples(model, given)),), together, references)
         return cls(tuple(Run(known, 1, one) for one in given), together, references)
 
-    def filled(
-        self,
-        x: Sequence[Arrays] | None = None,
-        baselines: Sequence[Arrays] | None = None,
-        weights: Sequence[Array] | None = None,
-    ) -> Samples:
-        """With more tensors at x, or with baselines, or weights: one entry a run."""
-        runs = list(self.runs)
-        for k, run in enumerate(runs):
-            runs[k] = Run(
-                run.places,
-                run.count,
-                {**run.x, **(x[k] if x else {})},
-                baselines[k] if baselines else run.baselines,
-                weights[k] if weights else run.weight,
-            )
-        return replace(self, runs=tuple(runs))
+    def filled(self, **fields: Sequence[Any]) -> Samples:
+        """With other fields of its runs: one entry a run."""
+        changes = (dict(zip(fields, values, strict=True)) for values in zip(*fields.values(), strict=True))
+        runs = tuple(replace(run, **each) for run, each in zip(self.runs, changes, strict=True))
+        return replace(self, runs=runs)
+
+    def weighted(self, target: str, units: Floats, like: Sequence[Array]) -> Samples:
+        """With the weights `[samples, *unit]` of a target, of which `like` holds an array for each run."""
+        parts = self.split(target, units, [array.shape for array in like])
+        return self.filled(
+            places=[{**run.places, WEIGHT: self.place(target)} for run in self.runs],
+            weight=[part.astype(array.dtype) for part, array in zip(parts, like, strict=True)],
+        )
 
     @property
     def count(self) -> int:
@@ -174,8 +169,10 @@ class Samples:
         ]
 
 
-def split_samples(model: LoadedModel, inputs: Arrays, copies: int = 1) -> list[dict[str, Array]]:
-    """One entry a sample, each as the model takes it, `copies` times.
+def split_samples(
+    model: LoadedModel, inputs: Arrays, copies: int = 1, targets: int = 1
+) -> list[dict[str, Array]]:
+    """One entry a sample, each as the model takes it, `copies` times; they are asked about for this many targets.
 
     An input with one entry along its axis of samples, beside others with several, is shared by all.
     """
@@ -197,12 +194,11 @@ def split_samples(model: LoadedModel, inputs: Arrays, copies: int = 1) -> list[d
             reason=Reason.SHAPE_MISMATCH,
         )
     count = next(iter(counts.values()), 1)
-    if not 1 <= count * copies <= MAX_SAMPLES:
-        times = f" with {copies} references each" if copies > 1 else ""
+    if not 1 <= (actual := count * copies * targets) <= MAX_SAMPLES:
+        times = (f" with {copies} references each" * (copies > 1)) + f" and {targets} targets" * (targets > 1)
         raise InvalidArgument(
-            f"the request holds {count} samples{times}; it may hold 1 to {MAX_SAMPLES}"
-            + (" in all" if copies > 1 else ""),
-            reason=Reason.REQUEST_TOO_LARGE, limit=MAX_SAMPLES, actual=count * copies,
+            f"the request holds {count} samples{times}; it may hold 1 to {MAX_SAMPLES}{' in all' * bool(times)}",
+            reason=Reason.REQUEST_TOO_LARGE, limit=MAX_SAMPLES, actual=actual,
         )  # fmt: skip
 
     def of(name: str, array: Array, k: int) -> Array:

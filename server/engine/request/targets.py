@@ -19,7 +19,7 @@ from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Recipe
 from onnx_attribution.server.engine.request.samples import Samples
 from onnx_attribution.server.engine.request.selectors import put, selectors_of
-from onnx_attribution.values import Array, AttributionRequest, Selection, Target
+from onnx_attribution.values import Array, Selection, Target
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Chosen:
         return tuple(dict.fromkeys((self.tensor, self.indexed)))
 
 
-def chosen(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> Chosen:
-    """The target tensor of a request.
+def chosen(model: LoadedModel, given: Target, recipe: Recipe) -> Chosen:
+    """The tensor of a target.
 
     Raises:
         InvalidArgument, NotFound, NotDifferentiable: there is none, several could be, or it has no logit.
     """
-    wanted, notes = request.target.tensor, list[str]()
+    wanted, notes = given.tensor, list[str]()
     if wanted is None and (scores := model.default_target()) is not None:
         wanted = scores
         notes = [f"no output holds floats; the target is {scores!r}"]
@@ -59,7 +59,7 @@ def chosen(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> C
     else:
         target = _number_tensor(model, wanted)
     found = logit_of(model.graph, target)
-    if request.target.logit:
+    if given.logit:
         if found is None:
             raise InvalidArgument(
                 f"the target {target!r} is not made by a Softmax, LogSoftmax or Sigmoid, so that it has no logit",

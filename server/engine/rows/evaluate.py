@@ -42,7 +42,6 @@ class Sums:
 
     fine: dict[str, Floats]
     coarse: dict[str, Floats]
-    evaluations: int
     spread: dict[str, Floats] = field(default_factory=dict)
 
 
@@ -69,7 +68,7 @@ def averaged(resolved: Resolved, sums: Sums) -> tuple[Resolved, Sums]:
         value=resolved.value[::count],
         baseline_value=apart(resolved.baseline_value).mean(axis=1),
     )
-    return answered, Sums(fine, coarse, sums.evaluations, spreads)
+    return answered, Sums(fine, coarse, spreads)
 
 
 def row_limit(
@@ -157,11 +156,9 @@ def _together(
     session: Session, resolved: Resolved, plan: Plan, common: Mapping[str, Array], limit: int
 ) -> Evaluation:
     totals: dict[str, Floats] = {}
-    evaluations = 0
     for batch in batches(plan, resolved.samples.count, limit):
         found = session.run({**common, **_fields(batch)})
         parts = {layer: found[f"sum/{layer}"].astype(np.float64) for layer in resolved.choice.layers}
-        evaluations += len(batch.row_sample)
         yield len(batch.row_sample)
         if not _all_finite(found):  # NaN of one sample is in all slots: of each, only its own run counts
             for part in parts.values():
@@ -169,7 +166,6 @@ def _together(
             for sample, alone in by_sample(batch):
                 if len(alone.row_sample) < len(batch.row_sample):
                     found = session.run({**common, **_fields(alone)})
-                    evaluations += len(alone.row_sample)
                     yield len(alone.row_sample)
                 own = slice(2 * sample, 2 * sample + 2)
                 for layer, part in parts.items():
@@ -178,7 +174,7 @@ def _together(
             totals[layer] = totals[layer] + part if layer in totals else part
     fine = {layer: total[0::2] for layer, total in totals.items()}
     coarse = {layer: total[1::2] for layer, total in totals.items()} if plan.coarse else {}
-    return Sums(fine, coarse, evaluations)
+    return Sums(fine, coarse)
 
 
 def _fields(batch: Batch) -> dict[str, Array]:
@@ -210,7 +206,6 @@ def _one_by_one(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool)
     return Sums(
         {layer: np.concatenate(p) for layer, p in fine.items()},
         {layer: np.concatenate(p) for layer, p in coarse.items()} if plan.coarse else {},
-        len(plan.alphas) * resolved.samples.count,
     )
 
 

@@ -295,7 +295,7 @@ def one_relu(engine: Engine, names: Sequence[str]) -> tuple[str, ...]:
 def test_what_cannot_be_answered_is_refused_by_name(engine: Engine, case: str) -> None:
     changes, error, reason, words = REFUSALS[case]
     asked = digits(IMAGE, **changes)
-    target = asked.target
+    (target,) = asked.each_target
     if target.tensor is not None:
         target = replace(target, tensor=one_relu(engine, [target.tensor])[0])
     asked = replace(
