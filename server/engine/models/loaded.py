@@ -1,39 +1,29 @@
-"""A model that is ready to be asked: its network, its names, and the sessions built for it so far."""
+"""A model that is ready to be asked: its default sources and target, where its rows lie, the sessions built so far."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from threading import RLock
-from typing import cast
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiable, Reason
-from onnx_attribution.graph_tools.batch.prepare import prepare
 from onnx_attribution.graph_tools.batch.prove import gradients_apart, prove, row_like
 from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.ir.emit import holds_elements
 from onnx_attribution.graph_tools.ir.reach import ancestors
-from onnx_attribution.graph_tools.ir.runner import Runner
-from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of, set_dims, sizes_of
-from onnx_attribution.graph_tools.ir.weights import Weights
-from onnx_attribution.graph_tools.network import Network, RowAxis
-from onnx_attribution.graph_tools.normalise.declarations import contradicted, repeated_labels
-from onnx_attribution.graph_tools.normalise.missing_operators import Missing, before
+from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.normalise.noise import drawing_before, flag_of
-from onnx_attribution.graph_tools.normalise.pipeline import declared, normalise, opset_of
-from onnx_attribution.graph_tools.normalise.types import ranks_told
 from onnx_attribution.graph_tools.programs.footprint import Footprint
 from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
-from onnx_attribution.graph_tools.read.example_inputs import examples
-from onnx_attribution.graph_tools.read.load import ModelSource, digest, load
+from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.graph_tools.select.layers import described, layers_between
-from onnx_attribution.graph_tools.select.names import Names, names_of, resolve
+from onnx_attribution.graph_tools.select.names import resolve
 from onnx_attribution.graph_tools.select.sources import default_sources, held, token_tensors, words
 from onnx_attribution.graph_tools.select.targets import (
     float_before_outputs,
@@ -44,14 +34,14 @@ from onnx_attribution.graph_tools.select.targets import (
 from onnx_attribution.graph_tools.walk.differentiate import straight_through
 from onnx_attribution.server.engine.backend import Backend, Session, Trials
 from onnx_attribution.server.engine.models.cache import Cache
-from onnx_attribution.values import Array, LayerInfo, TensorInfo
+from onnx_attribution.server.engine.models.read import ReadModel
+from onnx_attribution.values import Array, LayerInfo
 
 LARGE = 1 << 30  # bytes of a row from which on sessions keep no memory between runs
-SLOW = 2.0  # seconds of a run from which on one sample has to do for the comparison with the original
 CAPACITY = 32  # sessions kept for one model; each may hold weights in another layout
 
 
-class LoadedModel:
+class LoadedModel(ReadModel):
     """A network with its sessions; safe for several threads."""
 
     def __init__(
@@ -63,40 +53,10 @@ class LoadedModel:
         given: Mapping[str, Array] | None = None,
         labels: bool = True,
     ) -> None:
-        self._made_of = (source, backend, axes, shapes, given)
+        super().__init__(source, backend, axes, shapes, given, labels)
         self._apart_sizes: LoadedModel | None = None
         self._separating = RLock()
-        self.weights = Weights()  # lives as long as its model
-        model = load(source, self.weights)
-        self.names: Names = names_of(model)
-        self.backend = backend
-        self.labels = labels
-        run = Trials(backend)
-        self.digest = digest(source)
-        self.opset = opset_of(model)
-        self.behind: dict[str, Missing] = {}  # tensors that the runtime cannot compute
-        model, plain, found = self._runnable(model, run, shapes, given)
-        normalised = normalise(plain, run, found, self.weights, ranks_told(model))
-        false = contradicted(model, normalised.model)
-        notes = (*self._ends, *([false] if false else []), *normalised.notes)
-        self.network: Network = prepare(normalised.model, run, found[0], axes, notes)
-        if self.labels and self._are_labels_mixed():
-            self.labels = False
-            plain, found = self._read(model, run, shapes, given)
-            normalised = normalise(plain, run, found, self.weights, ranks_told(model))
-            self.network = prepare(normalised.model, run, found[0], self.network.input_axes, notes)
         self.graph = graph_of(self.network.model)
-        self.named = [_dims(value) for value in declared(model).graph.input]
-        self.declared = [_dims(value) for value in plain.graph.input]
-        self.inputs = tuple(
-            TensorInfo(v.name, _type(v), tuple(_dims(v)), self.network.input_axes[v.name])
-            for v in plain.graph.input
-        )
-        made = {v.name: v for v in normalised.model.graph.output}
-        self.outputs = tuple(
-            TensorInfo(v.name, _type(made.get(v.name, v)), _told(v, made.get(v.name, v)), None)
-            for v in model.graph.output
-        )
         self._cache = Cache(CAPACITY)
         self._proving = RLock()
         self._apart: dict[Choice, bool] = {}
@@ -106,121 +66,17 @@ class LoadedModel:
         self._row_bytes: dict[tuple[object, ...], int] = {}
         self.is_large = self.bytes_per_row(self.network.example) > LARGE
 
-    def _runnable(
-        self,
-        model: onnx.ModelProto,
-        run: Runner,
-        shapes: Mapping[str, tuple[int, ...]] | None,
-        given: Mapping[str, Array] | None,
-    ) -> tuple[onnx.ModelProto, onnx.ModelProto, list[dict[str, Array]]]:
-        """The part of the model that the runtime can run, with what `_read` makes of it.
-
-        Raises:
-            ModelError: there is none, and the message names the node in the way; or what `_read` raises.
-        """
-        self._ends: list[str] = []
-        ends: dict[str, None] = {}
-        while True:
-            try:
-                plain, found = self._read(model, run, shapes, given)
-            except ModelError as error:
-                about = error.metadata
-                if "operator" not in about:
-                    raise
-                made = before(model, (about["domain"], about["operator"]), about["node"])
-                if not made.missing:
-                    raise
-                model = made.model
-                self.behind |= made.behind
-                ends = dict.fromkeys([n for n in ends if n not in made.behind]) | dict.fromkeys(made.ends)
-                if not model.graph.output:
-                    raise _nothing_before(made.missing[0]) from error
-                continue
-            listed = ", ".join(map(repr, ends)) or "the other outputs"
-            for one in dict.fromkeys(self.behind.values()):
-                self._ends.append(
-                    f"onnxruntime does not have {one.operator} (node {one.name!r}): the model ends before it, and "
-                    f"{listed} can be named as targets"
-                )
-            return model, plain, found
-
-    def _are_labels_mixed(self) -> bool:
-        """Whether one name stands for the batch of one input and for another size elsewhere."""
-        axes = self.network.input_axes
-        dims = [
-            (d, k == axes.get(v.name)) for v in self.network.model.graph.input for k, d in enumerate(_dims(v))
-        ]
-        rows = {d for d, is_batch in dims if is_batch and isinstance(d, str)}
-        return any(d in rows and not is_batch for d, is_batch in dims)
-
     def fitting(self, inputs: Mapping[str, Array]) -> LoadedModel:
         """The model for inputs of these sizes: itself, or one in which a dimension's name says nothing of its size."""
         if not self.labels or not self.unequal(inputs):
             return self
         with self._separating:
             if self._apart_sizes is None:
-                source, backend, axes, shapes, given = self._made_of
-                stated = axes if self.network.batch == "single" else self.network.input_axes
-                self._apart_sizes = LoadedModel(source, backend, stated, shapes, given, labels=False)
+                stated = self._axes if self.network.batch == "single" else self.network.input_axes
+                self._apart_sizes = LoadedModel(
+                    self._source, self.backend, stated, self._shapes, self._given, labels=False
+                )
             return self._apart_sizes
-
-    def unequal(self, inputs: Mapping[str, Array]) -> list[str]:
-        """In words, the sizes that the file calls by one name and that differ between the inputs."""
-        seen: dict[str, tuple[str, int]] = {}
-        told: list[str] = []
-        for info, dims in zip(self.inputs, self.named, strict=True):
-            try:
-                shape = np.shape(inputs[info.name])
-            except (KeyError, TypeError, ValueError):  # the check of the inputs will tell
-                continue
-            if len(shape) != len(dims):
-                continue
-            for axis, (dim, size) in enumerate(zip(dims, shape, strict=True)):
-                if not isinstance(dim, str) or axis == info.batch_axis:
-                    continue
-                first, expected = seen.setdefault(dim, (info.name, size))
-                if size != expected:
-                    told.append(
-                        f"input {info.name!r} has size {size} along {dim!r}, input {first!r} has {expected}"
-                    )
-        return told
-
-    def require_computed(self, names: Iterable[str | None]) -> None:
-        """Refuses names of tensors, or nodes, behind an operator that the runtime does not have."""
-        for name in names:
-            one = next((m for n, m in self.behind.items() if name in (n, m.name)), None)
-            if one is not None and name is not None:
-                outputs = ", ".join(repr(z.name) for z in self.graph.outputs)
-                raise InvalidArgument(
-                    f"{name!r} lies behind {one.operator} (node {one.name!r}), which onnxruntime does not have; name "
-                    f"something before it ({outputs}), or {_way_out(one)}",
-                    reason=Reason.TARGET_INVALID, tensor=name, node=one.name, operator=one.operator,
-                )  # fmt: skip
-
-    def _read(
-        self,
-        model: onnx.ModelProto,
-        run: Runner,
-        shapes: Mapping[str, tuple[int, ...]] | None,
-        given: Mapping[str, Array] | None,
-    ) -> tuple[onnx.ModelProto, list[dict[str, Array]]]:
-        """The model as it is compared with, and examples of its inputs."""
-        plain = declared(model, labels=self.labels)
-        self.weights.take(plain.graph)  # nothing, unless inner graphs held more than a message can
-        labels = self.labels and bool(repeated_labels(plain))
-        try:
-            found = examples(plain, run, shapes=shapes, given=given, slow=SLOW)
-        except ModelError:
-            if not labels:
-                raise
-            found = []
-        if labels and (not found or None in sizes_of(plain, found[0]).values()):
-            self.labels = False  # one name, several sizes
-            return self._read(model, run, shapes, given)
-        for value in plain.graph.input:
-            if dims_of(value) is None:
-                set_dims(value, [f"{value.name}.{k}" for k in range(found[0][value.name].ndim)])
-        return plain, found
 
     def session(self, key: tuple[object, ...], build: Callable[[], Program]) -> Session:
         """The session of the program with this key, built at the first call."""
@@ -419,20 +275,6 @@ class LoadedModel:
             self._apart_sizes.close()
 
 
-def _way_out(missing: Missing) -> str:
-    made = ", ".join(map(repr, missing.makes))
-    return f"make what is behind it a model of its own: onnx.utils.extract_model with {made} as its inputs"
-
-
-def _nothing_before(missing: Missing) -> ModelError:
-    return ModelError(
-        f"onnxruntime does not have {missing.operator} (node {missing.name!r}), and nothing is computed before it; "
-        f"{_way_out(missing)}",
-        reason=Reason.MODEL_INVALID, node=missing.name, operator=missing.operator,
-        tensor=missing.makes[0] if missing.makes else "",
-    )  # fmt: skip
-
-
 def _total_bytes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """The sizes of all tensors that shape inference knows when the inputs have these shapes."""
     bare = onnx.ModelProto()
@@ -450,29 +292,3 @@ def _total_bytes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) 
             size = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).itemsize
             total += size * int(np.prod([d.dim_value for d in dims], dtype=np.int64))
     return max(total, 1)
-
-
-def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
-    found = value.type.tensor_type.shape.dim
-    return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in found)
-
-
-def _told(said: onnx.ValueInfoProto, found: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
-    """The shape of an output, with the names of the file where it has any; None for sequences and maps."""
-    dims, names = dims_of(found), dims_of(said) or ()
-    if dims is None:
-        return None
-    labels: Dims = names if len(names) == len(dims) else (None,) * len(dims)
-    return tuple(
-        d if isinstance(d, int) else (label if isinstance(label, str) else None) or d or "?"
-        for d, label in zip(dims, labels, strict=True)
-    )
-
-
-def _type(value: onnx.ValueInfoProto) -> str:
-    if not value.type.HasField("tensor_type"):
-        return cast(str, value.type.WhichOneof("value"))
-    kind = value.type.tensor_type.elem_type
-    if kind == onnx.TensorProto.STRING:
-        return "string"
-    return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from threading import Lock
 
@@ -32,24 +33,19 @@ class Entry:
 
     name: str
     version: int
-    source: ModelSource
-    axes: Mapping[str, int | None]
-    shapes: Mapping[str, tuple[int, ...]]
-    given: Mapping[str, Array]
+    load: Callable[[], LoadedModel]
     lock: Lock = field(default_factory=Lock)
     model: LoadedModel | None = None
-    failure: tuple[str, Reason] | None = (
-        None  # message and reason; an exception would keep its callers' frames
-    )
+    failure: tuple[str, Reason] | None = None  # an exception would keep its callers' frames
     users: int = 0
     retired: bool = False
 
-    def loaded(self, backend: Backend) -> LoadedModel:
+    def loaded(self) -> LoadedModel:
         """The model, loaded at the first call; a failure is kept and told again."""
         with self.lock:
             if self.failure is None and self.model is None:
                 try:
-                    self.model = LoadedModel(self.source, backend, self.axes, self.shapes, self.given)
+                    self.model = self.load()
                 except (ModelError, NotDifferentiable) as error:
                     unlike = error.reason == Reason.RUNTIME_FAILURE or not isinstance(error, ModelError)
                     reason = Reason.MODEL_LOAD_FAILED if unlike else error.reason
@@ -90,9 +86,9 @@ class Registry:
         name: str,
         version: int,
         source: ModelSource,
-        axes: Mapping[str, int | None],
-        shapes: Mapping[str, tuple[int, ...]],
-        given: Mapping[str, Array],
+        axes: Mapping[str, int | None] | None,
+        shapes: Mapping[str, tuple[int, ...]] | None,
+        given: Mapping[str, Array] | None,
     ) -> None:
         """Makes a version known; the model that had its place is closed behind the last request that runs on it."""
         if not name or "/" in name:
@@ -107,7 +103,9 @@ class Registry:
             self._require_open()
             versions = self._entries.setdefault(name, {})
             before = versions.get(version)
-            versions[version] = Entry(name, version, source, axes, shapes, given)
+            versions[version] = Entry(
+                name, version, partial(LoadedModel, source, self._backend, axes, shapes, given)
+            )
         if before is not None:
             self._retire([before])
 
@@ -129,12 +127,12 @@ class Registry:
     def use(self, model: str) -> Iterator[LoadedModel]:
         """The loaded model of `name` or `name/versions/n`, which stays open inside of the block."""
         with self._held(model) as entry:
-            yield entry.loaded(self._backend)
+            yield entry.loaded()
 
     def info(self, model: str) -> ModelInfo:
         """What is known of a model, which is loaded for it."""
         with self._held(model) as entry:
-            entry.loaded(self._backend)
+            entry.loaded()
             return entry.info()
 
     def infos(self) -> list[ModelInfo]:

@@ -28,7 +28,7 @@ from onnx_attribution.server.engine.request.inputs import (
     shared_by_all,
 )
 from onnx_attribution.server.engine.request.samples import Samples, split_samples
-from onnx_attribution.values import Array, AttributionRequest, Target
+from onnx_attribution.values import AttributionRequest
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def resolve(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> 
     asked = request.each_target
     wanted = []
     for k, one in enumerate(asked):
-        with _named(request, k):
+        with _named(model, request, k):
             model.require_computed([one.tensor, *request.layers, *request.source])
             wanted.append(targets.chosen(model, one, recipe))
     names = list(dict.fromkeys(one.tensor for one in wanted))
@@ -123,9 +123,9 @@ def resolve(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> 
     resolved = []
     for k, (found, target) in enumerate(zip(wanted, asked, strict=True)):
         name, lead = found.tensor, rows[found.tensor]
-        with _named(request, k):
+        with _named(model, request, k):
             stacked = targets.stacked([each[name] for each in at_x], lead)
-            plus, words = _selection(model, found, target, plain, at_x)
+            plus, words = targets.selection(model, found, target, plain, at_x)
             value = targets.dot(stacked, plus)
             baseline_value = targets.values([each[name] for each in at_reference], lead, plus)
         weighted = samples.weighted(name, plus, [each[name] for each in at_x])
@@ -149,14 +149,14 @@ def resolve(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> 
 
 
 @contextmanager
-def _named(request: AttributionRequest, number: int) -> Iterator[None]:
-    """Says in a refusal which of several targets it is about."""
+def _named(model: LoadedModel, request: AttributionRequest, number: int) -> Iterator[None]:
+    """Says in a refusal which of several targets it is about, and of an index of another rank where samples lie."""
     try:
         yield
     except AttributionError as error:
-        if request.targets is None:
-            raise
-        raise error.reworded(f"targets[{number}]: {error.message}") from error
+        which = "" if request.targets is None else f"targets[{number}]: "
+        where = f"; {batch_words(model)}" if "rank" in error.metadata else ""
+        raise error.reworded(f"{which}{error.message}{where}") from error.__cause__
 
 
 def _notes(
@@ -169,22 +169,6 @@ def _notes(
         model.rounding(choice.sources, choice.target) if recipe.takes_gradients else "",
     ]
     return [words for words in found if words]
-
-
-def _selection(
-    model: LoadedModel,
-    wanted: targets.Chosen,
-    target: Target,
-    samples: Samples,
-    at_x: Sequence[Mapping[str, Array]],
-) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """The target's weights and its words; a refused index says where the samples lie."""
-    try:
-        return targets.selection(model, wanted, target, samples, at_x)
-    except InvalidArgument as error:
-        if "rank" not in error.metadata:
-            raise
-        raise error.reworded(f"{error.message}; {batch_words(model)}") from None
 
 
 def _source_and_layers(
