@@ -110,7 +110,7 @@ def test_tokens_of_a_beam_search_have_the_differences_of_their_file(engine: Engi
     assert expected.any()
     np.testing.assert_array_equal(answer.layers["input_ids"].values, expected)
     with pytest.raises(
-        InvalidArgument, match=r"no output of the model holds floats .*occlusion takes an output"
+        InvalidArgument, match=r"no output of the model holds floats .*without derivatives takes an output"
     ):
         engine.attribute(AttributionRequest("beams", inputs, "gradient"))
 
