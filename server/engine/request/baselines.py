@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,10 +39,7 @@ def baselines_of(
         InvalidArgument: a baseline of the wrong type or shape, or for what is no source.
     """
     if not isinstance(request.baselines, Mapping):
-        raise InvalidArgument(
-            "baselines map the name of a source to an array, a number or References",
-            reason=Reason.BASELINE_INVALID,
-        )
+        raise _refused("baselines map the name of a source to an array, a number or References")
     inputs = model.network.input_axes
     given = by_tensor(model, request.baselines, Reason.BASELINE_INVALID)
     hidden = [s for s in sources if s not in inputs]
@@ -49,12 +47,12 @@ def baselines_of(
     leading = {s: [n for n in inputs if n in ancestors(nodes, [s])] for s in hidden}
     for name in given:
         if name not in sources and not any(name in leads for leads in leading.values()):
-            raise InvalidArgument(
+            raise _refused(
                 f"{name!r} has a baseline but is no source"
                 f"{', nor does it lead to one' if name in inputs and hidden else ''}; the sources are "
                 f"{', '.join(map(repr, sources))}",
-                reason=Reason.BASELINE_INVALID, name=name,
-            )  # fmt: skip
+                name=name,
+            )
     count = len(samples.runs)
     interpolated = sources if recipe.takes_differences else ()
 
@@ -140,16 +138,13 @@ def references_of(request: AttributionRequest) -> int:
             axis = 1 if value.per_sample else 0
             if array.ndim <= axis or not array.shape[axis]:
                 lead = "[samples, references, ...]" if value.per_sample else "[references, ...]"
-                raise InvalidArgument(
-                    f"the references of {name!r} have shape {list(array.shape)}; it must be {lead}",
-                    reason=Reason.BASELINE_INVALID, name=name,
-                )  # fmt: skip
+                raise _refused(
+                    f"the references of {name!r} have shape {list(array.shape)}; it must be {lead}", name=name
+                )
             counts[name] = array.shape[axis]
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r}: {count}" for name, count in counts.items())
-        raise InvalidArgument(
-            f"the sources have different numbers of references: {listed}", reason=Reason.BASELINE_INVALID
-        )
+        raise _refused(f"the sources have different numbers of references: {listed}")
     return next(iter(counts.values()), 1)
 
 
@@ -165,10 +160,9 @@ def _picked(
     references = samples.references
     axis = model.network.input_axes.get(name, 0)
     if axis is None and model.network.batch != "single":
-        raise InvalidArgument(
-            f"all samples share {name!r}, so that it has one baseline, not {references}",
-            reason=Reason.BASELINE_INVALID, name=name,
-        )  # fmt: skip
+        raise _refused(
+            f"all samples share {name!r}, so that it has one baseline, not {references}", name=name
+        )
     place = samples.place(name) if samples.together else None
     place = place or RowAxis(axis or 0)
     array = np.asarray(value.values)
@@ -177,17 +171,14 @@ def _picked(
     whole = not samples.together and (model.network.batch == "single" or len(own) == like.ndim)
     unit = like.shape if whole else place.first(like).shape[1:]
     if not _fits(own, unit):
-        raise InvalidArgument(
+        raise _refused(
             f"the references of {name!r} have shape {list(array.shape)}; they must broadcast to "
             f"[{', '.join([*lead, *map(str, unit)])}]",
-            reason=Reason.BASELINE_INVALID, name=name,
-        )  # fmt: skip
+            name=name,
+        )
     count = samples.count // references
     if value.per_sample and len(array) != count:
-        raise InvalidArgument(
-            f"{name!r} has references of {len(array)} samples; there are {count}",
-            reason=Reason.BASELINE_INVALID, name=name,
-        )  # fmt: skip
+        raise _refused(f"{name!r} has references of {len(array)} samples; there are {count}", name=name)
     array = array.reshape(*array.shape[: len(lead)], *[1] * (len(unit) - len(own)), *own)
     part = np.stack(
         [
@@ -212,14 +203,11 @@ def _broadcast(name: str, value: Baseline | None, like: Array, index: int, count
     array = array_of(f"the baseline of {name!r}", ("" if text else 0) if value is None else value)
     if array.dtype.kind not in ("OUST" if text else "fiub"):
         kind = "text" if text else like.dtype.name
-        raise InvalidArgument(
-            f"the baseline of {name!r} has type {array.dtype.name}; {name!r} holds {kind}",
-            reason=Reason.BASELINE_INVALID, name=name,
-        )  # fmt: skip
-    if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise InvalidArgument(
-            f"the baseline of {name!r} holds NaN or infinite numbers", reason=Reason.BASELINE_INVALID
+        raise _refused(
+            f"the baseline of {name!r} has type {array.dtype.name}; {name!r} holds {kind}", name=name
         )
+    if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise _refused(f"the baseline of {name!r} holds NaN or infinite numbers")
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused
         cast = array.astype(like.dtype)
     if like.dtype.kind in "iub":
@@ -227,10 +215,10 @@ def _broadcast(name: str, value: Baseline | None, like: Array, index: int, count
     else:
         fits = text or bool((np.isfinite(cast.astype(np.float64)) == np.isfinite(array)).all())
     if not fits:
-        raise InvalidArgument(
+        raise _refused(
             f"the baseline of {name!r} holds numbers outside {like.dtype.name}, which {name!r} holds",
-            reason=Reason.BASELINE_INVALID, name=name,
-        )  # fmt: skip
+            name=name,
+        )
     array = cast
     if array.ndim == like.ndim + 1 and len(array) in (1, count):
         array = array[index if len(array) > 1 else 0]
@@ -239,7 +227,11 @@ def _broadcast(name: str, value: Baseline | None, like: Array, index: int, count
     try:
         return np.array(np.broadcast_to(array, like.shape), order="C")
     except ValueError:
-        raise InvalidArgument(
+        raise _refused(
             f"the baseline of {name!r} has shape {list(array.shape)}; it must broadcast to {list(like.shape)}",
-            reason=Reason.BASELINE_INVALID, name=name,
-        ) from None  # fmt: skip
+            name=name,
+        ) from None
+
+
+def _refused(message: str, **details: Any) -> InvalidArgument:
+    return InvalidArgument(message, reason=Reason.BASELINE_INVALID, **details)

@@ -119,10 +119,10 @@ def _check_names(units: Mapping[str, object], *fields: Mapping[str, object]) -> 
     for word, field in (("groups", groups), ("a window", windows), ("strides", strides)):
         for name in field:
             if name not in units:
-                raise InvalidArgument(
+                raise _refused(
+                    name,
                     f"{name!r} has {word} but is no source; the sources are {', '.join(map(repr, units))}",
-                    reason=Reason.GROUPS_INVALID, name=name,
-                )  # fmt: skip
+                )
     for name in groups:
         if name in windows:
             raise _refused(name, f"{name!r} has groups and a window; give one of them")

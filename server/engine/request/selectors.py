@@ -33,7 +33,7 @@ def selectors_of(index: Selection, count: int, rank: int, role: str) -> list[Sel
         region = ""
         if all(isinstance(e, tuple | list) for e in chosen):
             region = "; a region for all samples is a list in a list, a mask an array of truth values"
-        raise _refused(f"the target has {len(chosen)} entries in {role}; there are {count} samples{region}")
+        raise refused(f"the target has {len(chosen)} entries in {role}; there are {count} samples{region}")
     return chosen * count if len(chosen) == 1 else chosen
 
 
@@ -53,7 +53,7 @@ def _arrays(array: NDArray[Any], count: int, rank: int, role: str) -> list[Selec
     if array.ndim != rank + 1:
         return [array] * count
     if len(array) not in (1, count):
-        raise _refused(f"the target has {len(array)} entries in {role}; there are {count} samples")
+        raise refused(f"the target has {len(array)} entries in {role}; there are {count} samples")
     return [array[k if len(array) > 1 else 0] for k in range(count)]
 
 
@@ -78,17 +78,17 @@ def put(weights: Floats, selector: Selector, values: Floats) -> str:
 
 def _put_weights(weights: Floats, given: NDArray[Any]) -> str:
     if given.dtype.kind != "f" and given.dtype.name != "bfloat16":
-        raise _refused(f"the target's weights have type {given.dtype.name}; they are floats")
+        raise refused(f"the target's weights have type {given.dtype.name}; they are floats")
     given = given.astype(np.float64)
     if given.shape != weights.shape:
-        raise _refused(
+        raise refused(
             f"the target's weights have shape {list(given.shape)}; the target has shape {list(weights.shape)} for each "
             "sample"
         )
     if not np.isfinite(given).all():
-        raise _refused("the target's weights hold NaN or infinite numbers")
+        raise refused("the target's weights hold NaN or infinite numbers")
     if not given.any():
-        raise _refused("the target's weights are all zero")
+        raise refused("the target's weights are all zero")
     weights[...] = given
     return f"weights of {np.count_nonzero(given)} elements"
 
@@ -96,18 +96,18 @@ def _put_weights(weights: Floats, given: NDArray[Any]) -> str:
 def _put_region(weights: Floats, region: Sequence[Any], values: Floats) -> str:
     """Elements and parts one by one, each element at most once."""
     if not region:
-        raise _refused("the target region is empty")
+        raise refused("the target region is empty")
     for part in region:
         if (
             part is None
             or isinstance(part, list)
             or (isinstance(part, np.ndarray) and part.dtype.kind == "f")
         ):
-            raise _refused(f"a target region is made of indices, slices and masks, not of {part!r}")
+            raise refused(f"a target region is made of indices, slices and masks, not of {part!r}")
         one = np.zeros_like(weights)
         put(one, part, values)
         if np.any((weights != 0) & (one != 0)):
-            raise _refused(f"the target region holds elements of {part!r} twice")
+            raise refused(f"the target region holds elements of {part!r} twice")
         weights += one
     return f"region of {np.count_nonzero(weights)} elements"
 
@@ -118,7 +118,7 @@ def _place(selector: Selector, values: Floats, unit: tuple[int, ...]) -> tuple[I
     if selector is None:
         if len(wide) <= 1 and values.size:
             return tuple(int(k) for k in np.unravel_index(int(np.argmax(values)), unit))
-        raise _refused(f"the target has shape {list(unit)} for each sample; name an element or a region")
+        raise refused(f"the target has shape {list(unit)} for each sample; name an element or a region")
     parts = selector if isinstance(selector, tuple) else (selector,)
     masks = [part for part in parts if isinstance(part, np.ndarray) and part.ndim]
     axes = len(parts) + sum(mask.ndim - 1 for mask in masks)
@@ -126,10 +126,10 @@ def _place(selector: Selector, values: Floats, unit: tuple[int, ...]) -> tuple[I
         at = wide[0] if wide else 0
         parts, axes = (*[0] * at, *parts, *[0] * (len(unit) - at - 1)), len(unit)
     if axes != len(unit):
-        raise InvalidArgument(
+        raise refused(
             f"the target index has {axes} parts; the target has shape {list(unit)} for each sample",
-            reason=Reason.TARGET_INVALID, rank=len(unit),
-        )  # fmt: skip
+            rank=len(unit),
+        )
     place: list[Index] = []
     axis = 0
     for part in parts:
@@ -143,32 +143,32 @@ def _checked(part: Any, axis: int, unit: tuple[int, ...]) -> Index:
     size = unit[axis]
     if isinstance(part, np.ndarray) and part.ndim:
         if part.dtype.kind != "b":
-            raise _refused(
+            raise refused(
                 f"a target index holds an array of type {part.dtype.name}; a mask is an array of truth values"
             )
         if part.shape != unit[axis : axis + part.ndim]:
-            raise _refused(
+            raise refused(
                 f"the target mask has shape {list(part.shape)}; the target has shape {list(unit)} for each sample"
             )
         if not part.any():
-            raise _refused("the target mask is empty")
+            raise refused("the target mask is empty")
         return part
     if isinstance(part, slice):
         bounds = (part.start, part.stop, part.step)
         if not all(isinstance(b, (int, np.integer, type(None))) and not isinstance(b, bool) for b in bounds):
-            raise _refused(f"the target region {part} has bounds that are no integers")
+            raise refused(f"the target region {part} has bounds that are no integers")
         if part.step == 0:
-            raise _refused("the target region has step 0")
+            raise refused("the target region has step 0")
         if len(range(*part.indices(size))) == 0:
-            raise _refused(f"the target region is empty along axis {axis}")
+            raise refused(f"the target region is empty along axis {axis}")
         return part
     if not isinstance(part, (int, np.integer)) or isinstance(part, bool):
-        raise _refused(f"the target index {part!r} is no integer")
+        raise refused(f"the target index {part!r} is no integer")
     if not -size <= part < size:
-        raise InvalidArgument(
+        raise refused(
             f"the target index {part} is out of range along axis {axis}; legal are 0 to {size - 1}",
-            reason=Reason.TARGET_INVALID, legal=f"0..{size - 1}",
-        )  # fmt: skip
+            legal=f"0..{size - 1}",
+        )
     return int(part) % size
 
 
@@ -196,5 +196,6 @@ def _word(index: Index) -> str:
     return ":".join(parts + ([str(index.step)] if index.step not in (None, 1) else []))
 
 
-def _refused(message: str) -> InvalidArgument:
-    return InvalidArgument(message, reason=Reason.TARGET_INVALID)
+def refused(message: str, **details: Any) -> InvalidArgument:
+    """The error of a target that cannot be used."""
+    return InvalidArgument(message, reason=Reason.TARGET_INVALID, **details)

@@ -9,7 +9,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.graph_tools.ir.emit import element_type, holds_numbers
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.select.logits import logit_of
@@ -18,7 +17,7 @@ from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Recipe
 from onnx_attribution.server.engine.request.samples import Samples
-from onnx_attribution.server.engine.request.selectors import put, selectors_of
+from onnx_attribution.server.engine.request.selectors import put, refused, selectors_of
 from onnx_attribution.values import Array, Selection, Target
 
 
@@ -61,10 +60,10 @@ def chosen(model: LoadedModel, given: Target, recipe: Recipe) -> Chosen:
     found = logit_of(model.graph, target)
     if given.logit:
         if found is None:
-            raise InvalidArgument(
+            raise refused(
                 f"the target {target!r} is not made by a Softmax, LogSoftmax or Sigmoid, so that it has no logit",
-                reason=Reason.TARGET_INVALID, target=target,
-            )  # fmt: skip
+                target=target,
+            )
         if found.made:
             notes.append(f"the logit of {target!r} is {found.tensor!r}; indices are those of {target!r}")
         if found.sign < 0:
@@ -89,14 +88,14 @@ def _number_tensor(model: LoadedModel, name: str | None) -> str:
     found = model.tensor(name)
     value = model.graph.tensors()[found]
     if isinstance(value, gs.Variable) and value.type != "tensor_type":
-        raise InvalidArgument(f"the target {what_it_is(value)}", reason=Reason.TARGET_INVALID, target=found)
+        raise refused(f"the target {what_it_is(value)}", target=found)
     if isinstance(value, gs.Constant) or not holds_numbers(value):
         listed = ", ".join(x.name for x in model.outputs if x.shape is not None and x.dtype != "string")
-        raise InvalidArgument(
+        raise refused(
             f"the target {found!r} is no tensor of numbers that depends on the inputs; the outputs that are tensors: "
             f"{listed or 'none'}",
-            reason=Reason.TARGET_INVALID, target=found,
-        )  # fmt: skip
+            target=found,
+        )
     return found
 
 
@@ -133,11 +132,10 @@ def values(found: Sequence[Array], rows: RowAxis | None, weights: NDArray[np.flo
 def _check_unit(shapes: set[tuple[int, ...]]) -> None:
     if len(shapes) > 1:
         listed = " and ".join(str(list(shape)) for shape in sorted(shapes))
-        raise InvalidArgument(
+        raise refused(
             f"the target's shape depends on the values of the inputs: {listed}"
-            "; name a tensor of one shape, such as the scores before a selection",
-            reason=Reason.TARGET_INVALID,
-        )  # fmt: skip
+            "; name a tensor of one shape, such as the scores before a selection"
+        )
 
 
 def dot(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -218,10 +216,10 @@ def _carried(
     places = np.abs(found).astype(np.int64) - 1
     used = weights != 0
     if (places[used] < 0).any():
-        raise InvalidArgument(
+        raise refused(
             f"an element of {choice.indexed!r} is none of {choice.made!r}, so that it has no logit",
-            reason=Reason.TARGET_INVALID, target=choice.indexed,
-        )  # fmt: skip
+            target=choice.indexed,
+        )
     result = np.zeros(int(np.prod(shape)))
     np.add.at(result, places[used], (weights * np.sign(found))[used])
     return result.reshape(shape)
@@ -249,8 +247,7 @@ def centred(weights: NDArray[np.float64], axis: int | None) -> NDArray[np.float6
     if axis is None and len(wide) == 1:
         axis = wide[0]
     if axis is None and weights.ndim != 2:
-        raise InvalidArgument(
-            f"the target has shape {list(weights.shape[1:])} for each sample; mean_centred needs one axis of classes",
-            reason=Reason.TARGET_INVALID,
+        raise refused(
+            f"the target has shape {list(weights.shape[1:])} for each sample; mean_centred needs one axis of classes"
         )
     return np.asarray(weights - weights.mean(axis=-1 if axis is None else axis, keepdims=True))

@@ -227,16 +227,6 @@ def by_sample(batch: Batch) -> Iterator[tuple[int, Batch]]:
 def _batch(
     plan: Plan, rows: dict[tuple[int, int], int], terms: list[tuple[int, int, int, float, int]]
 ) -> Batch:
-    samples = np.asarray([s for s, _ in rows], dtype=np.int64)
-    nodes = np.asarray([n for _, n in rows], dtype=np.int64)
+    samples, nodes = np.asarray(list(rows), np.int64).T.copy()
     gradient, left, right, weight, slot = (np.asarray(column) for column in zip(*terms, strict=True))
-    return Batch(
-        samples,
-        plan.alphas[nodes].astype(np.float64),
-        gradient.astype(np.int64),
-        left.astype(np.int64),
-        right.astype(np.int64),
-        weight.astype(np.float64),
-        slot.astype(np.int64),
-        nodes,
-    )
+    return Batch(samples, plan.alphas[nodes], gradient, left, right, weight, slot, nodes)
