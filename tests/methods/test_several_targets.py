@@ -135,6 +135,18 @@ def test_a_model_that_takes_one_sample_a_run_has_them_too(engine: Engine, method
     assert assert_each_as_alone(engine, request).batch == "single"
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_one_whose_samples_mix_leaves_the_numbers_of_the_others(engine: Engine, method: str) -> None:
+    text = (
+        "(double[N,2] x) => (double[N,2] y, double[N,2] mixed) { y = Tanh(x) mixed = Softmax<axis = 0>(y) }"
+    )
+    engine.add("mixing", model(text))
+    targets = [Target("mixed", 0), Target("y", [0, 1, 1]), Target("y", 0, minus=1)]
+    request = AttributionRequest("mixing", {"x": points(3, 2)}, method, targets=targets, steps=8)
+    answer = assert_each_as_alone(engine, request)
+    assert any(text.startswith("rows are evaluated one by one") for text in answer.warnings)
+
+
 def test_one_in_a_list_has_an_axis_too(engine: Engine) -> None:
     answer = engine.attribute(AttributionRequest("linear", {"x": points(3, 2)}, "gradient", targets=[1]))
     assert answer.layers["x"].values.shape == (1, 3, 2)

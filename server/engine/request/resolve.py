@@ -71,11 +71,12 @@ def resolve(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> 
     """
     if isinstance(request.layers, str) or isinstance(request.source, str):
         raise InvalidArgument("layers and source are sequences of names, not one name")
+    model.require_computed([*request.layers, *request.source])
     asked = request.each_target
     wanted = []
     for k, one in enumerate(asked):
         with _named(model, request, k):
-            model.require_computed([one.tensor, *request.layers, *request.source])
+            model.require_computed([one.tensor])
             wanted.append(targets.chosen(model, one, recipe))
     names = list(dict.fromkeys(one.tensor for one in wanted))
     sources, layers, is_default = _source_and_layers(model, request, recipe, names)
