@@ -67,7 +67,9 @@ class Target:
     @classmethod
     def each_of(cls, given: object) -> tuple[Target, ...]:
         """Several targets, from targets or indices. Raises: InvalidArgument: it is no list of them, or an empty one."""
-        if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str | bytes):
+        if isinstance(given, np.ndarray) and given.ndim:
+            given = list(given)
+        if not isinstance(given, Sequence) or isinstance(given, str | bytes):
             raise InvalidArgument(
                 f"targets are a list of targets or indices, not {shown(given)}", reason=Reason.TARGET_INVALID
             )

@@ -227,6 +227,7 @@ REFUSALS: dict[str, tuple[Any, str]] = {
     "empty": ([], "the list of targets is empty"),
     "one target": (Target(index=1), "targets are a list of targets or indices, not Target"),
     "a number": (3, "targets are a list"),
+    "a number of numpy": (np.array(3), "targets are a list"),
     "text": ("logits", "targets are a list"),
     "a dict": ({"a": 1}, "targets are a list"),
     "names": ([0, "logits"], r"targets\[1\] is a Target or an index, not 'logits'; .*Target\('logits'\)"),
