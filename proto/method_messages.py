@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -13,8 +14,8 @@ from google.protobuf.message import Message
 
 from onnx_attribution import methods
 from onnx_attribution.errors import InvalidArgument, Unsupported
-from onnx_attribution.methods import Method, MethodInfo, Parameter
-from onnx_attribution.parameters import Kind
+from onnx_attribution.methods import Custom, Method, MethodInfo, Parameter
+from onnx_attribution.parameters import EXACT, Kind, is_whole, parameters_of, shown
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import tensors
 
@@ -31,9 +32,9 @@ def to_method(method: Method, message: pb.AttributeRequest) -> None:
         InvalidArgument: a value that has no form on the wire.
     """
     names = [one.name for one in pb.AttributeRequest.DESCRIPTOR.oneofs_by_name[ONEOF].fields]
-    if method.name not in names or method.name == CUSTOM:
-        message.custom.name = method.name
-        message.custom.parameters.update({n: _plain(x) for n, x in method.parameters().items()})
+    if isinstance(method, Custom) or method.name not in names:
+        message.custom.name = _text(method.name)
+        message.custom.parameters.update({_text(n): _plain(n, x) for n, x in method.parameters().items()})
         return
     part = getattr(message, method.name)
     part.SetInParent()
@@ -55,9 +56,7 @@ def from_method(message: pb.AttributeRequest) -> Method:
         text = f"a method is required, one of: {known}"
         raise InvalidArgument(text, violations={ONEOF: text})
     if which == CUSTOM:
-        given = MessageToDict(message.custom.parameters)
-        methods.method_named(message.custom.name)
-        return _made(message.custom.name, given, f"{CUSTOM}.parameters")
+        return _from_custom(message.custom)
     part = getattr(message, which)
     given, found = dict[str, Any](), dict[str, str]()
     for one in part.DESCRIPTOR.fields:
@@ -66,6 +65,32 @@ def from_method(message: pb.AttributeRequest) -> Method:
     if found:
         raise InvalidArgument("; ".join(found.values()), violations=found)
     return _made(which, given, which)
+
+
+def _from_custom(message: pb.CustomMethod) -> Method:
+    cls, place = methods.method_named(message.name), f"{CUSTOM}.parameters"
+    kinds = {one.name: one.kind for one in parameters_of(cls)}
+    given, found = dict[str, Any](), dict[str, str]()
+    for name, value in message.parameters.fields.items():
+        try:
+            plain = MessageToDict(value)
+        except ValueError:
+            found[f"{place}.{name}"] = f"{name} holds NaN, an infinite number or nothing, which JSON has not"
+            continue
+        arrays = kinds.get(name) == "arrays" and isinstance(plain, dict)
+        given[name] = {n: _array(item) for n, item in plain.items()} if arrays else plain
+    if found:
+        raise InvalidArgument("; ".join(found.values()), violations=found)
+    return _made(message.name, given, place)
+
+
+def _array(given: Any) -> Any:
+    """The array of lists in JSON, which has no integers; lists of different lengths as they are."""
+    try:
+        array = np.asarray(given)
+    except ValueError:
+        return given
+    return array.astype(np.int64) if is_whole(array) else array
 
 
 def _made(name: str, given: Mapping[str, Any], place: str) -> Method:
@@ -131,13 +156,27 @@ def _numbers(enum: EnumDescriptor) -> dict[str, int]:
     return {one.name.removeprefix(prefix).lower(): one.number for one in enum.values if one.number}
 
 
-def _plain(value: Any) -> Any:
-    """A parameter as JSON has it."""
-    if isinstance(value, Mapping):
-        return {_text(name): _plain(item) for name, item in value.items()}
+def _plain(name: str, value: Any) -> Any:
+    """The value of a parameter as JSON has it. Raises: InvalidArgument for one that it cannot hold."""
     if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return list(value) if isinstance(value, tuple) else value
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {_text(key): _plain(name, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(name, item) for item in value]
+    if isinstance(value, str):
+        return _text(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) <= EXACT:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise InvalidArgument(
+        f"{name} holds {shown(value)}; a message holds text, truth values, finite numbers, integers up to 2**53, "
+        "and lists and dicts of these",
+        option=name,
+    )
 
 
 def _text(name: object) -> str:
@@ -146,7 +185,7 @@ def _text(name: object) -> str:
             return name
     except UnicodeEncodeError:
         pass
-    raise InvalidArgument(f"a name is text; it cannot be {name!r:.80}")
+    raise InvalidArgument(f"a name or a word is text; it cannot be {shown(name)}")
 
 
 # --- what is known of methods

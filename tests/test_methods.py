@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,9 @@ from onnx_attribution.methods import (
     Custom,
     DeepLiftRescale,
     IntegratedGradients,
-    Method,
     NeuronIG,
     Occlusion,
-    bounded,
     make,
-    register,
     registered,
 )
 from onnx_attribution.parameters import parameters_of
@@ -58,6 +54,14 @@ REFUSED: Mapping[str, tuple[Callable[[], object], str]] = {
     "a parameter of nobody": (
         lambda: make("neuron_ig", {"stepz": 3}),
         r"neuron_ig has no parameter 'stepz'; there are: max_steps, quadrature, steps, tolerance",
+    ),
+    "a window without an end": (
+        lambda: Occlusion(windows={"x": (float("inf"),)}),  # type: ignore[dict-item]
+        r"windows of 'x' is \(inf,\); it has one integer for each",
+    ),
+    "parameters that are no dict": (
+        lambda: Custom("theirs", 3),  # type: ignore[arg-type]
+        r"a name and a dict of parameters, not 'theirs' and 3",
     ),
     "no method": (lambda: make(3), r"a method is a value of onnx_attribution.methods or its name, not 3"),  # type: ignore[arg-type]
 }
@@ -106,36 +110,35 @@ def test_a_name_that_is_not_known_here_travels_with_its_parameters() -> None:
     assert (made.name, made.parameters()) == ("of_the_server", {"scale": 2})
 
 
-def test_the_default_of_max_steps_gives_way_to_more_steps() -> None:
-    assert NeuronIG(steps=4096, tolerance=0.1).max_steps == 4096
+def test_max_steps_that_are_not_given_leave_room_for_any_steps() -> None:
+    made = make(NeuronIG(steps=2000), {"steps": 4000, "tolerance": 0.1})
+    assert made == NeuronIG(steps=4000, tolerance=0.1)
+    with pytest.raises(InvalidArgument, match="max_steps is 1024, below steps, 4000"):
+        NeuronIG(steps=4000, tolerance=0.1, max_steps=1024)
 
 
-def test_a_name_is_registered_once() -> None:
-    @dataclass(frozen=True)
-    class Another(Method):
-        """Another one."""
-
-    with pytest.raises(ValueError, match="there is a method 'neuron_ig' already: NeuronIG"):
-        register("neuron_ig")(Another)
-    assert registered()["neuron_ig"] is NeuronIG
+def test_a_parameter_that_changes_nothing_is_read_too() -> None:
+    with pytest.raises(InvalidArgument, match="multiply_by_inputs is 'banana', which is not True or False"):
+        AttributionRequest("m", {}, "gradient", multiply_by_inputs="banana")
 
 
-def test_a_parameter_has_a_type_and_a_default() -> None:
-    @dataclass(frozen=True)
-    class Typed(Method):
-        """A parameter of a type that none can have."""
+def test_the_arrays_of_a_method_are_its_own() -> None:
+    given = np.zeros(3, np.int64)
+    made = Occlusion(groups={"x": given})
+    given[:] = 7
+    assert not made.groups["x"].any()
 
-        value: set[int] = bounded(None, help="")  # noqa: RUF009
 
-    @dataclass(frozen=True)
-    class Open(Method):
-        """A parameter without a default."""
+def test_requests_and_methods_with_arrays_are_compared_by_value() -> None:
+    def asked(group: int, level: float) -> AttributionRequest:
+        method = Occlusion(groups={"x": np.array([0, group])})
+        return AttributionRequest("m", {"x": np.ones((1, 2))}, method, baselines={"x": np.full(2, level)})
 
-        value: int
-
-    for cls, words in ((Typed, "'value' has type set"), (Open, "'value' has no default")):
-        with pytest.raises(TypeError, match=words):
-            parameters_of(cls)
+    assert asked(1, 0.5) == asked(1, 0.5)
+    assert asked(1, 0.5) != asked(2, 0.5)
+    assert asked(1, 0.5) != asked(1, 0.25)
+    assert Custom("theirs", {"map": np.ones(2)}) == Custom("theirs", {"map": np.ones(2)})
+    assert len({Custom("theirs", {"k": 1}), Custom("theirs", {"k": 1}), Custom("theirs", None)}) == 2
 
 
 @pytest.mark.parametrize("name", sorted(registered()))

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import typer
 
 from onnx_attribution.errors import InvalidArgument, Reason
-from onnx_attribution.methods import DEFAULT, MethodInfo, registered
+from onnx_attribution.methods import DEFAULT, MethodInfo, make, registered, unknown
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Asker, Place, asking
 from onnx_attribution.server.cli.inputs import (
@@ -26,7 +26,7 @@ from onnx_attribution.server.cli.inputs import (
     read_references,
     shapes_of,
 )
-from onnx_attribution.server.cli.method import parsed, with_parameters
+from onnx_attribution.server.cli.method import Given, parsed, with_parameters
 from onnx_attribution.server.cli.pictures import FLOATS, Layout, Picture
 from onnx_attribution.server.cli.pixels import colour_of
 from onnx_attribution.server.cli.samples import count_of
@@ -45,7 +45,6 @@ from onnx_attribution.values import (
 
 MAX_SAMPLES = 256  # of the engine, which is not imported for a text of help
 Many = list[str] | None
-NONE: dict[str, Any] = {}
 
 
 @with_parameters
@@ -167,7 +166,7 @@ def explain(
     server: options.Server = None,
     model: options.Model = None,
     json: options.Json = False,
-    parameters: dict[str, Any] = NONE,
+    parameters: Given = (),
 ) -> None:
     """Says how much each unit of the chosen layers contributes to the target, for each sample of the inputs."""
     place = Place(model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []))
@@ -212,7 +211,7 @@ class _Question:
     references: tuple[str, ...]
     logit: bool
     mean_centred: bool
-    parameters: Mapping[str, Any]
+    parameters: Given
     others: tuple[str, ...]
 
     def request(
@@ -228,7 +227,7 @@ class _Question:
             )
             for texts in alone or [self.target]
         ]
-        given = parsed(self.parameters, self.others, info.inputs)
+        given = parsed(self.method, self.parameters, self.others, info.inputs)
         if about.needs_derivatives:
             sources = self.source or tuple(_default_sources(info, targets[0].tensor))
         else:
@@ -237,13 +236,12 @@ class _Question:
         return AttributionRequest(
             model=info.name,
             inputs=arrays,
-            method=self.method,
+            method=make(self.method, given),
             layers=self.layers,
             source=self.source,
             target=None if self.each_target else targets[0],
             targets=targets if self.each_target else None,
             baselines=self._baselines(sources, info, picture),
-            **given,
         )
 
     def _baselines(self, sources: Sequence[str], info: ModelInfo, picture: Picture) -> dict[str, Baseline]:
@@ -277,7 +275,7 @@ def _method(asker: Asker, name: str) -> MethodInfo:
     """What is known of the method where the model is. Raises: InvalidArgument for one that is not there."""
     known = {one.name: one for one in asker.methods()}
     if name not in known:
-        raise InvalidArgument(f"no method {name!r}; there are: {', '.join(known)}", method=name)
+        raise unknown(name, known)
     return known[name]
 
 

@@ -142,12 +142,12 @@ def _is_per_sample(array: Array, info: TensorInfo) -> bool:
     return bool(array.ndim > len(shape) + 1)
 
 
-def read_groups(given: Sequence[str], infos: Sequence[TensorInfo]) -> dict[str, Array]:
+def read_groups(given: Sequence[str], infos: Sequence[TensorInfo], option: str) -> dict[str, Array]:
     """The integers of `NAME=FILE`, or FILE where the model has one input. Raises: InvalidArgument."""
     found: dict[str, Array] = {}
     for text in given:
         name, file = split_name(text, [info.name for info in infos], strict=False)
-        found[_only(name, infos, f"--groups {text}")] = read_file(file, None, Picture())
+        found[_only(name, infos, f"{option} {text}")] = read_file(file, None, Picture())
     return found
 
 

@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -28,45 +29,81 @@ TYPES: Mapping[str, tuple[Any, str | None]] = {
 """The type and the placeholder of an option, by the kind of its parameter."""
 
 
-def option_of(one: Parameter) -> str:
+@dataclass(frozen=True)
+class Option:
+    """An option of the command line, and the parameters of one name and kind that it is for, by method."""
+
+    word: str
+    of: dict[str, Parameter]
+
+    @property
+    def first(self) -> Parameter:
+        return next(iter(self.of.values()))
+
+    @property
+    def argument(self) -> str:
+        """The argument of the option, which none of the command itself is called."""
+        return f"parameter{self.word}".replace("-", "_")
+
+    @property
+    def help(self) -> str:
+        """What it is for, once for all methods of which the same is to be said."""
+        methods: dict[str, list[str]] = {}
+        for name, one in self.of.items():
+            methods.setdefault(_help(one), []).append(name)
+        return " ".join(f"{words} For {', '.join(names)}." for words, names in methods.items())
+
+
+Given = Sequence[tuple[Option, Any]]
+"""Options with the values that they are given."""
+
+
+def _word(one: Parameter) -> str:
     """The option of a parameter; that of a switch turns its default around."""
     turned = "no-" if one.kind == "switch" and one.default and not one.option else ""
     return f"--{turned}{(one.option or one.name).replace('_', '-')}"
 
 
-def parameters_known() -> dict[str, tuple[Parameter, list[str]]]:
-    """The parameters of all methods by name, and the methods that have them."""
-    found: dict[str, tuple[Parameter, list[str]]] = {}
+def options_known(taken: Collection[str] = ()) -> dict[str, Option]:
+    """The options of all methods by their words.
+
+    Where a word is taken, or stands for a parameter of another name or kind, the method's name is put before it.
+    """
+    found: dict[str, Option] = {}
     for name, cls in registered().items():
         for one in parameters_of(cls):
-            found.setdefault(one.name, (one, []))[1].append(name)
+            word = _word(one)
+            while word in taken or not _serves(found.get(word), one):
+                word = f"--{name.replace('_', '-')}-{word.removeprefix('--')}"
+            found.setdefault(word, Option(word, {})).of[name] = one
     return found
+
+
+def _serves(option: Option | None, one: Parameter) -> bool:
+    return option is None or (option.first.name, option.first.kind) == (one.name, one.kind)
 
 
 def with_parameters(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an option for each parameter in place of its argument `parameters`, which gets those given."""
-    known = parameters_known()
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "parameters"]
+    known = options_known({"--help", *(word for p in own for word in _words(p))}).values()
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        values = {name: given.pop(_argument(name)) for name in known}
-        command(**given, parameters={n: x for n, x in values.items() if x is not None and x is not False})
+        values = [(one, given.pop(one.argument)) for one in known]
+        command(**given, parameters=[(one, x) for one, x in values if x is not None and x is not False])
 
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "parameters"]
-    taken = {option for p in own for option in _options(p)}
     added = [
         inspect.Parameter(
-            _argument(name),
+            one.argument,
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=False if one.kind == "switch" else None,
+            default=False if one.first.kind == "switch" else None,
             annotation=Annotated[
-                TYPES[one.kind][0],
-                typer.Option(
-                    _free(one, methods, taken), metavar=TYPES[one.kind][1], help=_help(one, methods)
-                ),
+                TYPES[one.first.kind][0],
+                typer.Option(one.word, metavar=TYPES[one.first.kind][1], help=one.help),
             ],
         )
-        for name, (one, methods) in known.items()
+        for one in known
     ]
     required = [p for p in own if p.default is inspect.Parameter.empty]
     signature = inspect.Signature([*required, *(p for p in own if p not in required), *added])
@@ -75,48 +112,51 @@ def with_parameters(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _argument(name: str) -> str:
-    """The argument of a parameter, which no option of the command itself is called."""
-    return f"parameter_{name}"
-
-
-def _options(own: inspect.Parameter) -> Sequence[str]:
+def _words(own: inspect.Parameter) -> Sequence[str]:
     """The options of an argument of the command itself."""
     infos = [one for one in getattr(own.annotation, "__metadata__", ()) if hasattr(one, "param_decls")]
     return [d for one in infos for d in one.param_decls or ()] or [f"--{own.name.replace('_', '-')}"]
 
 
-def _free(one: Parameter, methods: Sequence[str], taken: Collection[str]) -> str:
-    """The option of a parameter; with the name of its method before it where the command has one of that name."""
-    option = option_of(one)
-    return f"--{methods[0].replace('_', '-')}-{option.removeprefix('--')}" if option in taken else option
-
-
-def _help(one: Parameter, methods: Sequence[str]) -> str:
-    default = (
-        "" if one.kind in ("switch", "arrays", "sizes") or one.default is None else f" Default {one.default}."
+def _help(one: Parameter) -> str:
+    plain = one.kind in ("switch", "arrays", "sizes") or one.default is None
+    parts = (
+        f"Turns off {one.name}" if one.kind == "switch" and one.default else "",
+        one.help,
+        f"It may be {one.bounds}" if one.choices else "",
+        "" if plain else f"Default {one.default}",
     )
-    bounds = f" It may be {one.bounds}." if one.choices else ""
-    off = f"Turns off {one.name}. " if one.kind == "switch" and one.default else ""
-    return f"{off}{one.help}{bounds}{default} For {', '.join(methods)}."
+    return " ".join(part if part.endswith(".") else f"{part}." for part in parts if part)
 
 
-def parsed(given: Mapping[str, Any], others: Sequence[str], inputs: Sequence[TensorInfo]) -> dict[str, Any]:
-    """The values of the options that are given, and of `--parameter NAME=VALUE`. Raises: InvalidArgument."""
+def parsed(method: str, given: Given, others: Sequence[str], inputs: Sequence[TensorInfo]) -> dict[str, Any]:
+    """The method's parameters of the options that are given, and of `--parameter NAME=VALUE`.
+
+    Raises:
+        InvalidArgument: a value that no parameter can have, or an option that is another method's.
+    """
+    cls = registered().get(method)
+    own = {one.name: one for one in parameters_of(cls)} if cls else {}
     found = dict[str, Any]()
-    for name, value in given.items():
-        one, _ = parameters_known()[name]
+    for option, value in given:
+        one = own.get(option.first.name, option.first)
+        if one.kind != option.first.kind:
+            raise InvalidArgument(
+                f"{option.word} is for {', '.join(option.of)}; {method} has an option of its own, or --parameter "
+                f"{one.name}=VALUE"
+            )
         match one.kind:
             case "arrays":
-                found[name] = read_groups(value, inputs)
+                found[one.name] = read_groups(value, inputs, option.word)
             case "sizes":
-                found[name] = read_sizes(value, inputs, option_of(one))
+                found[one.name] = read_sizes(value, inputs, option.word)
             case "switch":
-                found[name] = not one.default
+                found[one.name] = not one.default if one.option else not option.first.default
             case "choice":
-                found[name] = value.replace("-", "_").lower()
+                words = {_loose(word): word for word in reversed(one.choices)}
+                found[one.name] = value if value in one.choices else words.get(_loose(value), value)
             case _:
-                found[name] = value
+                found[one.name] = value
     for text in others:
         name, given_value, value = text.partition("=")
         if not given_value or not name:
@@ -126,3 +166,7 @@ def parsed(given: Mapping[str, Any], others: Sequence[str], inputs: Sequence[Ten
         except ValueError:
             found[name] = value
     return found
+
+
+def _loose(word: str) -> str:
+    return word.replace("-", "_").lower()

@@ -2,20 +2,22 @@
 
 @recipe(SquaredGradient)
 def squared_gradient(method: SquaredGradient) -> Recipe:
-    return Recipe(AtInput(), reduce=lambda gradient, activation: method.scale * gradient**2)
+    return Recipe(AtInput(), reduce=lambda gradient, activation: method.factor * gradient**2)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, get_args
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution import methods
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.graph_tools.operators import VJP, RuleTable
 from onnx_attribution.graph_tools.walk.reveal_nodes import Where
 from onnx_attribution.methods import Custom, Method, MethodInfo, NearZero, Quadrature
@@ -23,8 +25,13 @@ from onnx_attribution.values import Array
 
 Floats = NDArray[np.float64]
 Reduce = Callable[[Floats, Floats], Floats]
-"""From what the walk back gives (a gradient, its mean along the path, a multiplier) and what it belongs to (the
-activation; the difference to the baseline) to the attributions, each `[samples, *unit]`."""
+"""From what the walk back gives and what it belongs to, to the attributions; each `[samples, *unit]` in float64.
+
+At the input it gets the gradient and the layer's activation; along a path the mean gradient and the source's x - x',
+once for all steps and once for half of them, which the error estimate compares. Between ends it is `multiplier` or
+`contribution`, since the program multiplies. Groups give the effects themselves and a conductance adds up its products:
+there is nothing to choose.
+"""
 
 
 def multiplier(gradient: Floats, _: Floats) -> Floats:
@@ -53,6 +60,10 @@ class Path:
     tolerance: float | None
     conductance: bool = False
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.max_steps < 1 or self.quadrature not in get_args(Quadrature):
+            raise ValueError(f"a path has at least 1 step and a quadrature that is known, unlike {self}")
+
 
 @dataclass(frozen=True)
 class Ends:
@@ -79,7 +90,10 @@ class Recipe:
     """Where a method is evaluated, how that is reduced to attributions, and what follows from it.
 
     `sums_to_change`: at a cut the attributions sum to F(x) - F(x'). `layer_is_source`: a layer that is asked for is the
-    source. `table` holds the rules of the walk back.
+    source; so it is of Groups, and of a Path without conductance. `table` holds the rules of the walk back.
+
+    Raises:
+        ValueError: a `reduce` that could have no effect, or a layer apart from the source where there is none.
     """
 
     at: AtInput | Path | Ends | Groups
@@ -87,6 +101,38 @@ class Recipe:
     sums_to_change: bool = False
     layer_is_source: bool = False
     table: RuleTable = field(default_factory=lambda: VJP)
+
+    def __post_init__(self) -> None:
+        at = self.at
+        fixed = isinstance(at, Groups) or (isinstance(at, Path) and at.conductance)
+        if fixed and self.reduce is not multiplier:
+            raise ValueError(
+                "Groups and a Path with conductance give attributions as they are: leave reduce out"
+            )
+        if isinstance(at, Ends) and self.reduce not in (multiplier, contribution):
+            raise ValueError("reduce is multiplier or contribution between Ends")
+        if (
+            isinstance(at, Groups | Path)
+            and not self.layer_is_source
+            and not (fixed and isinstance(at, Path))
+        ):
+            raise ValueError(
+                "Groups and a Path without conductance are of their source: state layer_is_source=True"
+            )
+
+    def reduced(self, name: str, gradient: Floats, belongs_to: Floats) -> Floats:
+        """The attributions. Raises: InvalidArgument that names the method, whose `reduce` gives none."""
+        try:
+            found = np.asarray(self.reduce(gradient, belongs_to))
+        except Exception as error:
+            raise _failed(name, "the reduce of its recipe", error) from error
+        if found.shape != gradient.shape or found.dtype.kind != "f":
+            raise InvalidArgument(
+                f"the reduce of the method {name!r} gives {found.dtype.name} of shape {list(found.shape)}; "
+                f"attributions are floats of shape {list(gradient.shape)}",
+                method=name,
+            )
+        return found.astype(np.float64, copy=False)
 
     @property
     def needs_reference(self) -> bool:
@@ -112,14 +158,19 @@ class Recipe:
 
 
 Kind = TypeVar("Kind", bound=Method)
-_recipes: dict[str, Callable[..., Recipe]] = {}
+_recipes: WeakKeyDictionary[type[Method], Callable[..., Recipe]] = WeakKeyDictionary()
 
 
 def recipe(cls: type[Kind]) -> Callable[[Callable[[Kind], Recipe]], Callable[[Kind], Recipe]]:
-    """Says that a function makes the recipe of the values of a method."""
+    """Says that a function makes the recipe of the values of a method.
+
+    Raises:
+        ValueError: the class is not registered.
+    """
+    methods.require_registered(cls)
 
     def keep(make: Callable[[Kind], Recipe]) -> Callable[[Kind], Recipe]:
-        _recipes[cls.name] = make
+        _recipes[cls] = make
         return make
 
     return keep
@@ -129,14 +180,31 @@ def recipe_of(method: Method) -> Recipe:
     """The recipe of a method.
 
     Raises:
-        InvalidArgument: the method is not known here, or has no recipe; or a parameter of one known by its name only.
+        InvalidArgument: the method is not known here, or has no recipe, or that fails; or a parameter of one known by
+            its name only.
     """
     if isinstance(method, Custom):
         methods.method_named(method.name)
-        method = methods.make(method.name, method.given)
-    if method.name not in _recipes:
+        method = methods.make(method.name, method.parameters())
+    made = _recipes.get(type(methods.make(method)))
+    if made is None:
         raise InvalidArgument(f"the method {method.name!r} has no recipe here", method=method.name)
-    return _recipes[method.name](method)
+    try:
+        found = made(method)
+        if not isinstance(found, Recipe):
+            raise TypeError(f"{type(found).__name__} is no Recipe")
+    except AttributionError:
+        raise
+    except Exception as error:  # of somebody else's code
+        raise _failed(method.name, "its recipe", error) from error
+    return found
+
+
+def _failed(name: str, part: str, error: Exception) -> InvalidArgument:
+    """The refusal of a method whose own code fails."""
+    return InvalidArgument(
+        f"the method {name!r} cannot be evaluated: {part} raises {type(error).__name__}: {error}", method=name
+    )
 
 
 def infos() -> list[MethodInfo]:
@@ -155,8 +223,21 @@ def infos() -> list[MethodInfo]:
 
 
 def _default_recipes() -> Iterator[tuple[type[Method], Recipe]]:
-    known = methods.registered()
-    return ((cls, _recipes[name](cls())) for name, cls in known.items() if name in _recipes)
+    """The methods that have a recipe with their defaults; `failures` says what is wrong with the others."""
+    for cls in methods.registered().values():
+        with suppress(InvalidArgument):
+            yield cls, recipe_of(cls())
+
+
+def failures() -> str:
+    """In words what is wrong with methods of others: what could not be loaded, and recipes that fail."""
+    found = [methods.failures()]
+    for cls in methods.registered().values():
+        try:
+            recipe_of(cls())
+        except InvalidArgument as error:
+            found.append(error.message)
+    return "; ".join(filter(None, found))
 
 
 def without_derivatives() -> str:

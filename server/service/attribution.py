@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, NotReady, Reason
-from onnx_attribution.methods import MethodInfo
+from onnx_attribution.methods import DOUBLED_STEPS, MethodInfo
 from onnx_attribution.parameters import parameters_of
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
@@ -137,7 +137,7 @@ class AttributionService(rpc.AttributionServiceServicer):
 
         def start() -> Iterator[Event]:
             request = requests.from_request(message)
-            self._limit_steps(request)
+            request = self._limit_steps(request)
             self._limit_samples(request.model, request.inputs, len(request.each_target))
             request = dataclasses.replace(request, request_id=request.request_id or uuid.uuid4().hex)
             return self._engine.stream(request, stop=stop)
@@ -173,13 +173,17 @@ class AttributionService(rpc.AttributionServiceServicer):
             raise InvalidArgument(message, reason=Reason.DEADLINE_TOO_LONG, limit=f"{limit:g}")
         return remaining
 
-    def _limit_steps(self, request: AttributionRequest) -> None:
+    def _limit_steps(self, request: AttributionRequest) -> AttributionRequest:
+        """The request with no more steps than the limit where it leaves them open. Raises: InvalidArgument."""
         found, limit, method = requests.Violations(), self._settings.max_steps, request.method
         for one in parameters_of(type(method)):
             if one.accuracy and one.kind == "integer":
-                place = f"{method.name}.{one.name}"
-                found.require(getattr(method, one.name) <= limit, place, f"must be at most {limit}")
+                place, value = f"{method.name}.{one.name}", getattr(method, one.name)
+                found.require(value is None or value <= limit, place, f"must be at most {limit}")
+                if value is None and limit < DOUBLED_STEPS:
+                    request = request.changed(**{one.name: limit})
         found.raise_if_any()
+        return request
 
     def _limit_samples(self, model: str, inputs: Mapping[str, Array], targets: int = 1) -> None:
         limit = self._settings.max_samples

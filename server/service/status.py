@@ -54,14 +54,22 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
         handler = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith(OURS):
             return handler  # an unknown method; or health and reflection, which report their own errors
-        codec = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
+        parse = handler.request_deserializer
+
+        def parsed(data: bytes) -> Any:
+            """The message, or its refusal: what is raised here becomes a status that is not ours."""
+            try:
+                return parse(data)
+            except Exception:
+                return errors.InvalidArgument("the request is no message of this call, or nested too deep")
+
+        codec = {"request_deserializer": parsed, "response_serializer": handler.response_serializer}
         if handler.response_streaming:
             stream = handler.unary_stream
 
             async def guarded_stream(request: Any, context: Any) -> AsyncIterator[Any]:
+                if isinstance(request, errors.InvalidArgument):
+                    await self._abort(request, context)
                 responses = stream(request, context)
                 try:
                     async for response in responses:
@@ -78,6 +86,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
 
         async def guarded(request: Any, context: Any) -> Any:
             try:
+                if isinstance(request, errors.InvalidArgument):
+                    raise request
                 return await unary(request, context)
             except grpc.aio.AbortError:
                 raise

@@ -2,9 +2,9 @@
 
     NeuronIG(steps=256, tolerance=0.01)
 
-How an engine evaluates a method is its recipe (`onnx_attribution.server.engine.methods.recipe`). A method of
-your own is a dataclass and a recipe, registered from anywhere; an entry point of the group `onnx_attribution.methods`
-names the module that holds them. Needs numpy only.
+How an engine evaluates a method is its recipe (`onnx_attribution.server.engine.recipe`). A method of your own is a
+dataclass and a recipe, registered from anywhere; an entry point of the group `onnx_attribution.methods` names the
+module that holds them. Needs numpy only.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.parameters import EMPTY, Parameter, bounded, parameters_of, shown
+from onnx_attribution.parameters import EMPTY, Parameter, alike, bounded, parameters_of, shown
 
 __all__ = [
     "DEFAULT",
+    "EMPTY",
     "Custom",
     "DeepLiftGenomicsDefault",
     "DeepLiftRescale",
@@ -39,15 +41,36 @@ __all__ = [
     "Parameter",
     "Quadrature",
     "bounded",
+    "failures",
     "forget",
     "info_of",
     "make",
     "register",
     "registered",
+    "require_registered",
 ]
 
 ENTRY_POINTS = "onnx_attribution.methods"
 MAX_STEPS = 16384
+DOUBLED_STEPS = 1024
+"""Where the doubling for a tolerance ends by default, unless it begins above."""
+TAKEN = frozenset(
+    [
+        "baselines",
+        "inputs",
+        "layers",
+        "method",
+        "model",
+        "progress",
+        "request_id",
+        "self",
+        "source",
+        "target",
+        "targets",
+        "timeout",
+    ]
+)
+"""What requests and calls of clients have beside a method's parameters."""
 Quadrature = Literal[
     "trapezoid",
     "left",
@@ -97,6 +120,12 @@ class Method:
         """Parameters that do not go together: the name of one, and the message."""
         yield from ()
 
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and alike(vars(self), vars(other))
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def parameters(self) -> dict[str, Any]:
         """The parameters by name."""
         return {one.name: getattr(self, one.name) for one in parameters_of(type(self))}
@@ -108,21 +137,50 @@ _failed: dict[str, str] = {}
 
 
 def register(name: str, *, paper: str = "", captum: str = "") -> Callable[[Kept], Kept]:
-    """Makes a method known under a name, with its source and what Captum calls it."""
+    """Makes a method known under a name, with its source and what Captum calls it.
+
+    Raises:
+        TypeError, ValueError: the class, its name, a parameter or a default cannot be one of a method.
+    """
 
     def keep(cls: Kept) -> Kept:
-        if _known.get(name, cls).__qualname__ != cls.__qualname__:
-            raise ValueError(f"there is a method {name!r} already: {_known[name].__qualname__}")
+        if not (isinstance(cls, type) and issubclass(cls, Method)):
+            raise TypeError(f"a method is a class below onnx_attribution.methods.Method, not {shown(cls)}")
+        if not re.fullmatch("[a-z][a-z0-9_]*", name) or name == "custom":
+            raise ValueError(f"a method is called in small letters, digits and _, not {name!r}")
+        held = _known.get(name, cls)
+        if (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"there is a method {name!r} already: {held.__module__}.{held.__qualname__}")
+        if "__dataclass_params__" not in vars(cls) or not vars(cls)["__dataclass_params__"].frozen:
+            raise TypeError(
+                f"{cls.__qualname__} is no frozen dataclass: put @dataclass(frozen=True) below @register"
+            )
+        for one in parameters_of(cls):
+            if one.name in TAKEN or hasattr(Method, one.name):
+                raise ValueError(f"no parameter can be called {one.name!r}: requests or methods have it")
+        try:
+            cls()
+        except Exception as error:
+            raise ValueError(f"{cls.__qualname__} cannot be made with its defaults: {error}") from error
         cls.name, cls.paper, cls.captum = name, paper, captum
-        parameters_of(cls)  # refuses a type that no parameter can have
         _known[name] = cls
         return cls
 
     return keep
 
 
+def require_registered(cls: type[Method]) -> None:
+    """Refuses a class that no name stands for, such as one below a registered class.
+
+    Raises:
+        ValueError: the class is not registered itself.
+    """
+    if _known.get(cls.name) is not cls:
+        raise ValueError(f"{cls.__qualname__} is not registered: put @register(NAME) above it")
+
+
 def forget(name: str) -> None:
-    """Makes a method unknown again."""
+    """Makes a method unknown again, and so its recipe, which belongs to its class."""
     _known.pop(name, None)
 
 
@@ -137,8 +195,16 @@ def _load_entry_points() -> None:
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         try:
             point.load()
-        except Exception as error:  # whatever a package of others does, the rest goes on
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a package of others does, SystemExit too: the rest goes on
             _failed[point.name] = f"{type(error).__name__}: {error}"
+
+
+def failures() -> str:
+    """In words which entry points could not be loaded, and why; "" where all could."""
+    registered()
+    return "; ".join(f"{point!r} could not be loaded: {why}" for point, why in _failed.items())
 
 
 def method_named(name: str) -> type[Method]:
@@ -146,8 +212,13 @@ def method_named(name: str) -> type[Method]:
     known = registered()
     if name in known:
         return known[name]
-    failed = "".join(f"; {point!r} could not be loaded: {why}" for point, why in _failed.items())
-    raise InvalidArgument(f"no method {name!r}; there are: {', '.join(known)}{failed}", method=name)
+    raise unknown(name, known)
+
+
+def unknown(name: str, known: Iterable[str]) -> InvalidArgument:
+    """The refusal of a method that is not there."""
+    words = "; ".join(filter(None, (f"there are: {', '.join(known)}", failures())))
+    return InvalidArgument(f"no method {name!r}; {words}", method=name)
 
 
 def make(method: Method | str, parameters: Mapping[str, Any] = EMPTY) -> Method:
@@ -158,9 +229,15 @@ def make(method: Method | str, parameters: Mapping[str, Any] = EMPTY) -> Method:
     one of the server: `Custom`.
 
     Raises:
-        InvalidArgument: a parameter that does not exist, or is out of its bounds.
+        InvalidArgument: a parameter that does not exist, or is out of its bounds; a value of a class that is not
+            registered.
     """
     if isinstance(method, Method):
+        if not isinstance(method, Custom):
+            try:
+                require_registered(type(method))
+            except ValueError as error:
+                raise InvalidArgument(str(error)) from None
         given = {**method.parameters(), **parameters} if parameters else {}
         return make(method.name, given) if given else method
     if not isinstance(method, str):
@@ -171,39 +248,44 @@ def make(method: Method | str, parameters: Mapping[str, Any] = EMPTY) -> Method:
     if cls is None:
         return Custom(method, dict(parameters))
     own = {one.name for one in parameters_of(cls)}
-    for name in parameters.keys() - own - cls.indifferent_to:
-        _require_idle(method, own, name, parameters[name])
+    for name in parameters:
+        if name not in own:
+            _require_idle(cls, own, name, parameters[name])
     return cls(**{name: value for name, value in parameters.items() if name in own})
 
 
-def _require_idle(method: str, own: set[str], name: str, value: Any) -> None:
+def _require_idle(cls: type[Method], own: set[str], name: str, value: Any) -> None:
     """Refuses a parameter that the method does not know, if it asks for something."""
     others = {
-        other: one for other, cls in registered().items() for one in parameters_of(cls) if one.name == name
+        other: one for other, held in registered().items() for one in parameters_of(held) if one.name == name
     }
     if not others:
         known = ", ".join(sorted(own)) or "none"
-        raise InvalidArgument(f"{method} has no parameter {name!r}; there are: {known}", option=name)
+        raise InvalidArgument(f"{cls.name} has no parameter {name!r}; there are: {known}", option=name)
     first = next(iter(others.values()))
     value = first.parsed(value)  # what nobody can mean is refused
-    idle = first.accuracy or (not value if isinstance(first.default, dict) else value == first.default)
-    if not idle:
-        message = f"{method} knows no {name}; it is a parameter of {', '.join(others)}"
+    if not (first.accuracy or name in cls.indifferent_to or value == first.default):
+        message = f"{cls.name} knows no {name}; it is a parameter of {', '.join(others)}"
         raise InvalidArgument(message, reason=first.reason, option=name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Custom(Method):
     """A method that is known by its name only: whoever evaluates it knows more."""
 
     name: str = ""  # type: ignore[misc]  # of this value, in place of the class's
-    given: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Nothing is known of the parameters here."""
+        if not isinstance(self.name, str) or not isinstance(self.given or {}, Mapping):
+            raise InvalidArgument(
+                f"a method has a name and a dict of parameters, not {shown(self.name)} and {shown(self.given)}"
+            )
+        object.__setattr__(self, "given", dict(self.given or {}))
 
     def parameters(self) -> dict[str, Any]:
-        return dict(self.given)
+        return dict(self.given or {})
 
 
 @dataclass(frozen=True)
@@ -275,8 +357,12 @@ class _AlongPath(Method):
         accuracy=True,
         help="Double the steps until the estimated L1 error is at most this part of the attributions' L1 norm.",
     )
-    max_steps: int = bounded(
-        1024, at_least=1, at_most=MAX_STEPS, accuracy=True, help="Where the doubling for a tolerance ends."
+    max_steps: int | None = bounded(
+        None,
+        at_least=1,
+        at_most=MAX_STEPS,
+        accuracy=True,
+        help=f"Where the doubling for a tolerance ends; by default at {DOUBLED_STEPS}, or at steps where that is more.",
     )
     quadrature: Quadrature = bounded(
         "trapezoid",
@@ -284,17 +370,8 @@ class _AlongPath(Method):
         help="Where the steps lie and what they weigh; from riemann_left on Captum's.",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps > self.max_steps == _AlongPath.max_steps:  # the default gives way
-            object.__setattr__(self, "max_steps", self.steps)
-
     def contradictions(self) -> Iterator[tuple[str, str]]:
-        if (
-            self.tolerance is not None
-            and self.max_steps < self.steps
-            and self.max_steps != _AlongPath.max_steps
-        ):
+        if self.tolerance is not None and self.max_steps is not None and self.max_steps < self.steps:
             yield "max_steps", f"max_steps is {self.max_steps}, below steps, {self.steps}"
 
 

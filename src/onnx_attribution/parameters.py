@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, Reason
 
-__all__ = ["EMPTY", "Kind", "Parameter", "bounded", "parameters_of", "shown"]
+__all__ = ["EMPTY", "Kind", "Parameter", "alike", "bounded", "parameters_of", "shown"]
 
 Kind = Literal["integer", "number", "switch", "choice", "text", "arrays", "sizes"]
 """`arrays` and `sizes` map the names of sources: to an array of integers, to one integer for each of the last axes."""
@@ -29,6 +29,8 @@ KINDS: Mapping[object, Kind] = {
     Mapping[str, Sequence[int]]: "sizes",
 }
 EMPTY: Mapping[str, Any] = types.MappingProxyType({})
+EXACT = 1 << 53
+"""Up to here a number of JSON, a double, holds every integer."""
 
 
 @dataclass(frozen=True)
@@ -114,14 +116,13 @@ class Parameter:
         return value
 
     def _arrays(self, value: Any) -> Mapping[str, NDArray[np.generic]]:
-        return {name: np.asarray(array) for name, array in self._mapping(value, "an array").items()}
+        return {name: np.array(array) for name, array in self._mapping(value, "an array").items()}
 
     def _sizes(self, value: Any) -> Mapping[str, tuple[int, ...]]:
         found = {}
         for name, sizes in self._mapping(value, "sizes").items():
             array = np.asarray(sizes)
-            whole = array.dtype.kind in "iu" or (array.dtype.kind == "f" and (array == np.trunc(array)).all())
-            if array.ndim != 1 or not array.size or not whole:
+            if array.ndim != 1 or not array.size or not is_whole(array):
                 raise self._refused(
                     f"{self.name} of {name!r} is {shown(sizes)}; it has one integer for each of the last axes"
                 )
@@ -169,8 +170,8 @@ def bounded(
         "accuracy": accuracy,
         "option": option,
     }
-    if default is EMPTY:
-        return field(default_factory=dict, metadata=said)
+    if isinstance(default, Mapping):
+        return field(default_factory=lambda: dict(default), metadata=said)
     return field(default=default, metadata=said)
 
 
@@ -189,17 +190,46 @@ def _parameter(one: dataclasses.Field[Any], hint: Any) -> Parameter:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     plain = [option for option in options if option is not types.NoneType]
     choices = typing.get_args(plain[0]) if typing.get_origin(plain[0]) is Literal else ()
-    kind: Kind | None = "choice" if choices else KINDS.get(plain[0]) if len(plain) == 1 else None
-    if kind is None:
-        known = "int, float, bool, str, a Literal of words, Mapping[str, Array], Mapping[str, Sequence[int]]"
+    kind: Kind | None = "choice" if choices else KINDS.get(plain[0])
+    if kind is None or len(plain) != 1 or not all(isinstance(word, str) for word in choices):
+        known = (
+            "int, float, bool, str, a Literal of words, Mapping[str, NDArray[np.generic]], "
+            "Mapping[str, Sequence[int]], or one of these or None, written as float | None"
+        )
         raise TypeError(f"the parameter {one.name!r} has type {hint}; there may be: {known}")
     if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING:
         raise TypeError(f"the parameter {one.name!r} has no default")
-    default = {} if one.default is dataclasses.MISSING else one.default
+    default = one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
+    if isinstance(default, int) and abs(default) > EXACT:
+        raise TypeError(f"the default of {one.name!r} is {shown(default)}, more than the wire holds (2**53)")
     said = {"help": "", **one.metadata}
     return Parameter(one.name, kind, default, optional=len(options) > len(plain), choices=choices, **said)
 
 
+def is_whole(array: NDArray[Any]) -> bool:
+    """Whether the numbers of an array are integers, as floats too."""
+    if array.dtype.kind == "f":
+        return bool((np.isfinite(array) & (array == np.trunc(array))).all())
+    return array.dtype.kind in "iu"
+
+
+def alike(one: object, other: object) -> bool:
+    """Whether two values are the same: arrays by type, shape and elements, dataclasses by their fields."""
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
+    if type(one) is not type(other):
+        return not isinstance(one, np.ndarray) and not isinstance(other, np.ndarray) and bool(one == other)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return alike(vars(one), vars(other)) if dataclasses.is_dataclass(one) else bool(one == other)
+
+
 def shown(value: object) -> str:
-    shown = ascii(value) if isinstance(value, str) else repr(value)
+    """A value in at most 80 letters."""
+    try:
+        shown = ascii(value) if isinstance(value, str) else repr(value)
+    except ValueError:  # an integer of too many digits
+        shown = f"an {type(value).__name__} of very many digits"
     return shown if len(shown) <= 80 else shown[:77] + "..."

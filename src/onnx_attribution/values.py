@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import DEFAULT, Method, make
-from onnx_attribution.parameters import shown
+from onnx_attribution.parameters import alike, shown
 
 Array = NDArray[np.generic]
 Index = int | slice | NDArray[np.bool_]
@@ -96,7 +96,7 @@ class References:
 Baseline = Array | float | str | References
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, eq=False)
 class AttributionRequest:
     """One question: which units of `layers` (default: the source itself) contribute how much to `target`, or to each of
     several `targets`.
@@ -151,6 +151,9 @@ class AttributionRequest:
         }
         for name, value in given.items():
             object.__setattr__(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and alike(vars(self), vars(other))
 
     def changed(self, **given: Any) -> AttributionRequest:
         """The request with other fields, or other parameters of its method."""

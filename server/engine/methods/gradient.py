@@ -34,13 +34,14 @@ def gradient_x_activation(method: GradientXActivation) -> Recipe:
 def _gradients(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
     """Gradients at x, reduced with the activations."""
     session = rows_session(model, resolved)
+    name, reduced = resolved.request.method.name, resolved.recipe.reduced
     parts: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
     limit = row_limit(model, resolved.samples, memory, session, resolved.samples.runs[0].shapes)
     for part in resolved.samples.parts(limit):
         for found, rows in apart(part, lambda run: session.run(run.feeds())):
             yield rows
             for layer, (h, g) in pairs(resolved, found).items():
-                parts[layer].append(resolved.recipe.reduce(g, h))
+                parts[layer].append(reduced(name, g, h))
     return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {})
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_attribution.methods import IntegratedGradients, NeuronIG
+from onnx_attribution.methods import DOUBLED_STEPS, IntegratedGradients, NeuronIG
 from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Floats, Path, Recipe, contribution, multiplier, recipe
@@ -25,15 +25,18 @@ from onnx_attribution.server.engine.rows.plan import Plan, conductance_plan, cou
 
 @recipe(IntegratedGradients)
 def integrated_gradients(method: IntegratedGradients) -> Recipe:
-    at = Path(method.quadrature, method.steps, method.max_steps, method.tolerance)
     reduce = contribution if method.multiply_by_inputs else multiplier
-    return Recipe(at, reduce, sums_to_change=method.multiply_by_inputs, layer_is_source=True)
+    return Recipe(_path(method), reduce, sums_to_change=method.multiply_by_inputs, layer_is_source=True)
 
 
 @recipe(NeuronIG)
 def neuron_ig(method: NeuronIG) -> Recipe:
-    at = Path(method.quadrature, method.steps, method.max_steps, method.tolerance, conductance=True)
-    return Recipe(at, sums_to_change=True)
+    return Recipe(_path(method, conductance=True), sums_to_change=True)
+
+
+def _path(method: IntegratedGradients | NeuronIG, *, conductance: bool = False) -> Path:
+    most = method.max_steps or max(DOUBLED_STEPS, method.steps)
+    return Path(method.quadrature, method.steps, most, method.tolerance, conductance)
 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
@@ -79,8 +82,9 @@ def path_sums(model: LoadedModel, resolved: Resolved, plan: Plan, memory: int) -
     if at.conductance:
         return sums
     ends = {layer: resolved.samples.wide_ends(layer) for layer in resolved.choice.layers}
+    name, reduced = resolved.request.method.name, resolved.recipe.reduced
     fine, coarse = (
-        {layer: resolved.recipe.reduce(mean, ends[layer][0] - ends[layer][1]) for layer, mean in part.items()}
+        {layer: reduced(name, mean, ends[layer][0] - ends[layer][1]) for layer, mean in part.items()}
         for part in (sums.fine, sums.coarse)
     )
     return replace(sums, fine=fine, coarse=coarse)

@@ -127,7 +127,7 @@ def _place(selector: Selector, values: Floats, unit: tuple[int, ...]) -> tuple[I
         parts, axes = (*[0] * at, *parts, *[0] * (len(unit) - at - 1)), len(unit)
     if axes != len(unit):
         raise refused(
-            f"the target index has {axes} parts; the target has shape {list(unit)} for each sample",
+            f"the target index has {axes} part{'s' * (axes != 1)}; the target has shape {list(unit)} for each sample",
             rank=len(unit),
         )
     place: list[Index] = []
