@@ -75,7 +75,7 @@ def _from_custom(message: pb.CustomMethod) -> Method:
         try:
             plain = MessageToDict(value)
         except ValueError:
-            found[f"{place}.{name}"] = f"{name} holds NaN, an infinite number or nothing, which JSON has not"
+            found[f"{place}.{name}"] = f"{name} holds NaN or an infinite number, which JSON has not"
             continue
         arrays = kinds.get(name) == "arrays" and isinstance(plain, dict)
         given[name] = {n: _array(item) for n, item in plain.items()} if arrays else plain
@@ -164,9 +164,7 @@ def _plain(name: str, value: Any) -> Any:
         return {_text(key): _plain(name, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(name, item) for item in value]
-    if isinstance(value, str):
-        return _text(value)
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, bool) or _is_text(value):
         return value
     if isinstance(value, int) and abs(value) <= EXACT:
         return value
@@ -179,13 +177,14 @@ def _plain(name: str, value: Any) -> Any:
     )
 
 
-def _text(name: object) -> str:
-    try:
-        if isinstance(name, str) and name.encode() is not None:
-            return name
-    except UnicodeEncodeError:
-        pass
-    raise InvalidArgument(f"a name or a word is text; it cannot be {shown(name)}")
+def _text(name: Any) -> str:
+    if not _is_text(name):
+        raise InvalidArgument(f"a name is text; it cannot be {shown(name)}")
+    return str(name)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value == value.encode(errors="ignore").decode()
 
 
 # --- what is known of methods

@@ -13,7 +13,7 @@ from typing import Annotated, get_args
 import typer
 
 from onnx_attribution.errors import InvalidArgument, Reason
-from onnx_attribution.methods import DEFAULT, MethodInfo, make, registered, unknown
+from onnx_attribution.methods import DEFAULT, MethodInfo, info_of, make, registered, unknown
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Asker, Place, asking
 from onnx_attribution.server.cli.inputs import (
@@ -274,9 +274,11 @@ def _default_sources(info: ModelInfo, target: str | None) -> Sequence[str]:
 def _method(asker: Asker, name: str) -> MethodInfo:
     """What is known of the method where the model is. Raises: InvalidArgument for one that is not there."""
     known = {one.name: one for one in asker.methods()}
-    if name not in known:
-        raise unknown(name, known)
-    return known[name]
+    if name in known:
+        return known[name]
+    if name in registered():  # whoever evaluates it says what is wrong with it
+        return info_of(registered()[name])
+    raise unknown(name, known)
 
 
 def _picture(

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from onnx_attribution.errors import Cancelled, NotFound, Reason
-from onnx_attribution.methods import MethodInfo
+from onnx_attribution.methods import Method, MethodInfo
 from onnx_attribution.server.engine.recipe import infos
 from onnx_attribution.values import (
     Accepted,
@@ -43,6 +43,7 @@ class FakeEngine:
         self.computing = threading.Event()
         self.ended = threading.Event()
         self.asked = 0
+        self.methods_asked: list[Method] = []
 
     def models(self) -> list[ModelInfo]:
         return [self._info(name) for name in ("linear", "big", "slow", "stuck", *self.failures)]
@@ -80,6 +81,7 @@ class FakeEngine:
         stop: Callable[[], StopReason | Literal["cancelled"] | None] | None = None,
     ) -> Iterator[Event]:
         self.info(request.model)
+        self.methods_asked.append(request.method)
         yield Accepted(request.request_id, "sha256:0", "dynamic", "y", tuple(request.layers) or ("x",), 64)
         self.computing.set()
         try:

@@ -77,6 +77,8 @@ def test_the_list_of_commands_is_whole() -> None:
         (["--input", "x\0.npy"], "no file"),
         (["--input", "image.npy[7]"], "no such row"),
         (["--rows", "²"], "rows '²'"),
+        (["--parameter", "model=8"], "gradient has no parameter 'model'; there are: none"),
+        (["--parameter", "baselines=8"], "gradient has no parameter 'baselines'"),
     ],
 )
 def test_values_that_cannot_be_meant_are_status_2_for_every_method(

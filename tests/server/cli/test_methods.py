@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
 from typer.testing import CliRunner
 
 from onnx_attribution.methods import registered
@@ -46,3 +51,61 @@ def test_the_pages_are_current() -> None:
         "write it anew: onnx-attribution methods --markdown > docs/methods.md"
     )
     assert "\n".join(table(ours)) in (ROOT / "README.md").read_text()
+
+
+PLUGINS = {
+    "leaves": "raise SystemExit('wanted another Python')",
+    "breaks": "import a_module_that_is_not_there",
+    "fails": """
+from dataclasses import dataclass
+from onnx_attribution.methods import Method, register
+from onnx_attribution.server.engine.recipe import recipe
+
+@register("fails")
+@dataclass(frozen=True)
+class Fails(Method):
+    "A method without an end."
+
+@recipe(Fails)
+def fails(method):
+    return 1 / 0
+""",
+}
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Path:
+    """A folder of installed packages, each with a module that an entry point names."""
+    for name, text in PLUGINS.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        about = tmp_path / f"{name}-1.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (about / "entry_points.txt").write_text(f"[onnx_attribution.methods]\n{name} = {name}\n")
+    return tmp_path
+
+
+def test_packages_that_fail_are_told_and_stop_nothing_else(plugins: Path, digits_path: Path) -> None:
+    def run_with(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "onnx_attribution.server.cli", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(plugins), str(ROOT / "src")))},
+        )
+
+    np.save(plugins / "x.npy", np.zeros((1, 1, 8, 8), np.float32))
+    listed = run_with("methods", "--json")
+    assert listed.returncode == 0
+    assert [one["name"] for one in json.loads(listed.stdout)["methods"]] == list(registered())
+    asked, failed = (
+        run_with("explain", digits_path, "--input", str(plugins / "x.npy"), "--method", name)
+        for name in ("leaves", "fails")
+    )
+    assert (asked.returncode, failed.returncode) == (2, 2)
+    for words in (listed.stderr, asked.stderr):
+        assert "'leaves' could not be loaded: SystemExit: wanted another Python" in words
+        assert "'breaks' could not be loaded: ModuleNotFoundError" in words
+    for words in (listed.stderr, failed.stderr):
+        assert "'fails' cannot be evaluated: its recipe raises ZeroDivisionError" in words
+    assert "no method 'leaves'; there are: gradient, " in asked.stderr

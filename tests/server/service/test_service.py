@@ -107,6 +107,40 @@ def test_request_over_a_limit_is_refused(stubs: Stubs, fields: dict[str, Any], r
         assert caught.value.reason == reason
 
 
+def _nested(depth: int) -> bytes:
+    """A request whose parameter is a list in a list, and so on."""
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    message = pb.AttributeRequest(custom=pb.CustomMethod(name="neuron_ig"))
+    message.custom.parameters.update({"steps": value})
+    return message.SerializeToString()
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff\xff", _nested(60)], ids=["no message", "nested"])
+def test_bytes_that_are_no_message_are_an_argument_that_is_refused(stubs: Stubs, data: bytes) -> None:
+    path = "/onnx_attribution.v1.AttributionService"
+    for call in (
+        stubs.channel.unary_unary(f"{path}/Attribute"),
+        lambda request: list(stubs.channel.unary_stream(f"{path}/StreamAttribute")(request)),
+    ):
+        with (
+            pytest.raises(errors.InvalidArgument, match="no message of this call, or nested") as caught,
+            translated(),
+        ):
+            call(data)
+        assert caught.value.reason == "PARAMETER_INVALID"
+
+
+def test_steps_that_are_left_open_end_at_the_limit_of_the_server() -> None:
+    engine = FakeEngine()
+    with serving(engine, max_steps=100) as own:
+        own.attributions.Attribute(ask(neuron_ig=pb.NeuronIG(steps=8, tolerance=0.1)))
+        own.attributions.Attribute(ask(neuron_ig=pb.NeuronIG(steps=8, max_steps=90)))
+        own.attributions.Attribute(ask(gradient=pb.Gradient()))
+    assert [method.parameters().get("max_steps") for method in engine.methods_asked] == [100, 90, None]
+
+
 def test_deadline_above_the_cap_is_refused(stubs: Stubs) -> None:
     with pytest.raises(errors.InvalidArgument) as caught, translated():
         stubs.attributions.Attribute(ask(), timeout=4000)
