@@ -74,6 +74,11 @@ NO_METHODS: Mapping[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "cannot be made with its defaults: value is 0.0; it must be above 0",
     ),
+    "help that is no text": (
+        lambda: make_dataclass("Made", [("value", int, bounded(1, help=3))], bases=(Method,), frozen=True),  # type: ignore[arg-type]
+        TypeError,
+        "help and option are text",
+    ),
     "a class that raises": (lambda: Never, ValueError, "cannot be made with its defaults: no licence"),
     "a function": (lambda: len, TypeError, "a method is a class below onnx_attribution.methods.Method"),
     "another class": (lambda: int, TypeError, "a method is a class below onnx_attribution.methods.Method"),
@@ -105,7 +110,9 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted({*WORDS, "name", "paper", "captum", "parameters", "indifferent_to"}))
+@pytest.mark.parametrize(
+    "name", sorted({*WORDS, "name", "paper", "captum", "parameters", "indifferent_to", "_mine"})
+)
 def test_no_parameter_is_called_as_what_a_request_has_already(name: str) -> None:
     with pytest.raises(ValueError, match=f"no parameter can be called '{name}'"):
         register("made")(method_with(name, int, 1))
@@ -132,10 +139,24 @@ def test_a_module_that_is_read_again_registers_its_methods_again() -> None:
 
 def test_a_class_below_a_method_is_not_that_method() -> None:
     for given in ({}, {"steps": 8}):
-        with pytest.raises(InvalidArgument, match="Undecorated is not registered: put @register"):
+        with pytest.raises(InvalidArgument, match="Undecorated is not registered itself: put @register"):
             make(Undecorated(), given)
         with pytest.raises(InvalidArgument, match="Undecorated is not registered"):
             AttributionRequest("m", {}, Undecorated(), **given)  # type: ignore[arg-type]
+
+
+def test_a_method_with_slots_is_one_as_any_other() -> None:
+    @register("made")
+    @dataclass(frozen=True, slots=True)
+    class Slotted(Method):
+        """A dataclass that is made twice."""
+
+        Scale: float = bounded(1.0, help="A number.")
+
+    try:
+        assert AttributionRequest("m", {}, "made", Scale=2) == AttributionRequest("m", {}, Slotted(2.0))
+    finally:
+        forget("made")
 
 
 @pytest.fixture

@@ -121,7 +121,9 @@ class Method:
         yield from ()
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and alike(vars(self), vars(other))
+        if not isinstance(other, Method) or type(self) is not type(other):
+            return False
+        return self.name == other.name and alike(self.parameters(), other.parameters())
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -156,8 +158,10 @@ def register(name: str, *, paper: str = "", captum: str = "") -> Callable[[Kept]
                 f"{cls.__qualname__} is no frozen dataclass: put @dataclass(frozen=True) below @register"
             )
         for one in parameters_of(cls):
-            if one.name in TAKEN or hasattr(Method, one.name):
+            if one.name in TAKEN or hasattr(Method, one.name) or one.name.startswith("_"):
                 raise ValueError(f"no parameter can be called {one.name!r}: requests or methods have it")
+            if not all(isinstance(word, str) for word in (paper, captum, one.help, one.option, one.bounds)):
+                raise TypeError("paper, captum, help and option are text")
         try:
             cls()
         except Exception as error:
@@ -176,7 +180,10 @@ def require_registered(cls: type[Method]) -> None:
         ValueError: the class is not registered itself.
     """
     if _known.get(cls.name) is not cls:
-        raise ValueError(f"{cls.__qualname__} is not registered: put @register(NAME) above it")
+        raise ValueError(
+            f"{cls.__qualname__} is not registered itself: put @register(NAME) above it; values from before its module "
+            "was read again are made anew"
+        )
 
 
 def forget(name: str) -> None:

@@ -223,7 +223,9 @@ def alike(one: object, other: object) -> bool:
         return not isinstance(one, np.ndarray) and not isinstance(other, np.ndarray) and bool(one == other)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(alike, one, other))
-    return alike(vars(one), vars(other)) if dataclasses.is_dataclass(one) else bool(one == other)
+    if dataclasses.is_dataclass(one):
+        return all(alike(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(one))
+    return bool(one == other)
 
 
 def shown(value: object) -> str:
