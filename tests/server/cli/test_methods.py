@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from onnx_attribution.methods import registered
+from onnx_attribution.methods import MethodInfo, Parameter, registered
 from onnx_attribution.server.cli.app import app
 from onnx_attribution.server.cli.methods import page, table
 from onnx_attribution.server.engine.recipe import infos
@@ -51,6 +51,15 @@ def test_the_pages_are_current() -> None:
         "write it anew: onnx-attribution methods --markdown > docs/methods.md"
     )
     assert "\n".join(table(ours)) in (ROOT / "README.md").read_text()
+
+
+def test_the_page_of_a_method_without_sources_has_no_empty_line_and_no_broken_row() -> None:
+    one = Parameter("scale", "number", 1.0, "Of |x|.")
+    lines = list(page([MethodInfo("mine", "|g|", "|g|", (one,))]))
+    assert not any(line.startswith("- Defined in") for line in lines)
+    assert "| parameter | default | may be | what it is for |" in lines
+    assert r"| `scale` | 1.0 | number | Of \|x\|. |" in lines
+    assert r"| `mine` | \|g\| | none |" in lines
 
 
 PLUGINS = {
