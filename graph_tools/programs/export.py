@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,20 +225,32 @@ def _sum(op: Emitter, z: Value) -> Value:
 # --- Files
 
 
+def data_file(path: Path) -> Path:
+    """Where the values lie of a model at `path` that no message holds."""
+    return path.with_name(f"{path.name}.data")
+
+
 def save(model: onnx.ModelProto, path: Path) -> Path | None:
     """Writes a model with all its values. Those of a model that no message holds go into a file beside it, which is
-    returned."""
+    returned. Files of these names are replaced once all is written."""
     held = weights_of(model.graph.initializer)
-    if model.ByteSize() + sum(one.data.nbytes for one in held.values()) <= MESSAGE:
-        path.write_bytes(whole(model).SerializeToString())
-        return None
-    beside, linked = path.with_name(f"{path.name}.data"), onnx.ModelProto()
-    linked.CopyFrom(model)
-    with beside.open("wb") as file:
-        for tensor in linked.graph.initializer:
-            if tensor.name in held:
-                file.seek(-file.tell() % 4096, os.SEEK_CUR)
-                place(tensor, beside.name, file.tell(), held[tensor.name].data.nbytes)
-                file.write(held[tensor.name].data.data)
-    path.write_bytes(linked.SerializeToString())
+    apart = model.ByteSize() + sum(one.data.nbytes for one in held.values()) > MESSAGE
+    beside, linked = data_file(path), onnx.ModelProto()
+    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+        graph, values = Path(folder) / "graph", Path(folder) / "values"
+        if not apart:
+            graph.write_bytes(whole(model).SerializeToString())
+            os.replace(graph, path)
+            return None
+        linked.CopyFrom(model)
+        with values.open("wb") as file:
+            for tensor in linked.graph.initializer:
+                if tensor.name in held:
+                    file.seek(-file.tell() % 4096, os.SEEK_CUR)
+                    place(tensor, beside.name, file.tell(), held[tensor.name].data.nbytes)
+                    file.write(held[tensor.name].data.data)
+        graph.write_bytes(linked.SerializeToString())
+        path.unlink(missing_ok=True)  # first: no graph is ever beside the values of another one
+        os.replace(values, beside)
+        os.replace(graph, path)
     return beside

@@ -94,6 +94,17 @@ def _parse(source: Path | bytes, weights: Weights | None) -> onnx.ModelProto:
 # --- external data
 
 
+def files_of(path: Path) -> list[Path]:
+    """The file of a model and those beside it that it has values in, whether or not they are there.
+
+    Raises:
+        ModelError: this is no ONNX model.
+    """
+    tensors = _tensors(_parse(path, Weights()))
+    named = (e.value for t in tensors for e in t.external_data if e.key == "location")
+    return [path, *(path.parent / each for each in dict.fromkeys(named) if _is_inside(each))]
+
+
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
     """Every tensor of a model, those of nodes, inner graphs and functions included."""
     yield from _tensors_in(model.graph)

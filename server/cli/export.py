@@ -99,12 +99,21 @@ def gradient(
 
 def _check_out(file: str, out: Path, force: bool) -> None:
     """Refuses what could not be written, or would replace something, before anything is computed."""
+    from onnx_attribution.graph_tools.programs.export import data_file
+    from onnx_attribution.graph_tools.read.load import files_of
+
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise InvalidArgument(f"{str(out)!r} cannot be written: no such folder, or a folder itself")
-    if out.exists() and Path(file).exists() and os.path.samefile(file, out):
-        raise InvalidArgument(f"{str(out)!r} is the model itself; name another file")
-    if out.exists() and not force:
-        raise InvalidArgument(f"{str(out)!r} exists; --force replaces it")
+    there = [path for path in (out, data_file(out)) if os.path.lexists(path)]
+    own = [path for path in (files_of(Path(file)) if there and Path(file).is_file() else ()) if path.exists()]
+    for path in there:
+        if path.exists() and not path.is_file():
+            raise InvalidArgument(f"{str(path)!r} cannot be replaced: it is no regular file")
+        if path.exists() and any(path.samefile(each) for each in own):
+            what = "is the model itself" if path.samefile(file) else "holds weights of the model"
+            raise InvalidArgument(f"{str(path)!r} {what}; name another file than {str(out)!r}")
+        if not force:
+            raise InvalidArgument(f"{str(path)!r} exists; --force replaces it")
 
 
 def _save(found: Exported, out: Path) -> list[str]:
