@@ -84,8 +84,13 @@ def require_own_names(graph: gs.Graph) -> None:
     seen: dict[str, gs.Tensor] = {}
     for value in [*graph.inputs, *(z for node in graph.nodes for z in node.outputs)]:
         if not value.is_empty() and seen.setdefault(value.name, value) is not value:
-            raise ModelError(
-                f"the model has a tensor called {value.name!r}, as the program that explains it calls one of its own; "
-                "rename it in the file",
-                reason=Reason.MODEL_INVALID, tensor=value.name,
-            )  # fmt: skip
+            raise name_is_taken(value.name)
+
+
+def name_is_taken(name: str) -> ModelError:
+    """A model has a tensor of the name of one of the program's."""
+    return ModelError(
+        f"the model has a tensor called {name!r}, as the program that explains it calls one of its own; rename it: "
+        "in Python, onnx.compose.add_prefix(onnx.load(FILE), 'own/') is the model with 'own/' before all its names",
+        reason=Reason.MODEL_INVALID, tensor=name,
+    )  # fmt: skip

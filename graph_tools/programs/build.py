@@ -13,7 +13,14 @@ from collections.abc import Sequence
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable, Reason
-from onnx_attribution.graph_tools.ir.convert import detach, graph_of, input_like, model_of, require_own_names
+from onnx_attribution.graph_tools.ir.convert import (
+    detach,
+    graph_of,
+    input_like,
+    model_of,
+    name_is_taken,
+    require_own_names,
+)
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.ir.reach import dependents
 from onnx_attribution.graph_tools.network import Network
@@ -26,6 +33,7 @@ class Draft:
 
     def __init__(self, network: Network, sources: Sequence[str] = ()) -> None:
         self.network, self.graph = network, graph_of(network.model)
+        self._taken = frozenset(self.graph.tensors())
         self.op = Emitter(self.graph)
         self.outputs: list[gs.Variable] = []
         given = {x.name for x in self.graph.inputs}
@@ -41,6 +49,7 @@ class Draft:
 
     def input(self, like: str, name: str, shape: list[int | str | None] | None = None) -> gs.Variable:
         """A new input of the type of a tensor, of unknown dimensions unless `shape` says them."""
+        self._require_free(name)
         made = input_like(self.tensor(like), name, shape)
         self.graph.inputs.append(made)
         return made
@@ -66,9 +75,14 @@ class Draft:
 
     def put(self, value: Value, name: str) -> None:
         """Makes a value an output of this name."""
+        self._require_free(name)
         out = gs.Variable(name, dtype=value.dtype)
         self.graph.nodes.append(gs.Node("Identity", f"output/{name}", inputs=[value], outputs=[out]))
         self.outputs.append(out)
+
+    def _require_free(self, name: str) -> None:
+        if name in self._taken:  # before graphsurgeon sees two of one name, and prints both
+            raise name_is_taken(name)
 
     def put_target(self, target: str, weight: Value, name: str, value: Value | None = None) -> None:
         """Makes the weighted sum of the target tensor per row an output, that of `value` where it is given."""
