@@ -122,12 +122,8 @@ def gradient_program(
     """
     draft = Draft(network)
     draft.outputs = [z for z in draft.graph.outputs if getattr(z, "type", "tensor_type") == "tensor_type"]
-    if alone:
-        for x in draft.graph.inputs:
-            axis = network.input_axes.get(x.name)
-            if axis is not None and x.shape is not None:
-                x.shape = [1 if k == axis else d for k, d in enumerate(x.shape)]
-    value = _value(draft, target)
+    rows = _name_rows(draft, [target.tensor, *layers], alone)
+    value = _value(draft, target, rows)
     ones = draft.op("Expand", draft.op.like(value, 1), draft.op("Shape", value))
     ones.shape = value.shape
     draft.put(value, "target/value")
@@ -141,6 +137,26 @@ def gradient_program(
     return draft.finish(unused=True)
 
 
+def _name_rows(draft: Draft, names: Sequence[str], alone: bool) -> int | str | None:
+    """Calls the rows by one name, which is returned, in all inputs, outputs and these tensors; `alone`: there is 1."""
+    network, tensors = draft.network, draft.graph.tensors()
+    known = network.places | network.rows if alone else dict(network.rows)
+    known |= {name: RowAxis(axis) for name, axis in network.input_axes.items() if axis is not None}
+    labels = dict.fromkeys(
+        x.shape[known[x.name].axis] for x in draft.graph.inputs if x.shape is not None and known.get(x.name)
+    )
+    rows = 1 if alone else next((d for d in labels if isinstance(d, str) and d != "?"), None)
+    ends = [*draft.graph.inputs, *draft.outputs, *(tensors[name] for name in names)]
+    for value in ends if rows is not None else ():
+        place = known.get(value.name)
+        if isinstance(value, gs.Constant) or value.shape is None:
+            continue
+        value.shape = [rows if isinstance(d, str) and d in labels else d for d in value.shape]
+        if place is not None and (alone or place.factor == 1):
+            value.shape[place.axis] = place.factor if alone else rows
+    return rows
+
+
 def row_axis(network: Network, name: str, rank: int) -> RowAxis | None:
     """Where the rows of a tensor lie; a first axis of size 1 is that of a row alone."""
     found = network.rows.get(name) or network.places.get(name)
@@ -148,18 +164,18 @@ def row_axis(network: Network, name: str, rank: int) -> RowAxis | None:
     return found or (RowAxis(0) if rank > 1 and first[:1] == (1,) else None)
 
 
-def _value(draft: Draft, target: Scalar) -> Value:
+def _value(draft: Draft, target: Scalar, rows: int | str | None) -> Value:
     """The scalar of each row."""
     op, own = draft.op, draft.tensor(target.tensor)
     place = row_axis(draft.network, target.tensor, len(own.shape))
-    z = _rows_first(op, op.cast(own, np.float32) if is_half(own) else own, place)
+    z = _rows_first(op, op.cast(own, np.float32) if is_half(own) else own, place, rows)
     if target.centred is not None:
         axis = target.centred % len(z.shape)
         mean = op("ReduceMean", z, op.ints([axis]), keepdims=1)
         mean.shape = [1 if k == axis else d for k, d in enumerate(z.shape)]
         z = op("Sub", z, mean)
     if target.plus is None:
-        weight = _rows_first(op, op.cast(draft.weight(target.tensor), z.dtype), place)
+        weight = _rows_first(op, op.cast(draft.weight(target.tensor), z.dtype), place, rows)
         value = _weighted(op, z, weight)
     else:
         value = _selected(op, z, target.plus)
@@ -168,7 +184,7 @@ def _value(draft: Draft, target: Scalar) -> Value:
     return op("Neg", value) if target.sign < 0 else value
 
 
-def _rows_first(op: Emitter, z: Value, place: RowAxis | None) -> Value:
+def _rows_first(op: Emitter, z: Value, place: RowAxis | None, rows: int | str | None) -> Value:
     """The tensor as `[rows, *unit]`."""
     dims = list(shape_of(z) or ())
     if place is None:
@@ -181,8 +197,9 @@ def _rows_first(op: Emitter, z: Value, place: RowAxis | None) -> Value:
         z.shape = dims
     if place.factor != 1:
         sizes = op("Concat", op.ints([-1, place.factor]), op.dims(z, 1), axis=0)
+        sizes.shape = [len(dims) + 1]
         z = op("Reshape", z, sizes)
-        z.shape = [None, place.factor, *dims[1:]]
+        z.shape = [rows, place.factor, *dims[1:]]
     return z
 
 

@@ -168,7 +168,9 @@ def _together(model: LoadedModel, layers: tuple[str, ...], target: str, notes: l
     except NotDifferentiable:
         sources = layers
     tensors = [target, *layers, *sources]
-    apart = [name for name, place in model.rows_of(tensors).items() if place is None]
+    shown = [z.name for z in model.graph.outputs if getattr(z, "type", "tensor_type") == "tensor_type"]
+    places = model.rows_of([*tensors, *shown])  # of the outputs too: the program names their sizes
+    apart = [name for name in dict.fromkeys(tensors) if places[name] is None]
     if not apart and model.gradients_apart(sources, target):
         return True
     why = f"those of {', '.join(map(repr, apart))} are not separable" if apart else "their gradients mix"
