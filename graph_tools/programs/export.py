@@ -143,7 +143,9 @@ def _name_rows(draft: Draft, names: Sequence[str], alone: bool) -> int | str | N
     known = network.places | network.rows if alone else dict(network.rows)
     known |= {name: RowAxis(axis) for name, axis in network.input_axes.items() if axis is not None}
     labels = dict.fromkeys(
-        x.shape[known[x.name].axis] for x in draft.graph.inputs if x.shape is not None and known.get(x.name)
+        x.shape[place.axis]
+        for x in draft.graph.inputs
+        if x.shape is not None and (place := known.get(x.name))
     )
     rows = 1 if alone else next((d for d in labels if isinstance(d, str) and d != "?"), None)
     ends = [*draft.graph.inputs, *draft.outputs, *(tensors[name] for name in names)]

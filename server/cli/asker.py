@@ -24,7 +24,7 @@ from onnx_attribution.values import (
 )
 
 if TYPE_CHECKING:
-    from onnx import ValueInfoProto
+    from onnx import TypeProto, ValueInfoProto
 
     from onnx_attribution.server.engine import Engine
 
@@ -206,10 +206,27 @@ def _declared_inputs(file: Path) -> list[TensorInfo]:
 
 
 def described(value: ValueInfoProto) -> TensorInfo:
+    """What a file says of an input or output; the type of what is no tensor is as `map(string, float32)`."""
+    from onnx_attribution.graph_tools.ir.shapes import dims_of
+
+    return TensorInfo(value.name, _kind(value.type), dims_of(value), None)
+
+
+def _kind(kind: TypeProto) -> str:
+    match kind.WhichOneof("value"):
+        case "map_type":
+            return f"map({_element(kind.map_type.key_type)}, {_kind(kind.map_type.value_type)})"
+        case "sequence_type":
+            return f"sequence({_kind(kind.sequence_type.elem_type)})"
+        case "optional_type":
+            return f"optional({_kind(kind.optional_type.elem_type)})"
+        case "sparse_tensor_type":
+            return f"sparse({_element(kind.sparse_tensor_type.elem_type)})"
+    return _element(kind.tensor_type.elem_type)
+
+
+def _element(number: int) -> str:
     import onnx
 
-    tensor = value.type.tensor_type
-    dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
-    known = dims if tensor.HasField("shape") else None
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    return TensorInfo(value.name, {"float": "float32", "double": "float64"}.get(kind, kind), known, None)
+    kind = onnx.TensorProto.DataType.Name(number).lower()
+    return {"float": "float32", "double": "float64"}.get(kind, kind)

@@ -152,7 +152,8 @@ def _tell(file: str, out: Path, found: Exported, beside: list[str], warnings: li
     screen = output.console()
     for word, infos in ends.items():
         for one in infos:
-            screen.print(f"{word} {escape(one.name)}: {one.dtype} {escape(output.shape_text(one.shape))}")
+            shape = "" if "(" in one.dtype else " " + output.shape_text(one.shape)  # a map has none
+            screen.print(f"{word} {escape(one.name)}: {escape(one.dtype + shape)}")
     for warning in warnings:
         screen.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)
     for note in notes:

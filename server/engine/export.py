@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import shape_of
+from onnx_attribution.graph_tools.ir.shapes import dims_of, set_dims
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.normalise.pipeline import same_values
 from onnx_attribution.graph_tools.programs.export import (
@@ -57,15 +58,17 @@ def exposed_model(source: ModelSource, layers: Sequence[str], backend: Backend) 
     model = load(source, weights)
     changed, tensors = exposed(model, layers)
     added = [z for z in changed.graph.output if not z.HasField("type")]
+    told = changed
+    with contextlib.suppress(onnx.shape_inference.InferenceError):
+        told = onnx.shape_inference.infer_shapes(changed)
+    known = {v.name: v for v in told.graph.output if v.type.HasField("tensor_type")}
     try:
         session = backend.session(changed, optimise=False)
         for z in added:
             z.CopyFrom(session.described(z.name))
+            if z.name in known and dims_of(z) is None:  # onnxruntime does not tell a scalar from any shape
+                set_dims(z, dims_of(known[z.name]))
     except ModelError:  # operators that somebody registers; ONNX may know the types all the same
-        told = changed
-        with contextlib.suppress(onnx.shape_inference.InferenceError):
-            told = onnx.shape_inference.infer_shapes(changed)
-        known = {v.name: v for v in told.graph.output if v.type.HasField("tensor_type")}
         if any(z.name not in known for z in added):
             raise
         for z in added:

@@ -103,6 +103,53 @@ def test_what_nobody_runs_here_gets_its_type_from_onnx(tmp_path: Path) -> None:
     assert "Twist" in result.output
 
 
+def test_a_scalar_is_told_from_a_shape_that_nobody_knows(tmp_path: Path) -> None:
+    text = """net (float[N,3] x, int64[K] s) => (float y) {
+        h = ReduceMax<keepdims = 0>(x) r = Reshape(x, s) t = ReduceMax<keepdims = 0>(r) y = Add(h, t) }"""
+    out = tmp_path / "out.onnx"
+    result = run("expose", model(tmp_path, text), "--layer", "h", "--layer", "r", "-o", out)
+    assert "output h: float32 []\noutput r: float32 ?" in result.stdout
+    scalar, unknown = (z.type.tensor_type for z in onnx.load(out).graph.output[1:])
+    assert scalar.HasField("shape")
+    assert not scalar.shape.dim
+    assert not unknown.HasField("shape")
+
+
+@pytest.mark.parametrize(
+    ("kind", "op", "told"),
+    [
+        ("map(string, float)", 'ai.onnx.ml.DictVectorizer<string_vocabulary = ["a", "b"]>', "map(string, float32)"),
+        ("map(int64, double)", "ai.onnx.ml.DictVectorizer<int64_vocabulary = [1, 2]>", "map(int64, float64)"),
+        ("seq(float[N,2])", "ConcatFromSequence<axis = 0>", "sequence(float32)"),
+    ],
+)  # fmt: skip
+def test_an_input_that_is_no_tensor_is_called_what_it_is(
+    tmp_path: Path, kind: str, op: str, told: str
+) -> None:
+    file, out = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    number = "double" if "double" in kind else "float"
+    header = '<ir_version: 8, opset_import: ["": 17, "ai.onnx.ml": 3]>'
+    text = (
+        f"net ({'float[N,2]' if 'map' in kind else kind} x) => ({number}[A,2] y) {{ h = {op}(x) y = Neg(h) }}"
+    )
+    proto = parser.parse_model(f"{header} {text}")
+    if "map" in kind:  # which the text has no word for
+        of_map = proto.graph.input[0].type.map_type
+        of_map.key_type = onnx.TensorProto.STRING if "string" in kind else onnx.TensorProto.INT64
+        of_map.value_type.tensor_type.elem_type = 11 if "double" in kind else 1
+    onnx.save(proto, file)
+    result = run("expose", file, "--layer", "h", "-o", out)
+    assert result.exit_code == 0, result.output
+    assert f"input x: {told}\n" in result.stdout
+    result = run("expose", file, "--layer", "h", "-o", out, "--force", "--json")
+    assert json.loads(result.stdout)["inputs"][0] == {
+        "name": "x",
+        "dtype": told,
+        "shape": None,
+        "batch_axis": None,
+    }
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_weights_in_another_file_come_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: bool
