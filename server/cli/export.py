@@ -84,7 +84,7 @@ def gradient(
     of fixed batch can share a run. Where they cannot, the inputs have room for one.
     """
     from onnx_attribution.server.engine.backend import Backend
-    from onnx_attribution.server.engine.export import gradient_model, plain_warning
+    from onnx_attribution.server.engine.export import gradient_model, plain_told
     from onnx_attribution.server.engine.models.loaded import LoadedModel
 
     _check_out(file, out, force)
@@ -93,8 +93,8 @@ def gradient(
         asked = parse_target(target or [], minus or [], [one.name for one in model.outputs])
         found = gradient_model(model, layer or (), replace(asked, logit=logit, mean_centred=mean_centred))
         beside = _save(found, out)
-        warning = plain_warning(model, found, out)
-    _tell(file, out, found, beside, [warning] if warning else [], json)
+        warning, note = plain_told(model, found, out, Path(file))
+    _tell(file, out, found, [*beside, *filter(None, [note])], [*filter(None, [warning])], json)
 
 
 def _check_out(file: str, out: Path, force: bool) -> None:

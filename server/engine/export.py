@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import AtInput, Recipe
 from onnx_attribution.server.engine.request.selectors import put, selectors_of
 from onnx_attribution.server.engine.request.targets import Chosen, chosen
-from onnx_attribution.values import Selection, Target
+from onnx_attribution.values import Array, Selection, Target
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,15 @@ def gradient_model(model: LoadedModel, layers: Sequence[str], target: Target) ->
     return Exported(program.model, names, model.weights, tuple(notes))
 
 
-def plain_warning(model: LoadedModel, found: Exported, path: Path) -> str:
-    """In words, what is wrong with a gradient file in a session with onnxruntime's default settings; "" for nothing.
+def plain_told(model: LoadedModel, found: Exported, path: Path, original: Path) -> tuple[str, str]:
+    """In words, what is wrong with a gradient file in a session with onnxruntime's default settings, and where that
+    makes other numbers of the original; "" for nothing.
 
-    It is run there on one row, in a process of its own: a fault of the optimiser may end it.
+    Both are run there on one row, each in a process of its own: a fault of the optimiser may end it.
     """
     session = model.backend.session(found.model)
     feeds = {name: array for name, array in model.network.example.items() if name in session.inputs}
+    own = dict(feeds)
     for value in found.model.graph.input:
         if value.name == "target/weight":
             sizes = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
@@ -128,7 +130,38 @@ def plain_warning(model: LoadedModel, found: Exported, path: Path) -> str:
     try:
         wanted, again = session.run(feeds), session.run(feeds)
     except ModelError:  # the weights do not fit the shape at these inputs
-        return ""
+        return "", ""
+    steady = {name: array for name, array in wanted.items() if same_values(again[name], array)}
+    way = f"give onnxruntime.InferenceSession disabled_optimizers={list(DISABLED)}"
+    plain = _in_plain_session(path, feeds)
+    if isinstance(plain, str):
+        return f"a session with onnxruntime's default settings cannot run the file ({plain}); {way}", ""
+    if wrong := [name for name, array in steady.items() if not same_values(plain[name], array)]:
+        names = ", ".join(wrong)
+        return f"a session with onnxruntime's default settings gives other numbers for {names}; {way}", ""
+    plain = _in_plain_session(original, own)
+    if isinstance(plain, str):
+        return "", ""
+    shared = {name: (plain[name], array) for name, array in steady.items() if name in plain}
+    apart = [
+        f"{name!r} by up to {np.abs(one.astype(float) - two).max():.2g} of {np.abs(two).max():.2g}"
+        for name, (one, two) in shared.items()
+        if one.dtype.kind == "f" and one.shape == two.shape and not same_values(one, two)
+    ]
+    if not apart:
+        return "", ""
+    weights = Weights()
+    bare = model.backend.session(load(original, weights), optimise=False).run(own, list(shared))
+    kept = all(same_values(bare[name], array) for name, (_, array) in shared.items())
+    why = "; without optimisation (ORT_DISABLE_ALL) it is what this file computes" if kept else ""
+    return "", (
+        f"the original in a session with onnxruntime's default settings, which fuse its operators, differs from this "
+        f"file in {', '.join(apart)}{why}"
+    )
+
+
+def _in_plain_session(path: Path, feeds: Mapping[str, Array]) -> dict[str, Array] | str:
+    """The outputs of a file, or what went wrong."""
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder) / "given.npz", Path(folder) / "made.npz"
         np.savez(given, *feeds.values())
@@ -137,22 +170,11 @@ def plain_warning(model: LoadedModel, found: Exported, path: Path) -> str:
             capture_output=True,
             text=True,
         )
-        way = f"give onnxruntime.InferenceSession disabled_optimizers={list(DISABLED)}"
         if done.returncode or not made.exists():
-            last = (done.stderr.strip().splitlines() or ["it ended the process"])[-1]
-            return f"a session with onnxruntime's default settings cannot run the file ({last}); {way}"
+            return (done.stderr.strip().splitlines() or ["it ended the process"])[-1]
         with np.load(made, allow_pickle=True) as arrays:
-            results = zip(wanted.items(), arrays.files, strict=True)
-            wrong = [
-                name
-                for (name, array), key in results
-                if same_values(again[name], array) and not same_values(arrays[key], array)
-            ]
-    if wrong:
-        return (
-            f"a session with onnxruntime's default settings gives other numbers for {', '.join(wrong)}; {way}"
-        )
-    return ""
+            names, *found = (arrays[key] for key in arrays.files)
+    return dict(zip(names.tolist(), found, strict=True))
 
 
 _PLAIN = """
@@ -160,7 +182,8 @@ import sys, numpy, onnxruntime
 model, given, made, *names = sys.argv[1:]
 arrays = numpy.load(given, allow_pickle=True)
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-numpy.savez(made, *session.run(None, dict(zip(names, (arrays[key] for key in arrays.files)))))
+made_of = [z.name for z in session.get_outputs() if z.type.startswith("tensor")]
+numpy.savez(made, numpy.array(made_of), *session.run(made_of, dict(zip(names, (arrays[key] for key in arrays.files)))))
 """
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 
@@ -87,6 +88,23 @@ def test_the_gradient_of_an_old_file_of_fixed_batch_is_the_slope_in_float64(
     size = np.abs(ours * u).sum(axis=(1, 2, 3))
     np.testing.assert_allclose((ours * u).sum(axis=(1, 2, 3)) / size, slope / size, atol=1e-4)
     np.testing.assert_allclose(found["target/value"], value(x), rtol=1e-4, atol=1e-3)
+
+
+def test_where_a_default_session_fuses_quantised_operators_the_original_is_told_apart(
+    shared: Path, tmp_path: Path
+) -> None:
+    path, out = model_of(shared, "mobilenetv2-qdq"), tmp_path / "g.onnx"
+    result = run("gradient", path, "--target", "3", "-o", out)
+    assert "note: the original in a session with onnxruntime's default settings" in result.stdout
+    assert "differs from this file in 'scores' by up to 0." in result.stdout
+    assert "without optimisation (ORT_DISABLE_ALL) it is what this file computes" in result.stdout
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    x = np.random.default_rng(0).normal(size=(1, 3, 244, 244)).astype(np.float32)
+    (bare,) = onnxruntime.InferenceSession(path, options).run(None, {"image": x})
+    found, fused = outputs(out, image=x)["scores"], outputs(path, image=x)["scores"]
+    np.testing.assert_allclose(found, bare, rtol=1e-4, atol=1e-4)
+    assert np.abs(found - fused).max() > 0.05
 
 
 @pytest.mark.parametrize(

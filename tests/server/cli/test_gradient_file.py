@@ -12,7 +12,7 @@ from onnx import parser
 
 from onnx_attribution.graph_tools.programs.export import save
 from onnx_attribution.server.engine.backend import Backend
-from onnx_attribution.server.engine.export import gradient_model, plain_warning
+from onnx_attribution.server.engine.export import gradient_model, plain_told
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import Target
 from tests.server.cli.commands import model, run
@@ -193,19 +193,20 @@ def test_inputs_that_nothing_reads_and_outputs_of_other_kinds(tmp_path: Path) ->
 
 
 def test_a_file_of_which_a_default_session_makes_something_else_is_told_of(tmp_path: Path) -> None:
-    loaded = LoadedModel(model(tmp_path, NET), Backend("cpu", 1))
+    original = model(tmp_path, NET)
+    loaded = LoadedModel(original, Backend("cpu", 1))
     found = gradient_model(loaded, ["h"], Target(index=1))
     file = tmp_path / "g.onnx"
     save(found.model, file)
-    assert plain_warning(loaded, found, file) == ""
+    assert plain_told(loaded, found, file, original) == ("", "")
     save(gradient_model(loaded, ["h"], Target(index=0)).model, file)
-    said = plain_warning(loaded, found, file)
+    said, _ = plain_told(loaded, found, file, original)
     assert (
         "gives other numbers for target/value, gradient/h; give onnxruntime.InferenceSession disabled_op"
         in said
     )
     file.write_bytes(b"nothing")
-    assert "cannot run the file" in plain_warning(loaded, found, file)
+    assert "cannot run the file" in plain_told(loaded, found, file, original)[0]
 
 
 def test_a_layer_behind_the_target_is_refused_with_both_names(tmp_path: Path) -> None:
