@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 from scipy import special
 
-from tests.conformance.operators import convolution
+from tests.conformance.windows import convolution
 
 Array = NDArray[Any]
 STATES = 0.1  # what eight bits for each step's input and state may add up to
