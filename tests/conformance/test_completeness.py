@@ -10,6 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_attribution.graph_tools.network import Network
+from onnx_attribution.graph_tools.programs.pairs import deeplift_program
+from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.server.engine.backend import Backend
 from tests.conformance import completeness
 from tests.conformance.completeness import Answer, Line, compare
@@ -69,15 +72,19 @@ def test_a_share_too_small_is_noticed(
         folder / "model.onnx",
     )
     assert not compare(folder / "model.onnx", backend).failed
-    exact = completeness._residuals
-    monkeypatch.setattr(
-        completeness,
-        "_residuals",
-        lambda choice, found: exact(
-            choice,
-            {n: a * np.float32(1.0005) if n.startswith("contribution/z") else a for n, a in found.items()},
-        ),
-    )
+
+    def wrong(network: Network, choice: Choice) -> Program:
+        program = deeplift_program(network, choice)
+        graph = program.model.graph
+        (share,) = [z for z in graph.output if z.name == "contribution/z"]
+        (node,) = [node for node in graph.node if share.name in node.output]
+        node.output[list(node.output).index(share.name)] = "exact"
+        kind = helper.tensor_dtype_to_np_dtype(share.type.tensor_type.elem_type)
+        graph.initializer.append(numpy_helper.from_array(np.asarray(1.0005, kind), "factor"))
+        graph.node.append(helper.make_node("Mul", ["exact", "factor"], [share.name]))
+        return program
+
+    monkeypatch.setitem(completeness.RULES, "rescale", wrong)
     assert compare(folder / "model.onnx", backend).failed
 
 
