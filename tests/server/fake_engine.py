@@ -44,6 +44,7 @@ class FakeEngine:
         self.ended = threading.Event()
         self.asked = 0
         self.methods_asked: list[Method] = []
+        self.inputs: tuple[TensorInfo, ...] = (TensorInfo("x", "float32", ("N", 3), 0),)
 
     def models(self) -> list[ModelInfo]:
         return [self._info(name) for name in ("linear", "big", "slow", "stuck", *self.failures)]
@@ -138,6 +139,5 @@ class FakeEngine:
     def _info(self, name: str) -> ModelInfo:
         if name in self.failures:
             return ModelInfo(name, 1, "FAILED", str(self.failures[name]))
-        tensor = TensorInfo("x", "float32", ("N", 3), 0)
         output = TensorInfo("y", "float32", ("N", 2), 0)
-        return ModelInfo(name, 1, "READY", "", "sha256:0", 21, "dynamic", ("x",), (tensor,), (output,))
+        return ModelInfo(name, 1, "READY", "", "sha256:0", 21, "dynamic", ("x",), self.inputs, (output,))
