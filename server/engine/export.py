@@ -133,12 +133,11 @@ def plain_told(model: LoadedModel, found: Exported, path: Path, original: Path) 
         return "", ""
     steady = {name: array for name, array in wanted.items() if same_values(again[name], array)}
     way = f"give onnxruntime.InferenceSession disabled_optimizers={list(DISABLED)}"
-    plain = _in_plain_session(path, feeds)
+    default, plain = "a session with onnxruntime's default settings", _in_plain_session(path, feeds)
     if isinstance(plain, str):
-        return f"a session with onnxruntime's default settings cannot run the file ({plain}); {way}", ""
+        return f"{default} cannot run the file ({plain}); {way}", ""
     if wrong := [name for name, array in steady.items() if not same_values(plain[name], array)]:
-        names = ", ".join(wrong)
-        return f"a session with onnxruntime's default settings gives other numbers for {names}; {way}", ""
+        return f"{default} gives other numbers for {', '.join(wrong)}; {way}", ""
     plain = _in_plain_session(original, own)
     if isinstance(plain, str):
         return "", ""
@@ -154,9 +153,9 @@ def plain_told(model: LoadedModel, found: Exported, path: Path, original: Path) 
     bare = model.backend.session(load(original, weights), optimise=False).run(own, list(shared))
     kept = all(same_values(bare[name], array) for name, (_, array) in shared.items())
     why = "; without optimisation (ORT_DISABLE_ALL) it is what this file computes" if kept else ""
-    return "", (
-        f"the original in a session with onnxruntime's default settings, which fuse its operators, differs from this "
-        f"file in {', '.join(apart)}{why}"
+    return (
+        "",
+        f"the original in {default}, which fuse its operators, differs from this file in {', '.join(apart)}{why}",
     )
 
 
