@@ -49,10 +49,13 @@ class Draft:
 
     def input(self, like: str, name: str, shape: list[int | str | None] | None = None) -> gs.Variable:
         """A new input of the type of a tensor, of unknown dimensions unless `shape` says them."""
-        self._require_free(name)
-        made = input_like(self.tensor(like), name, shape)
-        self.graph.inputs.append(made)
-        return made
+        return self.add(input_like(self.tensor(like), name, shape))
+
+    def add(self, value: gs.Variable) -> gs.Variable:
+        """Makes a new variable an input."""
+        self._require_free(value.name)
+        self.graph.inputs.append(value)
+        return value
 
     def weight(self, target: str) -> gs.Variable:
         """The input `target/weight`."""

@@ -31,8 +31,7 @@ def path_program(network: Network, choice: Choice, *, delta: bool = True, rules:
     op, graph = draft.op, draft.graph
     row_sample = gs.Variable("path/row_sample", dtype=np.dtype(np.int64), shape=["path/rows"])
     row_alpha = gs.Variable("path/row_alpha", dtype=np.dtype(np.float64), shape=["path/rows"])
-    graph.inputs += [row_sample, row_alpha]
-    _interpolate(op, network, choice.sources, row_sample, row_alpha)
+    _interpolate(draft, choice.sources, draft.add(row_sample), draft.add(row_alpha))
     graph.toposort()
     sample_weight = draft.input(choice.target, "target/weight")
     weight = _gather(op, sample_weight, _rows_of(network, choice.target), row_sample)
@@ -58,11 +57,9 @@ class NotSeparable(Exception):
     """The rows of a tensor cannot share a run; use rows one by one."""
 
 
-def _interpolate(
-    op: Emitter, network: Network, sources: Sequence[str], row_sample: Value, row_alpha: Value
-) -> None:
+def _interpolate(draft: Draft, sources: Sequence[str], row_sample: Value, row_alpha: Value) -> None:
     """Replaces the inputs by rows: sources on the line from baseline to sample, the others at the sample."""
-    graph = op.graph
+    op, network, graph = draft.op, draft.network, draft.graph
     tensors = graph.tensors()
     for name in [*dict.fromkeys([*(x.name for x in graph.inputs), *sources])]:
         if name.startswith("path/row_"):
@@ -77,12 +74,10 @@ def _interpolate(
         else:
             place = _rows_of(network, name)
         value = detach(graph, name) if name in tensors else tensors[name]
-        sample = input_like(value, f"sample/{name}")
-        graph.inputs.append(sample)
+        sample = draft.add(input_like(value, f"sample/{name}"))
         rows = _gather(op, sample, place, row_sample)
         if name in sources:
-            baseline = input_like(value, f"baseline/{name}")
-            graph.inputs.append(baseline)
+            baseline = draft.add(input_like(value, f"baseline/{name}"))
             rank = len(shape_of(value) or ())
             alpha = op.cast(row_alpha, value.dtype)
             if place.factor != 1:

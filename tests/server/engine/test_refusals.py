@@ -338,9 +338,13 @@ def test_sizes_of_one_name_must_be_equal() -> None:
         ("baseline/x", "deeplift_rescale"),
         ("target/value", "gradient"),
         ("path/row_sample", "neuron_ig"),
+        ("sample/x", "neuron_ig"),
+        ("baseline/x", "integrated_gradients"),
     ],
 )
-def test_a_name_that_a_program_needs_is_refused(name: str, method: str) -> None:
+def test_a_name_that_a_program_needs_is_refused_and_nothing_is_printed(
+    name: str, method: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     net = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 17]> n (float[N,3] x) => (float[N,3] y) { h = Tanh(x) y = Mul(h, h) }'
     )
@@ -351,6 +355,7 @@ def test_a_name_that_a_program_needs_is_refused(name: str, method: str) -> None:
             engine.attribute(
                 AttributionRequest("net", {"x": np.ones((2, 3))}, method, target=Target(index=1))
             )
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("source", [None, 3, bytearray(b"x"), memoryview(b"x")])
