@@ -224,7 +224,7 @@ def test_the_answer_says_per_sample_which_element_was_taken(engine: Engine) -> N
         ("y", -4, InvalidArgument, r"index -4 is out of range"),
         ("y", [0, 7], InvalidArgument, r"index 7 is out of range"),
         ("y", (0, 0), InvalidArgument, r"has 2 parts; the target has shape \[3\]"),
-        ("grid", 1, InvalidArgument, r"has 1 parts; the target has shape \[2, 3\]"),
+        ("grid", 1, InvalidArgument, r"has 1 part; the target has shape \[2, 3\]"),
         ("grid", None, InvalidArgument, r"shape \[2, 3\] for each sample; name an element or a region"),
         ("y", [0, 1, 2], InvalidArgument, r"3 entries in index; there are 2 samples"),
         ("y", [], InvalidArgument, r"0 entries in index; there are 2 samples"),
@@ -232,7 +232,7 @@ def test_the_answer_says_per_sample_which_element_was_taken(engine: Engine) -> N
         ("y", 1.0, InvalidArgument, r"index 1.0 is no integer"),
         ("y", "1", InvalidArgument, r"index '1' is no integer"),
         ("y", True, InvalidArgument, r"index True is no integer"),
-        ("flat", 0, InvalidArgument, r"has 1 parts; the target has shape \[\]"),
+        ("flat", 0, InvalidArgument, r"has 1 part; the target has shape \[\]"),
     ],
     ids=str,
 )
