@@ -104,15 +104,10 @@ class AsyncClient:
 
     async def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """What is served."""
-        found: list[ModelInfo] = []
-        token = ""
-        with translated():
-            while True:
-                request = pb.ListModelsRequest(page_token=token)
-                response = await self._models.ListModels(request, timeout=seconds(timeout, UNARY_SECONDS))
-                found += map(catalog.from_model, response.models)
-                if not (token := response.next_page_token):
-                    return found
+        request = pb.ListModelsRequest()
+        return [
+            catalog.from_model(x) for x in await _pages(self._models.ListModels, request, "models", timeout)
+        ]
 
     async def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
         """All that is known of a model; loads it on the server if need be."""
@@ -124,29 +119,18 @@ class AsyncClient:
 
     async def layers(self, model: str, pattern: str = "", *, timeout: float | None = None) -> list[LayerInfo]:
         """The layers whose name or node has this part or fits this glob, or of this operator; all by default."""
-        found: list[LayerInfo] = []
-        token = ""
-        with translated():
-            while True:
-                request = pb.ListLayersRequest(model=model, filter=pattern, page_token=token)
-                response = await self._models.ListLayers(request, timeout=seconds(timeout, UNARY_SECONDS))
-                found += map(catalog.from_layer, response.layers)
-                if not (token := response.next_page_token):
-                    return found
+        request = pb.ListLayersRequest(model=model, filter=pattern)
+        return [
+            catalog.from_layer(x) for x in await _pages(self._models.ListLayers, request, "layers", timeout)
+        ]
 
     async def methods(self, *, timeout: float | None = None) -> list[MethodInfo]:
         """The methods that the server evaluates, with their parameters."""
-        found: list[MethodInfo] = []
-        token = ""
-        with translated():
-            while True:
-                request = pb.ListMethodsRequest(page_token=token)
-                response = await self._attributions.ListMethods(
-                    request, timeout=seconds(timeout, UNARY_SECONDS)
-                )
-                found += map(method_messages.from_info, response.methods)
-                if not (token := response.next_page_token):
-                    return found
+        request = pb.ListMethodsRequest()
+        return [
+            method_messages.from_info(x)
+            for x in await _pages(self._attributions.ListMethods, request, "methods", timeout)
+        ]
 
     async def health(self, service: str = "", *, timeout: float | None = None) -> bool:
         """Whether the server, or one model as `models/NAME`, takes calls."""
@@ -172,6 +156,18 @@ class AsyncClient:
         if model not in self._only_inputs:
             self._only_inputs[model] = messages.only_input(await self.model(model, timeout=timeout))
         return {self._only_inputs[model]: inputs}
+
+
+async def _pages(call: Any, request: Any, field: str, timeout: float | None) -> list[Any]:
+    """The entries of all pages of a list; `field` holds those of one page."""
+    found: list[Any] = []
+    with translated():
+        while True:
+            response = await call(request, timeout=seconds(timeout, UNARY_SECONDS))
+            found += getattr(response, field)
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                return found
 
 
 class AsyncStream(AsyncIterator[Event]):

@@ -102,15 +102,8 @@ class Client:
 
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """What is served."""
-        found: list[ModelInfo] = []
-        token = ""
-        with translated():
-            while True:
-                request = pb.ListModelsRequest(page_token=token)
-                response = self._models.ListModels(request, timeout=seconds(timeout, UNARY_SECONDS))
-                found += map(catalog.from_model, response.models)
-                if not (token := response.next_page_token):
-                    return found
+        request = pb.ListModelsRequest()
+        return [catalog.from_model(x) for x in _pages(self._models.ListModels, request, "models", timeout)]
 
     def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
         """All that is known of a model; loads it on the server if need be."""
@@ -122,27 +115,16 @@ class Client:
 
     def layers(self, model: str, pattern: str = "", *, timeout: float | None = None) -> list[LayerInfo]:
         """The layers whose name or node has this part or fits this glob, or of this operator; all by default."""
-        found: list[LayerInfo] = []
-        token = ""
-        with translated():
-            while True:
-                request = pb.ListLayersRequest(model=model, filter=pattern, page_token=token)
-                response = self._models.ListLayers(request, timeout=seconds(timeout, UNARY_SECONDS))
-                found += map(catalog.from_layer, response.layers)
-                if not (token := response.next_page_token):
-                    return found
+        request = pb.ListLayersRequest(model=model, filter=pattern)
+        return [catalog.from_layer(x) for x in _pages(self._models.ListLayers, request, "layers", timeout)]
 
     def methods(self, *, timeout: float | None = None) -> list[MethodInfo]:
         """The methods that the server evaluates, with their parameters."""
-        found: list[MethodInfo] = []
-        token = ""
-        with translated():
-            while True:
-                request = pb.ListMethodsRequest(page_token=token)
-                response = self._attributions.ListMethods(request, timeout=seconds(timeout, UNARY_SECONDS))
-                found += map(method_messages.from_info, response.methods)
-                if not (token := response.next_page_token):
-                    return found
+        request = pb.ListMethodsRequest()
+        return [
+            method_messages.from_info(x)
+            for x in _pages(self._attributions.ListMethods, request, "methods", timeout)
+        ]
 
     def health(self, service: str = "", *, timeout: float | None = None) -> bool:
         """Whether the server, or one model as `models/NAME`, takes calls."""
@@ -168,6 +150,18 @@ class Client:
         if model not in self._only_inputs:
             self._only_inputs[model] = messages.only_input(self.model(model, timeout=timeout))
         return {self._only_inputs[model]: inputs}
+
+
+def _pages(call: Any, request: Any, field: str, timeout: float | None) -> list[Any]:
+    """The entries of all pages of a list; `field` holds those of one page."""
+    found: list[Any] = []
+    with translated():
+        while True:
+            response = call(request, timeout=seconds(timeout, UNARY_SECONDS))
+            found += getattr(response, field)
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                return found
 
 
 class Stream(Iterator[Event]):

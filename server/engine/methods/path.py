@@ -61,7 +61,7 @@ def _stage(model: LoadedModel, asked: Sequence[Resolved], memory: int, steps: in
 
 
 def plan_of(resolved: Resolved, steps: int) -> Plan:
-    """Where the rows of a resolved lie at a number of steps."""
+    """Where the rows of a request lie at a number of steps."""
     at = resolved.recipe.at
     assert isinstance(at, Path)
     return (conductance_plan if at.conductance else mean_plan)(at.quadrature, steps)
