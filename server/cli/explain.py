@@ -93,13 +93,8 @@ def explain(
     minus: Annotated[
         Many, typer.Option(metavar="INDEX", help="Subtracted from the target; same forms.")
     ] = None,
-    logit: Annotated[
-        bool,
-        typer.Option("--logit", help="What a final Softmax, LogSoftmax or Sigmoid is made of, in its place."),
-    ] = False,
-    mean_centred: Annotated[
-        bool, typer.Option("--mean-centred", help="Less the mean over the classes.")
-    ] = False,
+    logit: options.Logit = False,
+    mean_centred: options.MeanCentred = False,
     baseline: Annotated[
         Many,
         typer.Option(

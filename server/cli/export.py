@@ -65,13 +65,8 @@ def gradient(
     minus: Annotated[
         list[str] | None, typer.Option(metavar="INDEX", help="Subtracted from the target.")
     ] = None,
-    logit: Annotated[
-        bool,
-        typer.Option("--logit", help="What a final Softmax, LogSoftmax or Sigmoid is made of, in its place."),
-    ] = False,
-    mean_centred: Annotated[
-        bool, typer.Option("--mean-centred", help="Less the mean over the classes.")
-    ] = False,
+    logit: options.Logit = False,
+    mean_centred: options.MeanCentred = False,
     force: Force = False,
     batch_axis: options.BatchAxis = None,
     shape: options.Shape = None,

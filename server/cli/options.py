@@ -26,3 +26,8 @@ Shape = Annotated[
 ]
 Server = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask this server instead.")]
 Model = Annotated[str | None, typer.Option(metavar="NAME", help="The model's name on the server.")]
+Logit = Annotated[
+    bool,
+    typer.Option("--logit", help="What a final Softmax, LogSoftmax or Sigmoid is made of, in its place."),
+]
+MeanCentred = Annotated[bool, typer.Option("--mean-centred", help="Less the mean over the classes.")]
