@@ -193,7 +193,8 @@ class LayerAttribution:
 
 @dataclass(frozen=True)
 class ResolvedTarget:
-    """The target as it was taken: the tensor, per sample the index in words, its value at x and at the baseline."""
+    """The target as it was taken: the tensor, per sample the index in words, its value at x and at the baseline; NaN
+    there for methods that compare with none."""
 
     tensor: str
     index: tuple[str, ...]

@@ -134,9 +134,10 @@ def test_every_method_explains_a_mask(engine: Engine, method: str) -> None:
     answer = ask(engine, "segments", {"x": X}, method, target=Target(index=(1, MASK)))
     values_at = [segments(x)[1][MASK].sum() for x in X]
     np.testing.assert_allclose(answer.target.value, values_at, rtol=1e-9)
-    np.testing.assert_allclose(
-        answer.target.baseline_value, segments(np.zeros((2, 2, 4)))[1][MASK].sum(), rtol=1e-9
-    )
+    if not method.startswith("gradient"):
+        np.testing.assert_allclose(
+            answer.target.baseline_value, segments(np.zeros((2, 2, 4)))[1][MASK].sum(), rtol=1e-9
+        )
     assert answer.target.index == ("1,mask of 4 of 8",) * 2
     if method.startswith("deeplift"):
         np.testing.assert_allclose(answer.layers["x"].residual, 0, atol=1e-9)

@@ -30,6 +30,8 @@ def layers_of(
         none = np.full_like(total, np.nan)
         error = per_sample(np.abs(values - sums.coarse[name])) if name in sums.coarse else none
         residual = total - change if complete else none
+        if name in sums.errors:
+            error = sums.errors[name]
         if resolved.cuts[name]:  # no L1 error is less than what the sum misses
             error = np.where(np.isnan(error), error, np.fmax(error, np.abs(residual)))
         dtype = element_type(tensors[name])

@@ -8,14 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from onnx_attribution.errors import Cancelled
+from onnx_attribution.errors import Cancelled, InvalidArgument, ModelError
 from onnx_attribution.server.engine.answer.reduce import errors_of, layers_of, together
 from onnx_attribution.server.engine.answer.warnings import Answered, warnings_of
 from onnx_attribution.server.engine.methods import stages
 from onnx_attribution.server.engine.methods.path import missed
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Path
-from onnx_attribution.server.engine.request.resolve import Resolved
+from onnx_attribution.server.engine.request.resolve import Resolved, explain
 from onnx_attribution.server.engine.rows.evaluate import Sums, averaged
 from onnx_attribution.values import (
     Accepted,
@@ -38,7 +38,7 @@ def events(
     """Accepted, Progress between runs, at least one Revision, Completed."""
     request, recipe, layers = asked[0].request, asked[0].recipe, asked[0].choice.layers
     best, best_error = 0, np.inf
-    spent = 2 * asked[0].samples.count  # both ends
+    spent = asked[0].evaluated
     tolerance = recipe.at.tolerance if isinstance(recipe.at, Path) else None
     reason: StopReason = "max_steps" if recipe.error_estimate else "exact"
     remedies: list[dict[int, str]] = [{} for _ in asked]
@@ -64,6 +64,9 @@ def events(
             except StopIteration as end:
                 sums: list[Sums] = end.value
                 break
+            except (InvalidArgument, ModelError):  # what was given, or the program
+                explain(model, asked)
+                raise
             yield Progress(done, max(expected, done), time.monotonic() - started)
             wish = wished()
         else:  # asked to stop with a revision in hand
@@ -71,6 +74,7 @@ def events(
             reason = wish
             break
         spent = done
+        asked = [one.known(own.value, own.baseline_value) for one, own in zip(asked, sums, strict=True)]
         now = time.monotonic()
         may_go_on = until(now + min(now - started + PATIENCE[0], PATIENCE[1]))
         answers = [

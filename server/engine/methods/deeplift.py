@@ -128,6 +128,7 @@ def _lifted(
     )
     reference = {f"baseline/{name}": array for name, array in (shared or {}).items()}
     parts: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
+    ends: dict[str, list[Floats]] = {"target/value": [], "target/baseline": []}
 
     def run(part: Run) -> dict[str, Array]:
         return session.run(part.feeds(baselines=alone) | reference)
@@ -143,11 +144,14 @@ def _lifted(
         for found, rows in apart(part, run):
             _refuse_lost_changes(model, found)
             _refuse_different_ways(model, resolved, found)
+            for name, values in ends.items():
+                values.append(np.broadcast_to(found[name].astype(np.float64), found["target/value"].shape))
             for layer in resolved.choice.layers:
                 contribution = found[f"contribution/{layer}"]
                 parts[layer].append(resolved.samples.units(layer, contribution))
             yield 2 * rows if alone else rows + 1
-    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {})
+    high, low = (np.concatenate(values) for values in ends.values())
+    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, high, low)
 
 
 def _refuse_different_ways(model: LoadedModel, resolved: Resolved, found: Mapping[str, Array]) -> None:

@@ -36,13 +36,15 @@ def _gradients(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluatio
     session = rows_session(model, resolved)
     name, reduced = resolved.request.method.name, resolved.recipe.reduced
     parts: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
+    values: list[Floats] = []
     limit = row_limit(model, resolved.samples, memory, session, resolved.samples.runs[0].shapes)
     for part in resolved.samples.parts(limit):
         for found, rows in apart(part, lambda run: session.run(run.feeds())):
             yield rows
+            values.append(found["target/value"].astype(np.float64))
             for layer, (h, g) in pairs(resolved, found).items():
                 parts[layer].append(reduced(name, g, h))
-    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {})
+    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, np.concatenate(values))
 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:

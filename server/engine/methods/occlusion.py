@@ -26,7 +26,8 @@ from onnx_attribution.server.engine.rows.evaluate import Sums, row_limit
 from onnx_attribution.values import Array
 
 Row = tuple[int, int]
-"""A sample and the group that is at its baseline there."""
+"""A sample and the group that is at its baseline there, or one of the ends."""
+INPUT, BASELINE = -1, -2
 
 
 @recipe(Occlusion)
@@ -40,21 +41,21 @@ def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterat
 
 
 def rows_of(resolved: Resolved) -> list[Row]:
-    """What is evaluated: the groups that differ from their baseline. The effect of the others is exactly 0."""
+    """What is evaluated: both ends and the groups that differ from their baseline. Others have no effect."""
     touched: list[set[int]] = [set() for _ in range(resolved.samples.count)]
     for name, parts in _features(resolved).of.items():
         high, low = resolved.samples.ends(name)
         for groups, x, y in zip(touched, high, low, strict=True):
             both_nan = (x != x) & (y != y)
             groups |= parts.touched(np.asarray((x != y) & ~both_nan))
-    return [(k, group) for k, groups in enumerate(touched) for group in sorted(groups)]
+    return [(k, group) for k, groups in enumerate(touched) for group in (INPUT, BASELINE, *sorted(groups))]
 
 
 def effects_of(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Evaluations:
     """The effects of all groups on each target, spread over their elements."""
     resolved = asked[0]  # but for the target, one is as the others
     features, rows = _features(resolved), rows_of(resolved)
-    effects = np.zeros((len(asked), resolved.samples.count, features.count))
+    found = np.full((len(asked), resolved.samples.count, features.count + 2), np.nan)  # the ends come last
     limit = row_limit(model, resolved.samples, memory) if resolved.samples.together else 1
     ends = {name: resolved.samples.ends(name) for name in features.of}
     start = 0
@@ -68,11 +69,22 @@ def effects_of(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Ev
             limit = max(limit // 2, 1)
             continue
         samples, groups = np.array(part).T
-        for effect, one, value in zip(effects, asked, values, strict=True):
-            effect[samples, groups] = one.value[samples] - value
+        for each, value in zip(found, values, strict=True):
+            each[samples, groups] = value
         start += len(part)
         yield len(part)
-    return [Sums({name: parts.spread(each) for name, parts in features.of.items()}, {}) for each in effects]
+    effects = np.zeros((*found.shape[:2], features.count))
+    samples, groups = np.array([row for row in rows if row[1] >= 0], np.int64).reshape(-1, 2).T
+    effects[:, samples, groups] = found[:, samples, INPUT] - found[:, samples, groups]
+    return [
+        Sums(
+            {name: parts.spread(effect) for name, parts in features.of.items()},
+            {},
+            ends[:, INPUT],
+            ends[:, BASELINE],
+        )
+        for effect, ends in zip(effects, found, strict=True)
+    ]
 
 
 def _features(resolved: Resolved) -> Features:
@@ -88,7 +100,12 @@ def _occluded(
     found: dict[str, Array] = {}
     for name, parts in _features(resolved).of.items():
         high, low = ends[name]
-        masks = np.stack([parts.mask(group) for _, group in rows])
+        masks = np.stack(
+            [
+                parts.mask(group) if group >= 0 else np.full(parts.mask(0).shape, group == BASELINE)
+                for _, group in rows
+            ]
+        )
         found[name] = np.where(masks, low[samples], high[samples])
     return found
 

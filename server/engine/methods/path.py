@@ -70,7 +70,7 @@ def plan_of(resolved: Resolved, steps: int) -> Plan:
 def _planned(model: LoadedModel, resolved: Resolved, memory: int, plan: Plan) -> int:
     samples = resolved.samples
     if not samples.together:
-        return len(plan.alphas) * samples.count
+        return len(plan.points) * samples.count
     return count_rows(plan, samples.count, row_limit(model, samples, memory))
 
 

@@ -110,6 +110,28 @@ class LoadedModel(ReadModel):
             except ModelError:  # rows that cannot share a run have no places
                 self.network.rows.update({n: None for n in tensors if n not in self.network.rows})
 
+    def shape_at(
+        self, name: str, place: RowAxis | None, inputs: Mapping[str, Array], rows: int
+    ) -> tuple[int, ...] | None:
+        """The shape of a tensor at inputs that hold this many rows, as far as the file says it; None where it does not.
+
+        A dimension is a number, that of the rows, or has a name that a dimension of an input has.
+        """
+        declared = self.graph.tensors()[name].shape
+        if declared is None:
+            return None
+        sizes = {
+            d: size
+            for x in self.graph.inputs
+            if x.name in inputs and self.labels
+            for d, size in zip(x.shape or (), inputs[x.name].shape, strict=False)
+            if isinstance(d, str)
+        }
+        found = [d if isinstance(d, int) else sizes.get(d) for d in declared]
+        if place is not None:
+            found[place.axis] = rows * place.factor
+        return None if any(d is None for d in found) else tuple(d for d in found if d is not None)
+
     def gradients_apart(self, sources: tuple[str, ...], target: str) -> bool:
         """Whether the gradient of one row is that of the row alone and zero in all others; proven at the first call."""
         choice = Choice(sources, sources, target)

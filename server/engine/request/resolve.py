@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotDifferentiable, Reason
+from onnx_attribution.graph_tools.ir.emit import element_type
 from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.select.cuts import is_cut
@@ -28,7 +29,8 @@ from onnx_attribution.server.engine.request.inputs import (
     shared_by_all,
 )
 from onnx_attribution.server.engine.request.samples import Samples, split_samples
-from onnx_attribution.values import AttributionRequest
+from onnx_attribution.server.engine.request.selectors import reads_values
+from onnx_attribution.values import Array, AttributionRequest, Target
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Resolved:
     """A request about one of its targets in arrays: names are tensors, and the samples are laid out in runs.
 
     A sample stands here once for each of its references, and all that is said of samples counts these. `selection` are
-    the target's weights `[samples, *unit]`.
+    the target's weights `[samples, *unit]`. `value` and `baseline_value` are NaN until a program has run that gives
+    them; `evaluated` counts the rows that were run to read the request.
     """
 
     request: AttributionRequest
@@ -50,6 +53,15 @@ class Resolved:
     warnings: tuple[str, ...]
     selection: NDArray[np.float64]
     features: Features | None = None
+    evaluated: int = 0
+
+    def known(self, value: NDArray[np.float64], baseline_value: NDArray[np.float64]) -> Resolved:
+        """The same with the target's values at x and x', as far as these are there."""
+        return replace(
+            self,
+            value=self.value if np.isnan(value).all() else value,
+            baseline_value=self.baseline_value if np.isnan(baseline_value).all() else baseline_value,
+        )
 
     def only(self, number: int) -> Resolved:
         """The same of one sample."""
@@ -88,7 +100,7 @@ def resolve(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> 
     if recipe.takes_differences:
         require_finite(request.method.name, sources, inputs)
     given = split_samples(model, inputs, references, len(asked))
-    at_targets = list(dict.fromkeys(name for one in wanted for name in one.tensors))
+    at_targets = dict.fromkeys(name for one in wanted for name in one.tensors)
     tensors = [*at_targets, *sources, *layers]
     rows = model.rows_of(tensors)
     together = all(rows[name] is not None for name in tensors)
@@ -110,14 +122,16 @@ def resolve(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> 
         rows = model.places_of(tensors)
     plain = Samples.laid(model, given, rows, together, references)
     hidden = [s for s in sources if s not in model.network.input_axes]
-    at_x = [forward(model, run.x, [*at_targets, *hidden]) for run in plain.runs]
+    at_x, known, evaluated = _at_input(model, plain, hidden, wanted, asked)
     samples = plain.filled(
         x=[{**run.x, **{s: each[s] for s in hidden}} for run, each in zip(plain.runs, at_x, strict=True)]
     )
     samples = samples.filled(baselines=baselines_of(model, request, recipe, sources, samples, warnings))
+    unsure = [name for name in names if name not in known] if recipe.needs_reference else []
     at_reference = [
-        moved(model, run.x, run.baselines, names, where="at the baseline") for run in samples.runs
+        moved(model, run.x, run.baselines, unsure, where="at the baseline") for run in samples.runs if unsure
     ]
+    evaluated += samples.count * bool(unsure)
     features = _features(model, recipe.at, samples, sources) if isinstance(recipe.at, Groups) else None
     nodes = list(model.graph.nodes)
     cuts = {name: {layer: is_cut(nodes, sources, name, [layer]) for layer in layers} for name in names}
@@ -125,10 +139,12 @@ def resolve(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> 
     for k, (found, target) in enumerate(zip(wanted, asked, strict=True)):
         name, lead = found.tensor, rows[found.tensor]
         with _named(model, request, k):
-            stacked = targets.stacked([each[name] for each in at_x], lead)
             plus, words = targets.selection(model, found, target, plain, at_x)
-            value = targets.dot(stacked, plus)
-            baseline_value = targets.values([each[name] for each in at_reference], lead, plus)
+            value = baseline_value = np.full(samples.count, np.nan)
+            if name not in known:
+                value = targets.values([each[name] for each in at_x], lead, plus)
+            if name in unsure:
+                baseline_value = targets.values([each[name] for each in at_reference], lead, plus)
         weighted = samples.weighted(name, plus, [each[name] for each in at_x])
         said = (*warnings, *found.notes, *own[name])
         resolved.append(
@@ -144,9 +160,63 @@ def resolve(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> 
                 said,
                 plus,
                 features,
+                evaluated if k == 0 else 0,
             )
         )
     return resolved
+
+
+def explain(model: LoadedModel, asked: Sequence[Resolved]) -> None:
+    """Says what is wrong with what was given, after a run that failed.
+
+    Raises:
+        InvalidArgument: the model cannot be run at x, or at x'.
+    """
+    for run in asked[0].samples.runs:
+        names = [one.choice.target for one in asked]
+        moved(model, run.x, {}, names)
+        moved(model, run.x, run.baselines, names, where="at the baseline")
+
+
+def _at_input(
+    model: LoadedModel,
+    samples: Samples,
+    hidden: Sequence[str],
+    wanted: Sequence[targets.Chosen],
+    asked: Sequence[Target],
+) -> tuple[list[dict[str, Array]], set[str], int]:
+    """Per run hidden sources and target tensors at x, the latter only where they decide what is explained; the target
+    tensors of known shape; and how many rows were run.
+
+    Of a target that is named and whose shape is known, only that shape is of use: the program that explains it gives
+    its value, too.
+    """
+    names = list(dict.fromkeys(name for one in wanted for name in one.tensors))
+    places = {name: samples.place(name) for name in names}
+    shapes = [
+        {name: model.shape_at(name, places[name], run.x, run.count) for name in names} for run in samples.runs
+    ]
+    known = {name for name in names if all(each[name] is not None for each in shapes)}
+    read = {
+        name
+        for one, target in zip(wanted, asked, strict=True)
+        for name in one.tensors
+        if name not in known
+        or one.made
+        or (reads_values(target.index) or reads_values(target.minus, False))
+        and any(
+            np.prod(each[one.indexed] or ()) > each_run.count
+            for each, each_run in zip(shapes, samples.runs, strict=True)
+        )
+    }
+    needed = [*(name for name in names if name in read), *hidden]
+    found = [forward(model, run.x, needed) if needed else {} for run in samples.runs]
+    tensors = model.graph.tensors()
+    for each, shape in zip(found, shapes, strict=True):
+        for name in names:
+            if name not in read:
+                each[name] = np.broadcast_to(np.zeros((), element_type(tensors[name])), shape[name] or ())
+    return found, known, samples.count * bool(needed)
 
 
 @contextmanager

@@ -37,6 +37,13 @@ def selectors_of(index: Selection, count: int, rank: int, role: str) -> list[Sel
     return chosen * count if len(chosen) == 1 else chosen
 
 
+def reads_values(selection: Selection, by_itself: bool = True) -> bool:
+    """Whether the values of a target decide what is selected; `by_itself` says whether none means the largest."""
+    if selection is None:
+        return by_itself
+    return isinstance(selection, list) and any(one is None for one in selection)
+
+
 def _entry(entry: Any) -> Any:
     """An entry of a list: a row of an array is a tuple, a list of such rows or tuples a region."""
     if isinstance(entry, np.ndarray) and entry.dtype.kind in "iu":

@@ -35,13 +35,18 @@ TERM_FIELDS = ("gradient_row", "left_row", "right_row", "weight", "slot")
 
 @dataclass(frozen=True)
 class Sums:
-    """Per layer the attributions `[samples, *unit]` and, for path methods, those of the coarse grid.
+    """Per layer the attributions `[samples, *unit]` and, for path methods, those of the coarse grid, or `errors`
+    `[samples]`, estimates of their L1 error.
 
+    `value` and `baseline_value` `[samples]` are the target at x and at x'; NaN: the programs that ran do not say it.
     `spread` `[samples]` is there where samples have several references: see `LayerAttribution`.
     """
 
     fine: dict[str, Floats]
     coarse: dict[str, Floats]
+    value: Floats = field(default_factory=lambda: np.full(1, np.nan))
+    baseline_value: Floats = field(default_factory=lambda: np.full(1, np.nan))
+    errors: dict[str, Floats] = field(default_factory=dict)
     spread: dict[str, Floats] = field(default_factory=dict)
 
 
@@ -62,13 +67,14 @@ def averaged(resolved: Resolved, sums: Sums) -> tuple[Resolved, Sums]:
         for part in (sums.fine, sums.coarse)
     )
     spreads = {layer: spread(array) for layer, array in sums.fine.items()}
+    errors = {layer: np.asarray(apart(array).mean(axis=1)) for layer, array in sums.errors.items()}
     answered = replace(
         resolved,
         index=resolved.index[::count],
         value=resolved.value[::count],
         baseline_value=apart(resolved.baseline_value).mean(axis=1),
     )
-    return answered, Sums(fine, coarse, spreads)
+    return answered, Sums(fine, coarse, answered.value, answered.baseline_value, errors, spreads)
 
 
 def row_limit(
@@ -108,9 +114,13 @@ def apart(part: Run, run: Callable[[Run], dict[str, Array]]) -> Iterator[tuple[d
 
 def _all_finite(found: Mapping[str, Array]) -> bool:
     """Whether what comes out of the way back is finite; the network's own values may be infinite by right."""
-    return all(
-        np.isfinite(a).all() for name, a in found.items() if not name.startswith(("activation/", "target/"))
-    )
+    for name, array in found.items():
+        if name.startswith("target/"):
+            if np.isnan(array).any():
+                return False
+        elif not name.startswith("activation/") and not np.isfinite(array).all():
+            return False
+    return True
 
 
 def along_path(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool, memory: int) -> Evaluation:
@@ -156,9 +166,11 @@ def _together(
     session: Session, resolved: Resolved, plan: Plan, common: Mapping[str, Array], limit: int
 ) -> Evaluation:
     totals: dict[str, Floats] = {}
+    at_ends = np.full((2, resolved.samples.count), np.nan)
     for batch in batches(plan, resolved.samples.count, limit):
         found = session.run({**common, **_fields(batch)})
         parts = {layer: found[f"sum/{layer}"].astype(np.float64) for layer in resolved.choice.layers}
+        _note_ends(at_ends, plan, batch, found)
         yield len(batch.row_sample)
         if not _all_finite(found):  # NaN of one sample is in all slots: of each, only its own run counts
             for part in parts.values():
@@ -167,6 +179,7 @@ def _together(
                 if len(alone.row_sample) < len(batch.row_sample):
                     found = session.run({**common, **_fields(alone)})
                     yield len(alone.row_sample)
+                _note_ends(at_ends, plan, alone, found)
                 own = slice(2 * sample, 2 * sample + 2)
                 for layer, part in parts.items():
                     part[own] = found[f"sum/{layer}"][own]
@@ -174,7 +187,15 @@ def _together(
             totals[layer] = totals[layer] + part if layer in totals else part
     fine = {layer: total[0::2] for layer, total in totals.items()}
     coarse = {layer: total[1::2] for layer, total in totals.items()} if plan.coarse else {}
-    return Sums(fine, coarse)
+    low, high = at_ends
+    return Sums(fine, coarse, high, low)
+
+
+def _note_ends(at_ends: Floats, plan: Plan, batch: Batch, found: Mapping[str, Array]) -> None:
+    """Keeps the target of the rows that are at x' or at x."""
+    for values, node in zip(at_ends, plan.ends, strict=True):
+        here = batch.nodes == node
+        values[batch.row_sample[here]] = found["target/value"][here]
 
 
 def _fields(batch: Batch) -> dict[str, Array]:
@@ -187,12 +208,17 @@ def _one_by_one(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool)
     fine: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
     coarse: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
     ready, last_need = _schedule(plan)
+    ends: list[list[Floats]] = [[], []]
     for run in resolved.samples.runs:
         rows: dict[int, dict[str, tuple[Floats, Floats]]] = {}
         totals: dict[tuple[str, int], Floats] = {}
-        for node, alpha in enumerate(plan.alphas):
+        for node, alpha in enumerate(plan.points):
             moved = {n: between(low, run.x[n], float(alpha)) for n, low in run.baselines.items()}
-            rows[node] = pairs(resolved, session.run({**run.feeds(), **moved}))
+            found = session.run({**run.feeds(), **moved})
+            rows[node] = pairs(resolved, found)
+            for values, end in zip(ends, plan.ends, strict=True):
+                if node == end:
+                    values.append(found["target/value"].astype(np.float64))
             yield 1
             for layer in resolved.choice.layers:
                 for term, level in ready.get(node, ()):
@@ -206,6 +232,8 @@ def _one_by_one(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool)
     return Sums(
         {layer: np.concatenate(p) for layer, p in fine.items()},
         {layer: np.concatenate(p) for layer, p in coarse.items()} if plan.coarse else {},
+        np.concatenate(ends[1]),
+        np.concatenate(ends[0]),
     )
 
 

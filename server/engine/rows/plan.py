@@ -37,11 +37,24 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The nodes of one sample and the sums over them; `coarse` is empty where no estimate can be made."""
+    """The nodes of one sample and the sums over them; `coarse` is empty where no estimate can be made.
+
+    Evaluated are `points`: the nodes, and the ends that are none of them, which give the target's change.
+    """
 
     alphas: Floats
     fine: tuple[Term, ...]
     coarse: tuple[Term, ...]
+
+    @functools.cached_property
+    def points(self) -> Floats:
+        """The nodes, then the ends that are missing."""
+        return np.concatenate([self.alphas, [end for end in (0.0, 1.0) if end not in self.alphas]])
+
+    @functools.cached_property
+    def ends(self) -> tuple[int, int]:
+        """The numbers of the points at x' and at x."""
+        return int(np.flatnonzero(self.points == 0)[0]), int(np.flatnonzero(self.points == 1)[0])
 
 
 @dataclass(frozen=True)
@@ -170,7 +183,7 @@ def batches(plan: Plan, samples: int, max_rows: int) -> Iterable[Batch]:
 def count_rows(plan: Plan, samples: int, max_rows: int) -> int:
     """How many rows `batches` evaluates in all; of many, those that two runs need are counted once."""
     if len(plan.fine) * samples > KEPT:
-        return len(plan.alphas) * samples
+        return len(plan.points) * samples
     return sum(len(batch.row_sample) for batch in batches(plan, samples, max_rows))
 
 
@@ -181,7 +194,13 @@ def _batches(plan: Plan, samples: int, max_rows: int) -> Iterator[Batch]:
     )
     rows: dict[tuple[int, int], int] = {}
     taken: list[tuple[int, int, int, float, int]] = []
+    used = {n for term, _ in ordered for n in (term.gradient, term.left, term.right)}
     for sample in range(samples):
+        for end in sorted({*plan.ends} - used):
+            if len(rows) + 1 > limit:
+                yield _batch(plan, rows, taken)
+                rows, taken = {}, []
+            rows[sample, end] = len(rows)
         for term, level in ordered:
             needed = [(sample, n) for n in dict.fromkeys((term.gradient, term.left, term.right))]
             fresh = [key for key in needed if key not in rows]
@@ -228,5 +247,6 @@ def _batch(
     plan: Plan, rows: dict[tuple[int, int], int], terms: list[tuple[int, int, int, float, int]]
 ) -> Batch:
     samples, nodes = np.asarray(list(rows), np.int64).T.copy()
-    gradient, left, right, weight, slot = (np.asarray(column) for column in zip(*terms, strict=True))
-    return Batch(samples, plan.alphas[nodes], gradient, left, right, weight, slot, nodes)
+    table = np.array(terms, np.float64).reshape(-1, 5).T  # whole numbers are exact in it
+    gradient, left, right, slot = table[[0, 1, 2, 4]].astype(np.int64)
+    return Batch(samples, plan.points[nodes], gradient, left, right, table[3], slot, nodes)

@@ -151,13 +151,20 @@ def test_batches_cover_every_term_once_and_hold_no_more_rows_than_may_be(
     plan = make(name, n)
     for samples in (1, 3):
         found: Counter[Any] = Counter()
+        ends: set[tuple[int, float]] = set()
         for batch in batches(plan, samples, limit):
             assert len(batch.row_sample) <= limit
             keys = list(zip(batch.row_sample, batch.nodes, strict=True))
             assert len(set(keys)) == len(keys)
-            np.testing.assert_array_equal(batch.row_alpha, plan.alphas[batch.nodes])
+            np.testing.assert_array_equal(batch.row_alpha, plan.points[batch.nodes])
+            ends |= {
+                (int(s), float(a))
+                for s, a in zip(batch.row_sample, batch.row_alpha, strict=True)
+                if a in (0, 1)
+            }
             found.update(terms_of(batch))
         assert found == wanted(plan, samples)
+        assert ends == {(sample, end) for sample in range(samples) for end in (0, 1)}
 
 
 def test_fewer_rows_than_a_term_needs_are_raised_to_three() -> None:
@@ -166,7 +173,7 @@ def test_fewer_rows_than_a_term_needs_are_raised_to_three() -> None:
 
 def test_where_all_fits_every_node_is_evaluated_once() -> None:
     assert count_rows(conductance_plan("trapezoid", 64), 4, 1000) == 4 * 65
-    assert count_rows(mean_plan("left", 64), 4, 1000) == 4 * 64
+    assert count_rows(mean_plan("left", 64), 4, 1000) == 4 * 65  # the last one gives F(x)
 
 
 @pytest.mark.parametrize("limit", [3, 5, 16])

@@ -1,0 +1,57 @@
+"""What is run for a request: counted at the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.engine.backend import Session
+from onnx_attribution.values import Array, AttributionRequest
+from tests.method_names import METHODS
+from tests.programs import model
+
+NET = "(float[N,3] x) => (float[N,2] y) { h = Tanh(x) y = MatMul(h, W) }"
+WEIGHTS = np.array([[1.0, 2.0], [-1.0, 0.5], [0.3, 1.0]], np.float32)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of each run."""
+    found: list[int] = []
+    run = Session.run
+
+    def counted(self: Session, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        rows = inputs["path/row_sample"] if "path/row_sample" in inputs else inputs["x"]
+        found.append(len(rows))
+        return run(self, inputs, outputs)
+
+    monkeypatch.setattr(Session, "run", counted)
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_target_that_is_named_costs_no_run_of_its_own(runs: list[int], method: str) -> None:
+    x = np.array([[0.5, -1.0, 2.0]], np.float32)
+    with Engine(provider="cpu") as engine:
+        engine.add("net", model(NET, W=WEIGHTS))
+        request = AttributionRequest("net", {"x": x}, method, target=1, steps=8)
+        engine.attribute(request)  # builds, and proves that rows are apart
+        del runs[:]
+        answer = engine.attribute(request)
+    assert len(runs) == 1
+    np.testing.assert_allclose(answer.target.value, np.tanh(x) @ WEIGHTS[:, 1], rtol=1e-5)
+    if not np.isnan(answer.target.baseline_value[0]):
+        np.testing.assert_allclose(answer.target.baseline_value, 0, atol=1e-6)
+
+
+def test_the_largest_output_is_found_by_one_run_at_x(runs: list[int]) -> None:
+    with Engine(provider="cpu") as engine:
+        engine.add("net", model(NET, W=WEIGHTS))
+        request = AttributionRequest("net", {"x": np.ones((2, 3), np.float32)}, "gradient")
+        engine.attribute(request)
+        del runs[:]
+        engine.attribute(request)
+    assert runs == [2, 2]
