@@ -11,7 +11,7 @@ from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Session
 from onnx_attribution.values import Array, AttributionRequest
 from tests.method_names import METHODS
-from tests.programs import model
+from tests.methods.toys import model
 
 NET = "(float[N,3] x) => (float[N,2] y) { h = Tanh(x) y = MatMul(h, W) }"
 WEIGHTS = np.array([[1.0, 2.0], [-1.0, 0.5], [0.3, 1.0]], np.float32)

@@ -203,10 +203,12 @@ def _at_input(
         for name in one.tensors
         if name not in known
         or one.made
-        or (reads_values(target.index) or reads_values(target.minus, False))
-        and any(
-            np.prod(each[one.indexed] or ()) > each_run.count
-            for each, each_run in zip(shapes, samples.runs, strict=True)
+        or (
+            (reads_values(target.index) or reads_values(target.minus, False))
+            and any(
+                np.prod(each[one.indexed] or ()) > each_run.count
+                for each, each_run in zip(shapes, samples.runs, strict=True)
+            )
         )
     }
     needed = [*(name for name in names if name in read), *hidden]
