@@ -1,0 +1,264 @@
+"""Rows where a path needs them: `Adaptive` says which to evaluate next, adds them up and says how wrong the sum may be.
+
+Rows lie on nested Chebyshev levels of 0..1 while their polynomials converge (`spectral`); else on all rows so far and
+the middles of the segments over which gradients and activations vary most (`segments`). Nothing is evaluated twice. One
+object holds one sample; several layers share its rows.
+
+Estimates are of the L1 error. Where every way to the target crosses a layer, its attributions must sum to the change of
+the target: what is missing is no more than the error, so that it is a bound below and a reason to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.server.engine.rows import chebyshev
+from onnx_attribution.server.engine.rows.segments import Segments
+from onnx_attribution.server.engine.rows.spectral import Spectral
+from onnx_attribution.server.engine.rows.stored import Floats, Found, Stored
+
+FIRST, LAST = 2, 64
+"""The levels of Chebyshev rows with which a path starts, and up to which they may double."""
+DECIDES = 8
+"""The first level whose agreement with the one before tells a smooth path."""
+SLOW = 0.35
+"""A ratio of the disagreements of consecutive levels above which polynomials do not converge."""
+COMPARABLE = 0.3
+"""Segments are split that vary at least so much as the worst one does."""
+GROWTH = 0.25
+"""New rows of a round of splitting, as a share of all rows before."""
+NARROW = 2.0**-100
+"""The width of a segment at alpha = 0 that is not split: beyond, float32 has no numbers."""
+BLIND = 1 / 128
+"""The width down to which segments are split to find what no row shows and the change of the target does."""
+
+
+class Adaptive:
+    """The rows of one sample along its path, and what they sum to in every layer.
+
+    `conductance`: the integral of g dh, which differs by layer; otherwise the mean of g, whose error is judged after
+    multiplication by `straight[layer]`, x - x'. `ray`: the gradient is known to be the same all along, so that the row
+    at alpha = 1 is enough.
+    """
+
+    def __init__(
+        self,
+        *,
+        conductance: bool,
+        tolerance: float,
+        layers: Sequence[str],
+        straight: Mapping[str, NDArray[Any]] | None = None,
+        ray: bool = False,
+    ) -> None:
+        self._tolerance, self._ray = tolerance, ray
+        scales = {} if conductance or straight is None else straight
+        self._layers = {name: _Layer(Stored(conductance, scales.get(name))) for name in layers}
+        self._alphas: set[float] = set()
+        self._level, self._split = FIRST, False
+        self._asked: list[float] = [1.0] if ray else list(chebyshev.nodes(FIRST))
+        self._change: float | None = None
+
+    def wanted(self) -> Floats:
+        """The alphas to evaluate next, ascending; empty where more would gain nothing."""
+        return np.array(sorted(self._asked), dtype=np.float64)
+
+    def add(
+        self, alphas: Iterable[float], rows: Mapping[str, tuple[NDArray[Any], NDArray[Any] | None]]
+    ) -> None:
+        """Take rows `[alphas, *unit]` of every layer; h may be None where not conductances are summed."""
+        for k, alpha in enumerate(alphas):
+            if (key := float(alpha)) not in self._alphas:
+                self._alphas.add(key)
+                for name, layer in self._layers.items():
+                    g, h = rows[name]
+                    layer.rows.put(key, g[k], None if h is None else h[k])
+        self._asked = [alpha for alpha in self._asked if alpha not in self._alphas]
+        if not self._asked:
+            self._evaluate()
+            self._asked = self._next()
+
+    def note_change(self, change: float, cut: Mapping[str, bool]) -> None:
+        """The change of the target from x' to x, and which layers every way to it crosses."""
+        self._change = change
+        for name, layer in self._layers.items():
+            layer.change = change if cut.get(name, False) else None
+        if not self._asked and self._alphas:
+            self._asked = self._next()
+
+    def sums(self) -> dict[str, Floats]:
+        """The best sums so far: attributions, or mean gradients where not conductances are summed."""
+        return {name: layer.rows.shaped(layer.best().values) for name, layer in self._layers.items()}
+
+    def errors(self) -> dict[str, float]:
+        """Estimated L1 errors of the sums, times x - x' where not conductances are summed."""
+        return {name: self._error(name) for name in self._layers}
+
+    @property
+    def converged(self) -> bool:
+        """Whether the estimated error of every layer is within the tolerance times the L1 norm of its sums."""
+        return bool(self._alphas) and all(self._excess(name) <= 1 for name in self._layers)
+
+    @property
+    def rows(self) -> int:
+        """How many rows were added."""
+        return len(self._alphas)
+
+    @property
+    def how(self) -> str:
+        """By what the sums were made, in words."""
+        if self._ray:
+            return "one row"
+        found = {layer.best().how for layer in self._layers.values()}
+        return "split" if "split" in found else max(found, key=len) if found else "none"
+
+    # --- one round
+
+    def _evaluate(self) -> None:
+        for layer in self._layers.values():
+            if self._ray:
+                layer.one_row()
+            elif self._split:
+                layer.segments.refresh()
+            else:
+                layer.spectral.level(self._level)
+
+    def _next(self) -> list[float]:
+        if self._ray:
+            if all(self._excess(name) <= 1 for name in self._layers):
+                return []
+            self._ray = False  # the sum misses the change: not the ray that it was taken for
+            for layer in self._layers.values():
+                layer.ray = []
+            return self._fresh(chebyshev.nodes(FIRST))
+        if (self.converged and not self._unseen()) or self._rounded():
+            return []
+        if not self._split:
+            if self._level < DECIDES or (self._level < LAST and self._smooth()):
+                self._level *= 2
+                return self._fresh(chebyshev.nodes(self._level))
+            self._split = True
+            for layer in self._layers.values():
+                layer.segments.refresh()
+            if self.converged and not self._unseen():
+                return []
+        if not all(np.isfinite(self._error(name)) for name in self._layers):
+            return []  # no rows make finite what is not
+        return self._fresh(self._splits())
+
+    def _fresh(self, alphas: Iterable[float]) -> list[float]:
+        return [float(alpha) for alpha in alphas if float(alpha) not in self._alphas]
+
+    def _smooth(self) -> bool:
+        """Whether polynomials converge in every layer that needs more rows."""
+        return all(layer.smooth() for name, layer in self._layers.items() if self._excess(name) > 1)
+
+    def _unseen(self) -> bool:
+        """Whether the sums are zero and the target changes all the same."""
+        none = all(layer.rows.measure(layer.best().values) == 0 for layer in self._layers.values())
+        few = len(self._alphas) <= (DECIDES if self._change is None else 1 / BLIND / 4)
+        return none and few and self._change != 0
+
+    # --- what is best, and how good
+
+    def _error(self, name: str) -> float:
+        layer = self._layers[name]
+        found = layer.best()
+        return max(found.error, layer.missing(found.values))
+
+    def _excess(self, name: str) -> float:
+        """The error of a layer, in units of what is tolerated; infinite for what is not finite."""
+        layer = self._layers[name]
+        error, allowed = self._error(name), self._tolerance * layer.rows.measure(layer.best().values)
+        if not np.isfinite(error) or not np.isfinite(allowed):
+            return float("inf")
+        return error / allowed if allowed > 0 else (float("inf") if error > 0 else 0.0)
+
+    def _rounded(self) -> bool:
+        """Whether nothing but rounding is left of every error."""
+        return all(self._error(name) <= 2 * layer.best().rounding for name, layer in self._layers.items())
+
+    def _splits(self) -> list[float]:
+        excess = {name: self._excess(name) for name in self._layers}
+        excess = {name: ratio for name, ratio in excess.items() if ratio > 1}
+        first = next(iter(self._layers.values())).segments
+        nodes = np.array(first.nodes)
+        widths = np.diff(nodes)
+        score = np.zeros(len(widths))
+        blind = 0.0
+        for name in excess:
+            layer = self._layers[name]
+            best, parts = layer.best(), np.array(layer.segments.parts)
+            allowed = self._tolerance * layer.rows.measure(best.values)
+            score += parts / max(allowed, 1e-9 * parts.sum(), 1e-300)
+            missing, seen = layer.missing(best.values), layer.segments.found[0].error
+            if missing > max(allowed, seen):
+                blind = max(blind, 1 - seen / missing)
+        possible = widths > np.maximum(NARROW, 2.0**-22 * nodes[:-1])
+        score = np.where(possible & np.isfinite(score), score, 0)
+        if score.sum() > 0:
+            score = score / score.sum()
+        worst = max(excess.values(), default=2.0)
+        count = max(1, int(np.ceil(len(nodes) * min(GROWTH, max(worst - 1, 0.05)))))
+        taken = _largest(score, count)
+        if blind > 0.5 or not taken:
+            wide = np.where(widths > BLIND, widths, 0)
+            taken = list(dict.fromkeys(taken[: (count + 1) // 2] + _largest(wide, (count + 1) // 2)))
+        return [
+            alpha
+            for k in taken
+            for alpha in _between(
+                float(nodes[k]), float(nodes[k + 1]), first.rounds_at_end(k, float(score[k]))
+            )
+        ]
+
+
+def _between(low: float, high: float, rounds: int) -> list[float]:
+    """Where to split a segment: in the middle; towards an end geometrically, further from round to round."""
+    steps = [4.0 ** -(2**j) for j in range(min(rounds, 4))]
+    if low == 0 and steps:
+        return [high * step for step in steps if high * step > NARROW]
+    if high == 1 and steps:
+        return [1 - (1 - low) * step for step in steps if (1 - low) * step > 2.0**-22]
+    return [(low * high) ** 0.5 if 0 < 8 * low < high else (low + high) / 2]
+
+
+def _largest(score: Floats, count: int) -> list[int]:
+    """The numbers of the largest scores, at most `count` and none much less than the largest."""
+    order = np.argsort(score, kind="stable")[::-1][:count]
+    return [int(k) for k in order if score[k] > 0 and score[k] >= COMPARABLE * score[order[0]]]
+
+
+class _Layer:
+    """The rows of one layer, and what the rules make of them."""
+
+    def __init__(self, rows: Stored) -> None:
+        self.rows = rows
+        self.spectral, self.segments = Spectral(rows), Segments(rows)
+        self.ray: list[Found] = []
+        self.change: float | None = None
+
+    def one_row(self) -> None:
+        g, h = self.rows.row(1.0)
+        values = g * h if self.rows.conductance else g
+        self.ray = [self.rows.found(values, 0.0, self.rows.measure(values), "one row")]
+
+    def best(self) -> Found:
+        """Of all sums the one with the least error, as far as the change of the target tells."""
+        found = self.ray + self.segments.found + self.spectral.found
+        if not found:
+            return Found(self.rows.sketch(), float("inf"), 0.0, "none")
+        return min(found, key=lambda one: max(one.error, self.missing(one.values)))
+
+    def smooth(self) -> bool:
+        """Whether polynomials converge: by how levels agree, and not refuted by what is missing."""
+        each = zip(self.spectral.found, self.spectral.rates, strict=True)
+        return any(rate <= SLOW and self.missing(one.values) <= 3 * one.error for one, rate in each)
+
+    def missing(self, values: Floats) -> float:
+        """What a sum misses of the change; 0 where it need not be the change, infinite where it is not finite."""
+        missing = 0.0 if self.change is None else abs(self.rows.total(values) - self.change)
+        return missing if np.isfinite(missing) else float("inf")

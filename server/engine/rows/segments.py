@@ -1,0 +1,89 @@
+"""The trapezoid over all rows of a path, kept up to date as segments are split, and how wrong each may be."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+
+import numpy as np
+
+from onnx_attribution.server.engine.rows.stored import Found, Stored
+
+SAFETY = 1.6
+"""Times the root of the sum of squares of what segments may be wrong by."""
+
+
+class Segments:
+    """The segments of one layer.
+
+    Over a segment in which one kink lies anywhere, or many do, the trapezoid is wrong by |dg dh| / sqrt(12), root mean
+    square; these errors have no common sign, so that their squares add up, unit by unit.
+    """
+
+    def __init__(self, rows: Stored) -> None:
+        self._rows = rows
+        self.nodes: list[float] = []
+        self.parts: list[float] = []
+        self.size = 0.0
+        self.found: list[Found] = []
+        self._sum, self._squares = np.zeros(0), np.zeros(0)
+        self._largest = 0.0
+        self._rounds = [0, 0]
+
+    def refresh(self) -> None:
+        """Take in the rows that came since."""
+        alphas = self._rows.alphas
+        if not self.nodes:
+            self._rebuild(alphas)
+        else:
+            known = set(self.nodes)
+            fresh = [alpha for alpha in alphas if alpha not in known]
+            for alpha in fresh:
+                self._insert(alpha)
+        error = self._error()
+        if error < 1e-3 * self._largest:  # nothing is left of what large squares rounded
+            self._rebuild(alphas)
+            error = self._error()
+        self.found = [self._rows.found(self._sum.copy(), error, self.size, "split")]
+
+    def rounds_at_end(self, segment: int, share: float) -> int:
+        """For how many rounds, before this one, the segment at an end has been most of all that is wrong."""
+        for end, at in ((0, 0), (1, len(self.nodes) - 2)):
+            if at == segment:
+                self._rounds[end] = self._rounds[end] + 1 if share > 0.5 else 0
+                return max(self._rounds[end] - 1, 0)
+        return 0
+
+    def _error(self) -> float:
+        return SAFETY * self._rows.measure(np.sqrt(np.maximum(self._squares, 0) / 12))
+
+    def _rebuild(self, alphas: list[float]) -> None:
+        self.nodes, self.parts, self.size = list(alphas), [], 0.0
+        self._sum, self._squares = np.zeros(self._rows.size), np.zeros(self._rows.size)
+        for low, high in itertools.pairwise(alphas):
+            self.parts.append(self._put(low, high, 1))
+        self._largest = self._error()
+
+    def _insert(self, alpha: float) -> None:
+        at = bisect.bisect(self.nodes, alpha)
+        low, high = self.nodes[at - 1], self.nodes[at]
+        self._put(low, high, -1)
+        self.nodes.insert(at, alpha)
+        self.parts[at - 1 : at] = [self._put(low, alpha, 1), self._put(alpha, high, 1)]
+
+    def _put(self, low: float, high: float, sign: int) -> float:
+        """Add a segment to the sum and the squares, or take it away; the L1 norm of what varies over it."""
+        (left, start), (right, end) = self._rows.row(low), self._rows.row(high)
+        step = end - start
+        lost, gone = ~np.isfinite(left) & (low == 0), ~np.isfinite(right) & (high == 1)
+        if lost.any() or gone.any():  # the other side's gradient, and all of it in doubt
+            left, right = np.where(lost, 0, left), np.where(gone, 0, right)
+            mean = np.where(lost, right, np.where(gone, left, 0.5 * (left + right)))
+        else:
+            mean = 0.5 * (left + right)
+        with np.errstate(invalid="ignore", over="ignore"):
+            piece, varies = mean * step, np.abs((right - left) * step)
+            self._sum += sign * piece
+            self._squares += sign * varies**2
+        self.size += sign * self._rows.measure(piece)
+        return self._rows.measure(varies)

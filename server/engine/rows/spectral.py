@@ -1,0 +1,80 @@
+"""Polynomials through the Chebyshev rows of 0..1: what they sum to, and how well two levels agree."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_attribution.server.engine.rows import chebyshev
+from onnx_attribution.server.engine.rows.stored import Floats, Found, Stored
+
+POWER = 0.5
+"""The share of the last gain, in decades, that the next level is trusted to gain again."""
+
+
+class Spectral:
+    """The levels of one layer: of all rows, without the gradient of the first, without that of the last.
+
+    A gradient at an end is often of another kind than those beside it: at a baseline of zeros units sit on their kinks.
+    """
+
+    def __init__(self, rows: Stored) -> None:
+        self._rows = rows
+        self._sums: list[Floats] = []
+        self.found: list[Found] = []
+        self.rates: list[float] = []
+        self._sizes: list[float] = []
+        self._doubts: list[float] = []
+        self._apart: list[list[float]] = []
+
+    def level(self, level: int) -> None:
+        """The sums of a level, double the one before."""
+        before = self._sums or self._of(level // 2)
+        self._sums = self._of(level)
+        apart = [self._rows.measure(new - old) for new, old in zip(self._sums, before, strict=True)]
+        rates = self._rates(apart)
+        self._apart.append(apart)
+        self.rates = rates
+        errors = [
+            now * rate**POWER + doubt for now, rate, doubt in zip(apart, rates, self._doubts, strict=True)
+        ]
+        self.found = [
+            self._rows.found(values, error, size, f"spectral {level}")
+            for values, error, size in zip(self._sums, errors, self._sizes, strict=True)
+        ]
+
+    def _rates(self, apart: list[float]) -> list[float]:
+        """How the levels come closer to each other from one to the next, by the last and by the last two."""
+        rates = [1.0] * len(apart)
+        for back, power in ((1, 1.0), (2, 0.5)):
+            if len(self._apart) >= back:
+                then = self._apart[-back]
+                now = [min(a / max(b, 1e-300), 1.0) ** power for a, b in zip(apart, then, strict=True)]
+                rates = now if back == 1 else [max(pair) for pair in zip(rates, now, strict=True)]
+        return rates
+
+    def _of(self, level: int) -> list[Floats]:
+        alphas = list(chebyshev.nodes(level))
+        found = [np.zeros(self._rows.size) for _ in range(3)]
+        sizes = [np.zeros(self._rows.size) for _ in range(3)]
+        doubts = [np.zeros(self._rows.size) for _ in range(3)]
+        matrix, jumps = chebyshev.products(level), chebyshev.jumps(level)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for part, g, h in self._rows.blocks(alphas):
+                spread = matrix @ h
+                lost = [np.where(np.isfinite(g[k]), 0, np.nan) for k in (0, -1)]
+                g[[0, -1]] = np.where(np.isfinite(g[[0, -1]]), g[[0, -1]], 0)
+                terms = g * spread
+                first, last = jumps[0, 1:] @ g[1:], jumps[1, :-1] @ g[:-1]
+                found[0][part] = terms.sum(axis=0) + lost[0] + lost[1]
+                found[1][part] = terms[1:].sum(axis=0) + first * spread[0] + lost[1]
+                found[2][part] = terms[:-1].sum(axis=0) + last * spread[-1] + lost[0]
+                doubts[1][part] = np.abs(
+                    first * (jumps[0] @ h)
+                )  # h jumps as well: what g is there, no row shows
+                doubts[2][part] = np.abs(last * (jumps[1] @ h))
+                terms = np.abs(terms)
+                sizes[0][part] = terms.sum(axis=0)
+                sizes[1][part], sizes[2][part] = terms[1:].sum(axis=0), terms[:-1].sum(axis=0)
+        self._sizes = [self._rows.measure(size) for size in sizes]
+        self._doubts = [self._rows.measure(doubt) for doubt in doubts]
+        return found

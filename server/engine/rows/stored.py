@@ -1,0 +1,94 @@
+"""The rows of one layer of one sample, as they were given, and the measure of what is summed over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+ROUNDING = 2e-7
+"""What rows in float32 are wrong by, relative to the terms of a sum."""
+BLOCK = 1 << 16
+"""Units whose rows are worked on at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A sum over rows, the estimate of its L1 error, the part of it that is rounding, and by what it was made."""
+
+    values: Floats
+    error: float
+    rounding: float
+    how: str
+
+
+class Stored:
+    """Gradients and activations by alpha; `scale`: x - x', with which mean gradients are judged."""
+
+    def __init__(self, conductance: bool, scale: NDArray[Any] | None) -> None:
+        self.conductance = conductance
+        self.scale = None if scale is None else np.asarray(scale, np.float64).reshape(-1)
+        self.shape: tuple[int, ...] = ()
+        self._rows: dict[float, tuple[NDArray[Any], NDArray[Any] | None]] = {}
+
+    def put(self, alpha: float, g: NDArray[Any], h: NDArray[Any] | None) -> None:
+        self.shape = np.shape(g)
+        self._rows[alpha] = (np.reshape(g, -1), None if h is None else np.reshape(h, -1))
+
+    @property
+    def alphas(self) -> list[float]:
+        return sorted(self._rows)
+
+    @property
+    def size(self) -> int:
+        return len(next(iter(self._rows.values()))[0]) if self._rows else 0
+
+    def row(self, alpha: float) -> tuple[Floats, Floats]:
+        g, h = self._rows[alpha]
+        return g.astype(np.float64), alpha * np.ones(1) if h is None or not self.conductance else h.astype(
+            np.float64
+        )
+
+    def blocks(self, alphas: Sequence[float]) -> Iterator[tuple[slice, Floats, Floats]]:
+        """g and h `[alphas, units]` of some units at a time; h is alpha itself for mean gradients."""
+        for start in range(0, self.size, BLOCK):
+            part = slice(start, start + BLOCK)
+            g = np.stack([self._rows[a][0][part] for a in alphas]).astype(np.float64)
+            if not self.conductance:
+                yield part, g, np.array(alphas)[:, None]
+                continue
+            yield part, g, np.stack([_of(self._rows[a][1])[part] for a in alphas]).astype(np.float64)
+
+    def measure(self, values: Floats) -> float:
+        """The L1 norm, times x - x' of mean gradients."""
+        found = np.abs(values)
+        return float((found if self.scale is None else found * np.abs(self.scale)).sum())
+
+    def total(self, values: Floats) -> float:
+        return float((values if self.scale is None else values * self.scale).sum())
+
+    def found(self, values: Floats, error: float, size: float, how: str) -> Found:
+        """A sum whose terms have this L1 norm."""
+        rounding = ROUNDING * size
+        known = bool(np.isfinite(error)) and bool(np.isfinite(size))
+        return Found(values, max(error, rounding) if known else float("inf"), rounding, how)
+
+    def shaped(self, values: Floats) -> Floats:
+        return values.reshape(self.shape)
+
+    def sketch(self) -> Floats:
+        """The trapezoid over whatever rows there are."""
+        alphas = self.alphas
+        values = np.zeros(self.size)
+        for part, g, h in self.blocks(alphas) if alphas else ():
+            values[part] = (0.5 * (g[1:] + g[:-1]) * np.diff(h, axis=0)).sum(axis=0)
+        return values
+
+
+def _of(h: NDArray[Any] | None) -> NDArray[Any]:
+    assert h is not None, "conductances need activations"
+    return h
