@@ -11,6 +11,7 @@ the target: what is missing is no more than the error, so that it is a bound bel
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,10 @@ GROWTH = 0.25
 """New rows of a round of splitting, as a share of all rows before."""
 NARROW = 2.0**-100
 """The width of a segment at alpha = 0 that is not split: beyond, float32 has no numbers."""
+LEAST = 0.05
+"""No estimate is less than this share of what is tolerated."""
+DOUBT = {2: 4.0, 4: 3.0}
+"""The error of a level of few rows is at least so many times what its sum misses of the change."""
 BLIND = 1 / 128
 """The width down to which segments are split to find what no row shows and the change of the target does."""
 
@@ -167,7 +172,8 @@ class Adaptive:
     def _error(self, name: str) -> float:
         layer = self._layers[name]
         found = layer.best()
-        return max(found.error, layer.missing(found.values))
+        least = LEAST * self._tolerance * layer.rows.measure(found.values)
+        return max(found.error, layer.missing(found.values), least)
 
     def _excess(self, name: str) -> float:
         """The error of a layer, in units of what is tolerated; infinite for what is not finite."""
@@ -248,10 +254,14 @@ class _Layer:
 
     def best(self) -> Found:
         """Of all sums the one with the least error, as far as the change of the target tells."""
-        found = self.ray + self.segments.found + self.spectral.found
+        found = self.ray + self.segments.found + [self._doubted(one) for one in self.spectral.found]
         if not found:
             return Found(self.rows.sketch(), float("inf"), 0.0, "none")
         return min(found, key=lambda one: max(one.error, self.missing(one.values)))
+
+    def _doubted(self, one: Found) -> Found:
+        doubt = DOUBT.get(self.spectral.last, 1.5) * self.missing(one.values)
+        return replace(one, error=max(one.error, doubt))
 
     def smooth(self) -> bool:
         """Whether polynomials converge: by how levels agree, and not refuted by what is missing."""

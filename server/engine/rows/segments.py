@@ -7,10 +7,10 @@ import itertools
 
 import numpy as np
 
-from onnx_attribution.server.engine.rows.stored import Found, Stored
+from onnx_attribution.server.engine.rows.stored import Floats, Found, Stored
 
-SAFETY = 1.6
-"""Times the root of the sum of squares of what segments may be wrong by."""
+SURE, LUCK = 1.5, 0.5
+"""Times what the model of errors expects: SURE where many add up, as much as LUCK more where one may be all."""
 
 
 class Segments:
@@ -55,7 +55,10 @@ class Segments:
         return 0
 
     def _error(self) -> float:
-        return SAFETY * self._rows.measure(np.sqrt(np.maximum(self._squares, 0) / 12))
+        expected = np.sqrt(np.maximum(self._squares, 0) / 12)
+        error = self._rows.measure(expected)
+        many = max(min(_many(self._rows.weighed(expected)), _many(np.array(self.parts))), 1.0)
+        return float((SURE + LUCK / many**0.5) * error)
 
     def _rebuild(self, alphas: list[float]) -> None:
         self.nodes, self.parts, self.size = list(alphas), [], 0.0
@@ -87,3 +90,9 @@ class Segments:
             self._squares += sign * varies**2
         self.size += sign * self._rows.measure(piece)
         return self._rows.measure(varies)
+
+
+def _many(sizes: Floats) -> float:
+    """How many of equal size these would be."""
+    total = float(sizes.sum())
+    return total * total / float((sizes**2).sum()) if total > 0 and np.isfinite(total) else 1.0

@@ -7,8 +7,12 @@ import numpy as np
 from onnx_attribution.server.engine.rows import chebyshev
 from onnx_attribution.server.engine.rows.stored import Floats, Found, Stored
 
-POWER = 0.5
-"""The share of the last gain, in decades, that the next level is trusted to gain again."""
+SAFETY, POWER = 2.0, 0.5
+"""An error is SAFETY times what two levels disagree by, times the POWER of how much less that is than before."""
+
+
+KINK = 0.3
+"""The error of a gradient that is taken to jump at an end and may do so anywhere before the next node."""
 
 
 class Spectral:
@@ -22,6 +26,7 @@ class Spectral:
         self._sums: list[Floats] = []
         self.found: list[Found] = []
         self.rates: list[float] = []
+        self.last = 0
         self._sizes: list[float] = []
         self._doubts: list[float] = []
         self._apart: list[list[float]] = []
@@ -33,9 +38,11 @@ class Spectral:
         apart = [self._rows.measure(new - old) for new, old in zip(self._sums, before, strict=True)]
         rates = self._rates(apart)
         self._apart.append(apart)
+        self.last = level
         self.rates = rates
         errors = [
-            now * rate**POWER + doubt for now, rate, doubt in zip(apart, rates, self._doubts, strict=True)
+            SAFETY * now * rate**POWER + doubt
+            for now, rate, doubt in zip(apart, rates, self._doubts, strict=True)
         ]
         self.found = [
             self._rows.found(values, error, size, f"spectral {level}")

@@ -65,11 +65,14 @@ class Stored:
 
     def measure(self, values: Floats) -> float:
         """The L1 norm, times x - x' of mean gradients."""
-        found = np.abs(values)
-        return float((found if self.scale is None else found * np.abs(self.scale)).sum())
+        return float(np.abs(self.weighed(values)).sum())
 
     def total(self, values: Floats) -> float:
-        return float((values if self.scale is None else values * self.scale).sum())
+        return float(self.weighed(values).sum())
+
+    def weighed(self, values: Floats) -> Floats:
+        """The values as they are judged: mean gradients times x - x'."""
+        return values if self.scale is None else values * self.scale
 
     def found(self, values: Floats, error: float, size: float, how: str) -> Found:
         """A sum whose terms have this L1 norm."""

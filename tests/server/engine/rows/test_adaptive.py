@@ -85,7 +85,7 @@ def test_a_linear_path_takes_three_rows_and_is_exact() -> None:
     assert found.rows == 3
     assert found.converged
     assert one(found) == pytest.approx(6, rel=1e-12)
-    assert found.errors()["h"] < 1e-5
+    assert found.errors()["h"] <= 0.001 * 6  # no estimate says less than a twentieth of what is tolerated
 
 
 def test_a_constant_path_sums_to_zero_without_error() -> None:
@@ -115,9 +115,9 @@ def test_smooth_paths_take_a_level(g: Curve, h: Curve, integral: float, rows: in
     [
         (lambda a: 1.0 * (a > 1 / np.sqrt(3)), lambda a: a, 1 - 1 / np.sqrt(3), 40),
         (lambda a: 50 / np.cosh(50 * (a - 0.3)) ** 2, lambda a: a, np.tanh(35) - np.tanh(-15), 80),
-        (lambda a: 0.5 / np.sqrt(np.maximum(a, 1e-30)), lambda a: a, 1.0, 70),
-        (lambda a: 0.5 / np.sqrt(a), lambda a: a, 1.0, 70),
-        (lambda a: 1 / (a + 1e-6), lambda a: a, np.log1p(1e6), 120),
+        (lambda a: 0.5 / np.sqrt(np.maximum(a, 1e-30)), lambda a: a, 1.0, 85),
+        (lambda a: 0.5 / np.sqrt(a), lambda a: a, 1.0, 85),
+        (lambda a: 1 / (a + 1e-6), lambda a: a, np.log1p(1e6), 150),
     ],
     ids=["kink", "tanh", "sqrt, finite at 0", "sqrt, infinite at 0", "log near 0"],
 )
