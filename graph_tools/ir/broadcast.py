@@ -20,7 +20,10 @@ def unbroadcast(op: Emitter, gradient: Value, operand: Value, result: Value) -> 
     if same_shape(small, large):
         return gradient
     offset = len(large) - len(small)
-    if all(isinstance(a, int) or (a == b and a != "?") for a, b in zip(small, large[offset:], strict=True)):
+    if all(
+        isinstance(a, int) or b == 1 or (a == b and a != "?")
+        for a, b in zip(small, large[offset:], strict=True)
+    ):
         axes = [k for k in range(len(large)) if k < offset or (small[k - offset] == 1 and large[k] != 1)]
         if not axes:
             return gradient

@@ -141,7 +141,9 @@ def _slice_begins(op: Emitter, node: NodeView) -> dict[int, int | Value] | None:
 def pad(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, pads, value, axes = node.input(0), node.input(1), node.optional(2), node.optional(3)
     if node.attribute("mode", "constant") != "constant":
-        return (moved(op, node, g, pads, None, axes),)
+        numbered = op.cast(positions(op, x), np.float64)  # no kernel pads integers on CUDA
+        places = op.cast(node.again(op, numbered, pads, None, axes), np.int64)
+        return (scatter_add(op, x, places, g),)
     numbers = known(pads)
     back = op.ints((-numbers).tolist()) if numbers is not None else op("Neg", pads)
     dx = op("Pad", g, back, None, axes)

@@ -77,7 +77,7 @@ def max_unpool_credit(op: Emitter, node: NodeView, places: Sequence[Value], g: V
 @vjp("GlobalAveragePool", linear=[{0}], kinds={"carries"})
 def global_average_pool(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x = node.input(0)
-    return (op("Expand", op("Mul", g, mean_factor(op, x, node.z)), op.shape(x)),)
+    return (op("Expand", op("Mul", g, mean_factor(op, x, node.z, range(2, rank_of(x)))), op.shape(x)),)
 
 
 @vjp("GlobalMaxPool")

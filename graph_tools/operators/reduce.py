@@ -5,6 +5,9 @@ Letters: `x` operand, `z` output, `g` its gradient.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnx_attribution.errors import NotDifferentiable, Reason
@@ -67,16 +70,28 @@ def _reduced(op: Emitter, node: NodeView, value: Value) -> Value:
     return declare(made, dimensions(node.z))
 
 
-def mean_factor(op: Emitter, x: Value, z: Value) -> Value:
-    """How many elements of `x` come to one of `z`, inverted, as a scalar of their type."""
-    numbers, counts = op.size(x), op.size(z)
-    many, one = known(numbers), known(counts)
-    if many is not None and one is not None:
-        return op.like(x, float(one / max(many, 1)))
-    wide = [op("Cast", count, to=11) for count in (counts, numbers)]
+def mean_factor(op: Emitter, x: Value, z: Value, axes: Sequence[int] | None) -> Value:
+    """How many elements of `x` come to one of `z`, inverted, as a scalar of their type; `axes` are what is left out.
+
+    A constant where the sizes along the axes are known: a number that is made at run time is copied to the device.
+    """
+    if axes is not None:
+        sizes = [dimensions(x)[axis] for axis in axes]
+        if all(isinstance(size, int) for size in sizes):
+            return op.like(x, 1 / max(math.prod(int(size) for size in sizes), 1))
+    wide = [op("Cast", op.size(value), to=11) for value in (z, x)]
     ratio = op("Div", *wide)
     ratio.dtype = np.dtype(np.float64)
     return convert(op, ratio, x)
+
+
+def _reduced_axes(op: Emitter, node: NodeView) -> list[int] | None:
+    """The numbers of the reduced axes; None where they are not known."""
+    rank, axes = rank_of(node.input(0)), _axes(op, node)
+    numbers = np.empty(0) if axes is None else known(axes)
+    if numbers is not None and not numbers.size:
+        return [] if node.attribute("noop_with_empty_axes", 0) else list(range(rank))
+    return None if numbers is None else [int(axis) % rank for axis in numbers]
 
 
 @vjp("ReduceSum", linear=[{0}], kinds={"carries"})
@@ -88,7 +103,7 @@ def reduce_sum(op: Emitter, node: NodeView, g: Value) -> Gradients:
 @vjp("ReduceMean", linear=[{0}], kinds={"carries"})
 def reduce_mean(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x = node.input(0)
-    scaled = op("Mul", g, mean_factor(op, x, node.z))
+    scaled = op("Mul", g, mean_factor(op, x, node.z, _reduced_axes(op, node)))
     return (op("Expand", _kept(op, node, scaled), op.shape(x)),)
 
 
