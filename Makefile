@@ -3,6 +3,8 @@ PYTHON := $(or $(PYTHON),$(shell command -v python3.11 || echo python3))
 VENV ?= .venv
 # torch and its relatives live apart, so that the tests cannot come to need them.
 PEERS_VENV ?= .venv-peers
+# onnxruntime-gpu excludes onnxruntime.
+PLACEMENT_VENV ?= .venv-placement
 # Versions to hold fast, e.g. PINS='onnxruntime==1.31.1'
 PINS ?=
 # Model files and expected numbers too large to commit; without them the tests that need them are skipped.
@@ -11,7 +13,7 @@ export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
 endif
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: demo test coverage conformance completeness fuzz peers wild check bench proto docs
+.PHONY: demo test coverage conformance completeness fuzz peers wild placement check bench proto docs
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
 test: $(VENV)/stamp
@@ -29,6 +31,9 @@ peers: $(PEERS_VENV)/stamp
 	$(PEERS_VENV)/bin/python -m tests.peers
 wild: $(VENV)/stamp
 	python -m tests.wild
+# Which nodes would run on CUDA; needs gcc and no device.
+placement: $(PLACEMENT_VENV)/stamp
+	$(PLACEMENT_VENV)/bin/python -m tests.placement $(PLACEMENT)
 check: $(VENV)/stamp
 	.ci/check
 bench: $(VENV)/stamp
@@ -52,4 +57,13 @@ $(PEERS_VENV)/stamp: pyproject.toml
 	$(PYTHON) -m venv $(PEERS_VENV)
 	$(PEERS_VENV)/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0
 	$(PEERS_VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[server,peers]' $(PINS)
+	@touch $@
+
+# What is not to be had here is missing then, and `make placement` says so.
+$(PLACEMENT_VENV)/stamp: pyproject.toml
+	$(PYTHON) -m venv $(PLACEMENT_VENV)
+	$(PLACEMENT_VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[common]'
+	-$(PLACEMENT_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps onnxruntime-gpu==1.31.1
+	-$(PLACEMENT_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps \
+		nvidia-cuda-runtime~=13.0 nvidia-cuda-crt~=13.0
 	@touch $@

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, ModelError, Overloaded, Reason
 from onnx_attribution.graph_tools.ir.weights import place, weights_of
+from onnx_attribution.graph_tools.programs.device import for_device
 from onnx_attribution.graph_tools.programs.footprint import Footprint
 from onnx_attribution.values import Array
 
@@ -78,6 +79,17 @@ class Backend:
     def _made(
         self, model: onnx.ModelProto, optimise: bool, arena: bool, extra: dict[str, list[str]]
     ) -> Session:
+        options = self._options(optimise, arena)
+        providers = [_PROVIDERS[self.provider]]
+        if self.provider != "cpu":
+            providers.append(_PROVIDERS["cpu"])
+        linked, shared = _linked(model if self.provider == "cpu" else for_device(model), options)
+        session = ort.InferenceSession(
+            linked.SerializeToString(), options, providers=providers, enable_fallback=0, **extra
+        )
+        return Session(session, shared)
+
+    def _options(self, optimise: bool, arena: bool) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -88,14 +100,7 @@ class Backend:
         )
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        providers = [_PROVIDERS[self.provider]]
-        if self.provider != "cpu":
-            providers.append(_PROVIDERS["cpu"])
-        linked, shared = _linked(model, options)
-        session = ort.InferenceSession(
-            linked.SerializeToString(), options, providers=providers, enable_fallback=0, **extra
-        )
-        return Session(session, shared)
+        return options
 
     def run(
         self,
@@ -208,6 +213,14 @@ class Session:
             )
         number = onnx.TensorProto.DataType.Value(kind[1].upper())
         return onnx.helper.make_tensor_value_info(output, number, found.shape or None)  # [] is no shape, too
+
+    def assignments(self) -> list[tuple[str, str, str, str]]:
+        """Provider, domain, operator and name of each node, in a session that was told to record them."""
+        return [
+            (part.ep_name, node.domain, node.op_type, node.name)
+            for part in self._session.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+        ]
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """The named outputs (default: all) as arrays.
