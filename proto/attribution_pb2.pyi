@@ -27,6 +27,7 @@ class Quadrature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     QUADRATURE_RIEMANN_MIDDLE: _ClassVar[Quadrature]
     QUADRATURE_RIEMANN_TRAPEZOID: _ClassVar[Quadrature]
     QUADRATURE_GAUSSLEGENDRE: _ClassVar[Quadrature]
+    QUADRATURE_AUTO: _ClassVar[Quadrature]
 
 class BatchMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -56,6 +57,7 @@ QUADRATURE_RIEMANN_RIGHT: Quadrature
 QUADRATURE_RIEMANN_MIDDLE: Quadrature
 QUADRATURE_RIEMANN_TRAPEZOID: Quadrature
 QUADRATURE_GAUSSLEGENDRE: Quadrature
+QUADRATURE_AUTO: Quadrature
 BATCH_MODE_UNSPECIFIED: BatchMode
 BATCH_MODE_DYNAMIC: BatchMode
 BATCH_MODE_FREED: BatchMode

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, NotReady, Reason
-from onnx_attribution.methods import DOUBLED_STEPS, MethodInfo
+from onnx_attribution.methods import DOUBLED_STEPS, FIXED_STEPS, MethodInfo
 from onnx_attribution.parameters import parameters_of
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
@@ -180,7 +180,8 @@ class AttributionService(rpc.AttributionServiceServicer):
             if one.accuracy and one.kind == "integer":
                 place, value = f"{method.name}.{one.name}", getattr(method, one.name)
                 found.require(value is None or value <= limit, place, f"must be at most {limit}")
-                if value is None and limit < DOUBLED_STEPS:
+                open_until = {"steps": FIXED_STEPS, "max_steps": DOUBLED_STEPS}.get(one.name, 0)
+                if value is None and limit < open_until:
                     request = request.changed(**{one.name: limit})
         found.raise_if_any()
         return request

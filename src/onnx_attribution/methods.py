@@ -53,7 +53,11 @@ __all__ = [
 ENTRY_POINTS = "onnx_attribution.methods"
 MAX_STEPS = 16384
 DOUBLED_STEPS = 1024
-"""Where the doubling for a tolerance ends by default, unless it begins above."""
+"""Where the refinement for a tolerance ends by default, unless it begins above."""
+FIXED_STEPS = 64
+"""The steps of a fixed quadrature that are not named."""
+TOLERANCE = 0.01
+"""The tolerance of the quadrature auto that is not named."""
 TAKEN = frozenset(
     [
         "baselines",
@@ -72,6 +76,7 @@ TAKEN = frozenset(
 )
 """What requests and calls of clients have beside a method's parameters."""
 Quadrature = Literal[
+    "auto",
     "trapezoid",
     "left",
     "right",
@@ -351,34 +356,42 @@ class GradientXActivation(Method):
 class _AlongPath(Method):
     """The parameters of methods that add up gradients on the line from the baseline to the input."""
 
-    steps: int = bounded(
-        64,
+    steps: int | None = bounded(
+        None,
         at_least=1,
         at_most=MAX_STEPS,
         accuracy=True,
-        help="Segments of the path, or Captum's n_steps with its quadratures.",
+        help="Segments of the path, or Captum's n_steps with its quadratures; without, as many as the tolerance needs, "
+        f"or {FIXED_STEPS} of a quadrature that is named.",
     )
     tolerance: float | None = bounded(
         None,
         above=0,
         accuracy=True,
-        help="Double the steps until the estimated L1 error is at most this part of the attributions' L1 norm.",
+        help="Refine until the estimated L1 error is at most this part of the attributions' L1 norm; without, "
+        f"{TOLERANCE} of the quadrature auto, and steps that are named are not refined.",
     )
     max_steps: int | None = bounded(
         None,
         at_least=1,
         at_most=MAX_STEPS,
         accuracy=True,
-        help=f"Where the doubling for a tolerance ends; by default at {DOUBLED_STEPS}, or at steps where that is more.",
+        help=f"Where the refinement ends; by default at {DOUBLED_STEPS}, or at steps where that is more.",
     )
     quadrature: Quadrature = bounded(
-        "trapezoid",
+        "auto",
         accuracy=True,
-        help="Where the steps lie and what they weigh; from riemann_left on Captum's.",
+        help="Where the steps lie and what they weigh; auto lays them where the path needs them, or makes a trapezoid "
+        "of steps that are named; from riemann_left on Captum's.",
     )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
-        if self.tolerance is not None and self.max_steps is not None and self.max_steps < self.steps:
+        if (
+            self.tolerance is not None
+            and self.max_steps is not None
+            and self.steps is not None
+            and self.max_steps < self.steps
+        ):
             yield "max_steps", f"max_steps is {self.max_steps}, below steps, {self.steps}"
 
 

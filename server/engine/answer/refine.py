@@ -60,7 +60,7 @@ def events(
         done, wish = spent, None
         while wish is None or number == 0:
             try:
-                done += next(evaluation)
+                done += evaluation.send(wish)
             except StopIteration as end:
                 sums: list[Sums] = end.value
                 break
@@ -76,9 +76,10 @@ def events(
         spent = done
         asked = [one.known(own.value, own.baseline_value) for one, own in zip(asked, sums, strict=True)]
         now = time.monotonic()
-        may_go_on = until(now + min(now - started + PATIENCE[0], PATIENCE[1]))
+        search = not stage.goes_on()
+        may_go_on = until(now + min(now - started + PATIENCE[0], PATIENCE[1]) if search else now)
         answers = [
-            _answer(model, one, own, spent, stage.steps, started, memory, found, may_go_on)
+            _answer(model, one, own, spent, stage.steps(), started, memory, found, may_go_on)
             for one, own, found in zip(asked, sums, remedies, strict=True)
         ]
         errors = np.concatenate(

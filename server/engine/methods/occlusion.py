@@ -37,7 +37,7 @@ def occlusion(method: Occlusion) -> Recipe:
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
     """One stage: every group is evaluated, once for all targets."""
-    yield Stage(0, lambda: len(rows_of(asked[0])), lambda: effects_of(model, asked, memory))
+    yield Stage(lambda: 0, lambda: len(rows_of(asked[0])), lambda: effects_of(model, asked, memory))
 
 
 def rows_of(resolved: Resolved) -> list[Row]:

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_attribution.methods import DOUBLED_STEPS, IntegratedGradients, NeuronIG
+from onnx_attribution.methods import DOUBLED_STEPS, FIXED_STEPS, TOLERANCE, IntegratedGradients, NeuronIG
+from onnx_attribution.server.engine.methods import adaptive_path
 from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Floats, Path, Recipe, contribution, multiplier, recipe
@@ -35,14 +36,22 @@ def neuron_ig(method: NeuronIG) -> Recipe:
 
 
 def _path(method: IntegratedGradients | NeuronIG, *, conductance: bool = False) -> Path:
-    most = method.max_steps or max(DOUBLED_STEPS, method.steps)
-    return Path(method.quadrature, method.steps, most, method.tolerance, conductance)
+    steps, chosen = method.steps or FIXED_STEPS, method.quadrature
+    most = method.max_steps or max(DOUBLED_STEPS, steps)
+    if chosen != "auto":
+        return Path(chosen, steps, most, method.tolerance, conductance)
+    if method.steps is not None:
+        return Path("trapezoid", steps, most, method.tolerance, conductance)
+    return Path("auto", FIXED_STEPS, most, method.tolerance or TOLERANCE, conductance)
 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
-    """One stage, or with a tolerance as many as doublings of the steps fit."""
+    """One stage, or with a tolerance as many as doublings of the steps fit, or as many as rows lie where needed."""
     at = asked[0].recipe.at
     assert isinstance(at, Path)
+    if at.quadrature == "auto":
+        yield from adaptive_path.stages(model, asked, memory)
+        return
     steps = at.steps
     yield _stage(model, asked, memory, steps)
     while at.tolerance is not None and steps < at.max_steps:
@@ -64,7 +73,8 @@ def plan_of(resolved: Resolved, steps: int) -> Plan:
     """Where the rows of a request lie at a number of steps."""
     at = resolved.recipe.at
     assert isinstance(at, Path)
-    return (conductance_plan if at.conductance else mean_plan)(at.quadrature, steps)
+    quadrature = "trapezoid" if at.quadrature == "auto" else at.quadrature
+    return (conductance_plan if at.conductance else mean_plan)(quadrature, steps)
 
 
 def _planned(model: LoadedModel, resolved: Resolved, memory: int, plan: Plan) -> int:

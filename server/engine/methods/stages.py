@@ -9,18 +9,19 @@ from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums
 
-Evaluations = Generator[int, None, list[Sums]]
-"""Yields the rows evaluated by each run; returns the sums of each target."""
+Evaluations = Generator[int, object, list[Sums]]
+"""Yields the rows evaluated by each run, and may be sent a reason to end; returns the sums of each target."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One revision: the steps of its path (0: there is none), how many rows it evaluates as far as that is known
-    before, and its runs."""
+    """One revision: the steps of its path once it has run (0: there is none), how many rows it evaluates as far as that
+    is known before, its runs, and whether it is known once these are over that another one follows."""
 
-    steps: int
+    steps: Callable[[], int]
     planned: Callable[[], int]
     run: Callable[[], Evaluations]
+    goes_on: Callable[[], bool] = lambda: False
 
 
 Driver = Callable[[LoadedModel, Sequence[Resolved], int], Iterator[Stage]]
@@ -42,4 +43,4 @@ def one_by_one(
             found.append((yield from run(one)))
         return found
 
-    return Stage(steps, lambda: sum(map(planned, asked)), run_all)
+    return Stage(lambda: steps, lambda: sum(map(planned, asked)), run_all)

@@ -105,14 +105,14 @@ def apart(part: Run, run: Callable[[Run], dict[str, Array]]) -> Iterator[tuple[d
     0 times NaN is NaN.
     """
     found = run(part)
-    if part.count == 1 or _all_finite(found):
+    if part.count == 1 or all_finite(found):
         yield found, part.count
         return
     for k in range(part.count):
         yield run(part.take([k])), 1 if k else 1 + part.count
 
 
-def _all_finite(found: Mapping[str, Array]) -> bool:
+def all_finite(found: Mapping[str, Array]) -> bool:
     """Whether what comes out of the way back is finite; the network's own values may be infinite by right."""
     for name, array in found.items():
         if name.startswith("target/"):
@@ -172,7 +172,7 @@ def _together(
         parts = {layer: found[f"sum/{layer}"].astype(np.float64) for layer in resolved.choice.layers}
         _note_ends(at_ends, plan, batch, found)
         yield len(batch.row_sample)
-        if not _all_finite(found):  # NaN of one sample is in all slots: of each, only its own run counts
+        if not all_finite(found):  # NaN of one sample is in all slots: of each, only its own run counts
             for part in parts.values():
                 part[:] = 0
             for sample, alone in by_sample(batch):

@@ -1,0 +1,195 @@
+"""Runs paths whose rows lie where they are needed, until the estimated error is small enough."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.graph_tools.select.homogeneous import is_homogeneous
+from onnx_attribution.server.engine.methods.stages import Evaluations, Stage
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import Floats, Path, contribution
+from onnx_attribution.server.engine.request.resolve import Resolved
+from onnx_attribution.server.engine.rows.adaptive import Adaptive
+from onnx_attribution.server.engine.rows.evaluate import Sums
+from onnx_attribution.server.engine.rows.points import Point, rows_at
+
+ROWS = 33
+"""Rows of a sample for which there has to be room, so that all samples are refined together."""
+
+
+def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
+    """A stage for each refinement of all samples; or one for all, if their rows do not fit into `memory` at once.
+
+    The rows of samples that are done are dropped. Where a path needs more rows than fit, it ends with what it has.
+    """
+    paths = [_Paths(model, one, memory) for one in asked]
+    every = [(path, k) for path in paths for k in range(len(path.samples))]
+    room = max(memory // (ROWS * max(path.row_bytes for path in paths)), 1)
+    if len(every) > room:
+        yield Stage(lambda: _steps(paths), lambda: _planned(every), lambda: _in_turn(paths, every, room))
+        return
+    open_ones = every
+    while open_ones:
+        yield Stage(
+            lambda: _steps(paths),
+            partial(_planned, open_ones),
+            partial(_refined, paths, open_ones),
+            lambda: any(path.samples[k].open for path, k in every),
+        )
+        open_ones = [(path, k) for path, k in every if path.samples[k].open]
+
+
+def _steps(paths: Sequence[_Paths]) -> int:
+    """The segments between the rows of the sample that has most."""
+    return max(1, max(one.rows for path in paths for one in path.samples) - 1)
+
+
+def _planned(ones: Sequence[tuple[_Paths, int]]) -> int:
+    return sum(len(path.samples[k].wanted()) for path, k in ones)
+
+
+def _refined(paths: Sequence[_Paths], ones: Sequence[tuple[_Paths, int]]) -> Evaluations:
+    """One refinement of these samples."""
+    for path in paths:
+        yield from path.refine([k for own, k in ones if own is path])
+    return [path.sums() for path in paths]
+
+
+def _in_turn(paths: Sequence[_Paths], ones: Sequence[tuple[_Paths, int]], room: int) -> Evaluations:
+    """All samples, as many at once as there is room for; of those left when asked to stop only the first rows."""
+    hurried = False
+    for start in range(0, len(ones), room):
+        part = ones[start : start + room]
+        for path in paths:
+            own = [k for of, k in part if of is path]
+            hurried |= bool((yield from path.refine(own)))
+            while not hurried and (left := [k for k in own if path.samples[k].open]):
+                hurried |= bool((yield from path.refine(left)))
+            for k in own:
+                path.samples[k].close()
+    return [path.sums() for path in paths]
+
+
+@dataclass
+class _Sample:
+    """A sample on its path: its rows while it is refined, then what they sum to."""
+
+    adaptive: Adaptive | None
+    limit: int
+    ends: dict[float, float] = field(default_factory=dict)
+    rows: int = 0
+    found: tuple[dict[str, Floats], dict[str, float]] | None = None
+
+    def wanted(self) -> Floats:
+        if self.adaptive is None:
+            return np.empty(0)
+        return self.adaptive.wanted()[: max(self.limit - self.rows, 0)]
+
+    @property
+    def open(self) -> bool:
+        """Whether more rows are wanted and may be evaluated."""
+        return len(self.wanted()) > 0
+
+    def close(self) -> None:
+        """Keeps what the rows sum to, in place of the rows."""
+        if self.adaptive is not None:
+            self.found, self.adaptive = (self.adaptive.sums(), self.adaptive.errors()), None
+
+    def answer(self) -> tuple[dict[str, Floats], dict[str, float]]:
+        if self.adaptive is not None:
+            return self.adaptive.sums(), self.adaptive.errors()
+        assert self.found is not None
+        return self.found
+
+
+class _Paths:
+    """The paths of all samples of a request about one target."""
+
+    def __init__(self, model: LoadedModel, resolved: Resolved, memory: int) -> None:
+        at, samples, layers = resolved.recipe.at, resolved.samples, resolved.choice.layers
+        assert isinstance(at, Path)
+        self._model, self._resolved, self._memory, self._at = model, resolved, memory, at
+        self.row_bytes = sum(_unit_bytes(model, resolved, layer) for layer in layers) * (1 + at.conductance)
+        limit = min(at.max_steps + 1, max(memory // max(self.row_bytes, 1), 3))
+        self._weighs = not at.conductance and resolved.recipe.reduce is contribution
+        self._ends = {} if at.conductance else {layer: samples.wide_ends(layer) for layer in layers}
+        ray = is_homogeneous(model.graph, resolved.choice.sources, resolved.choice.target, layers)
+        zero = _from_zero(resolved) if ray else np.zeros(samples.count, np.bool_)
+        self.samples = [self._sample(k, limit, bool(zero[k])) for k in range(samples.count)]
+
+    def _sample(self, number: int, limit: int, ray: bool) -> _Sample:
+        straight = {
+            layer: high[number] - low[number] for layer, (high, low) in self._ends.items() if self._weighs
+        }
+        adaptive = Adaptive(
+            conductance=self._at.conductance,
+            tolerance=self._at.tolerance or 0.0,
+            layers=self._resolved.choice.layers,
+            straight=straight or None,
+            ray=ray,
+        )
+        return _Sample(adaptive, limit, {0.0: 0.0} if ray else {})
+
+    def refine(self, numbers: Sequence[int]) -> Generator[int, object, object]:
+        """Evaluates what these samples want; returns the last word of whoever asked."""
+        points: list[Point] = [(k, float(alpha)) for k in numbers for alpha in self.samples[k].wanted()]
+        said: object = None
+        cuts = self._resolved.cuts if self._resolved.recipe.sums_to_change else {}
+        waiting: dict[int, int] = dict.fromkeys(numbers, 0)
+        for rows in rows_at(self._model, self._resolved, points, self._memory):
+            for k, (sample, alpha) in enumerate(rows.points):
+                one = self.samples[sample]
+                assert one.adaptive is not None
+                one.rows += 1
+                if alpha in (0.0, 1.0):
+                    one.ends[alpha] = float(rows.values[k])
+                if len(one.ends) == 2 and not waiting[sample]:
+                    one.adaptive.note_change(one.ends[1.0] - one.ends[0.0], cuts)
+                    waiting[sample] = 1
+                one.adaptive.add(
+                    [alpha],
+                    {
+                        name: (g[k : k + 1], h[k : k + 1] if self._at.conductance else None)
+                        for name, (g, h) in rows.layers.items()
+                    },
+                )
+            said = (yield rows.evaluated) or said
+        return said
+
+    def sums(self) -> Sums:
+        """What the rows so far sum to."""
+        name, reduced = self._resolved.request.method.name, self._resolved.recipe.reduced
+        found = [one.answer() for one in self.samples]
+        fine, errors = {}, {}
+        for layer in self._resolved.choice.layers:
+            fine[layer] = np.stack([sums[layer] for sums, _ in found])
+            errors[layer] = np.array([error[layer] for _, error in found])
+            if not self._at.conductance:
+                high, low = self._ends[layer]
+                fine[layer] = reduced(name, fine[layer], high - low)
+        ends = (np.array([one.ends.get(end, np.nan) for one in self.samples]) for end in (1.0, 0.0))
+        value, baseline_value = ends
+        return Sums(fine, {}, value, baseline_value, errors)
+
+
+def _unit_bytes(model: LoadedModel, resolved: Resolved, layer: str) -> int:
+    """The bytes of a layer in one row."""
+    run, place = resolved.samples.runs[0], resolved.samples.place(layer)
+    shape = model.shape_at(layer, place, run.x, run.count)
+    if shape is None:
+        return model.bytes_per_row(run.x) // 2
+    return int(np.prod(shape, dtype=np.int64)) * 4 // run.count
+
+
+def _from_zero(resolved: Resolved) -> NDArray[np.bool_]:
+    """Of which samples all sources are zeros at x'."""
+    found = np.ones(resolved.samples.count, np.bool_)
+    for name in resolved.choice.sources:
+        low = resolved.samples.ends(name)[1]
+        found &= ~(low != 0).reshape(len(low), -1).any(axis=1)
+    return found

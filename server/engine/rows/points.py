@@ -1,0 +1,86 @@
+"""Rows at points of the paths of samples: gradients and activations as they are, for whoever adds them up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_attribution.errors import Overloaded
+from onnx_attribution.graph_tools.network import RowAxis
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.request.resolve import Resolved
+from onnx_attribution.server.engine.rows.evaluate import all_finite, row_limit, rows_session
+from onnx_attribution.values import Array
+
+Point = tuple[int, float]
+"""A sample and where on its path, from 0 at x' to 1 at x."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a run found at some points: per layer gradients and activations `[points, *unit]`, and the target's values;
+    `evaluated` counts the rows that were run for it."""
+
+    points: Sequence[Point]
+    layers: dict[str, tuple[Array, Array]]
+    values: Array
+    evaluated: int
+
+
+def rows_at(model: LoadedModel, resolved: Resolved, points: Sequence[Point], memory: int) -> Iterator[Rows]:
+    """The rows at points, as many in one run as fit.
+
+    A row that is not finite is run alone once more, and so are those beside it: NaN of one may be in what others share
+    with it.
+    """
+    session = rows_session(model, resolved)
+    limit = row_limit(model, resolved.samples, memory, session, resolved.samples.runs[0].shapes)
+    start = 0
+    while start < len(points):
+        part = points[start : start + (limit if resolved.samples.together else 1)]
+        try:
+            found = session.run(_feeds(resolved, part))
+        except Overloaded:
+            if limit == 1:
+                raise
+            limit = max(limit // 2, 1)
+            continue
+        start += len(part)
+        if len(part) == 1 or all_finite(found):
+            yield _rows(resolved, part, found, len(part))
+            continue
+        for k, point in enumerate(part):
+            alone = session.run(_feeds(resolved, [point]))
+            yield _rows(resolved, [point], alone, 1 if k else 1 + len(part))
+
+
+def _rows(resolved: Resolved, points: Sequence[Point], found: dict[str, Array], evaluated: int) -> Rows:
+    samples = resolved.samples
+    layers = {
+        name: (
+            samples.first(name, found[f"gradient/{name}"]),
+            samples.first(name, found[f"activation/{name}"]),
+        )
+        for name in resolved.choice.layers
+    }
+    return Rows(points, layers, found["target/value"].astype(np.float64), evaluated)
+
+
+def _feeds(resolved: Resolved, points: Sequence[Point]) -> dict[str, Array]:
+    """The inputs of a program of rows: sources at the points, all else as it is at x."""
+    run = resolved.samples.take([sample for sample, _ in points])
+    alphas = np.array([alpha for _, alpha in points])
+    moved = {
+        name: _between(low, run.x[name], alphas, run.places[name]) for name, low in run.baselines.items()
+    }
+    return {**run.feeds(), **moved}
+
+
+def _between(low: Array, high: Array, alphas: Array, place: RowAxis | None) -> Array:
+    """Each row at its place on the way from `low` to `high`, in their type."""
+    each = np.repeat(np.asarray(alphas, np.float64), 1 if place is None else place.factor)
+    share = each.reshape([-1 if place and k == place.axis else 1 for k in range(high.ndim)])
+    high_wide, low_wide = high.astype(np.float64), low.astype(np.float64)
+    return np.asarray((share * high_wide + (1 - share) * low_wide).astype(high.dtype))
