@@ -141,8 +141,9 @@ class Engine:
         recipe = recipe_of(request.method)
         with self._models.use(request.model) as model:
             model = model.fitting(request.inputs)
-            asked = resolve(model, request, recipe)
-            yield from events(model, asked, stop or (lambda: None), self._memory, started)
+            wished = stop or (lambda: None)
+            asked = resolve(model, request, recipe, wished)
+            yield from events(model, asked, wished, self._memory, started)
 
     def close(self) -> None:
         """Drops every session once no request runs on it; later calls are refused."""

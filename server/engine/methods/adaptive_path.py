@@ -16,7 +16,7 @@ from onnx_attribution.server.engine.recipe import Floats, Path, contribution
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.rows.adaptive import Adaptive
 from onnx_attribution.server.engine.rows.evaluate import Sums
-from onnx_attribution.server.engine.rows.points import Point, rows_at
+from onnx_attribution.server.engine.rows.points import Point, row_bytes, rows_at
 
 ROWS = 33
 """Rows of a sample for which there has to be room, so that all samples are refined together."""
@@ -114,8 +114,8 @@ class _Paths:
         at, samples, layers = resolved.recipe.at, resolved.samples, resolved.choice.layers
         assert isinstance(at, Path)
         self._model, self._resolved, self._memory, self._at = model, resolved, memory, at
-        self.row_bytes = sum(_unit_bytes(model, resolved, layer) for layer in layers) * (1 + at.conductance)
-        limit = min(at.max_steps + 1, max(memory // max(self.row_bytes, 1), 3))
+        self.row_bytes = max(row_bytes(model, resolved), 1) * (1 + at.conductance)
+        limit = min(at.max_steps + 1, max(memory // self.row_bytes, 3))
         self._weighs = not at.conductance and resolved.recipe.reduce is contribution
         self._ends = {} if at.conductance else {layer: samples.wide_ends(layer) for layer in layers}
         ray = is_homogeneous(model.graph, resolved.choice.sources, resolved.choice.target, layers)
@@ -175,15 +175,6 @@ class _Paths:
         ends = (np.array([one.ends.get(end, np.nan) for one in self.samples]) for end in (1.0, 0.0))
         value, baseline_value = ends
         return Sums(fine, {}, value, baseline_value, errors)
-
-
-def _unit_bytes(model: LoadedModel, resolved: Resolved, layer: str) -> int:
-    """The bytes of a layer in one row."""
-    run, place = resolved.samples.runs[0], resolved.samples.place(layer)
-    shape = model.shape_at(layer, place, run.x, run.count)
-    if shape is None:
-        return model.bytes_per_row(run.x) // 2
-    return int(np.prod(shape, dtype=np.int64)) * 4 // run.count
 
 
 def _from_zero(resolved: Resolved) -> NDArray[np.bool_]:

@@ -11,14 +11,8 @@ from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import AtInput, Floats, Recipe, contribution, multiplier, recipe
 from onnx_attribution.server.engine.request.resolve import Resolved
-from onnx_attribution.server.engine.rows.evaluate import (
-    Evaluation,
-    Sums,
-    apart,
-    pairs,
-    row_limit,
-    rows_session,
-)
+from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums
+from onnx_attribution.server.engine.rows.points import rows_at
 
 
 @recipe(Gradient)
@@ -33,17 +27,15 @@ def gradient_x_activation(method: GradientXActivation) -> Recipe:
 
 def _gradients(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
     """Gradients at x, reduced with the activations."""
-    session = rows_session(model, resolved)
     name, reduced = resolved.request.method.name, resolved.recipe.reduced
     parts: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
     values: list[Floats] = []
-    limit = row_limit(model, resolved.samples, memory, session, resolved.samples.runs[0].shapes)
-    for part in resolved.samples.parts(limit):
-        for found, rows in apart(part, lambda run: session.run(run.feeds())):
-            yield rows
-            values.append(found["target/value"].astype(np.float64))
-            for layer, (h, g) in pairs(resolved, found).items():
-                parts[layer].append(reduced(name, g, h))
+    points = [(k, 1.0) for k in range(resolved.samples.count)]
+    for rows in rows_at(model, resolved, points, memory):
+        values.append(rows.values)
+        for layer, pair in rows.layers.items():
+            parts[layer].append(reduced(name, *(one.astype(np.float64) for one in pair)))
+        yield rows.evaluated
     return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, np.concatenate(values))
 
 

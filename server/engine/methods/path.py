@@ -14,14 +14,9 @@ from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Floats, Path, Recipe, contribution, multiplier, recipe
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.targets import per_sample
-from onnx_attribution.server.engine.rows.evaluate import (
-    Evaluation,
-    Sums,
-    along_path,
-    averaged,
-    row_limit,
-)
-from onnx_attribution.server.engine.rows.plan import Plan, conductance_plan, count_rows, mean_plan
+from onnx_attribution.server.engine.rows.along import along_path, planned
+from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums, averaged
+from onnx_attribution.server.engine.rows.plan import Plan, conductance_plan, mean_plan
 
 
 @recipe(IntegratedGradients)
@@ -64,7 +59,7 @@ def _stage(model: LoadedModel, asked: Sequence[Resolved], memory: int, steps: in
     return one_by_one(
         steps,
         asked,
-        lambda one: _planned(model, one, memory, plan),
+        lambda one: planned(model, one, plan, memory),
         lambda one: path_sums(model, one, plan, memory),
     )
 
@@ -75,13 +70,6 @@ def plan_of(resolved: Resolved, steps: int) -> Plan:
     assert isinstance(at, Path)
     quadrature = "trapezoid" if at.quadrature == "auto" else at.quadrature
     return (conductance_plan if at.conductance else mean_plan)(quadrature, steps)
-
-
-def _planned(model: LoadedModel, resolved: Resolved, memory: int, plan: Plan) -> int:
-    samples = resolved.samples
-    if not samples.together:
-        return len(plan.points) * samples.count
-    return count_rows(plan, samples.count, row_limit(model, samples, memory))
 
 
 def path_sums(model: LoadedModel, resolved: Resolved, plan: Plan, memory: int) -> Evaluation:

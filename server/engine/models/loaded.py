@@ -35,6 +35,7 @@ from onnx_attribution.graph_tools.walk.differentiate import straight_through
 from onnx_attribution.server.engine.backend import Backend, Session, Trials
 from onnx_attribution.server.engine.models.cache import Cache
 from onnx_attribution.server.engine.models.read import ReadModel
+from onnx_attribution.server.engine.models.scheduler import Scheduler
 from onnx_attribution.values import Array, LayerInfo
 
 LARGE = 1 << 30  # bytes of a row from which on sessions keep no memory between runs
@@ -58,6 +59,7 @@ class LoadedModel(ReadModel):
         self._separating = RLock()
         self.graph = graph_of(self.network.model)
         self._cache = Cache(CAPACITY)
+        self.scheduler = Scheduler()
         self._proving = RLock()
         self._apart: dict[Choice, bool] = {}
         self.apart: set[Choice] = set()  # of which each row needs a reference of its own

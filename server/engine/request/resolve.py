@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -54,6 +54,7 @@ class Resolved:
     selection: NDArray[np.float64]
     features: Features | None = None
     evaluated: int = 0
+    stop: Callable[[], object] = lambda: None
 
     def known(self, value: NDArray[np.float64], baseline_value: NDArray[np.float64]) -> Resolved:
         """The same with the target's values at x and x', as far as these are there."""
@@ -75,8 +76,11 @@ class Resolved:
         )
 
 
-def resolve(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> list[Resolved]:
-    """What a request, whose method has this recipe, asks of the model: one entry for each target, alike but for it.
+def resolve(
+    model: LoadedModel, request: AttributionRequest, recipe: Recipe, stop: Callable[[], object] = lambda: None
+) -> list[Resolved]:
+    """What a request, whose method has this recipe, asks of the model: one entry for each target, alike but for it;
+    `stop` says whether the request is still wanted.
 
     Raises:
         InvalidArgument, NotFound, NotDifferentiable: the message names what cannot be used.
@@ -161,6 +165,7 @@ def resolve(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> 
                 plus,
                 features,
                 evaluated if k == 0 else 0,
+                stop,
             )
         )
     return resolved

@@ -8,15 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import Overloaded
-from onnx_attribution.graph_tools.programs.path import path_program
 from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.server.engine.backend import Session
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.samples import Run, Samples
 from onnx_attribution.server.engine.request.targets import per_sample
-from onnx_attribution.server.engine.rows.plan import Batch, Plan, Term, batches, by_sample
 from onnx_attribution.values import Array
 
 Floats = NDArray[np.float64]
@@ -27,10 +24,6 @@ ARENA = 2
 """Bytes of onnxruntime's arena for each that is alive: it grows by doubling, and nodes run in another order."""
 SMALL = 64
 """Times the network's tensors that a program does not reach: budgets beyond need no closer look."""
-
-ROW_FIELDS = ("row_sample", "row_alpha")
-TERM_FIELDS = ("gradient_row", "left_row", "right_row", "weight", "slot")
-"""The inputs of a path program that have an entry a row, or a term."""
 
 
 @dataclass(frozen=True)
@@ -123,144 +116,10 @@ def all_finite(found: Mapping[str, Array]) -> bool:
     return True
 
 
-def along_path(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool, memory: int) -> Evaluation:
-    """Sums over the plan's terms: of gradients times differences of activations, or (not `delta`) of gradients."""
-    if not resolved.samples.together:
-        return (yield from _one_by_one(model, resolved, plan, delta))
-    table = resolved.recipe.table
-    key = ("path", resolved.choice, delta, id(table))
-    session = model.session(
-        key, lambda: path_program(model.network, resolved.choice, delta=delta, rules=table)
-    )
-    common = _common(resolved.samples)
-
-    def shapes_at(rows: int) -> dict[str, tuple[int, ...]]:
-        terms = dict.fromkeys(TERM_FIELDS, (rows + -(-rows // 2),))  # the fine grid and the coarse one
-        sizes = dict.fromkeys(ROW_FIELDS, (rows,)) | terms
-        return {
-            **{name: array.shape for name, array in common.items()},
-            **{f"path/{n}": s for n, s in sizes.items()},
-        }
-
-    limit = row_limit(model, resolved.samples, memory, session, shapes_at)
-    while True:
-        try:
-            return (yield from _together(session, resolved, plan, common, limit))
-        except Overloaded:
-            if limit <= 3:
-                raise
-            limit = max(limit // 2, 3)
-
-
-def _common(samples: Samples) -> dict[str, Array]:
-    """The inputs of a path program that all runs have."""
-    (run,) = samples.runs
-    return {
-        **{f"sample/{name}": array for name, array in run.x.items()},
-        **run.feeds(baselines=True),  # those that all rows share keep their names
-        "path/slots": np.zeros(2 * run.count, dtype=np.float32),
-    }
-
-
-def _together(
-    session: Session, resolved: Resolved, plan: Plan, common: Mapping[str, Array], limit: int
-) -> Evaluation:
-    totals: dict[str, Floats] = {}
-    at_ends = np.full((2, resolved.samples.count), np.nan)
-    for batch in batches(plan, resolved.samples.count, limit):
-        found = session.run({**common, **_fields(batch)})
-        parts = {layer: found[f"sum/{layer}"].astype(np.float64) for layer in resolved.choice.layers}
-        _note_ends(at_ends, plan, batch, found)
-        yield len(batch.row_sample)
-        if not all_finite(found):  # NaN of one sample is in all slots: of each, only its own run counts
-            for part in parts.values():
-                part[:] = 0
-            for sample, alone in by_sample(batch):
-                if len(alone.row_sample) < len(batch.row_sample):
-                    found = session.run({**common, **_fields(alone)})
-                    yield len(alone.row_sample)
-                _note_ends(at_ends, plan, alone, found)
-                own = slice(2 * sample, 2 * sample + 2)
-                for layer, part in parts.items():
-                    part[own] = found[f"sum/{layer}"][own]
-        for layer, part in parts.items():
-            totals[layer] = totals[layer] + part if layer in totals else part
-    fine = {layer: total[0::2] for layer, total in totals.items()}
-    coarse = {layer: total[1::2] for layer, total in totals.items()} if plan.coarse else {}
-    low, high = at_ends
-    return Sums(fine, coarse, high, low)
-
-
-def _note_ends(at_ends: Floats, plan: Plan, batch: Batch, found: Mapping[str, Array]) -> None:
-    """Keeps the target of the rows that are at x' or at x."""
-    for values, node in zip(at_ends, plan.ends, strict=True):
-        here = batch.nodes == node
-        values[batch.row_sample[here]] = found["target/value"][here]
-
-
-def _fields(batch: Batch) -> dict[str, Array]:
-    return {f"path/{name}": getattr(batch, name) for name in (*ROW_FIELDS, *TERM_FIELDS)}
-
-
-def _one_by_one(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool) -> Evaluation:
-    """The same sums with one row a run, for networks whose rows cannot share one."""
-    session = rows_session(model, resolved)
-    fine: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
-    coarse: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
-    ready, last_need = _schedule(plan)
-    ends: list[list[Floats]] = [[], []]
-    for run in resolved.samples.runs:
-        rows: dict[int, dict[str, tuple[Floats, Floats]]] = {}
-        totals: dict[tuple[str, int], Floats] = {}
-        for node, alpha in enumerate(plan.points):
-            moved = {n: between(low, run.x[n], float(alpha)) for n, low in run.baselines.items()}
-            found = session.run({**run.feeds(), **moved})
-            rows[node] = pairs(resolved, found)
-            for values, end in zip(ends, plan.ends, strict=True):
-                if node == end:
-                    values.append(found["target/value"].astype(np.float64))
-            yield 1
-            for layer in resolved.choice.layers:
-                for term, level in ready.get(node, ()):
-                    part = _product(term, rows, layer, delta)
-                    totals[layer, level] = totals[layer, level] + part if (layer, level) in totals else part
-            rows = {n: row for n, row in rows.items() if last_need.get(n, -1) > node}
-        for layer in resolved.choice.layers:
-            fine[layer].append(totals[layer, 0])
-            if plan.coarse:
-                coarse[layer].append(totals[layer, 1])
-    return Sums(
-        {layer: np.concatenate(p) for layer, p in fine.items()},
-        {layer: np.concatenate(p) for layer, p in coarse.items()} if plan.coarse else {},
-        np.concatenate(ends[1]),
-        np.concatenate(ends[0]),
-    )
-
-
-def _schedule(plan: Plan) -> tuple[dict[int, list[tuple[Term, int]]], dict[int, int]]:
-    """After which node each term can be added up, and until which node each row is needed."""
-    ready: dict[int, list[tuple[Term, int]]] = {}
-    last_need: dict[int, int] = {}
-    for level, terms in enumerate((plan.fine, plan.coarse)):
-        for term in terms:
-            nodes = (term.gradient, term.left, term.right)
-            ready.setdefault(max(nodes), []).append((term, level))
-            for node in nodes:
-                last_need[node] = max(last_need.get(node, -1), max(nodes))
-    return ready, last_need
-
-
 def between(low: Array, high: Array, alpha: float) -> Array:
     """The point at `alpha` of the way from `low` to `high`, in their type."""
     wide = alpha * high.astype(np.float64) + (1 - alpha) * low.astype(np.float64)
     return wide.astype(high.dtype)
-
-
-def _product(
-    term: Term, rows: Mapping[int, Mapping[str, tuple[Floats, Floats]]], layer: str, delta: bool
-) -> Floats:
-    g = rows[term.gradient][layer][1]
-    return term.weight * (g * (rows[term.right][layer][0] - rows[term.left][layer][0]) if delta else g)
 
 
 def rows_session(model: LoadedModel, resolved: Resolved) -> Session:

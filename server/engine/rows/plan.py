@@ -52,6 +52,20 @@ class Plan:
         return np.concatenate([self.alphas, [end for end in (0.0, 1.0) if end not in self.alphas]])
 
     @functools.cached_property
+    def _last_needs(self) -> dict[int, int]:
+        """Of each node the last point that a term needs beside it."""
+        found: dict[int, int] = {}
+        for term in (*self.fine, *self.coarse):
+            nodes = (term.gradient, term.left, term.right)
+            for node in nodes:
+                found[node] = max(found.get(node, -1), *nodes)
+        return found
+
+    def needed_from(self, point: int) -> set[int]:
+        """The nodes before a point which terms need that are complete only there or behind it."""
+        return {node for node, last in self._last_needs.items() if node < point <= last}
+
+    @functools.cached_property
     def ends(self) -> tuple[int, int]:
         """The numbers of the points at x' and at x."""
         return int(np.flatnonzero(self.points == 0)[0]), int(np.flatnonzero(self.points == 1)[0])

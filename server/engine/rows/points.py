@@ -10,8 +10,9 @@ import numpy as np
 from onnx_attribution.errors import Overloaded
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.models.scheduler import Work
 from onnx_attribution.server.engine.request.resolve import Resolved
-from onnx_attribution.server.engine.rows.evaluate import all_finite, row_limit, rows_session
+from onnx_attribution.server.engine.rows.evaluate import Floats, all_finite, row_limit, rows_session
 from onnx_attribution.values import Array
 
 Point = tuple[int, float]
@@ -25,7 +26,7 @@ class Rows:
 
     points: Sequence[Point]
     layers: dict[str, tuple[Array, Array]]
-    values: Array
+    values: Floats
     evaluated: int
 
 
@@ -41,7 +42,7 @@ def rows_at(model: LoadedModel, resolved: Resolved, points: Sequence[Point], mem
     while start < len(points):
         part = points[start : start + (limit if resolved.samples.together else 1)]
         try:
-            found = session.run(_feeds(resolved, part))
+            found = model.scheduler.run(session, _work(resolved, part, limit), resolved.stop)
         except Overloaded:
             if limit == 1:
                 raise
@@ -68,10 +69,39 @@ def _rows(resolved: Resolved, points: Sequence[Point], found: dict[str, Array], 
     return Rows(points, layers, found["target/value"].astype(np.float64), evaluated)
 
 
+def _work(resolved: Resolved, points: Sequence[Point], limit: int) -> Work:
+    """The rows as work that may share a run with others, if their rows may."""
+    run = resolved.samples.runs[0]
+    places: dict[str, RowAxis | None] = {}
+    if resolved.samples.together:
+        found = {
+            f"{kind}/{layer}": run.places[layer]
+            for layer in resolved.choice.layers
+            for kind in ("gradient", "activation")
+        }
+        places = {**run.places, **found, "target/value": RowAxis(0)}
+    return Work(_feeds(resolved, points), places, len(points), limit)
+
+
+def row_bytes(model: LoadedModel, resolved: Resolved) -> int:
+    """The bytes of the layers of one row, of gradients or of activations."""
+    return sum(_unit_bytes(model, resolved, layer) for layer in resolved.choice.layers)
+
+
+def _unit_bytes(model: LoadedModel, resolved: Resolved, layer: str) -> int:
+    run = resolved.samples.runs[0]
+    shape = model.shape_at(layer, resolved.samples.place(layer), run.x, run.count)
+    if shape is None:
+        return model.bytes_per_row(run.x) // 2
+    return int(np.prod(shape, dtype=np.int64)) * 4 // run.count
+
+
 def _feeds(resolved: Resolved, points: Sequence[Point]) -> dict[str, Array]:
     """The inputs of a program of rows: sources at the points, all else as it is at x."""
     run = resolved.samples.take([sample for sample, _ in points])
     alphas = np.array([alpha for _, alpha in points])
+    if (alphas == 1).all():
+        return run.feeds()
     moved = {
         name: _between(low, run.x[name], alphas, run.places[name]) for name, low in run.baselines.items()
     }
