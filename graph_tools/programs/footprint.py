@@ -104,7 +104,7 @@ def _peak(graph: onnx.GraphProto, sizes: dict[str, int], kept: Iterable[str]) ->
     root: dict[str, str] = {}  # of a view, the tensor whose memory it is
     last: dict[str, int] = {}
     for k, node in enumerate(graph.node):
-        names = _read(node)
+        names = names_read(node)
         if node.op_type in VIEWS and node.input:
             root[node.output[0]] = root.get(node.input[0], node.input[0])
         for name in names:
@@ -114,7 +114,7 @@ def _peak(graph: onnx.GraphProto, sizes: dict[str, int], kept: Iterable[str]) ->
     live, peak = 0, 0
     alive: dict[str, int] = {}
     for k, node in enumerate(graph.node):
-        names = _read(node)
+        names = names_read(node)
         largest = max((sizes.get(name, 0) for name in names), default=0)
         for name in filter(None, node.output):
             sizes.setdefault(name, largest)
@@ -141,13 +141,13 @@ def _graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return [a.g for a in node.attribute if a.HasField("g")]
 
 
-def _read(node: onnx.NodeProto) -> set[str]:
+def names_read(node: onnx.NodeProto) -> set[str]:
     """What a node reads, its graphs included."""
     found = set(filter(None, node.input))
     for graph in _graphs(node):
         made = {v.name for v in graph.input} | {t.name for t in graph.initializer}
         for inner in graph.node:
-            found |= _read(inner) - made
+            found |= names_read(inner) - made
             made |= set(inner.output)
         found |= {o.name for o in graph.output} - made
     return found

@@ -150,11 +150,11 @@ MIXED = """(float[N,4,3] x) => (float[N] y) {
 }"""
 
 
-@pytest.mark.parametrize(("body", "evaluations"), [(SQUARES, 4 + 1), (MIXED, 4 + 4)])
+@pytest.mark.parametrize(("body", "evaluations"), [(SQUARES, 4 + 1), (MIXED, 1 + 4 + 4)])
 def test_a_reference_of_all_samples_is_evaluated_once_where_that_is_possible(
     engine: Engine, body: str, evaluations: int
 ) -> None:
-    """Where a tensor holds four elements of a row along its first axis, each row needs its own."""
+    """Where a tensor holds four elements of a row along its first axis, each row needs its own, and one is in vain."""
     x = points(4, 3) if body == SQUARES else points(4, 4, 3)
     low = points(1, *x.shape[1:], seed=1)
     engine.add("shared", model(body))
@@ -167,6 +167,30 @@ def test_a_reference_of_all_samples_is_evaluated_once_where_that_is_possible(
         )
         np.testing.assert_allclose(values(together)[k], values(alone)[0], rtol=1e-5, atol=1e-6)
     assert together.evaluations == evaluations
+
+
+def test_a_reference_is_kept_for_other_requests(engine: Engine) -> None:
+    """y is the sum of squares, so that x contributes x^2 - low^2."""
+    x, low, other = points(4, 3), points(1, 3, seed=1), points(1, 3, seed=2)
+
+    def asked(engine: Engine, rows: Floats, baseline: Floats) -> tuple[Floats, int]:
+        request = AttributionRequest("squares", {"x": rows}, "deeplift_rescale", baselines={"x": baseline})
+        answer = engine.attribute(request)
+        return values(answer), answer.evaluations
+
+    for rows, baseline, evaluations in (
+        (x, low, 5),
+        (x[:2], low, 2),
+        (x, other, 5),
+        (x[:1], low, 1),
+        (x, other, 4),
+    ):
+        found, counted = asked(engine, rows, baseline)
+        np.testing.assert_allclose(found, rows**2 - baseline**2, rtol=1e-5, atol=1e-6)
+        assert counted == evaluations
+    with Engine(provider="cpu", memory_budget=8) as small:
+        small.add("squares", model(SQUARES))
+        assert [asked(small, x[:1], low)[1] for _ in range(2)] == [2, 2]
 
 
 def test_scalars_are_references_too(engine: Engine) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -9,9 +11,12 @@ import numpy as np
 from onnx_attribution.errors import ModelError, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inner_nodes, key_of
 from onnx_attribution.graph_tools.operators import OPERATORS
+from onnx_attribution.graph_tools.programs.halves import halves
 from onnx_attribution.graph_tools.programs.pairs import deeplift_program
+from onnx_attribution.graph_tools.programs.signature import Program
 from onnx_attribution.graph_tools.walk.reveal_nodes import Where
 from onnx_attribution.methods import DeepLiftGenomicsDefault, DeepLiftRescale, DeepLiftRevealCancel
+from onnx_attribution.server.engine.backend import Session
 from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
 from onnx_attribution.server.engine.models.forward import taken
 from onnx_attribution.server.engine.models.loaded import LoadedModel
@@ -26,6 +31,9 @@ from onnx_attribution.server.engine.rows.evaluate import (
     row_limit,
 )
 from onnx_attribution.values import Array
+
+KEPT = 4
+"""The part of the memory that references may take: one in so many bytes."""
 
 
 @recipe(DeepLiftRescale)
@@ -61,7 +69,8 @@ def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterat
 
 
 def deeplift(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
-    """DeepLIFT contributions, or multipliers. A reference that all samples share is evaluated once a run."""
+    """DeepLIFT contributions, or multipliers. A reference that all samples share is evaluated once, and kept for other
+    requests within a part of the memory."""
     one = _one_reference(model, resolved)
     if one:
         try:
@@ -75,7 +84,7 @@ def deeplift_evaluations(model: LoadedModel, resolved: Resolved, memory: int) ->
     """How many rows DeepLIFT evaluates, as far as that is known before."""
     if not _one_reference(model, resolved):
         return 2 * resolved.samples.count
-    return resolved.samples.count + -(-resolved.samples.count // _pairs_a_run(model, resolved, memory))
+    return resolved.samples.count + 1
 
 
 def _ends(resolved: Resolved) -> Ends:
@@ -94,7 +103,7 @@ def _one_reference(model: LoadedModel, resolved: Resolved) -> dict[str, Array]:
     """
     axes = model.network.input_axes
     own = {name for name, axis in axes.items() if axis is not None}
-    if resolved.samples.a_run == 1 or not own <= set(resolved.choice.sources):
+    if not resolved.samples.together or not own <= set(resolved.choice.sources):
         return {}
     if _ends(resolved).reveal_cancel is not None or resolved.choice in model.apart:
         return {}
@@ -112,21 +121,18 @@ def _one_reference(model: LoadedModel, resolved: Resolved) -> dict[str, Array]:
 def _lifted(
     model: LoadedModel, resolved: Resolved, memory: int, shared: Mapping[str, Array] | None = None
 ) -> Evaluation:
-    alone, at, table = not shared, _ends(resolved), resolved.recipe.table
-    multiply, where, near_zero = resolved.recipe.reduce is not multiplier, at.reveal_cancel, at.near_zero
-    session = model.session(
-        ("deeplift", resolved.choice, multiply, where, near_zero, alone, id(table)),
-        lambda: deeplift_program(
-            model.network,
-            resolved.choice,
-            multiply=multiply,
-            rules=table,
-            reveal_cancel=where,
-            near_zero=near_zero,
-            shared=not alone,
-        ),
-    )
+    alone = not shared
     reference = {f"baseline/{name}": array for name, array in (shared or {}).items()}
+    two = None if alone else _in_two(model, resolved)
+    in_two = two is not None
+    if two is None:
+        session = model.session(_key(resolved, alone), lambda: _program(model, resolved, alone))
+    else:
+        first, session = two
+        kept, evaluated = _activations(model, first, resolved, reference, memory)
+        reference = {**reference, **kept}
+        if evaluated:
+            yield evaluated
     parts: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
     ends: dict[str, list[Floats]] = {"target/value": [], "target/baseline": []}
 
@@ -149,9 +155,72 @@ def _lifted(
             for layer in resolved.choice.layers:
                 contribution = found[f"contribution/{layer}"]
                 parts[layer].append(resolved.samples.units(layer, contribution))
-            yield 2 * rows if alone else rows + 1
+            yield 2 * rows if alone else rows if in_two else rows + 1
     high, low = (np.concatenate(values) for values in ends.values())
     return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, high, low)
+
+
+def _key(resolved: Resolved, *more: object) -> tuple[object, ...]:
+    at, recipe = _ends(resolved), resolved.recipe
+    multiply = recipe.reduce is not multiplier
+    return ("deeplift", resolved.choice, multiply, at.reveal_cancel, at.near_zero, id(recipe.table), *more)
+
+
+def _program(model: LoadedModel, resolved: Resolved, alone: bool) -> Program:
+    at, recipe = _ends(resolved), resolved.recipe
+    return deeplift_program(
+        model.network,
+        resolved.choice,
+        multiply=recipe.reduce is not multiplier,
+        rules=recipe.table,
+        reveal_cancel=at.reveal_cancel,
+        near_zero=at.near_zero,
+        shared=not alone,
+    )
+
+
+def _in_two(model: LoadedModel, resolved: Resolved) -> tuple[Session, Session] | None:
+    """The network at a reference of one row, and what is done with that at x; None where these cannot be told apart."""
+    whole = _key(resolved)
+    if whole in model.undivided:
+        return None
+    made = functools.cache(lambda: halves(_program(model, resolved, alone=False)))
+
+    def half(number: int) -> Program:
+        found = made()
+        if found is None:
+            raise _Undivided
+        return found[number]
+
+    try:
+        return model.session((*whole, "reference"), lambda: half(0)), model.session(
+            (*whole, "x"), lambda: half(1)
+        )
+    except (_Undivided, ModelError):
+        model.undivided.add(whole)
+        return None
+
+
+class _Undivided(Exception):
+    """A program of which no part is of the reference alone."""
+
+
+def _activations(
+    model: LoadedModel, session: Session, resolved: Resolved, reference: Mapping[str, Array], memory: int
+) -> tuple[Mapping[str, Array], int]:
+    """The network at a reference, as it was kept or evaluated now; and how many rows that took."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(reference):
+        array = np.ascontiguousarray(reference[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes() if array.dtype.kind in "OV" else array.data)
+    key = (*_key(resolved), digest.digest())
+    found = model.references.get(key)
+    if found is not None:
+        return found, 0
+    found = session.run(reference)
+    model.references.put(key, found, memory // KEPT)
+    return found, 1
 
 
 def _refuse_different_ways(model: LoadedModel, resolved: Resolved, found: Mapping[str, Array]) -> None:

@@ -1,11 +1,13 @@
-"""A small cache that builds each value once."""
+"""Caches: of values that are built once each, and of arrays within a number of bytes."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from threading import Lock
 from typing import TypeVar
+
+from onnx_attribution.values import Array
 
 Value = TypeVar("Value")
 
@@ -40,6 +42,35 @@ class Cache:
                 with self._lock:
                     self._building.pop(key, None)
         return value
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        with self._lock:
+            self._entries.clear()
+
+
+class Arrays:
+    """The arrays that were used last, as many as fit into the bytes that whoever adds some allows."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._entries: OrderedDict[Hashable, Mapping[str, Array]] = OrderedDict()
+
+    def get(self, key: Hashable) -> Mapping[str, Array] | None:
+        """The arrays of a key, if they are still there."""
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+            return self._entries.get(key)
+
+    def put(self, key: Hashable, arrays: Mapping[str, Array], most: int) -> None:
+        """Keeps arrays, and drops those that were used least lately so that all are at most `most` bytes."""
+        with self._lock:
+            self._entries[key] = arrays
+            sizes = {k: sum(array.nbytes for array in held.values()) for k, held in self._entries.items()}
+            while self._entries and sum(sizes.values()) > most:
+                dropped, _ = self._entries.popitem(last=False)
+                del sizes[dropped]
 
     def clear(self) -> None:
         """Forgets everything."""

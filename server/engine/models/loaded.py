@@ -33,7 +33,7 @@ from onnx_attribution.graph_tools.select.targets import (
 )
 from onnx_attribution.graph_tools.walk.differentiate import straight_through
 from onnx_attribution.server.engine.backend import Backend, Session, Trials
-from onnx_attribution.server.engine.models.cache import Cache
+from onnx_attribution.server.engine.models.cache import Arrays, Cache
 from onnx_attribution.server.engine.models.read import ReadModel
 from onnx_attribution.server.engine.models.scheduler import Scheduler
 from onnx_attribution.values import Array, LayerInfo
@@ -60,9 +60,11 @@ class LoadedModel(ReadModel):
         self.graph = graph_of(self.network.model)
         self._cache = Cache(CAPACITY)
         self.scheduler = Scheduler()
+        self.references = Arrays()
         self._proving = RLock()
         self._apart: dict[Choice, bool] = {}
         self.apart: set[Choice] = set()  # of which each row needs a reference of its own
+        self.undivided: set[object] = set()  # programs of which nothing is of the reference alone
         self._defaults: dict[str, list[str]] = {}
         self._named: dict[str, str] = {}
         self._row_bytes: dict[tuple[object, ...], int] = {}
@@ -295,6 +297,7 @@ class LoadedModel(ReadModel):
     def close(self) -> None:
         """Drops the sessions."""
         self._cache.clear()
+        self.references.clear()
         if self._apart_sizes is not None:
             self._apart_sizes.close()
 
