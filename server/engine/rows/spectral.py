@@ -75,10 +75,8 @@ class Spectral:
                 found[0][part] = terms.sum(axis=0) + lost[0] + lost[1]
                 found[1][part] = terms[1:].sum(axis=0) + first * spread[0] + lost[1]
                 found[2][part] = terms[:-1].sum(axis=0) + last * spread[-1] + lost[0]
-                doubts[1][part] = np.abs(
-                    first * (jumps[0] @ h)
-                )  # h jumps as well: what g is there, no row shows
-                doubts[2][part] = np.abs(last * (jumps[1] @ h))
+                doubts[1][part] = KINK * np.abs((first - g[0]) * (h[1] - h[0]))
+                doubts[2][part] = KINK * np.abs((last - g[-1]) * (h[-1] - h[-2]))
                 terms = np.abs(terms)
                 sizes[0][part] = terms.sum(axis=0)
                 sizes[1][part], sizes[2][part] = terms[1:].sum(axis=0), terms[:-1].sum(axis=0)

@@ -81,7 +81,7 @@ class Stored:
         return Found(values, max(error, rounding) if known else float("inf"), rounding, how)
 
     def shaped(self, values: Floats) -> Floats:
-        return values.reshape(self.shape)
+        return values.reshape(self.shape) if self._rows else values
 
     def sketch(self) -> Floats:
         """The trapezoid over whatever rows there are."""
