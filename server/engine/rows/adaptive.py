@@ -32,6 +32,10 @@ COMPARABLE = 0.3
 """Segments are split that vary at least so much as the worst one does."""
 GROWTH = 0.25
 """New rows of a round of splitting, as a share of all rows before."""
+JUMPS = 4
+"""Splits without effect after which a segment is left: g and h both jump there, or are rounded to steps."""
+PATIENCE = 48
+"""Rows before which no end is made for want of gain."""
 NARROW = 2.0**-100
 """The width of a segment at alpha = 0 that is not split: beyond, float32 has no numbers."""
 LEAST = 0.05
@@ -66,6 +70,7 @@ class Adaptive:
         self._level, self._split = FIRST, False
         self._asked: list[float] = [1.0] if ray else list(chebyshev.nodes(FIRST))
         self._change: float | None = None
+        self._gains: list[tuple[int, float]] = []
 
     def wanted(self) -> Floats:
         """The alphas to evaluate next, ascending; empty where more would gain nothing."""
@@ -187,6 +192,12 @@ class Adaptive:
         """Whether nothing but rounding is left of every error."""
         return all(self._error(name) <= 2 * layer.best().rounding for name, layer in self._layers.items())
 
+    def _stands(self, excess: float) -> bool:
+        """Whether twice the rows gained next to nothing: paths that jump all along are not summed any better."""
+        self._gains.append((self.rows, excess))
+        before = [found for count, found in self._gains if PATIENCE <= count <= self.rows / 2]
+        return bool(before) and min(before) < 1.2 * min(found for _, found in self._gains)
+
     def _splits(self) -> list[float]:
         excess = {name: self._excess(name) for name in self._layers}
         excess = {name: ratio for name, ratio in excess.items() if ratio > 1}
@@ -199,6 +210,7 @@ class Adaptive:
             layer = self._layers[name]
             best, parts = layer.best(), np.array(layer.segments.parts)
             allowed = self._tolerance * layer.rows.measure(best.values)
+            parts[(np.array(layer.segments.stuck) >= JUMPS) & (nodes[:-1] > 0)] = 0
             score += parts / max(allowed, 1e-9 * parts.sum(), 1e-300)
             missing, seen = layer.missing(best.values), layer.segments.found[0].error
             if missing > max(allowed, seen):
@@ -210,7 +222,9 @@ class Adaptive:
         worst = max(excess.values(), default=2.0)
         count = max(1, int(np.ceil(len(nodes) * min(GROWTH, max(worst - 1, 0.05)))))
         taken = _largest(score, count)
-        if blind > 0.5 or not taken:
+        if blind == 0 and self._stands(worst):
+            return []
+        if blind > 0.5 or (not taken and (blind > 0 or self._unseen())):
             wide = np.where(widths > BLIND, widths, 0)
             taken = list(dict.fromkeys(taken[: (count + 1) // 2] + _largest(wide, (count + 1) // 2)))
         return [

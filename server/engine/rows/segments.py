@@ -14,7 +14,7 @@ SURE, LUCK = 1.5, 0.5
 
 
 class Segments:
-    """The segments of one layer.
+    """The segments of one layer: what varies over each, and how often it was split without varying less.
 
     Over a segment in which one kink lies anywhere, or many do, the trapezoid is wrong by |dg dh| / sqrt(12), root mean
     square; these errors have no common sign, so that their squares add up, unit by unit.
@@ -24,6 +24,7 @@ class Segments:
         self._rows = rows
         self.nodes: list[float] = []
         self.parts: list[float] = []
+        self.stuck: list[int] = []
         self.size = 0.0
         self.found: list[Found] = []
         self._sum, self._squares = np.zeros(0), np.zeros(0)
@@ -65,6 +66,7 @@ class Segments:
         self._sum, self._squares = np.zeros(self._rows.size), np.zeros(self._rows.size)
         for low, high in itertools.pairwise(alphas):
             self.parts.append(self._put(low, high, 1))
+        self.stuck = (self.stuck + [0] * len(self.parts))[: len(self.parts)]
         self._largest = self._error()
 
     def _insert(self, alpha: float) -> None:
@@ -72,7 +74,10 @@ class Segments:
         low, high = self.nodes[at - 1], self.nodes[at]
         self._put(low, high, -1)
         self.nodes.insert(at, alpha)
-        self.parts[at - 1 : at] = [self._put(low, alpha, 1), self._put(alpha, high, 1)]
+        before, parts = self.parts[at - 1], [self._put(low, alpha, 1), self._put(alpha, high, 1)]
+        again = self.stuck[at - 1] + 1
+        self.stuck[at - 1 : at] = [again if 0.8 * before < part < 1.25 * before else 0 for part in parts]
+        self.parts[at - 1 : at] = parts
 
     def _put(self, low: float, high: float, sign: int) -> float:
         """Add a segment to the sum and the squares, or take it away; the L1 norm of what varies over it."""

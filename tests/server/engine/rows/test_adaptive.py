@@ -169,6 +169,15 @@ def test_swapped_ends_negate_the_sum() -> None:
     assert back.rows == forth.rows
 
 
+def test_a_jump_of_both_is_left_in_the_estimate_without_a_row_too_many() -> None:
+    """The integral over a jump of g and h at one place is a convention; no row narrows it down."""
+    step = column(lambda a: np.where(a > 0.3, 1.0, 0.0))
+    found, _ = followed(step, lambda a: step(a) + 0.01 * a[:, None])
+    assert not found.converged
+    assert found.rows <= 40
+    assert abs(one(found) - 0.507) <= found.errors()["h"]
+
+
 # --- the interface
 
 
