@@ -149,7 +149,7 @@ class _Paths:
                 if alpha in (0.0, 1.0):
                     one.ends[alpha] = float(rows.values[k])
                 if len(one.ends) == 2 and not waiting[sample]:
-                    one.adaptive.note_change(one.ends[1.0] - one.ends[0.0], cuts)
+                    one.adaptive.note_change(_change(one.ends[0.0], one.ends[1.0]), cuts)
                     waiting[sample] = 1
                 one.adaptive.add(
                     [alpha],
@@ -175,6 +175,12 @@ class _Paths:
         ends = (np.array([one.ends.get(end, np.nan) for one in self.samples]) for end in (1.0, 0.0))
         value, baseline_value = ends
         return Sums(fine, {}, value, baseline_value, errors)
+
+
+def _change(low: float, high: float) -> float:
+    """The change of the target; nothing where rounding in float32 explains it."""
+    change = high - low
+    return 0.0 if abs(change) <= 4e-7 * max(abs(low), abs(high)) else change
 
 
 def _from_zero(resolved: Resolved) -> NDArray[np.bool_]:
