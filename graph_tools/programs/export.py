@@ -6,29 +6,24 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 from onnx import inliner
 
 from onnx_attribution.errors import InvalidArgument, Reason
-from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_half, shape_of
 from onnx_attribution.graph_tools.ir.weights import place, weights_of, whole
 from onnx_attribution.graph_tools.network import Network, RowAxis
 from onnx_attribution.graph_tools.programs.build import Draft
+from onnx_attribution.graph_tools.programs.scalar import Scalar, row_axis, value_of
 from onnx_attribution.graph_tools.programs.signature import Program
 from onnx_attribution.graph_tools.select.names import names_of, resolve
 from onnx_attribution.graph_tools.walk.differentiate import differentiate
 
 MESSAGE = (1 << 31) - (1 << 24)
 """Bytes that a file of one message holds; the values of a larger model go into a file beside it."""
-Part = int | slice
-FAR = 1 << 62
 
 
 # --- Hidden tensors as outputs
@@ -92,22 +87,6 @@ def _outline(model: onnx.ModelProto) -> gs.Graph:
 # --- The gradient
 
 
-@dataclass(frozen=True)
-class Scalar:
-    """What is explained of each row: elements of a tensor, or a weighted sum of them.
-
-    `plus` and `minus` hold an index or slice for each axis of a row, or weights of its shape; without `plus` the
-    weights are an input. `sign` is that of the whole; the mean over `centred`, an axis of `[rows, *unit]`, is taken
-    off.
-    """
-
-    tensor: str
-    plus: tuple[Part, ...] | NDArray[Any] | None
-    minus: tuple[Part, ...] | NDArray[Any] | None = None
-    sign: int = 1
-    centred: int | None = None
-
-
 def gradient_program(
     network: Network, layers: Sequence[str], target: Scalar, *, alone: bool = False
 ) -> Program:
@@ -123,7 +102,9 @@ def gradient_program(
     draft = Draft(network)
     draft.outputs = [z for z in draft.graph.outputs if getattr(z, "type", "tensor_type") == "tensor_type"]
     rows = _name_rows(draft, [target.tensor, *layers], alone)
-    value = _value(draft, target, rows)
+    own = draft.tensor(target.tensor)
+    weights = draft.weight(target.tensor) if target.is_given else None
+    value = value_of(draft.op, own, target, row_axis(network, target.tensor, len(own.shape)), rows, weights)
     ones = draft.op("Expand", draft.op.like(value, 1), draft.op("Shape", value))
     ones.shape = value.shape
     draft.put(value, "target/value")
@@ -157,88 +138,6 @@ def _name_rows(draft: Draft, names: Sequence[str], alone: bool) -> int | str | N
         if place is not None and (alone or place.factor == 1):
             value.shape[place.axis] = place.factor if alone else rows
     return rows
-
-
-def row_axis(network: Network, name: str, rank: int) -> RowAxis | None:
-    """Where the rows of a tensor lie; a first axis of size 1 is that of a row alone."""
-    found = network.rows.get(name) or network.places.get(name)
-    first = network.unit_shapes.get(name, ())
-    return found or (RowAxis(0) if rank > 1 and first[:1] == (1,) else None)
-
-
-def _value(draft: Draft, target: Scalar, rows: int | str | None) -> Value:
-    """The scalar of each row."""
-    op, own = draft.op, draft.tensor(target.tensor)
-    place = row_axis(draft.network, target.tensor, len(own.shape))
-    z = _rows_first(op, op.cast(own, np.float32) if is_half(own) else own, place, rows)
-    if target.centred is not None:
-        axis = target.centred % len(z.shape)
-        mean = op("ReduceMean", z, op.ints([axis]), keepdims=1)
-        mean.shape = [1 if k == axis else d for k, d in enumerate(z.shape)]
-        z = op("Sub", z, mean)
-    if target.plus is None:
-        weight = _rows_first(op, op.cast(draft.weight(target.tensor), z.dtype), place, rows)
-        value = _weighted(op, z, weight)
-    else:
-        value = _selected(op, z, target.plus)
-    if target.minus is not None:
-        value = op("Sub", value, _selected(op, z, target.minus))
-    return op("Neg", value) if target.sign < 0 else value
-
-
-def _rows_first(op: Emitter, z: Value, place: RowAxis | None, rows: int | str | None) -> Value:
-    """The tensor as `[rows, *unit]`."""
-    dims = list(shape_of(z) or ())
-    if place is None:
-        front = op("Unsqueeze", z, op.ints([0]))
-        front.shape = [1, *dims]
-        return front
-    if place.axis:
-        order = [place.axis, *(k for k in range(len(dims)) if k != place.axis)]
-        z, dims = op("Transpose", z, perm=order), [dims[k] for k in order]
-        z.shape = dims
-    if place.factor != 1:
-        sizes = op("Concat", op.ints([-1, place.factor]), op.dims(z, 1), axis=0)
-        sizes.shape = [len(dims) + 1]
-        z = op("Reshape", z, sizes)
-        z.shape = [rows, place.factor, *dims[1:]]
-    return z
-
-
-def _selected(op: Emitter, z: Value, chosen: tuple[Part, ...] | NDArray[Any]) -> Value:
-    """The sum of some elements of each row, which is `[rows, *unit]`."""
-    if isinstance(chosen, np.ndarray):
-        return _weighted(op, z, op.constant(chosen[None], z.dtype))
-    for axis, part in enumerate(chosen, 1):
-        if isinstance(part, slice):
-            step = part.step or 1
-            ends = (0, FAR) if step > 0 else (FAR, -FAR)
-            given = [
-                end if own is None else own for own, end in zip((part.start, part.stop), ends, strict=True)
-            ]
-            made = op("Slice", z, *(op.ints([k]) for k in (*given, axis, step)))
-        else:
-            made = op("Gather", z, op.ints([part]), axis=axis)  # one that is not there ends the run
-        made.shape = [
-            (None if isinstance(part, slice) else 1) if k == axis else d for k, d in enumerate(z.shape)
-        ]
-        z = made
-    return _sum(op, z)
-
-
-def _weighted(op: Emitter, z: Value, weight: Value) -> Value:
-    """The weighted sum of each row; elements of weight 0 may hold anything, infinities too."""
-    zero = op.like(z, 0)
-    return _sum(op, op("Where", op("Equal", weight, zero), zero, op("Mul", z, weight)))
-
-
-def _sum(op: Emitter, z: Value) -> Value:
-    """The sum of each row."""
-    if len(z.shape) == 1:
-        return z
-    total = op("ReduceSum", z, op.ints(range(1, len(z.shape))), keepdims=0)
-    total.shape = [z.shape[0]]
-    return total
 
 
 # --- Files

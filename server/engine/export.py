@@ -20,13 +20,8 @@ from onnx_attribution.graph_tools.ir.emit import shape_of
 from onnx_attribution.graph_tools.ir.shapes import dims_of, set_dims
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.normalise.pipeline import same_values
-from onnx_attribution.graph_tools.programs.export import (
-    Part,
-    Scalar,
-    exposed,
-    gradient_program,
-    row_axis,
-)
+from onnx_attribution.graph_tools.programs.export import exposed, gradient_program
+from onnx_attribution.graph_tools.programs.scalar import Part, Scalar, row_axis
 from onnx_attribution.graph_tools.read.load import ModelSource, load
 from onnx_attribution.graph_tools.select.targets import require_float
 from onnx_attribution.server.engine.backend import DISABLED, Backend
