@@ -101,7 +101,7 @@ def gradient_program(
     """
     draft = Draft(network)
     draft.outputs = [z for z in draft.graph.outputs if getattr(z, "type", "tensor_type") == "tensor_type"]
-    rows = _name_rows(draft, [target.tensor, *layers], alone)
+    rows = name_rows(draft, [target.tensor, *layers], alone)
     own = draft.tensor(target.tensor)
     weights = draft.weight(target.tensor) if target.is_given else None
     value = value_of(draft.op, own, target, row_axis(network, target.tensor, len(own.shape)), rows, weights)
@@ -118,7 +118,7 @@ def gradient_program(
     return draft.finish(unused=True)
 
 
-def _name_rows(draft: Draft, names: Sequence[str], alone: bool) -> int | str | None:
+def name_rows(draft: Draft, names: Sequence[str], alone: bool) -> int | str | None:
     """Calls the rows by one name, which is returned, in all inputs, outputs and these tensors; `alone`: there is 1."""
     network, tensors = draft.network, draft.graph.tensors()
     known = network.places | network.rows if alone else dict(network.rows)

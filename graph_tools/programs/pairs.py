@@ -56,31 +56,55 @@ def deeplift_program(
             references[name] = op("Expand", there, sizes)
             references[name].shape = tensors[name].shape
     weight = draft.weight(choice.target)
-    lost = Lost()
-    between = Rules(secant_table(rules), secant_of(references, moving, near_zero, lost), dependents)
     draft.put_target(choice.target, weight, "target/value")
     there = references.get(choice.target, draft.tensor(choice.target))
     draft.put_target(choice.target, weight, "target/baseline", there)
-    if reveal_cancel is None:
-        multipliers = draft.gradients(choice, weight, between)
-        huge: Known = {}
-        for layer, m in multipliers.items():
-            here, there = (op.cast(x, m.dtype) for x in (draft.tensor(layer), references[layer]))
-            result = op("Mul", m, difference(op, here, there, huge)) if multiply else m
-            draft.put(result, f"contribution/{layer}")
-    else:
-        draft.require_moving(choice)
-        parts, seeds = Parts(op, references, moving), {choice.target: weight}
-        found = reveal(op, seeds, choice.layers, parts, between, reveal_cancel)
-        for layer, pair in found.items():
-            draft.put(pair[0 if multiply else 1], f"contribution/{layer}")
-    for name, value in lost.found.items():
+    found, lost = lifted(
+        draft, choice, references, moving, weight,
+        multiply=multiply, rules=rules, reveal_cancel=reveal_cancel, near_zero=near_zero,
+    )  # fmt: skip
+    for layer, value in found.items():
+        draft.put(value, f"contribution/{layer}")
+    for name, value in lost.items():
         draft.put(value, f"lost/{name}")
     return draft.finish()
 
 
-def clone(graph: gs.Graph, references: dict[str, Value]) -> None:
-    """Adds the network at the reference: a copy of every node that depends on a source, shapes included."""
+def lifted(
+    draft: Draft,
+    choice: Choice,
+    references: dict[str, Value],
+    moving: set[str],
+    weight: Value,
+    *,
+    multiply: bool,
+    rules: RuleTable,
+    reveal_cancel: Where | None,
+    near_zero: NearZero,
+) -> tuple[dict[str, Value], dict[str, Value]]:
+    """The contributions of the layers, or multipliers, where `weight` is that of the target, and what is lost.
+
+    `references` are the tensors at x', those that depend on a source (`moving`) cloned already.
+    """
+    op, lost = draft.op, Lost()
+    between = Rules(secant_table(rules), secant_of(references, moving, near_zero, lost), dependents)
+    found: dict[str, Value] = {}
+    if reveal_cancel is None:
+        huge: Known = {}
+        for layer, m in draft.gradients(choice, weight, between).items():
+            here, there = (op.cast(x, m.dtype) for x in (draft.tensor(layer), references[layer]))
+            found[layer] = op("Mul", m, difference(op, here, there, huge)) if multiply else m
+    else:
+        draft.require_moving(choice)
+        parts, seeds = Parts(op, references, moving), {choice.target: weight}
+        pairs = reveal(op, seeds, choice.layers, parts, between, reveal_cancel)
+        found = {layer: pair[0 if multiply else 1] for layer, pair in pairs.items()}
+    return found, lost.found
+
+
+def clone(graph: gs.Graph, references: dict[str, Value], prefix: str = "reference") -> None:
+    """Adds the network at the references: a copy of every node that depends on one of them, shapes included, whose
+    outputs become references too."""
     copies: list[gs.Node] = []
     for node in list(graph.nodes):
         if not any(x.name in references for x in inputs_of(node)):
@@ -89,15 +113,15 @@ def clone(graph: gs.Graph, references: dict[str, Value]) -> None:
         for z in node.outputs:
             twin = gs.Variable.empty()
             if not z.is_empty():
-                twin = gs.Variable(f"reference/{z.name}", dtype=z.dtype, shape=z.shape)
+                twin = gs.Variable(f"{prefix}/{z.name}", dtype=z.dtype, shape=z.shape)
                 references.setdefault(z.name, twin)
             outputs.append(twin)
         inputs = [references.get(x.name, x) if not x.is_empty() else x for x in node.inputs]
-        attributes = attributes_of(node, references, "reference")
+        attributes = attributes_of(node, references, prefix)
         copies.append(
             gs.Node(
                 node.op,
-                node.name and f"reference/{node.name}",
+                node.name and f"{prefix}/{node.name}",
                 attributes,
                 inputs,
                 outputs,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import typer
 
+from onnx_attribution.server.cli.build import build
 from onnx_attribution.server.cli.check import check
 from onnx_attribution.server.cli.explain import explain
 from onnx_attribution.server.cli.export import expose, gradient
@@ -32,6 +33,7 @@ SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list o
     methods: "Lists the methods and their parameters.",
     expose: "Writes a model with hidden tensors as outputs.",
     gradient: "Writes a model with its gradient appended.",
+    build: "Writes a model that attributes by itself.",
     ops: "Lists the operators and what becomes of them.",
 }
 for command, short in SHORT.items():

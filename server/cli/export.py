@@ -41,11 +41,11 @@ def expose(
     from onnx_attribution.server.engine.backend import Backend
     from onnx_attribution.server.engine.export import exposed_model
 
-    _check_out(file, out, force)
+    check_out(file, out, force)
     with quiet():
         found = exposed_model(file, layer, Backend("cpu"))
-    beside = _save(found, out)
-    _tell(file, out, found, beside, [], json)
+    beside = saved(found, out)
+    tell(file, out, found, beside, [], json)
 
 
 def gradient(
@@ -82,17 +82,17 @@ def gradient(
     from onnx_attribution.server.engine.export import gradient_model, plain_told
     from onnx_attribution.server.engine.models.loaded import LoadedModel
 
-    _check_out(file, out, force)
+    check_out(file, out, force)
     with quiet():
         model = LoadedModel(file, Backend("cpu"), axes_of(batch_axis or []), shapes_of(shape or []))
         asked = parse_target(target or [], minus or [], [one.name for one in model.outputs])
         found = gradient_model(model, layer or (), replace(asked, logit=logit, mean_centred=mean_centred))
-        beside = _save(found, out)
+        beside = saved(found, out)
         warning, note = plain_told(model, found, out, Path(file))
-    _tell(file, out, found, [*beside, *filter(None, [note])], [*filter(None, [warning])], json)
+    tell(file, out, found, [*beside, *filter(None, [note])], [*filter(None, [warning])], json)
 
 
-def _check_out(file: str, out: Path, force: bool) -> None:
+def check_out(file: str, out: Path, force: bool) -> None:
     """Refuses what could not be written, or would replace something, before anything is computed."""
     from onnx_attribution.graph_tools.programs.export import data_file
     from onnx_attribution.graph_tools.read.load import files_of
@@ -111,7 +111,7 @@ def _check_out(file: str, out: Path, force: bool) -> None:
             raise InvalidArgument(f"{str(path)!r} exists; --force replaces it")
 
 
-def _save(found: Exported, out: Path) -> list[str]:
+def saved(found: Exported, out: Path) -> list[str]:
     """Writes the file; returns a note where its weights are in another one."""
     from onnx_attribution.graph_tools.programs.export import save
 
@@ -122,7 +122,7 @@ def _save(found: Exported, out: Path) -> list[str]:
     return [f"the weights are in {beside.name!r} beside it"] if beside else []
 
 
-def _tell(file: str, out: Path, found: Exported, beside: list[str], warnings: list[str], json: bool) -> None:
+def tell(file: str, out: Path, found: Exported, beside: list[str], warnings: list[str], json: bool) -> None:
     from onnx_attribution.server.cli.asker import described
 
     graph = found.model.graph

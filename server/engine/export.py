@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import shape_of
+from onnx_attribution.graph_tools.ir.nodes import placed_graphs
 from onnx_attribution.graph_tools.ir.shapes import dims_of, set_dims
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.normalise.pipeline import same_values
@@ -84,18 +85,18 @@ def gradient_model(model: LoadedModel, layers: Sequence[str], target: Target) ->
     """
     model.require_computed([target.tensor, *layers])
     found = chosen(model, target, Recipe(AtInput()))
-    if found.made:
-        raise InvalidArgument(
-            f"the logit {found.tensor!r} has other places than {found.indexed!r}; name it as the target",
-            reason=Reason.TARGET_INVALID, tensor=found.tensor,
-        )  # fmt: skip
+    require_own_places(found)
     names = tuple(dict.fromkeys(map(model.tensor, layers))) or model.sources((), found.tensor)
     for name in names:
         require_float(model.graph, name, "layer", Reason.LAYER_INVALID)
     notes = [*model.network.notes, *found.notes]
-    together = _together(model, names, found.tensor, notes)
-    scalar = _scalar(model, found, target)
-    program = gradient_program(model.network, names, scalar, alone=not together)
+    try:
+        sources = model.sources((), found.tensor)
+    except NotDifferentiable:
+        sources = names
+    shared = together(model, sources, names, found.tensor, notes)
+    scalar = scalar_of(model, found, target)
+    program = gradient_program(model.network, names, scalar, alone=not shared)
     left_out = [z.name for z in model.graph.outputs if z.name not in program.outputs]
     if left_out:
         notes.append(f"{', '.join(map(repr, left_out))} is no tensor and left out")
@@ -103,20 +104,41 @@ def gradient_model(model: LoadedModel, layers: Sequence[str], target: Target) ->
         notes.append(rounding)
     if random := model.randomness(found.tensor, {}):
         notes.append(random)
-    if foreign := sorted({node.domain for node in program.model.graph.node} - {"", "ai.onnx"}):
-        notes.append(f"beside standard operators it holds those of {', '.join(foreign)}")
+    notes += foreign_operators(program.model)
     return Exported(program.model, names, model.weights, tuple(notes))
 
 
-def plain_told(model: LoadedModel, found: Exported, path: Path, original: Path) -> tuple[str, str]:
+def require_own_places(found: Chosen) -> None:
+    """Refuses a logit that has not the places of what is made of it."""
+    if found.made:
+        raise InvalidArgument(
+            f"the logit {found.tensor!r} has other places than {found.indexed!r}; name it as the target",
+            reason=Reason.TARGET_INVALID, tensor=found.tensor,
+        )  # fmt: skip
+
+
+def foreign_operators(model: onnx.ModelProto) -> list[str]:
+    """A note where a model has operators that are not ONNX's."""
+    found = {node.domain for _, graph in placed_graphs(model.graph, "") for node in graph.node} - {
+        "",
+        "ai.onnx",
+    }
+    return [f"beside standard operators it holds those of {', '.join(sorted(found))}"] if found else []
+
+
+def plain_told(
+    model: LoadedModel, found: Exported, path: Path, original: Path, given: Mapping[str, Array] | None = None
+) -> tuple[str, str]:
     """In words, what is wrong with a gradient file in a session with onnxruntime's default settings, and where that
     makes other numbers of the original; "" for nothing.
 
-    Both are run there on one row, each in a process of its own: a fault of the optimiser may end it.
+    Both are run there on one row, each in a process of its own: a fault of the optimiser may end it. `given` are inputs
+    that the original has not.
     """
     session = model.backend.session(found.model)
     feeds = {name: array for name, array in model.network.example.items() if name in session.inputs}
     own = dict(feeds)
+    feeds |= given or {}
     for value in found.model.graph.input:
         if value.name == "target/weight":
             sizes = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
@@ -133,6 +155,8 @@ def plain_told(model: LoadedModel, found: Exported, path: Path, original: Path) 
         return f"{default} cannot run the file ({plain}); {way}", ""
     if wrong := [name for name, array in steady.items() if not same_values(plain[name], array)]:
         return f"{default} gives other numbers for {', '.join(wrong)}; {way}", ""
+    if given is not None:  # none of the outputs is one of the original
+        return "", ""
     plain = _in_plain_session(original, own)
     if isinstance(plain, str):
         return "", ""
@@ -181,12 +205,10 @@ numpy.savez(made, numpy.array(made_of), *session.run(made_of, dict(zip(names, (a
 """
 
 
-def _together(model: LoadedModel, layers: tuple[str, ...], target: str, notes: list[str]) -> bool:
+def together(
+    model: LoadedModel, sources: tuple[str, ...], layers: tuple[str, ...], target: str, notes: list[str]
+) -> bool:
     """Whether samples can share a run; if not, a note says why."""
-    try:
-        sources = model.sources((), target)
-    except NotDifferentiable:
-        sources = layers
     tensors = [target, *layers, *sources]
     shown = [z.name for z in model.graph.outputs if getattr(z, "type", "tensor_type") == "tensor_type"]
     places = model.rows_of([*tensors, *shown])  # of the outputs too: the program names their sizes
@@ -198,7 +220,8 @@ def _together(model: LoadedModel, layers: tuple[str, ...], target: str, notes: l
     return False
 
 
-def _scalar(model: LoadedModel, found: Chosen, target: Target) -> Scalar:
+def scalar_of(model: LoadedModel, found: Chosen, target: Target, *, by_index: bool = False) -> Scalar:
+    """What is explained of each sample; without an index each has its own: weights, or `by_index` an index."""
     own = shape_of(model.graph.tensors()[found.tensor]) or ()
     place = row_axis(model.network, found.tensor, len(own))
     unit: list[int | None] = [d if isinstance(d, int) else None for d in own]
@@ -220,7 +243,7 @@ def _scalar(model: LoadedModel, found: Chosen, target: Target) -> Scalar:
                 reason=Reason.TARGET_INVALID,
             )
         axis = -1 if axis is None else axis
-    return Scalar(found.tensor, plus, _picked(target.minus, unit, "minus"), found.sign, axis)
+    return Scalar(found.tensor, plus, _picked(target.minus, unit, "minus"), found.sign, axis, by_index)
 
 
 def _picked(

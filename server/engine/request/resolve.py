@@ -95,10 +95,10 @@ def resolve(
             model.require_computed([one.tensor])
             wanted.append(targets.chosen(model, one, recipe))
     names = list(dict.fromkeys(one.tensor for one in wanted))
-    sources, layers, is_default = _source_and_layers(model, request, recipe, names)
+    sources, layers, is_default = source_and_layers(model, request, recipe, names)
     choices = {name: Choice(sources, layers, name) for name in names}
     for choice in choices.values():
-        _check_between(model, choice)
+        check_between(model, choice)
     references = references_of(request)
     inputs = checked_inputs(model, request.inputs)
     if recipe.takes_differences:
@@ -249,7 +249,7 @@ def _notes(
     return [words for words in found if words]
 
 
-def _source_and_layers(
+def source_and_layers(
     model: LoadedModel, request: AttributionRequest, recipe: Recipe, targets: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
     """Sources and layers, and whether the sources are the default ones, which all targets must have in common.
@@ -300,7 +300,7 @@ def _features(
     )
 
 
-def _check_between(model: LoadedModel, choice: Choice) -> None:
+def check_between(model: LoadedModel, choice: Choice) -> None:
     """Refuses a layer that does not lie between source and target, one that other sources cut off included."""
     nodes = list(model.graph.nodes)
     after = dependents(nodes, choice.sources)
