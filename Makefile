@@ -13,7 +13,7 @@ export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
 endif
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: demo test coverage conformance completeness fuzz peers wild placement check bench proto docs
+.PHONY: demo test coverage conformance completeness fuzz peers wild placement browser check bench proto docs
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
 test: $(VENV)/stamp
@@ -34,6 +34,9 @@ wild: $(VENV)/stamp
 # Which nodes would run on CUDA; needs gcc and no device.
 placement: $(PLACEMENT_VENV)/stamp
 	$(PLACEMENT_VENV)/bin/python -m tests.placement $(PLACEMENT)
+# Built files in Chromium, with onnxruntime-web; what is missing is said, and skips the tests.
+browser: $(VENV)/stamp .browser/stamp
+	python -m pytest -q -rs tests/browser
 check: $(VENV)/stamp
 	.ci/check
 bench: $(VENV)/stamp
@@ -66,4 +69,10 @@ $(PLACEMENT_VENV)/stamp: pyproject.toml
 	-$(PLACEMENT_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps onnxruntime-gpu==1.31.1
 	-$(PLACEMENT_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps \
 		nvidia-cuda-runtime~=13.0 nvidia-cuda-crt~=13.0
+	@touch $@
+
+.browser/stamp: tests/browser/package.json
+	@mkdir -p .browser
+	cp $< .browser/
+	if command -v npm > /dev/null; then npm install --prefix .browser --ignore-scripts --no-audit --no-fund; fi
 	@touch $@

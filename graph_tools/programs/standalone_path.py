@@ -108,6 +108,7 @@ def _together(
         front = _front(op, highs[name], place)
         if name in lows:
             alphas = op("Reshape", nodes.alphas, op.ints([-1] + [1] * len(front.shape)))
+            alphas.shape = [None] + [1] * len(front.shape)
             mixed = _between(op, alphas, front, _front(op, lows[name], place))
         else:
             mixed = op("Expand", front, op("Concat", nodes.count, op("Shape", front), axis=0))
