@@ -104,7 +104,7 @@ def gradient_program(
     rows = name_rows(draft, [target.tensor, *layers], alone)
     own = draft.tensor(target.tensor)
     weights = draft.weight(target.tensor) if target.is_given else None
-    value = value_of(draft.op, own, target, row_axis(network, target.tensor, len(own.shape)), rows, weights)
+    value = value_of(draft.op, own, target, row_axis(network, target.tensor, own.shape), rows, weights)
     ones = draft.op("Expand", draft.op.like(value, 1), draft.op("Shape", value))
     ones.shape = value.shape
     draft.put(value, "target/value")

@@ -100,7 +100,7 @@ class Work:
         if not target.by_index:
             return draft.weight(target.tensor)
         own = draft.tensor(target.tensor)
-        place = row_axis(draft.network, target.tensor, len(own.shape))
+        place = row_axis(draft.network, target.tensor, own.shape)
         axes = len(own.shape) - (place is not None) + (place is not None and place.factor != 1)
         shape = [1 if place is None else self.rows or "rows", *([axes] if axes > 1 else [])]
         return draft.add(gs.Variable("target", dtype=np.dtype(np.int64), shape=shape))
@@ -110,7 +110,7 @@ class Work:
         op, fixed = self.op, self.asked.baselines[name]
         if fixed is None:
             axis = self.draft.network.input_axes.get(name)
-            place = row_axis(self.draft.network, name, len(high.shape or ()))
+            place = row_axis(self.draft.network, name, high.shape or ())
             axis = place.axis if axis is None and place is not None else axis
             shape = [
                 d if k != axis or isinstance(d, int) else "baselines" for k, d in enumerate(high.shape or ())
@@ -141,7 +141,7 @@ class Work:
     def value(self, own: Value, rows: int | str | None, given: Value | None) -> Value:
         """The scalar of each row of the target's tensor, or of its twin."""
         target = self.asked.target
-        place = row_axis(self.draft.network, target.tensor, len(own.shape))
+        place = row_axis(self.draft.network, target.tensor, own.shape)
         return value_of(self.op, own, target, place, rows, given)
 
     def weight(self, value: Value) -> Value:
@@ -155,8 +155,9 @@ class Work:
 
     def by_row(self, layer: str, value: Value) -> Value:
         """The sum of each row of a value in the layer's shape."""
-        op, rank = self.op, len(self.shapes[layer])
-        place = row_axis(self.draft.network, layer, rank)
+        op = self.op
+        value.shape = self.shapes[layer]
+        place = row_axis(self.draft.network, layer, self.shapes[layer])
         front = rows_first(op, value, place, self.rows)
         if len(front.shape) > 1:
             front = op("ReduceSum", front, op.ints(range(1, len(front.shape))), keepdims=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +38,11 @@ class Scalar:
         return self.plus is None
 
 
-def row_axis(network: Network, name: str, rank: int) -> RowAxis | None:
-    """Where the rows of a tensor lie; a first axis of size 1 is that of a row alone."""
+def row_axis(network: Network, name: str, dims: Sequence[int | str | None]) -> RowAxis | None:
+    """Where the rows of a tensor of these dimensions lie; a first axis of size 1 is that of a row alone."""
     found = network.rows.get(name) or network.places.get(name)
-    first = network.unit_shapes.get(name, ())
-    return found or (RowAxis(0) if rank > 1 and first[:1] == (1,) else None)
+    first = network.unit_shapes.get(name, tuple(dims))
+    return found or (RowAxis(0) if len(dims) > 1 and first[:1] == (1,) else None)
 
 
 def value_of(

@@ -92,7 +92,6 @@ def _answer(work: Work, found: Found) -> None:
             residuals[layer] = op("Sub", total, op.cast(change, total.dtype))
         if found.coarse is not None:
             apart = op("Abs", op("Sub", attribution, found.coarse[layer]))
-            apart.shape = attribution.shape
             error = work.by_row(layer, apart)
             if asked.complete and layer in asked.cuts:  # no L1 error is less than what the sum misses
                 error = op("Max", error, op("Abs", residuals[layer]))

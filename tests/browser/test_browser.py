@@ -64,7 +64,9 @@ def compare(folder: Path, cases: Sequence[tuple[Path, dict[str, Array]]]) -> Non
         for name, wanted in zip(names, session.run(None, feeds), strict=True):
             found = np.asarray(made[path.name][name]["data"]).reshape(made[path.name][name]["dims"])
             scale = max(float(np.abs(wanted).max()), 1.0)
-            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * scale, err_msg=f"{path.name} {name}")
+            np.testing.assert_allclose(
+                found, wanted, rtol=1e-5, atol=1e-5 * scale, err_msg=f"{path.name} {name}"
+            )
 
 
 METHODS = {
