@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,18 +16,25 @@ Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
-    """Nodes on the line from x' to x, both ends among them, and terms over node numbers.
+class Terms:
+    """Terms over node numbers: `sum[level] = sum over terms of weights[level] * g[gradient] * (h[right] - h[left])`."""
 
-    `sum[level] = sum over terms of weights[level] * g[gradient] * (h[right] - h[left])`; level 0 is the answer, level
-    1, where it is there, what the error estimate compares it with.
-    """
-
-    alphas: NDArray[np.float64]
     gradient: Integers
     left: Integers
     right: Integers
     weights: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """Nodes on the line from x' to x, both ends among them, and the sums over them.
+
+    These are terms, or `[levels, nodes, nodes]` what a product of a gradient and an activation weighs. Level 0 is the
+    answer, level 1, where it is there, what the error estimate compares it with.
+    """
+
+    alphas: NDArray[np.float64]
+    sums: Terms | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -38,35 +46,47 @@ class OpenLine:
 
 
 @dataclass(frozen=True)
+class TermsMade:
+    """Terms in a graph; `gradient` is None where they are the nodes."""
+
+    gradient: Value | None
+    left: Value
+    right: Value
+    weights: Value
+
+
+@dataclass(frozen=True)
 class Nodes:
-    """A line in a graph: how many nodes and in which places the ends are as vectors of one number, the terms, and
-    `no_estimate`, true where the levels are the same."""
+    """A line in a graph: how many nodes and in which places the ends are as vectors of one number, the terms or the
+    products of each level, and `no_estimate`, true where the levels are the same."""
 
     count: Value
     first: Value
     last: Value
     alphas: Value
-    gradient: Value | None
-    left: Value
-    right: Value
-    weights: Value
+    sums: TermsMade | Sequence[Value]
     levels: int
     no_estimate: Value | None = None
 
 
 def fixed(op: Emitter, line: Line, dtype: Any) -> Nodes:
-    """The line as constants, alphas of a type. `gradient` is None where the terms are the nodes."""
-    plain = np.array_equal(line.gradient, np.arange(len(line.alphas)))
+    """The line as constants, alphas of a type."""
+    wide, sums = _wide(dtype), line.sums
+    made: TermsMade | Sequence[Value]
+    if isinstance(sums, Terms):
+        plain = np.array_equal(sums.gradient, np.arange(len(line.alphas)))
+        gradient, left, right = (op.ints(one.tolist()) for one in (sums.gradient, sums.left, sums.right))
+        made = TermsMade(None if plain else gradient, left, right, op.constant(sums.weights.astype(wide)))
+        levels = len(sums.weights)
+    else:
+        made, levels = [op.constant(one.astype(wide)) for one in sums], len(sums)
     return Nodes(
         op.ints([len(line.alphas)]),
         op.ints([int(np.argmin(line.alphas))]),
         op.ints([int(np.argmax(line.alphas))]),
         op.constant(line.alphas.astype(dtype)),
-        None if plain else op.ints(line.gradient.tolist()),
-        op.ints(line.left.tolist()),
-        op.ints(line.right.tolist()),
-        op.constant(line.weights.astype(_wide(dtype))),
-        len(line.weights),
+        made,
+        levels,
     )
 
 
@@ -122,7 +142,8 @@ def made(op: Emitter, line: OpenLine, steps: Value, dtype: Any) -> Nodes:
     weights = op("Concat", *(op("Unsqueeze", level, op.ints([0])) for level in (fine, coarse)), axis=0)
     total = op("Add", steps, op.ints([1]))
     ends = op.ints([0]), steps
-    return Nodes(total, *ends, alphas, gradient, left, right, weights, 2, op("Less", n, two))
+    terms = TermsMade(gradient, left, right, weights)
+    return Nodes(total, *ends, alphas, terms, 2, op("Less", n, two))
 
 
 def _wide(dtype: Any) -> Any:

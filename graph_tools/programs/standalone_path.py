@@ -12,7 +12,7 @@ from onnx_attribution.graph_tools.ir.convert import detach
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type
 from onnx_attribution.graph_tools.ir.subgraphs import inputs_of
 from onnx_attribution.graph_tools.network import RowAxis
-from onnx_attribution.graph_tools.programs.line import Line, Nodes, fixed, made
+from onnx_attribution.graph_tools.programs.line import Line, Nodes, TermsMade, fixed, made
 from onnx_attribution.graph_tools.programs.pairs import clone
 from onnx_attribution.graph_tools.programs.question import Along, Found, Work
 from onnx_attribution.graph_tools.walk.differentiate import Rules
@@ -252,15 +252,18 @@ def _between(op: Emitter, alphas: Value, high: Value, low: Value) -> Value:
 def _total(op: Emitter, nodes: Nodes, gradients: Value, activations: Value | None) -> Value:
     """The sums over terms, `[levels, elements]`."""
     wide = np.float64 if np.dtype(gradients.dtype) == np.float64 else np.float32
-    terms = op.cast(gradients, wide)
-    if nodes.gradient is not None:
-        terms = op("Gather", terms, nodes.gradient, axis=0)
-    if activations is not None:
-        right, left = (
-            op("Gather", op.cast(activations, wide), end, axis=0) for end in (nodes.right, nodes.left)
-        )
+    terms, sums = op.cast(gradients, wide), nodes.sums
+    moved = None if activations is None else op.cast(activations, wide)
+    if not isinstance(sums, TermsMade):
+        assert moved is not None  # the mean of gradients is a sum over terms
+        levels = [op("Mul", terms, op("MatMul", op.cast(one, wide), moved)) for one in sums]
+        return op("Concat", *(op("ReduceSum", one, op.ints([0]), keepdims=1) for one in levels), axis=0)
+    if sums.gradient is not None:
+        terms = op("Gather", terms, sums.gradient, axis=0)
+    if moved is not None:
+        right, left = (op("Gather", moved, end, axis=0) for end in (sums.right, sums.left))
         terms = op("Mul", terms, op("Sub", right, left))
-    return op("MatMul", op.cast(nodes.weights, wide), terms)
+    return op("MatMul", op.cast(sums.weights, wide), terms)
 
 
 def _shaped(work: Work, found: Evaluated, layer: str, flat: Value) -> Value:

@@ -88,6 +88,14 @@ def build(
             help="One step of the path after the other, within the run: the memory of one pass, and slower on GPUs.",
         ),
     ] = False,
+    spectral: Annotated[
+        bool,
+        typer.Option(
+            "--spectral",
+            help="In place of --quadrature: Chebyshev nodes, of which smooth networks (GELU, tanh, softmax) need a few "
+            "only. With --steps 2, 4, 8, 16, 32 or 64.",
+        ),
+    ] = False,
     force: Force = False,
     batch_axis: options.BatchAxis = None,
     shape: options.Shape = None,
@@ -121,6 +129,8 @@ def build(
         given = parsed(name, parameters, (), model.inputs)
         if steps_input and "steps" in given:
             raise InvalidArgument("--steps fixes what --steps-input makes an input: give one of them")
+        if spectral and "quadrature" in given:
+            raise InvalidArgument("--spectral takes the place of --quadrature: give one of them")
         asked = parse_target(target or [], minus or [], [one.name for one in model.outputs])
         if target_weights and asked.index is not None:
             raise InvalidArgument("--target-weights takes the place of an index: give one of them")
@@ -135,6 +145,7 @@ def build(
             fixed,
             steps_input,
             loop,
+            spectral,
         )
         found = standalone_model(model, wish)
         if triton is not None:

@@ -11,7 +11,7 @@ import onnx
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.graph_tools.ir.emit import element_type
 from onnx_attribution.graph_tools.ir.reach import ancestors
-from onnx_attribution.graph_tools.programs.line import Line, OpenLine
+from onnx_attribution.graph_tools.programs.line import Line, OpenLine, Terms
 from onnx_attribution.graph_tools.programs.question import Along, Asked, AtInput, Between
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.programs.standalone import standalone_program
@@ -30,8 +30,11 @@ from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Recipe, contribution, multiplier, recipe_of
 from onnx_attribution.server.engine.request.resolve import check_between, source_and_layers
 from onnx_attribution.server.engine.request.targets import chosen
+from onnx_attribution.server.engine.rows import chebyshev
 from onnx_attribution.server.engine.rows.plan import Plan, conductance_plan, mean_plan
 from onnx_attribution.values import Array, AttributionRequest, Baseline, Target
+
+SPECTRAL = (2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Standalone:
 
     The target is as in a request; without an index it is an input: the index of an element, or `by_weight` weights.
     `baselines` hold for all samples; those of other sources are inputs. `steps_input`: so is the number of steps of a
-    path. `loop`: its nodes are evaluated one after the other.
+    path. `loop`: its nodes are evaluated one after the other. `spectral`: they are Chebyshev nodes, and the sums those
+    of the polynomial through them.
     """
 
     method: Method
@@ -51,6 +55,7 @@ class Standalone:
     baselines: Mapping[str, Baseline] | None = None
     steps_input: bool = False
     loop: bool = False
+    spectral: bool = False
 
 
 def standalone_model(model: LoadedModel, wish: Standalone) -> Exported:
@@ -95,6 +100,8 @@ def standalone_model(model: LoadedModel, wish: Standalone) -> Exported:
     parameters = {name: value for name, value in wish.method.parameters().items() if value not in (None, {})}
     if wish.steps_input:
         parameters.pop("steps", None)
+    if wish.spectral:
+        parameters["quadrature"] = "spectral"
     told = {
         "method": wish.method.name,
         "layers": ", ".join(layers),
@@ -128,8 +135,8 @@ def example_of(model: LoadedModel, found: Exported) -> dict[str, Array]:
 def _evaluated(wish: Standalone, recipe: Recipe) -> AtInput | Along | Between:
     """Where the method is evaluated, in the words of programs."""
     at, multiply, name = recipe.at, recipe.reduce is contribution, wish.method.name
-    if wish.steps_input and not isinstance(at, recipes.Path):
-        raise InvalidArgument(f"{name} has no steps that could be an input", option="steps_input")
+    if (wish.steps_input or wish.spectral) and not isinstance(at, recipes.Path):
+        raise InvalidArgument(f"{name} has no steps, and so no rule for them", option="steps")
     if recipe.reduce not in (multiplier, contribution):
         raise InvalidArgument(f"{name} is reduced by Python, which no file holds; explain evaluates it")
     match at:
@@ -152,6 +159,13 @@ def _line(wish: Standalone, at: recipes.Path) -> Line | OpenLine:
             "tolerance: choose steps instead, and read the error estimate",
             option="tolerance",
         )
+    if wish.spectral:
+        if wish.steps_input or at.steps not in SPECTRAL:
+            raise InvalidArgument(
+                f"a spectral rule is built for {', '.join(map(str, SPECTRAL[:-1]))} or {SPECTRAL[-1]} steps",
+                option="steps",
+            )
+        return spectral(at.steps, at.conductance)
     if not wish.steps_input:
         return line_of((conductance_plan if at.conductance else mean_plan)(at.quadrature, at.steps))
     if at.quadrature not in ("trapezoid", "left", "right"):
@@ -175,7 +189,22 @@ def line_of(plan: Plan) -> Line:
         for term in level:
             weights[number, places[term.gradient, term.left, term.right]] += term.weight
     gradient, left, right = np.asarray(list(places), np.int64).T
-    return Line(alphas, gradient, left, right, weights)
+    return Line(alphas, Terms(gradient, left, right, weights))
+
+
+def spectral(level: int, conductance: bool) -> Line:
+    """The rule of the polynomial through `level` + 1 Chebyshev nodes, and that of every second one."""
+    every, none = np.arange(level + 1), np.zeros(level + 1, np.int64)
+    levels = [level, level // 2]
+    if not conductance:
+        weights = np.zeros((2, level + 1))
+        for row, one in zip(weights, levels, strict=True):
+            row[:: level // one] = chebyshev.weights(one)
+        return Line(chebyshev.nodes(level), Terms(every, none, none, weights))
+    products = np.zeros((2, level + 1, level + 1))
+    for matrix, one in zip(products, levels, strict=True):
+        matrix[:: level // one, :: level // one] = chebyshev.products(one)
+    return Line(chebyshev.nodes(level), products)
 
 
 def _baselines(model: LoadedModel, wish: Standalone, sources: Sequence[str]) -> dict[str, Array | None]:

@@ -181,6 +181,22 @@ def test_samples_along_a_second_axis_and_inputs_of_settings_are_laid_out(method:
     assert ((found["attribution/x"] != 0) == (wanted != 0)).all()
 
 
+@pytest.mark.parametrize("loop", [False, True], ids=["together", "loop"])
+@pytest.mark.parametrize("method", [NeuronIG(steps=16), IntegratedGradients(steps=16)])
+def test_a_spectral_rule_is_exact_on_a_smooth_network_where_the_trapezoid_is_not(
+    method: Method, loop: bool
+) -> None:
+    text = "net (float[N,2] x) => (float[N,1] y) <float[2,1] w = {1, 2}> { h = MatMul(x, w) y = Tanh(h) }"
+    x = np.array([[0.3, -1], [1, 0.5]], np.float32)
+    change = np.tanh(x.astype(float) @ [1, 2])
+    wanted = x * [1, 2] * (change / (x @ [1, 2]))[:, None]  # along a line, h is a multiple of its end
+    feeds = {"x": x, "baseline/x": 0 * x}
+    found = made(built(parsed(text), method, ["x"], spectral=True, loop=loop), **feeds)
+    np.testing.assert_allclose(found["attribution/x"], wanted, atol=2e-6)
+    assert (found["error_estimate/x"] < 1e-3).all()
+    assert (np.abs(made(built(parsed(text), method, ["x"]), **feeds)["attribution/x"] - wanted) > 1e-4).any()
+
+
 def test_inputs_that_are_a_cut_only_together_have_a_joint_residual() -> None:
     text = "net (float[N,2] a, float[N,2] b) => (float[N,2] y) { p = Mul(a, b) y = Exp(p) }"
     a, b = np.random.default_rng(0).normal(size=(2, 3, 2)).astype(np.float32) / 2
@@ -273,6 +289,7 @@ def test_a_change_through_an_operator_without_a_secant_is_nan() -> None:
         ({"method": Occlusion()}, "cannot be built into a file"),
         ({"method": NeuronIG(tolerance=0.1)}, "choose steps instead"),
         ({"method": DeepLiftRescale(), "steps_input": True}, "no steps"),
+        ({"method": NeuronIG(steps=9), "spectral": True}, "8, 16, 32 or 64 steps"),
         ({"method": NeuronIG(quadrature="gausslegendre"), "steps_input": True}, "trapezoid, left and right"),
         ({"method": NeuronIG(), "baselines": {"y": 0.0}}, "no source"),
         ({"method": NeuronIG(), "baselines": {"x": np.zeros((2, 2))}}, "one row for all samples"),
