@@ -74,5 +74,5 @@ $(PLACEMENT_VENV)/stamp: pyproject.toml
 .browser/stamp: tests/browser/package.json
 	@mkdir -p .browser
 	cp $< .browser/
-	if command -v npm > /dev/null; then npm install --prefix .browser --ignore-scripts --no-audit --no-fund; fi
-	@touch $@
+	if command -v npm > /dev/null; then \
+		npm install --prefix .browser --ignore-scripts --no-audit --no-fund && touch $@; fi

@@ -106,3 +106,18 @@ def test_a_trained_network_gives_the_same_numbers_in_a_browser(shared: Path, tmp
     x = np.random.default_rng(0).random((2, 3, 32, 32)).astype(np.float32)
     feeds = {"input": x, "baseline/input": np.zeros_like(x[:1]), "target": np.array([3, 5])}
     compare(tmp_path, [(out, feeds)])
+
+
+def test_the_example_explains_its_digit(tmp_path: Path, digits_path: Path) -> None:
+    out = tmp_path / "digits.onnx"
+    assert run("build", digits_path, "-o", out, "--layer", "image", "--baseline", "0").exit_code == 0
+    shutil.copy(ROOT / "examples" / "browser" / "index.html", tmp_path)
+    made = json.loads(opened(tmp_path, "index.html", tmp_path / "page.png"))
+    image = np.asarray(made["image"], np.float32).reshape(1, 1, 8, 8)
+    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    feeds = {"image": np.tile(image, (10, 1, 1, 1)), "target": np.arange(10)}
+    value, attribution = session.run(["target/value", "attribution/image"], feeds)
+    np.testing.assert_allclose(made["score"], value, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(made["map"], attribution.reshape(-1), rtol=1e-4, atol=1e-4)
+    logits = onnxruntime.InferenceSession(str(digits_path)).run(None, {"image": image})[0]
+    assert np.argmax(made["score"]) == np.argmax(logits) == 7

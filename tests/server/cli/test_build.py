@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 from tests.server.cli.commands import model, run
 from tests.server.cli.test_expose import NET, X, outputs
 from tests.server.cli.test_gradient_file import close, slopes
+
+ROOT = Path(__file__).parents[3]
 
 
 def written(file: Path, *options: str) -> Path:
@@ -132,3 +135,15 @@ def test_a_trained_network_is_built_by_the_name_of_its_layer(shared: Path, tmp_p
     close(found["target/value"] - found["target/baseline"], change)
     size = np.abs(found["attribution/12"]).sum(axis=(1, 2, 3))
     assert (np.abs(found["attribution/12"].sum(axis=(1, 2, 3)) - change) <= 0.01 * size).all()
+
+
+def test_the_code_of_the_page_of_built_files_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "built-files.md").read_text()
+    command, code = (
+        re.findall(rf"^```{kind}\n(.*?)^```$", page, re.M | re.S)[0] for kind in ("sh", "python")
+    )
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path)
+    assert run(*command.split()[1:]).exit_code == 0
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.stdout.startswith("(3, 32, 8, 8) ["), done.stderr
