@@ -15,6 +15,7 @@ from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.programs.line import Line, Nodes, TermsMade, fixed, made
 from onnx_attribution.graph_tools.programs.pairs import clone
 from onnx_attribution.graph_tools.programs.question import Along, Found, Work
+from onnx_attribution.graph_tools.programs.scalar import FAR
 from onnx_attribution.graph_tools.walk.differentiate import Rules
 
 ROWS = "path/rows"
@@ -135,13 +136,18 @@ def _together(
         {layer: flat(layer, g) for layer, g in gradients.items()},
         {layer: flat(layer, tensors[layer]) for layer in choice.layers},
         {
-            layer: op(
-                "Concat", op.ints([-1]), op("Shape", _front(op, tensors[layer], place), start=1), axis=0
-            )
+            layer: op("Concat", op.ints([-1]), _unit(op, _front(op, tensors[layer], place)), axis=0)
             for layer, place in places.items()
         },
         places,
     )
+
+
+def _unit(op: Emitter, value: Value) -> Value:
+    """The sizes of all axes but the first, at the run: what is declared of rows and nodes is not asked."""
+    if op.graph.opset >= 15:
+        return op("Shape", value, start=1)
+    return op("Slice", op("Shape", value), op.ints([1]), op.ints([FAR]))
 
 
 def _place(work: Work, name: str) -> RowAxis:
@@ -166,7 +172,7 @@ def _front(op: Emitter, value: Value, place: RowAxis) -> Value:
 def _rows(op: Emitter, stacked: Value, front: Value, place: RowAxis) -> Value:
     """`[nodes, rows, ...]` as rows of the tensor that `front` is of."""
     rank = len(front.shape)
-    sizes = op("Concat", op.ints([-1]), op("Shape", front, start=1), axis=0) if rank > 1 else op.ints([-1])
+    sizes = op("Concat", op.ints([-1]), _unit(op, front), axis=0) if rank > 1 else op.ints([-1])
     rows = op("Reshape", stacked, sizes)
     rows.dtype, rows.shape = front.dtype, [ROWS, *front.shape[1:]]
     return _back(op, rows, place)
@@ -207,7 +213,7 @@ def _looped(
         flat[0],
         dict(zip(layers, flat[1 : 1 + count], strict=True)),
         dict(zip(choice.layers, flat[1 + count :], strict=True)),
-        {layer: op("Shape", one, start=1) for layer, one in zip(layers, stacked[1:], strict=False)},
+        {layer: _unit(op, one) for layer, one in zip(layers, stacked[1:], strict=False)},
         {},
     )
 

@@ -85,7 +85,7 @@ def build(
         bool,
         typer.Option(
             "--loop",
-            help="One step of the path after the other, within the run: the memory of one pass, and slower on GPUs.",
+            help="One step of the path after the other, within the run: the memory of one pass.",
         ),
     ] = False,
     spectral: Annotated[

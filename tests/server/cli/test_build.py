@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 
 from tests.server.cli.commands import model, run
-from tests.server.cli.test_expose import NET, X, outputs
+from tests.server.cli.test_expose import NET, Array, X, outputs
 from tests.server.cli.test_gradient_file import close, slopes
 
 ROOT = Path(__file__).parents[3]
@@ -147,3 +147,19 @@ def test_the_code_of_the_page_of_built_files_runs(tmp_path: Path, monkeypatch: p
     assert run(*command.split()[1:]).exit_code == 0
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert done.stdout.startswith("(3, 32, 8, 8) ["), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "of_h"), [(["--logit"], np.eye(3)), (["--logit", "--mean-centred"], np.eye(3) - 1 / 3)]
+)
+def test_logits_and_centred_targets_are_those_of_each_samples_index(
+    tmp_path: Path, options: list[str], of_h: Array
+) -> None:
+    text = "net (float[N,3] x) => (float[N,3] y) { h = Mul(x, x) y = Softmax<axis = 1>(h) }"
+    index = np.array([0, 1, 2, -1, 1])
+    for method, factor in (("gradient", 2 * X), ("integrated-gradients", X * X)):
+        out = written(model(tmp_path, text), "--method", method, *options)
+        feeds = {"x": X, "target": index, "baseline/x": 0 * X}
+        names = [one.name for one in onnx.load(out).graph.input]
+        found = outputs(out, **{name: feeds[name] for name in names})
+        close(found["attribution/x"], of_h[index] * factor)
