@@ -98,10 +98,14 @@ def standalone_model(model: LoadedModel, wish: Standalone) -> Exported:
     ]
     made = program.model
     parameters = {name: value for name, value in wish.method.parameters().items() if value not in (None, {})}
-    if wish.steps_input:
-        parameters.pop("steps", None)
-    if wish.spectral:
-        parameters["quadrature"] = "spectral"
+    if isinstance(recipe.at, recipes.Path):
+        auto = recipe.at.quadrature == "auto"
+        rule = "spectral" if wish.spectral else "trapezoid" if auto else recipe.at.quadrature
+        parameters |= {"quadrature": rule, "steps": "an input" if wish.steps_input else recipe.at.steps}
+        if auto and not wish.steps_input and not wish.spectral:
+            words.append(
+                f"a file lays its steps equally: a trapezoid of {recipe.at.steps}; --steps says how many"
+            )
     told = {
         "method": wish.method.name,
         "layers": ", ".join(layers),
@@ -153,9 +157,9 @@ def _evaluated(wish: Standalone, recipe: Recipe) -> AtInput | Along | Between:
 
 
 def _line(wish: Standalone, at: recipes.Path) -> Line | OpenLine:
-    if at.tolerance is not None:
+    if wish.method.parameters().get("tolerance") is not None:
         raise InvalidArgument(
-            "a file has the steps that it is built for, or takes them as an input, and cannot double them for a "
+            "a file has the steps that it is built for, or takes them as an input, and cannot refine them for a "
             "tolerance: choose steps instead, and read the error estimate",
             option="tolerance",
         )
@@ -166,15 +170,16 @@ def _line(wish: Standalone, at: recipes.Path) -> Line | OpenLine:
                 option="steps",
             )
         return spectral(at.steps, at.conductance)
+    quadrature = "trapezoid" if at.quadrature == "auto" else at.quadrature
     if not wish.steps_input:
-        return line_of((conductance_plan if at.conductance else mean_plan)(at.quadrature, at.steps))
-    if at.quadrature not in ("trapezoid", "left", "right"):
+        return line_of((conductance_plan if at.conductance else mean_plan)(quadrature, at.steps))
+    if quadrature not in ("trapezoid", "left", "right"):
         raise InvalidArgument(
-            f"steps are an input with the quadratures trapezoid, left and right, not with {at.quadrature}; build it "
+            f"steps are an input with the quadratures trapezoid, left and right, not with {quadrature}; build it "
             "for a number of steps",
             option="quadrature",
         )
-    return OpenLine(at.quadrature, at.conductance)
+    return OpenLine(quadrature, at.conductance)
 
 
 def line_of(plan: Plan) -> Line:
