@@ -305,3 +305,23 @@ def test_every_method_is_built_or_refused_by_name() -> None:
     for name in own - set(BUILT):
         with pytest.raises(InvalidArgument, match=name):
             built(parsed(PRODUCT), make(name))
+
+
+@pytest.mark.parametrize("loop", [False, True], ids=["together", "loop"])
+@pytest.mark.parametrize("method", [NeuronIG(steps=2), DeepLiftRescale(), make("gradient_x_activation")])
+def test_a_layer_that_folds_an_axis_into_the_samples_keeps_its_shape(method: Method, loop: bool) -> None:
+    text = """net (float[N,3,2] x) => (float[N,3,2] y)
+        <int64[2] flat = {-1, 2}, int64[3] deep = {-1, 3, 2}, float[2] c = {2, -1}>
+        { r = Reshape(x, flat) h = Mul(r, c) s = Reshape(h, deep) y = Mul(s, s) }"""
+    x = np.random.default_rng(0).normal(size=(3, 3, 2)).astype(np.float32)
+    index = np.array([[0, 1], [2, 0], [-1, -1]])
+    file = built(parsed(text), method, ["h"], loop=loop)
+    feeds = {"x": x, "target": index, "baseline/x": 0 * x[:1]}
+    found = made(file, **{one.name: feeds[one.name] for one in file.graph.input})
+    wanted: Array = np.zeros(x.shape)
+    for sample, place in enumerate(index):
+        wanted[sample, place[0], place[1]] = (x[sample, place[0], place[1]] * [2, -1][place[1]]) ** 2
+    wanted = wanted.reshape(9, 2) * (2 if method.name == "gradient_x_activation" else 1)
+    np.testing.assert_allclose(found["attribution/h"], wanted, rtol=1e-5, atol=1e-6)
+    if "residual/h" in found:
+        np.testing.assert_allclose(found["residual/h"], np.zeros(3), atol=1e-5)
