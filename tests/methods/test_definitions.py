@@ -61,4 +61,7 @@ def test_the_numbers_are_those_of_the_definition(engine: Engine, name: str, chan
         )
         found = np.asarray(answer.layers[layer].values, np.float64)
         wanted = own.attributions(net, layer, x, baseline, **parameters)
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+        if not changed and hasattr(own, "TOLERANCE"):
+            assert np.abs(found - wanted).sum() <= own.TOLERANCE * np.abs(wanted).sum()
+        else:
+            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)

@@ -32,6 +32,7 @@ def engine() -> Iterator[Engine]:
     with Engine(provider="cpu", threads=1) as made:
         made.add("clipped", model(CLIPPED, low=1e-10))
         made.add("step", model(STEP, far=1.0, steep=1e4, little=0.01))
+        made.add("slope", model(STEP, far=1.0, steep=300.0, little=0.01))
         made.add("certain", model(CERTAIN, steep=np.float32(3e4)))
         made.add("dense", dense(np.random.default_rng(3), "Tanh", scale=4))
         made.add(
@@ -50,7 +51,9 @@ def followed(engine: Engine, request: AttributionRequest) -> tuple[list[Attribut
 @pytest.mark.parametrize("method", sorted(PATH_METHODS))
 def test_a_sum_that_misses_more_than_the_tolerance_has_not_converged(engine: Engine, method: str) -> None:
     """The change is ln 1e10; the path sum at 1,024 steps is ln 1024 and less than 1 more."""
-    asked = AttributionRequest("clipped", {"x": np.ones((1, 1))}, method, tolerance=0.1)
+    asked = AttributionRequest(
+        "clipped", {"x": np.ones((1, 1))}, method, tolerance=0.1, quadrature="trapezoid"
+    )
     revisions, end = followed(engine, asked)
     last = revisions[-1].layers["x"]
     assert end.stop_reason == "max_steps"
@@ -65,6 +68,25 @@ def test_a_sum_that_misses_more_than_the_tolerance_has_not_converged(engine: Eng
         "changes by 23, at 1024 steps; the gradient is steep at the baseline, through a logarithm near 0"
         in note
     )
+
+
+@pytest.mark.parametrize("method", sorted(PATH_METHODS))
+def test_rows_that_lie_where_they_are_needed_find_what_a_grid_does_not(engine: Engine, method: str) -> None:
+    """The same fall of the logarithm, which is ln 1e10."""
+    answer = engine.attribute(AttributionRequest("clipped", {"x": np.ones((1, 1))}, method))
+    np.testing.assert_allclose(answer.layers["x"].sum, 10 * np.log(10), rtol=0.01)
+    assert answer.evaluations < 400
+    assert answer.warnings == ()
+
+
+@pytest.mark.parametrize("method", sorted(PATH_METHODS))
+def test_several_sources_are_refined_until_they_sum_together(engine: Engine, method: str) -> None:
+    """The slope lies between the points of the first levels, and no source is a cut."""
+    inputs = {"a": np.full((2, 2), 0.6), "b": np.full((2, 2), 0.47)}
+    answer = engine.attribute(AttributionRequest("slope", inputs, method))
+    total = sum(layer.sum for layer in answer.layers.values())
+    np.testing.assert_allclose(total, [1 + 0.0107] * 2, rtol=0.01)
+    assert answer.warnings == ()
 
 
 @pytest.mark.parametrize("quadrature", QUADRATURES)
@@ -163,7 +185,8 @@ def test_what_is_missed_is_said_where_half_types_round_less_than_that() -> None:
     text = "(float16[N,2] x) => (float16[N,1] y) { z = MatMul(x, W) y = Sigmoid(z) }"
     with Engine(provider="cpu", threads=1) as engine:
         engine.add("half", model(text, W=np.array([[3000], [-2700]], np.float16)))
-        ask = AttributionRequest("half", {"x": np.ones((1, 2), np.float16)}, "integrated_gradients")
+        x = np.ones((1, 2), np.float16)
+        ask = AttributionRequest("half", {"x": x}, "integrated_gradients", steps=64)
         answer = engine.attribute(ask)
     assert answer.layers["x"].sum[0] > 1.2 * 0.5  # of what the target changes by
     assert any("miss" in text and "of the change" in text for text in answer.warnings)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_attribution.graph_tools.select.cuts import is_joint_cut
 from onnx_attribution.graph_tools.select.homogeneous import is_homogeneous
 from onnx_attribution.server.engine.methods.stages import Evaluations, Stage
 from onnx_attribution.server.engine.models.loaded import LoadedModel
@@ -17,9 +18,12 @@ from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.rows.adaptive import Adaptive
 from onnx_attribution.server.engine.rows.evaluate import Sums
 from onnx_attribution.server.engine.rows.points import Point, row_bytes, rows_at
+from onnx_attribution.values import Array
 
 ROWS = 33
 """Rows of a sample for which there has to be room, so that all samples are refined together."""
+TOGETHER = ""
+"""The name of all layers as one."""
 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
@@ -118,6 +122,9 @@ class _Paths:
         limit = min(at.max_steps + 1, max(memory // self.row_bytes, 3))
         self._weighs = not at.conductance and resolved.recipe.reduce is contribution
         self._ends = {} if at.conductance else {layer: samples.wide_ends(layer) for layer in layers}
+        self._joint = not any(resolved.cuts[layer] for layer in layers) and is_joint_cut(
+            list(model.graph.nodes), resolved.choice.sources, resolved.choice.target, list(layers)
+        )
         ray = is_homogeneous(model.graph, resolved.choice.sources, resolved.choice.target, layers)
         zero = _from_zero(resolved) if ray else np.zeros(samples.count, np.bool_)
         self.samples = [self._sample(k, limit, bool(zero[k])) for k in range(samples.count)]
@@ -126,10 +133,13 @@ class _Paths:
         straight = {
             layer: high[number] - low[number] for layer, (high, low) in self._ends.items() if self._weighs
         }
+        layers = self._resolved.choice.layers
+        if self._joint and straight:
+            straight[TOGETHER] = np.concatenate([one.reshape(-1) for one in straight.values()])
         adaptive = Adaptive(
             conductance=self._at.conductance,
             tolerance=self._at.tolerance or 0.0,
-            layers=self._resolved.choice.layers,
+            layers=(*layers, TOGETHER) if self._joint else layers,
             straight=straight or None,
             ray=ray,
         )
@@ -139,7 +149,7 @@ class _Paths:
         """Evaluates what these samples want; returns the last word of whoever asked."""
         points: list[Point] = [(k, float(alpha)) for k in numbers for alpha in self.samples[k].wanted()]
         said: object = None
-        cuts = self._resolved.cuts if self._resolved.recipe.sums_to_change else {}
+        cuts = {**self._resolved.cuts, TOGETHER: True} if self._resolved.recipe.sums_to_change else {}
         waiting: dict[int, int] = dict.fromkeys(numbers, 0)
         for rows in rows_at(self._model, self._resolved, points, self._memory):
             for k, (sample, alpha) in enumerate(rows.points):
@@ -151,15 +161,25 @@ class _Paths:
                 if len(one.ends) == 2 and not waiting[sample]:
                     one.adaptive.note_change(_change(one.ends[0.0], one.ends[1.0]), cuts)
                     waiting[sample] = 1
-                one.adaptive.add(
-                    [alpha],
-                    {
-                        name: (g[k : k + 1], h[k : k + 1] if self._at.conductance else None)
-                        for name, (g, h) in rows.layers.items()
-                    },
-                )
+                one.adaptive.add([alpha], self._row(rows.layers, k))
             said = (yield rows.evaluated) or said
         return said
+
+    def _row(
+        self, layers: Mapping[str, tuple[Array, Array]], number: int
+    ) -> dict[str, tuple[Array, Array | None]]:
+        """One row of each layer, and of all of them as one where only together they are a cut."""
+        one = slice(number, number + 1)
+        found: dict[str, tuple[Array, Array | None]] = {
+            name: (g[one], h[one] if self._at.conductance else None) for name, (g, h) in layers.items()
+        }
+        if self._joint:
+            g, h = (
+                np.concatenate([pair[k][one].reshape(1, -1) for pair in layers.values()], axis=1)
+                for k in (0, 1)
+            )
+            found[TOGETHER] = (g, h if self._at.conductance else None)
+        return found
 
     def sums(self) -> Sums:
         """What the rows so far sum to."""
