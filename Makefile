@@ -39,9 +39,9 @@ browser: $(VENV)/stamp .browser/stamp
 	python -m pytest -q -rs tests/browser
 check: $(VENV)/stamp
 	.ci/check
-bench: $(VENV)/stamp
-	python -m benchmarks.run
-	python -m benchmarks.build
+# Beside torch and Captum; BENCH='--quick' or '--only gradients', see python -m benchmarks --help.
+bench: $(PEERS_VENV)/stamp
+	$(PEERS_VENV)/bin/python -m benchmarks $(BENCH)
 proto: $(VENV)/stamp
 	.ci/proto src
 # The generated pages.

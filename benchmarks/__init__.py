@@ -1,1 +1,1 @@
-"""Speed and memory as ratios, measured side by side in one run: `python -m benchmarks.run`."""
+"""What attributions cost, beside onnxruntime alone, torch and Captum: `make bench`, or `python -m benchmarks`."""

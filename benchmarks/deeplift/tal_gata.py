@@ -38,7 +38,8 @@ OWN_TASK: Mapping[str, int] = {"GATA_disc1": 1, "TAL1_known1": 2}
 def position_scores(comparison: Comparison, method: str, x: Inputs, task: int) -> Scores:
     """What each position, `[samples, 200]`, counts for a task."""
     baseline = BACKGROUND[:, None].astype(np.float32)
-    return comparison.scores(method, x, task, baseline).sum(axis=1)
+    summed: Scores = comparison.scores(method, x, task, baseline).sum(axis=1)
+    return summed
 
 
 def shuffled_scores(comparison: Comparison, method: str, x: Inputs, task: int) -> Scores:
