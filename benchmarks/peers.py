@@ -1,4 +1,4 @@
-"""What torch and Captum do for the same question. Needs both."""
+"""What torch and Captum do for the same question. Needs torch; Captum where it is asked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import captum.attr
 import numpy as np
 import torch
 
@@ -40,6 +39,8 @@ def output_of(module: Any, layer: str, x: Any) -> Array:
 def integrated_gradients(
     module: Any, x: Any, steps: int, rows: int | None, target: int = 1
 ) -> Callable[[], Array]:
+    import captum.attr
+
     method = captum.attr.IntegratedGradients(module)
     call = functools.partial(method.attribute, x, baselines=torch.zeros_like(x), target=target, n_steps=steps)
     return lambda: np.asarray(call(internal_batch_size=rows).detach())
@@ -48,6 +49,8 @@ def integrated_gradients(
 def layer_conductance(
     module: Any, layer: str, x: Any, steps: int, rows: int | None, target: int = 1
 ) -> Callable[[], Array]:
+    import captum.attr
+
     method = captum.attr.LayerConductance(module, module.get_submodule(layer))
     call = functools.partial(method.attribute, x, baselines=torch.zeros_like(x), target=target, n_steps=steps)
     return lambda: np.asarray(call(internal_batch_size=rows).detach())
@@ -55,6 +58,8 @@ def layer_conductance(
 
 def deeplift(module: Any, x: Any, target: int = 1) -> Callable[[], Array]:
     """Raises: whatever Captum raises of a module that it does not take."""
+    import captum.attr
+
     method = captum.attr.DeepLift(module)
 
     def run() -> Array:

@@ -15,7 +15,7 @@ from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import Array, AttributionRequest, Target
 
 UNLIKE = {"tree", "svm", "knn"}
-NUDENET = ("nudenet", "3.4.2", "AGPL-3.0")
+NUDENET = ("nudenet", "3.4.2", "MIT")
 FIRST_CLASS = 4  # of NudeNet's rows; those before are the box
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from benchmarks.bench import NO_TORCH, Bench
-from benchmarks.networks import HAS_CAPTUM, Ready
+from benchmarks.networks import HAS_TORCH, Ready
 from benchmarks.table import Figure, least, most
 
 TITLE = "Gradients"
@@ -24,7 +24,7 @@ def _figures(bench: Bench, ready: Ready) -> Iterator[Figure]:
             "onnxruntime forward": lambda: ready.forward(inputs),
             "ours": lambda: ask(inputs, "gradient"),
         }
-        if HAS_CAPTUM:
+        if HAS_TORCH:
             from benchmarks import peers
 
             x = peers.tensors(inputs)
@@ -36,7 +36,7 @@ def _figures(bench: Bench, ready: Ready) -> Iterator[Figure]:
         name, what, times.ratio("ours", "onnxruntime forward"), most(ready.network.gradient), times.words()
     )
     target = least(ready.network.torch)
-    if HAS_CAPTUM:
+    if HAS_TORCH:
         yield Figure(name, "torch gradient / ours", times.ratio("torch", "ours"), target)
     else:
         yield Figure(name, "torch gradient / ours", None, target, NO_TORCH)
