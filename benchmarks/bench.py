@@ -35,13 +35,16 @@ class Bench:
     threads: int
     quick: bool = False
 
-    @cached_property
-    def networks(self) -> Sequence[Ready]:
-        """Those that there is a file of."""
+    def __post_init__(self) -> None:
+        """Torch has as many threads as the others."""
         if HAS_TORCH:
             import torch
 
             torch.set_num_threads(self.threads)
+
+    @cached_property
+    def networks(self) -> Sequence[Ready]:
+        """Those that there is a file of."""
         chosen = [network for network in NETWORKS if network.key in QUICK] if self.quick else NETWORKS
         found = [Ready(network, self.folder, self.quick, self.threads) for network in chosen]
         return [ready for ready in found if ready.available]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +16,34 @@ from torch.nn import functional
 Attributes = Mapping[str, Any]
 
 
-def _pads(a: Attributes, size: tuple[int, ...], strides: list[int]) -> list[int]:
-    """Before and after each axis, the last axis first, as torch wants them."""
-    kernel = a["kernel_shape"]
+def _padded(
+    a: Attributes, x: Tensor, kernel: Sequence[int], strides: Sequence[int], fill: float
+) -> tuple[Tensor, tuple[int, ...]]:
+    """The values and what torch pads itself; it does so on both sides alike, what is not is padded here."""
     if a.get("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER"):
-        totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, s, k in zip(size, strides, kernel, strict=True)]
-        pairs = [
-            (t // 2, t - t // 2) if a["auto_pad"] == b"SAME_UPPER" else (t - t // 2, t // 2) for t in totals
-        ]
+        sizes = zip(x.shape[2:], strides, kernel, strict=True)
+        totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, s, k in sizes]
+        first = [(t + (a["auto_pad"] == b"SAME_LOWER")) // 2 for t in totals]
+        last = [t - f for t, f in zip(totals, first, strict=True)]
     else:
         given = a.get("pads") or [0] * (2 * len(kernel))
-        pairs = list(zip(given[: len(kernel)], given[len(kernel) :], strict=True))
-    return [n for pair in reversed(pairs) for n in pair]
+        first, last = given[: len(kernel)], given[len(kernel) :]
+    if first == last:
+        return x, tuple(first)
+    pairs = [n for pair in reversed(list(zip(first, last, strict=True))) for n in pair]
+    return functional.pad(x, pairs, value=fill), (0,) * len(kernel)
 
 
 def _conv(a: Attributes, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     strides = a.get("strides") or [1, 1]
-    padded = functional.pad(x, _pads({"kernel_shape": w.shape[2:], **a}, x.shape[2:], strides))
-    return functional.conv2d(padded, w, b, strides, 0, a.get("dilations") or 1, a.get("group", 1))
+    x, pads = _padded(a, x, w.shape[2:], strides, 0.0)
+    return functional.conv2d(x, w, b, strides, pads, a.get("dilations") or 1, a.get("group", 1))
 
 
 def _max_pool(a: Attributes, x: Tensor) -> Tensor:
-    strides = a.get("strides") or [1, 1]
-    padded = functional.pad(x, _pads(a, x.shape[2:], strides), value=-np.inf)
-    return functional.max_pool2d(padded, tuple(a["kernel_shape"]), tuple(strides))
+    kernel, strides = tuple(a["kernel_shape"]), a.get("strides") or [1, 1]
+    x, pads = _padded(a, x, kernel, strides, -np.inf)
+    return functional.max_pool2d(x, kernel, tuple(strides), pads)
 
 
 def _gemm(a: Attributes, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
