@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks import networks
+from benchmarks import files as networks
 from tests.data.examples import example_of, usable
 from tests.placement.place import Placed, placed
 
