@@ -15,6 +15,7 @@ from onnx_attribution.graph_tools.operators.ends import (
     tanh_between,
     times,
 )
+from onnx_attribution.graph_tools.operators.gates import above, fits, leaky
 from onnx_attribution.graph_tools.operators.logistic import (
     gauss,
     logistic,
@@ -24,7 +25,7 @@ from onnx_attribution.graph_tools.operators.logistic import (
 )
 from onnx_attribution.graph_tools.operators.registry import VJP, Gradients, NodeView, secant, unary, vjp
 from onnx_attribution.graph_tools.operators.squares import is_sum_of_squares
-from onnx_attribution.graph_tools.operators.transpose import known_inside
+from onnx_attribution.graph_tools.operators.transpose import number_of
 
 # --- one input, no attributes: (op, g, x, z) -> gradient of x
 
@@ -54,11 +55,6 @@ unary(
     kinds={"activation"},
 )
 unary("Erf", lambda op, g, x, z: op("Mul", g, _erf_slope(op, x)), kinds={"activation"})
-unary(
-    "Relu",
-    lambda op, g, x, z: _where_positive(op, x, g, op.like(g, 0)),
-    kinds={"activation", "piecewise_linear"},
-)
 unary("HardSwish", lambda op, g, x, z: op("Mul", g, _hard_swish_slope(op, x)), kinds={"activation"})
 unary("Mish", lambda op, g, x, z: op("Mul", g, _mish_slope(op, x)), kinds={"activation"})
 
@@ -103,6 +99,13 @@ def _hard_swish_slope(op: Emitter, x: Value) -> Value:
 def _mish_slope(op: Emitter, x: Value) -> Value:
     soft = op("Softplus", x)
     return op("Add", op("Tanh", soft), op("Mul", op("Mul", x, logistic(op, x)), tanh_slope(op, soft)))
+
+
+@vjp("Relu", elementwise=True, kinds={"activation", "piecewise_linear"})
+def relu(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    """From the output, so that the runtime may fuse the node with what makes its input."""
+    factor = above(op, node.z, 0) if fits(node, node.z) else None
+    return (_where_positive(op, node.z, g, op.like(g, 0)) if factor is None else op("Mul", g, factor),)
 
 
 @secant("Relu")
@@ -155,8 +158,12 @@ def reciprocal_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value
 
 @vjp("LeakyRelu", elementwise=True, kinds={"activation", "piecewise_linear"})
 def leaky_relu(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    slope = op("Mul", g, op.like(g, node.attribute("alpha", 0.01)))
-    return (_where_positive(op, node.input(0), g, slope),)
+    alpha = node.attribute("alpha", 0.01)
+    factor = leaky(op, node.z, alpha) if fits(node, node.z) else None
+    if factor is not None:
+        return (op("Mul", g, factor),)
+    slope = op("Mul", g, op.like(g, alpha))
+    return (_where_positive(op, node.z if alpha > 0 else node.input(0), g, slope),)
 
 
 @vjp("Elu", elementwise=True, kinds={"activation"})
@@ -301,7 +308,7 @@ def pow_(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, exponent = node.input(0), node.input(1)
     y = op.cast(exponent, x.dtype)
     one, zero = op.like(x, 1), op.like(x, 0)
-    if (constant := _number(exponent)) is not None:
+    if (constant := number_of(exponent)) is not None:
         if constant == 2.0:
             return op("Mul", g, op("Mul", op.like(x, 2), x)), None
         power = x if constant == 1.0 else op("Pow", x, op.like(x, constant - 1))
@@ -317,12 +324,6 @@ def pow_(op: Emitter, node: NodeView, g: Value) -> Gradients:
     log = op("Log", op("Where", positive, x, one))
     dy = op("Where", positive, op("Mul", g, op("Mul", node.z, log)), zero)
     return dx, dy
-
-
-def _number(value: Value) -> float | None:
-    """The value of a constant of one element."""
-    array = known_inside(value)
-    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
 
 
 @vjp("PRelu", elementwise=True, linear=[{1}], kinds={"activation", "piecewise_linear"})

@@ -41,6 +41,7 @@ class NodeView:
     """A node as a rule sees it. Absent optional inputs and outputs are None.
 
     The variables that its graphs capture follow the inputs; `walk` differentiates such a graph under the same rules.
+    `steady`: what arrives is finite where the network's numbers are.
     """
 
     operator: str
@@ -52,6 +53,7 @@ class NodeView:
     opset: int
     domain: str = ""
     walk: Walk | None = None
+    steady: bool = False
 
     def input(self, index: int) -> Value:
         """A required input."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.ends import ratio, times
+from onnx_attribution.graph_tools.operators.gates import above, below, fits
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, secant, vjp
+from onnx_attribution.graph_tools.operators.transpose import number_of
 
 
 @vjp("Where", elementwise=True, linear=[{1, 2}])
@@ -56,8 +58,23 @@ def _branch(
 
 @vjp("Clip", elementwise=True, kinds={"activation", "piecewise_linear", "routes"})
 def clip(op: Emitter, node: NodeView, g: Value) -> Gradients:
+    """What is at a bound passes; not at those of ReLU6, of which PyTorch and TensorFlow make a Clip from 0 to 6.
+
+    ReLU6 is read from its output, so that the runtime may fuse the node with what makes its input.
+    """
     x, low, high = node.input(0), node.optional(1), node.optional(2)
-    zero, dx = op.like(g, 0), g
+    zero = op.like(g, 0)
+    ends = tuple(None if bound is None else number_of(bound) for bound in (low, high))
+    if ends == (0.0, 6.0):
+        return _relu6(op, node, g), None, None
+    factors = [
+        None if end is None else gate(op, x, end, reached=True)
+        for gate, end in zip((above, below), ends, strict=True)
+    ]
+    known = [f for f in factors if f is not None]
+    if known and len(known) == len([bound for bound in (low, high) if bound is not None]) and fits(node, x):
+        return op("Mul", g, known[0] if len(known) == 1 else op("Mul", *known)), None, None
+    dx = g
     if low is not None:
         dx = op("Where", op("GreaterOrEqual", x, low), dx, zero)
     if high is not None:
@@ -71,6 +88,14 @@ def clip(op: Emitter, node: NodeView, g: Value) -> Gradients:
         else op("Where", op("Greater", x if low is None else op("Max", x, low), high), g, zero)
     )
     return dx, d_low, d_high
+
+
+def _relu6(op: Emitter, node: NodeView, g: Value) -> Value:
+    rising, falling = above(op, node.z, 0), below(op, node.z, 6)
+    if fits(node, node.z) and rising is not None and falling is not None:
+        return op("Mul", g, op("Mul", rising, falling))
+    inside = op("And", op("Greater", node.z, op.like(node.z, 0)), op("Less", node.z, op.like(node.z, 6)))
+    return op("Where", inside, g, op.like(g, 0))
 
 
 @vjp("Max", "Min", elementwise=True, kinds={"piecewise_linear", "routes"})

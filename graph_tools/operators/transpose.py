@@ -51,6 +51,12 @@ def known_inside(value: Value) -> NDArray[Any] | None:
     return known(value)
 
 
+def number_of(value: Value) -> float | None:
+    """The value of a constant of one element."""
+    array = known_inside(value)
+    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+
+
 def type_number(value: Value) -> int:
     """ONNX's number of the element type of `value`."""
     if isinstance(value.dtype, int):  # a type that numpy lacks

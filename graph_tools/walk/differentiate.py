@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,6 +15,7 @@ from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, i
 from onnx_attribution.graph_tools.ir.reach import reachable as reachable
 from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inputs_of, key_of, type_graphs
 from onnx_attribution.graph_tools.operators import VJP, ZERO_DERIVATIVE, NodeView, Rule, RuleTable
+from onnx_attribution.graph_tools.operators.gates import unsteady
 from onnx_attribution.graph_tools.operators.registry import Walk
 
 Choose = Callable[[NodeView, Rule], Callable[..., Sequence[Value | None]]]
@@ -52,18 +53,21 @@ def differentiate(
             goes through operators whose derivative is zero.
     """
     nodes = list(op.graph.nodes)
-    found = _gradients(op, seeds, wrt, rules)
+    found = _gradients(op, seeds, wrt, rules, unsteady(nodes, seeds))
     require_all(nodes, found, wrt, seeds)
     return found
 
 
-def _gradients(op: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str], rules: Rules) -> dict[str, Value]:
-    """The cotangents of the tensors in `wrt` to which a way leads."""
+def _gradients(
+    op: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str], rules: Rules, steep: set[str] | None = None
+) -> dict[str, Value]:
+    """The cotangents of the tensors in `wrt` to which a way leads; those of `steep` (default: all) may be infinite."""
     nodes = list(op.graph.nodes)
     active = rules.reach(nodes, wrt)
 
     def step(node: gs.Node, rule: Rule) -> Move:
         view = view_of(op.graph, node, active, rules.inside)
+        view = replace(view, steady=steep is not None and not any(z.name in steep for z in node.outputs))
 
         def move(came: Sequence[Carried | None]) -> Sequence[Carried | None]:
             results = rules.choose(view, rule)(op, view.real(op), *(c and c[0] for c in came))

@@ -1,0 +1,101 @@
+"""Gradients that pass where an activation does, by a factor of 0 or 1 in place of a choice.
+
+onnxruntime keeps convolutions and what lies between them in a blocked layout. Products, sums and HardSigmoid stay in
+it, comparisons and Where do not, and its Where costs as much as five products. A factor is meant only where nothing
+infinite may arrive, as 0 times infinity is no number.
+
+HardSigmoid, `max(0, min(1, slope x + offset))`, is a step where it rises between two neighbouring float32 numbers: with
+a power of two as slope it is exact on both sides. Only at 0 does it rise within the numbers below 2^-126.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, shape_of
+from onnx_attribution.graph_tools.ir.subgraphs import inputs_of
+
+if TYPE_CHECKING:
+    from onnx_attribution.graph_tools.operators.registry import NodeView
+
+STEEPEST = 2.0**127
+BLOCK = 16  # channels that the blocked layout keeps together, at most
+STEADY = frozenset([
+    "Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Celu", "Clip", "Concat", "Conv",
+    "ConvTranspose", "Cos", "DepthToSpace", "Dropout", "Elu", "Erf", "Expand", "Flatten", "Gather", "Gelu",
+    "Gemm", "GlobalAveragePool", "GlobalMaxPool", "GroupNormalization", "HardSigmoid", "HardSwish", "Identity",
+    "InstanceNormalization", "LRN", "LayerNormalization", "LeakyRelu", "LogSoftmax", "MatMul", "Max", "MaxPool",
+    "Mean", "Min", "Mish", "Mul", "Neg", "PRelu", "Pad", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum",
+    "Relu", "Reshape", "Resize", "Selu", "Sigmoid", "Sin", "Slice", "Softmax", "Softplus", "Softsign",
+    "SpaceToDepth", "Split", "Squeeze", "Sub", "Sum", "Swish", "Tanh", "ThresholdedRelu", "Tile", "Transpose",
+    "Unsqueeze", "Upsample", "Where",
+])  # fmt: skip
+"""Standard operators whose derivative is finite wherever their inputs are."""
+
+
+def unsteady(nodes: Sequence[gs.Node], seeds: Iterable[str]) -> set[str]:
+    """The tensors whose gradient may be infinite though all numbers of the network are finite.
+
+    Between them and the seeds lies an operator such as a root or a quotient.
+    """
+    behind, found = set(seeds), set[str]()
+    for node in reversed(nodes):
+        outputs = {z.name for z in node.outputs if not z.is_empty()}
+        if not outputs & behind:
+            continue
+        names = {x.name for x in inputs_of(node)}
+        behind |= names
+        if outputs & found or not _is_steady(node):
+            found |= names
+    return found
+
+
+def _is_steady(node: gs.Node) -> bool:
+    return node.domain in (None, "", "ai.onnx") and node.op in STEADY
+
+
+def fits(node: NodeView, x: Value) -> bool:
+    """Whether a factor takes the place of a choice at the elements of `x`: float32 in the layout of images."""
+    return node.steady and element_type(x) == np.float32 and len(shape_of(x) or ()) == 4
+
+
+def above(op: Emitter, x: Value, bound: float, *, reached: bool = False) -> Value | None:
+    """1 where x > bound (`reached`: x >= bound), else 0; None where no HardSigmoid rises that fast."""
+    other = np.nextafter(np.float32(bound), np.float32(-np.inf if reached else np.inf))
+    return _step(op, x, bound, float(other), 1.0 if reached else 0.0)
+
+
+def below(op: Emitter, x: Value, bound: float, *, reached: bool = False) -> Value | None:
+    """1 where x < bound (`reached`: x <= bound), else 0; None where no HardSigmoid falls that fast."""
+    other = np.nextafter(np.float32(bound), np.float32(np.inf if reached else -np.inf))
+    return _step(op, x, bound, float(other), 1.0 if reached else 0.0)
+
+
+def _step(op: Emitter, x: Value, bound: float, other: float, there: float) -> Value | None:
+    """`there` at the bound and beyond it, the other of 0 and 1 at its neighbour and beyond that."""
+    if float(np.float32(bound)) != bound or not np.isfinite([bound, other]).all():
+        return None
+    rise = (1 - 2 * there) / (other - bound)
+    if abs(rise) > STEEPEST:
+        if bound:
+            return None
+        rise = float(np.copysign(STEEPEST, rise))
+    made = op("HardSigmoid", x, alpha=rise, beta=there - bound * rise)
+    made.shape = x.shape
+    return made
+
+
+def leaky(op: Emitter, z: Value, slope: float) -> Value | None:
+    """1 where z > 0, else `slope`; None where that is no product with a number for each channel."""
+    channels = (shape_of(z) or ("?", "?"))[1]
+    if not isinstance(channels, int) or channels % BLOCK or not 0 < slope < 1:
+        return None
+    steep = op.constant(np.full((channels, 1, 1, 1), STEEPEST, np.float32))
+    grown = op("Conv", z, steep, group=channels)
+    made = op("Clip", grown, op.like(z, slope), op.like(z, 1))
+    grown.shape = made.shape = z.shape
+    return made
