@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_static, shape_of
+from onnx_attribution.graph_tools.operators.conv_data import Axis, as_convolutions, flipped
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
 
 
@@ -96,15 +97,14 @@ def conv(op: Emitter, node: NodeView, g: Value) -> Gradients:
 
 
 def _conv_data(op: Emitter, node: NodeView, g: Value, place: Windows, group: int) -> Value:
-    """The gradient of the data: a transposed convolution; with stride 1 and a constant kernel, a convolution with the
-    kernel flipped, which runs faster."""
+    """The gradient of the data: a transposed convolution, or with a constant kernel what is faster."""
     x, w = node.input(0), node.input(1)
     counts, sizes, begin = shape_of(node.z), shape_of(x), place.static_begin
     if isinstance(w, gs.Constant) and begin is not None and set(place.strides) == {1}:
         pads = _stride_one_pads(node, begin, place.extent)
         if pads is not None and min(pads) >= 0:
             made = op(
-                "Conv", g, _flipped(op, w, group), pads=pads, dilations=list(place.dilations), group=group
+                "Conv", g, flipped(op, w, group), pads=pads, dilations=list(place.dilations), group=group
             )
             made.shape = x.shape
             return made
@@ -112,20 +112,18 @@ def _conv_data(op: Emitter, node: NodeView, g: Value, place: Windows, group: int
     if begin is not None and is_static((counts or ("?",) * 3)[2:]) and is_static((sizes or ("?",) * 3)[2:]):
         assert counts
         assert sizes
-        reach = [
-            (int(c) - 1) * s + e for c, s, e in zip(counts[2:], place.strides, place.extent, strict=True)
-        ]
-        end = [r - b - int(n) for r, b, n in zip(reach, begin, sizes[2:], strict=True)]
-        extra = [max(-e, 0) for e in end]
-        if all(e < s for e, s in zip(extra, place.strides, strict=True)):
-            made = op(
-                "ConvTranspose",
-                g,
-                w,
-                pads=[*begin, *[max(e, 0) for e in end]],
-                output_padding=extra,
-                **attributes,
-            )
+        spatial = zip(place.kernel, place.strides, place.dilations, begin, sizes[2:], counts[2:], strict=True)
+        axes = [Axis(k, s, d, b, int(n), int(c)) for k, s, d, b, n, c in spatial]
+        if isinstance(w, gs.Constant):
+            made = as_convolutions(op, g, w, axes, group, steady=node.steady)
+            if made is not None:
+                return made
+        end = [(a.made - 1) * a.stride + a.extent - a.begin - a.size for a in axes]
+        # symmetric pads where they do it: CUDA's kernel takes no others
+        pads = [a.begin if 0 <= a.begin - e < a.stride else max(e, 0) for a, e in zip(axes, end, strict=True)]
+        extra = [p - e for p, e in zip(pads, end, strict=True)]
+        if all(e < a.stride for e, a in zip(extra, axes, strict=True)):
+            made = op("ConvTranspose", g, w, pads=[*begin, *pads], output_padding=extra, **attributes)
             made.shape = x.shape
             return made
     return fit(op, op("ConvTranspose", g, w, **attributes), place.begin, x)
@@ -144,21 +142,6 @@ def _stride_one_pads(node: NodeView, begin: Sequence[int], extent: Sequence[int]
     before = [e - 1 - b for e, b in zip(extent, begin, strict=True)]
     after = [e - 1 - b for e, b in zip(extent, end, strict=True)]
     return [*before, *after]
-
-
-def _flipped(op: Emitter, kernel: gs.Constant, group: int) -> Value:
-    """The kernel mirrored in space with its channel axes exchanged within each group; the runtime folds it."""
-    out, per_group, *sizes = (int(d) for d in kernel.shape)
-    turned: Value = kernel
-    if any(size > 1 for size in sizes):
-        axes = range(2, 2 + len(sizes))
-        last, before_first = [-1] * len(sizes), [-(2**62)] * len(sizes)
-        turned = op("Slice", turned, op.ints(last), op.ints(before_first), op.ints(axes), op.ints(last))
-    if group == 1:
-        return op("Transpose", turned, perm=[1, 0, *range(2, 2 + len(sizes))])
-    split = op("Reshape", turned, op.ints([group, out // group, per_group, *sizes]))
-    swapped = op("Transpose", split, perm=[0, 2, 1, *range(3, 3 + len(sizes))])
-    return op("Reshape", swapped, op.ints([group * per_group, out // group, *sizes]))
 
 
 def _conv_weight(op: Emitter, x: Value, w: Value, g: Value, place: Windows, group: int) -> Value:
