@@ -10,6 +10,7 @@ from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.convolution import Windows, fit, windows
 from onnx_attribution.graph_tools.operators.ends import cross, quotient
 from onnx_attribution.graph_tools.operators.indexing import by_position, with_inputs
+from onnx_attribution.graph_tools.operators.pool_routes import route
 from onnx_attribution.graph_tools.operators.reduce import mean_factor
 from onnx_attribution.graph_tools.operators.registry import VJP, Gradients, NodeView, decomposed, secant, vjp
 from onnx_attribution.graph_tools.operators.transpose import (
@@ -40,8 +41,14 @@ def unpool(op: Emitter, x: Value, values: Value, index: Value) -> Value:
 
 @vjp("MaxPool", unfollowed=(1,))
 def max_pool(op: Emitter, node: NodeView, g: Value | None, *_: Value | None) -> Gradients:
+    return (_back(op, node, node, op.zeros_like(node.z) if g is None else g),)
+
+
+def _back(op: Emitter, node: NodeView, point: NodeView, g: Value) -> Value:
+    """`g` where the maxima come from at one of two points."""
     x = node.input(0)
-    return (unpool(op, x, op.zeros_like(node.z) if g is None else g, pool_indices(op, node, x)),)
+    routed = route(op, point, point.input(0), point.z, g)
+    return unpool(op, x, g, pool_indices(op, node, point.input(0))) if routed is None else routed
 
 
 @secant("MaxPool")
@@ -54,10 +61,9 @@ def max_pool_secant(
     """
     x, y, z, w = node.input(0), reference.input(0), node.z, reference.z
     c, half = op("Max", z, w), op("Mul", g, op.like(g, 0.5))
-    at_x, at_y = pool_indices(op, node, x), pool_indices(op, reference, y)
-    to_x = unpool(op, x, op("Mul", g, op("Sub", c, w)), at_x)
-    to_y = unpool(op, x, op("Mul", g, op("Sub", z, c)), at_y)
-    local = op("Add", unpool(op, x, half, at_x), unpool(op, x, half, at_y))
+    to_x = _back(op, node, node, op("Mul", g, op("Sub", c, w)))
+    to_y = _back(op, node, reference, op("Mul", g, op("Sub", z, c)))
+    local = op("Add", _back(op, node, node, half), _back(op, node, reference, half))
     d = op("Sub", x, y)
     return (quotient(op, op("Add", to_x, to_y), d, op("Equal", d, op.like(d, 0)), local),)
 
