@@ -11,6 +11,7 @@ from onnx_attribution.graph_tools.operators.ends import (
     mean,
     quotient,
     ratio,
+    share_of_way,
     sigmoid_slope,
     tanh_between,
     times,
@@ -110,13 +111,9 @@ def relu(op: Emitter, node: NodeView, g: Value) -> Gradients:
 
 @secant("Relu")
 def relu_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    """The ratio lies between 0 and 1, whatever rounding says, and is meant however small the difference is."""
+    """What of the way from the smaller to the larger of x and x' lies above 0; where they are equal, the gradient."""
     x, y = node.input(0), reference.input(0)
-    d = op("Sub", x, y)
-    close = op("Equal", d, op.like(d, 0))
-    step = op("Where", op("Greater", op("Add", x, y), op.like(x, 0)), op.like(g, 1), op.like(g, 0))
-    ratio = quotient(op, op("Sub", node.z, reference.z), d, close, step)
-    return (op("Mul", g, op("Min", op("Max", ratio, op.like(g, 0)), op.like(g, 1))),)
+    return (op("Mul", g, share_of_way(op, op("Max", x, y), op("Abs", op("Sub", x, y)))),)
 
 
 @secant("Tanh")

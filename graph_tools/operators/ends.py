@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.ir.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, Rule
 from onnx_attribution.methods import NearZero
 
@@ -144,6 +144,15 @@ def ratio(op: Emitter, change: Value, d: Value, local: Value | None = None) -> V
     """change / d, and `local` (default: 0) where d is 0 or no number."""
     flat = op("Or", op("Equal", d, op.like(d, 0)), op("IsNaN", d))
     return quotient(op, change, d, flat, op.like(d, 0) if local is None else local)
+
+
+def share_of_way(op: Emitter, above: Value, way: Value) -> Value:
+    """How much of a way lies above a bound, of which its upper end is `above`: between 0 and 1, whatever rounding says.
+
+    A way of no length lies above it or not.
+    """
+    ratio = op("Div", above, op("Max", way, op.like(way, float(np.finfo(element_type(way)).tiny))))
+    return op("Clip", ratio, op.like(ratio, 0), op.like(ratio, 1))
 
 
 def sigmoid_slope(op: Emitter, x: Value, y: Value) -> Value:

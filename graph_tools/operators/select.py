@@ -7,10 +7,12 @@ and the branches.
 from __future__ import annotations
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.operators.ends import ratio, times
+from onnx_attribution.graph_tools.operators.ends import ratio, shapley, share_of_way, slope_of_one, times
 from onnx_attribution.graph_tools.operators.gates import above, below, fits
-from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, secant, vjp
+from onnx_attribution.graph_tools.operators.registry import VJP, Gradients, NodeView, secant, vjp
 from onnx_attribution.graph_tools.operators.transpose import number_of
+
+RELU6 = (0.0, 6.0)
 
 
 @vjp("Where", elementwise=True, linear=[{1, 2}])
@@ -64,8 +66,8 @@ def clip(op: Emitter, node: NodeView, g: Value) -> Gradients:
     """
     x, low, high = node.input(0), node.optional(1), node.optional(2)
     zero = op.like(g, 0)
-    ends = tuple(None if bound is None else number_of(bound) for bound in (low, high))
-    if ends == (0.0, 6.0):
+    ends = _ends(node)
+    if ends == RELU6:
         return _relu6(op, node, g), None, None
     factors = [
         None if end is None else gate(op, x, end, reached=True)
@@ -88,6 +90,30 @@ def clip(op: Emitter, node: NodeView, g: Value) -> Gradients:
         else op("Where", op("Greater", x if low is None else op("Max", x, low), high), g, zero)
     )
     return dx, d_low, d_high
+
+
+@secant("Clip")
+def clip_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
+    """Of ReLU6, what of the way between x and x' lies between its bounds; else its secant, or its Shapley value.
+
+    What lies above 0 of the upper end, or below 6 of the lower one, is more than the way where both are inside.
+    """
+    moved = [k for k, active in enumerate(node.active) if active]
+    rule = VJP["", "Clip"]
+    if _ends(node) != RELU6 or moved != [0]:
+        if len(moved) == 1:
+            return slope_of_one(op, node, reference, rule, moved[0], g)
+        return shapley(op, node, reference, rule, moved, g)
+    x, y = node.input(0), reference.input(0)
+    top, bottom = op("Max", x, y), op("Min", x, y)
+    inside = op("Clip", op("Min", top, op("Sub", op.like(x, 6), bottom)), None, op.like(x, 6))
+    return op("Mul", g, share_of_way(op, inside, op("Sub", top, bottom))), None, None
+
+
+def _ends(node: NodeView) -> tuple[float | None, float | None]:
+    """The bounds of a Clip that are constants."""
+    low, high = (None if bound is None else number_of(bound) for bound in map(node.optional, (1, 2)))
+    return low, high
 
 
 def _relu6(op: Emitter, node: NodeView, g: Value) -> Value:

@@ -11,6 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from onnx_attribution.graph_tools.programs.pairs import deeplift_program
+from onnx_attribution.graph_tools.programs.signature import Choice
+from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.models.loaded import LoadedModel
 from tests.checks import assert_gradient, gradient_model, session
 from tests.programs import parsed
 
@@ -257,3 +261,30 @@ def test_of_an_infinite_gradient_the_rest_of_a_window_is_0() -> None:
     x = np.asarray([0, -1, 4, 1], np.float32).reshape(1, 1, 1, 4)
     found = gradient(text, x, np.ones((1, 1, 1, 2), np.float32))
     np.testing.assert_array_equal(found.reshape(-1), [np.inf, 0, 0.25, 0])
+
+
+# --- Secants
+
+
+@pytest.mark.parametrize(
+    "activation", ["Relu(x)", "Clip(x, low, high)", "Clip(x, low)", "Clip(x, one, high)"]
+)
+def test_the_secant_of_two_points_and_of_one(activation: str) -> None:
+    """The quotient of the changes; where nothing changes the slope there, which at a bound is that of the gradient."""
+    at = np.asarray([-8, -1, 0, 1e-30, 0.5, 1, 3, 6, 7, 20], np.float64)
+    x, y = (v.reshape(1, 1, 1, -1).astype(np.float32) for v in np.meshgrid(at, at))
+    model = parsed(f"g (float[1,1,1,100] x) => (float[1,1,1,100] z) {{ z = {activation} }}")
+    for name, value in {"low": 0.0, "one": 1.0, "high": 6.0}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
+    low = 1 if "one" in activation else 0
+    high = 6 if "high" in activation else np.inf
+    program = deeplift_program(
+        LoadedModel(model, Backend("cpu")).network, Choice(("x",), ("x",), "z"), multiply=False
+    )
+    found = session(program.model)({"x": x, "baseline/x": y, "target/weight": np.ones_like(x)})
+    m = found[program.outputs.index("contribution/x")]
+    ends = [np.clip(v.astype(np.float64), low, high) for v in (x, y)]
+    closed = activation in ("Clip(x, low)", "Clip(x, one, high)")
+    slope = ((low <= x) & (x <= high)) if closed else ((low < x) & (x < high))
+    d = np.where(x == y, 1, x.astype(np.float64) - y)
+    np.testing.assert_allclose(m, np.where(x == y, slope, (ends[0] - ends[1]) / d), rtol=1e-6, atol=1e-30)
