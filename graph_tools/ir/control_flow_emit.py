@@ -36,14 +36,14 @@ def scan(
     *,
     reverse: Sequence[int] | None = None,
     axes: Sequence[int] | None = None,
-    reverse_made: Sequence[int] | None = None,
+    reverse_made: Sequence[int] | int | None = None,
     axes_made: Sequence[int] | None = None,
 ) -> tuple[Values, Values]:
     """The final states and the stacked outputs of a new Scan.
 
     `step(op, states, slices)` emits one iteration and returns the next states and this iteration's outputs. What is
     made must have a known rank. `reverse` and `axes` say how each input is read, `reverse_made` and `axes_made` how
-    each output is stacked: 1 for from the last to the first.
+    each output is stacked: 1 for from the last to the first; one number is that of all outputs.
     """
     name = op.name_for("Scan")
     inner = _inner(op, name)
@@ -58,13 +58,14 @@ def scan(
         _declare(final, dims(state))
     results = _results(inner, [*finals, *made])[len(finals) :]
     length = dims(inputs[0])[along[0]] if inputs else None
+    turned = [reverse_made] * len(made) if isinstance(reverse_made, int) else list(reverse_made or [])
     places = [a % (len(z.shape) + 1) for a, z in zip(axes_made or [0] * len(made), results, strict=True)]
     stacked = [[*z.shape[:a], length, *z.shape[a:]] for z, a in zip(results, places, strict=True)]
     outputs = _outputs(name, [x.dtype for x in (*states, *results)], [*map(dims, states), *stacked])
     attributes = {
         "scan_input_directions": list(reverse or []),
         "scan_input_axes": along,
-        "scan_output_directions": list(reverse_made or []),
+        "scan_output_directions": turned,
         "scan_output_axes": places,
     }
     used = {key: value for key, value in attributes.items() if any(value)}

@@ -19,11 +19,18 @@ def logistic(op: Emitter, x: Value) -> Value:
     return op("Reciprocal", op("Add", op("Exp", op("Neg", x)), op.like(x, 1)))
 
 
+def logistic_divisor(op: Emitter, x: Value, rate: float = 1.0) -> Value:
+    """1 over the derivative of the logistic function at rate x: e + 1 / e + 2 with e = exp(rate x).
+
+    Far out it is infinite, on either side.
+    """
+    e = op("Exp", x if rate == 1 else op("Mul", x, op.like(x, rate)))
+    return op("Add", op("Add", e, op("Reciprocal", e)), op.like(x, 2))
+
+
 def logistic_slope(op: Emitter, x: Value, rate: float = 1.0) -> Value:
-    """The derivative of the logistic function at rate x: e / (1 + e)^2 with e = exp(-|rate x|)."""
-    fall = op("Exp", op("Mul", op("Abs", x), op.like(x, -abs(rate))))
-    rise = op("Add", fall, op.like(x, 1))
-    return op("Div", fall, op("Mul", rise, rise))
+    """The derivative of the logistic function at rate x."""
+    return op("Reciprocal", logistic_divisor(op, x, rate))
 
 
 def tanh_slope(op: Emitter, x: Value) -> Value:

@@ -1,8 +1,9 @@
-"""LSTM, GRU and RNN: the forward pass keeps its kernel, the backward pass is one Scan of a few nodes a direction.
+"""LSTM, GRU and RNN: one Scan there, one back, of a few nodes a direction.
 
-Output Y holds the hidden states, so the gates of all steps follow at once from two matrix products. What a step does
-to the gradients is then a product with factors known beforehand, and one product with the recurrent weights. Only
-the cell of an LSTM is computed again step by step, without a matrix product.
+What x gives to the gates of all steps is one product before the Scan that goes there, and what they give back to it
+one after the Scan that goes back; only products with recurrent weights lie inside. The Scan that goes there hands out
+what each gate was, and its hidden states take the place of those of the operator's kernel, which is not run then.
+What a step does to the gradients is a product with factors known beforehand, and one product with the weights.
 
 Gates are products and functions of one number, so each factor has its secant too: a derivative becomes the slope
 between x and x', the other factor of a product its mean of both, and every step sums exactly. Each cell is written
@@ -15,8 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import onnx_graphsurgeon as gs
+
 from onnx_attribution.errors import NotDifferentiable, Reason
-from onnx_attribution.graph_tools.ir.control_flow_emit import dims, scan
+from onnx_attribution.graph_tools.ir.control_flow_emit import dims
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.ir.subgraphs import Values
 from onnx_attribution.graph_tools.operators.ends import mean, near, quotient, sigmoid_slope, tanh_between
@@ -41,12 +44,22 @@ from onnx_attribution.graph_tools.operators.transpose import declare
 
 
 @dataclass(frozen=True)
+class Made:
+    """What one direction made: the hidden state after each step, [T, B, H], and the final states, [B, H]."""
+
+    y: Value
+    finals: Values
+
+
+@dataclass(frozen=True)
 class Result:
     """Gradients of one direction: of the gates as x reaches them and as hidden states do, and of the states.
 
-    `recurrent` lists groups of gates, each with the states [T, B, H] that its weights multiply.
+    `made` is what the direction made at each end. `recurrent` lists groups of gates, each with the states [T, B, H]
+    that its weights multiply.
     """
 
+    made: Sequence[Made]
     gates: Value
     recurrent: Sequence[tuple[Value, Value]]
     h: Value
@@ -94,7 +107,7 @@ def cell(operator: str, gates: int, *functions: str) -> Callable[[Cell], Cell]:
         @vjp(operator)
         def gradient(op: Emitter, node: NodeView, *g: Value | None) -> Gradients:
             sides = [[s] for s in sides_of(op, node, g, gates, functions)]
-            return _gradients(op, node, gates, sides, one)
+            return _gradients(op, [node], gates, sides, one)
 
         @secant(operator)
         def between(op: Emitter, node: NodeView, reference: NodeView, *g: Value | None) -> Gradients:
@@ -106,7 +119,7 @@ def cell(operator: str, gates: int, *functions: str) -> Callable[[Cell], Cell]:
                     reason=Reason.NO_SECANT, node=node.name, operator=node.operator, tensor=node.input(X).name,
                 )  # fmt: skip
             ends = [sides_of(op, view, g, gates, functions) for view in (node, reference)]
-            return _gradients(op, node, gates, list(zip(*ends, strict=True)), one)
+            return _gradients(op, [node, reference], gates, list(zip(*ends, strict=True)), one)
 
         return one
 
@@ -116,65 +129,105 @@ def cell(operator: str, gates: int, *functions: str) -> Callable[[Cell], Cell]:
 @cell("RNN", 1, "Tanh")
 def rnn(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
     s, (f,) = sides[0], sides[0].functions
-    a, y = [], []
+    made, a, y = [], [], []
     for v in sides:
-        (a_x,) = v.gates(op, 1)
-        a.append(add(op, a_x, v.recurrent(op, v.before, slice(0, 1), v.r)))
-        y.append(f.value(op, a[-1]))
+        turned = v.turned(op, v.r)
+
+        def there(inner: Emitter, states: Values, given: Values, r: Value = turned) -> tuple[Values, Values]:
+            at = declare(inner("Gemm", states[0], r, given[0]), dims(states[0]))
+            value = f.value(inner, at)
+            return [value], [at, value]
+
+        finals, (h, at, value) = v.there(op, there, [v.hidden], [v.gates(op, 1)])
+        made.append(Made(h, finals))
+        a.append(at)
+        y.append(value)
     k = s.where(op, pulled(op, f, tuple(a), tuple(y), _ones(op, a[0])), 0)
 
     def step(inner: Emitter, dh: Value, _: Values, factors: Values) -> tuple[Value, Values, Values]:
         da = declare(inner("Mul", dh, factors[0]), dims(dh))
         return inner("MatMul", da, s.r), [], [da]
 
-    (h,), (da,) = s.scan(op, step, [start(op, s, s.g_h)], [k])
-    return Result(da, [(da, s.before)], h)
+    (h,), (da,) = s.back(op, step, [start(op, s, s.g_h)], [k])
+    return Result(made, da, [(da, s.shifted(op, made[0].y, s.hidden))], h)
 
 
 @cell("GRU", 3, "Sigmoid", "Tanh")
 def gru(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
-    s, (f, g), n = sides[0], sides[0].functions, sides[0].size
+    s, (f, g) = sides[0], sides[0].functions
     after = bool(node.attribute("linear_before_reset", 0))  # the reset gate multiplies after the weights
-    upper = declare(op("Slice", s.r, op.ints([0]), op.ints([2 * n])), [2 * n, n])
-    lower = declare(op("Slice", s.r, op.ints([2 * n]), op.ints([3 * n])), [n, n])
-    ends = []
+    made, ends = [], []
     for v in sides:
-        in_z, in_r, in_n = v.gates(op, 3)
-        rec_z, rec_r = v.split(op, v.recurrent(op, v.before, slice(0, 2), upper), 2)
-        at_z, at_r = add(op, in_z, rec_z), add(op, in_r, rec_r)
-        reset = f.value(op, at_r)
-        of_n = v.before if after else mul(op, reset, v.before)
-        from_n = v.recurrent(op, of_n, slice(2, 3), lower)
-        at_n = add(op, in_n, mul(op, reset, from_n) if after else from_n)
-        ends.append((at_z, at_r, at_n, f.value(op, at_z), reset, g.value(op, at_n), from_n, v.before, of_n))
-    a_z, a_r, a_n, z, r, new, rec_n, before, read = zip(*ends, strict=True)
-    mid_z, mid_r, mid_before = (middle(op, v) for v in (z, r, before))
-    keep = s.where(op, mid_z, 1)
-    k_z = pulled(op, f, a_z, z, declare(op("Sub", mid_before, middle(op, new)), dims(mid_z)))
+        turned = [v.turned(op, v.rows(op, v.r, *part)) for part in ((0, 2), (2, None))]
+        bias = v.rows(op, v.bias[1], 2, None) if after and v.bias is not None else None
+
+        def there(
+            inner: Emitter,
+            states: Values,
+            given: Values,
+            r: Values = turned,
+            b: Value | None = bias,
+            v: Side = v,
+        ) -> tuple[Values, Values]:
+            (h,), (of_zr, of_n) = states, given
+            at = declare(inner("Gemm", h, r[0], of_zr), dims(of_zr))
+            zr = f.value(inner, at)
+            z, reset = v.split(inner, zr, 2)
+            if after:
+                from_n = declare(inner("Gemm", h, r[1], b), dims(h))
+                at_n = add(inner, of_n, mul(inner, reset, from_n))
+                read = from_n
+            else:
+                read = mul(inner, reset, h)
+                at_n = declare(inner("Gemm", read, r[1], of_n), dims(h))
+            new = g.value(inner, at_n)
+            rest = inner("Sub", inner.like(z, 1), z)
+            return [inner("Add", inner("Mul", rest, new), inner("Mul", z, h))], [at, zr, at_n, new, read]
+
+        of_x = v.gates(op, 2 if after else 3)
+        parts = [
+            declare(x, [*dims(of_x)[:2], n * v.size])
+            for n, x in zip(
+                (2, 1), op.multi("Split", 2, of_x, op.ints([2 * v.size, v.size]), axis=-1), strict=True
+            )
+        ]
+        finals, (h, *values) = v.there(op, there, [v.hidden], parts)
+        made.append(Made(h, finals))
+        ends.append((*values, v.shifted(op, h, v.hidden)))
+    a, zr, a_n, new, read, before = zip(*ends, strict=True)
+    both = middle(op, zr)
+    mid_z, mid_r = s.split(op, both, 2)
+    mid_before = middle(op, before)
     k_n = pulled(op, g, a_n, new, declare(op("Sub", op.like(mid_z, 1), mid_z), dims(mid_z)))
-    k_r = pulled(op, f, a_r, r, mul(op, k_n, middle(op, rec_n)) if after else mid_before)
+    of_z = declare(op("Sub", mid_before, middle(op, new)), dims(mid_z))
+    of_r = mul(op, k_n, middle(op, read)) if after else mid_before
+    k_zr = pulled(op, f, a, zr, joined(op, [of_z, of_r]))
+    keep = s.where(op, mid_z, 1)
     if not after:
-        return _reset_first(op, s, keep, [k_z, k_n, k_r, mid_r], [upper, lower], read[0])
-    k = s.where(op, joined(op, [k_z, k_r, mul(op, k_n, mid_r)]), 0)
+        k_z, k_r = s.split(op, k_zr, 2)
+        return _reset_first(op, s, made, keep, [k_z, k_n, k_r, mid_r], before[0], read[0])
+    k = s.where(op, joined(op, [k_zr, mul(op, k_n, mid_r)]), 0)
 
     def step(inner: Emitter, dh: Value, _: Values, factors: Values) -> tuple[Value, Values, Values]:
         kept, all_ = factors
         da = inner("Mul", joined(inner, [dh, dh, dh]), all_)
         return inner("Add", inner("Mul", dh, kept), inner("MatMul", da, s.r)), [], [dh]
 
-    (h,), (dh,) = s.scan(op, step, [start(op, s, s.g_h)], [keep, k])
+    (h,), (dh,) = s.back(op, step, [start(op, s, s.g_h)], [keep, k])
     all_dh = joined(op, [dh, dh, dh])
-    of_x = mul(op, all_dh, s.where(op, joined(op, [k_z, k_r, k_n]), 0))
-    return Result(of_x, [(mul(op, all_dh, k), s.before)], h)
+    of_x = mul(op, all_dh, s.where(op, joined(op, [k_zr, k_n]), 0))
+    return Result(made, of_x, [(mul(op, all_dh, k), before[0])], h)
 
 
-def _reset_first(op: Emitter, s: Side, keep: Value, gates: Values, weights: Values, read: Value) -> Result:
+def _reset_first(
+    op: Emitter, s: Side, made: Sequence[Made], keep: Value, gates: Values, before: Value, read: Value
+) -> Result:
     """The backward pass of a GRU whose reset gate multiplies the hidden state; `read` is their product.
 
     `gates` are the factors of update, new state and reset, and the reset gate itself.
     """
     k_z, k_n, k_r, r = gates
-    upper, lower = weights
+    upper, lower = s.rows(op, s.r, 0, 2), s.rows(op, s.r, 2, None)
 
     def step(inner: Emitter, dh: Value, _: Values, factors: Values) -> tuple[Value, Values, Values]:
         kept, both, reset, opened = factors
@@ -185,9 +238,9 @@ def _reset_first(op: Emitter, s: Side, keep: Value, gates: Values, weights: Valu
         return inner("Add", back, inner("MatMul", da, upper)), [], [joined(inner, [da, da_n])]
 
     factors = [keep, *(s.where(op, k, 0) for k in (joined(op, [k_z, k_n]), k_r, r))]
-    (h,), (da,) = s.scan(op, step, [start(op, s, s.g_h)], factors)
+    (h,), (da,) = s.back(op, step, [start(op, s, s.g_h)], factors)
     da_z, da_r, da_n = s.split(op, da, 3)
-    return Result(da, [(joined(op, [da_z, da_r]), s.before), (da_n, read)], h)
+    return Result(made, da, [(joined(op, [da_z, da_r]), before), (da_n, read)], h)
 
 
 @cell("LSTM", 4, "Sigmoid", "Tanh", "Tanh")
@@ -196,31 +249,57 @@ def lstm(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
     coupled = bool(node.attribute("input_forget", 0))
     last = replace(end_function, clip=None)  # only what gates get is clipped
     peepholes = None if s.peephole is None else s.split(op, s.peephole, 3)
-    ends = []
+    made, ends = [], []
     for v in sides:
-        recurrent = v.split(op, v.recurrent(op, v.before, slice(0, 4), v.r), 4)
-        at_i, at_o, at_f, at_c = (add(op, x, h) for x, h in zip(v.gates(op, 4), recurrent, strict=True))
-        made = g.value(op, at_c)
-        old, cells = _cells(op, v, f, coupled, [at_i, at_f, made], peepholes)
-        if peepholes is not None:
-            p_i, p_o, p_f = peepholes
-            at_i, at_f = add(op, at_i, mul(op, old, p_i)), add(op, at_f, mul(op, old, p_f))
-            at_o = add(op, at_o, mul(op, cells, p_o))
-        i_v, o_v, end_v = f.value(op, at_i), f.value(op, at_o), last.value(op, cells)
-        kept = declare(op("Sub", op.like(i_v, 1), i_v), dims(i_v)) if coupled else f.value(op, at_f)
-        into_v = declare(op("Sub", made, old), dims(i_v)) if coupled else made
-        ends.append((at_i, at_o, at_f, at_c, i_v, o_v, kept, made, old, cells, end_v, into_v))
-    a_i, a_o, a_f, a_c, i, o, forget, new, c_before, c, end, into = zip(*ends, strict=True)
-    k_i, k_c = pulled(op, f, a_i, i, middle(op, into)), pulled(op, g, a_c, new, middle(op, i))
-    k_o, k_h = pulled(op, f, a_o, o, middle(op, end)), pulled(op, last, c, end, middle(op, o))
-    k_f = op.zeros_like(i[0]) if coupled else pulled(op, f, a_f, forget, middle(op, c_before))
-    k_back = middle(op, forget)
+        turned = v.turned(op, v.r)
+
+        def there(
+            inner: Emitter, states: Values, given: Values, r: Value = turned, v: Side = v
+        ) -> tuple[Values, Values]:
+            h, c = states
+            at = declare(inner("Gemm", h, r, given[0]), dims(given[0]))
+            wide = [3 * v.size, v.size]
+            at_3, at_c = (
+                declare(x, [*dims(at)[:-1], n])
+                for x, n in zip(inner.multi("Split", 2, at, inner.ints(wide), axis=-1), wide, strict=True)
+            )
+            new = g.value(inner, at_c)
+            if peepholes is None:
+                gates = f.value(inner, at_3)
+                i, o, forget = v.split(inner, gates, 3)
+                after = _cell(inner, coupled, c, i, forget, new)
+            else:
+                p_i, p_o, p_f = peepholes
+                at_i, at_o, at_f = v.split(inner, at_3, 3)
+                at_i, at_f = add(inner, at_i, mul(inner, c, p_i)), add(inner, at_f, mul(inner, c, p_f))
+                i, forget = f.value(inner, at_i), f.value(inner, at_f)
+                after = _cell(inner, coupled, c, i, forget, new)
+                at_o = add(inner, at_o, mul(inner, after, p_o))
+                at_3 = joined(inner, [at_i, at_o, at_f])
+                o = f.value(inner, at_o)
+                gates = joined(inner, [i, o, forget])
+            end = last.value(inner, after)
+            return [mul(inner, o, end), after], [at_3, at_c, gates, new, end]
+
+        finals, (h, c, *values) = v.there(op, there, [v.hidden, v.cell], [v.gates(op, 4)])
+        made.append(Made(h, finals))
+        before = v.shifted(op, c, v.cell)
+        ends.append(
+            (*values, c, before, declare(op("Sub", values[3], before), dims(c)) if coupled else values[3])
+        )
+    a, a_c, gates, new, end, c, c_before, into = zip(*ends, strict=True)
+    i, o, forget = s.split(op, middle(op, gates), 3)
+    of_f = op.zeros_like(i) if coupled else middle(op, c_before)
+    k_gates = pulled(op, f, a, gates, joined(op, [middle(op, into), middle(op, end), of_f]))
+    k_c, k_h = pulled(op, g, a_c, new, i), pulled(op, last, c, end, o)
+    k_back = declare(op("Sub", op.like(i, 1), i), dims(i)) if coupled else forget
     if peepholes is not None:
         p_i, p_o, p_f = peepholes
+        k_i, k_o, k_f = s.split(op, k_gates, 3)
         k_h = add(op, k_h, mul(op, k_o, p_o))
         k_back = add(op, add(op, k_back, mul(op, k_i, p_i)), mul(op, k_f, p_f))
     factors = [
-        s.where(op, joined(op, [k_i, k_o, k_f, k_c]), 0),
+        s.where(op, joined(op, [k_gates, k_c]), 0),
         s.where(op, k_h, 0),
         s.where(op, k_back, 1),
     ]
@@ -231,52 +310,67 @@ def lstm(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
         da = mul(inner, joined(inner, [dc, dh, dc, dc]), k)
         return inner("MatMul", da, s.r), [inner("Mul", dc, back)], [da]
 
-    (h, dc), (da,) = s.scan(op, step, [start(op, s, s.g_h), start(op, s, s.g_c)], factors)
+    (h, dc), (da,) = s.back(op, step, [start(op, s, s.g_h), start(op, s, s.g_c)], factors)
     seen = None
     if node.optional(P) is not None and node.active[P]:
         da_i, da_o, da_f, _ = s.split(op, da, 4)
         seen = [mul(op, da_i, c_before[0]), mul(op, da_o, c[0]), mul(op, da_f, c_before[0])]
-    return Result(da, [(da, s.before)], h, dc, seen)
+    return Result(made, da, [(da, s.shifted(op, made[0].y, s.hidden))], h, dc, seen)
 
 
-def _cells(
-    op: Emitter, s: Side, f: Function, coupled: bool, gates: Values, peepholes: Values | None
-) -> tuple[Value, Value]:
-    """The cells of an LSTM before and after each step, [T, B, H]; `gates` are those of input, forgetting and update."""
-    if peepholes is None:
-        gates = [f.value(op, a) for a in gates[:2]] + gates[2:]
+def _cell(op: Emitter, coupled: bool, c: Value, i: Value, forget: Value, new: Value) -> Value:
+    """The next cell of an LSTM."""
+    if coupled:
+        forget = op("Sub", op.like(i, 1), i)
+    return declare(op("Add", op("Mul", forget, c), op("Mul", i, new)), dims(c))
 
-    def step(inner: Emitter, states: Values, slices: Values) -> tuple[Values, Values]:
-        (c,) = states
-        i, forget, new = slices[:3]
-        if peepholes is not None:
-            p_i, _, p_f = peepholes
-            i = f.value(inner, add(inner, i, mul(inner, c, p_i)))
-            forget = f.value(inner, add(inner, forget, mul(inner, c, p_f)))
-        if coupled:
-            forget = inner("Sub", inner.like(i, 1), i)
-        after = inner("Add", inner("Mul", forget, c), inner("Mul", i, new))
-        if s.steps is not None:
-            after = inner("Where", slices[3], after, c)
-        return [declare(after, dims(c))], [c, after]
 
-    inputs = gates if s.steps is None else [*gates, s.steps]
-    turned = [s.reverse] * len(inputs)
-    begin = s.cell if s.cell is not None else start(op, s, None)
-    _, (before, after) = scan(op, step, [begin], inputs, reverse=turned, reverse_made=[s.reverse] * 2)
-    return before, after
+def _take_over(op: Emitter, view: NodeView, sides: Sequence[Side], made: Sequence[Made]) -> None:
+    """Lets what the directions made stand for the outputs of the operator, whose kernel is then not needed."""
+    outputs = [z for z in view.outputs if z is not None]
+    makers = {id(maker): maker for z in outputs for maker in z.inputs}
+    maker = next(iter(makers.values()), None)
+    if maker is None or len(makers) > 1 or maker.op != view.operator:
+        return  # it was done before
+    if sides[0].steps is not None or any(z.dtype != sides[0].x.dtype for z in outputs):
+        return  # the kernel has final states of its own for empty sequences; half types are its own to round
+    swapped = bool(view.attribute("layout", 0))
+
+    def side_by_side(values: Values, axis: int) -> Value:
+        grown = [op("Unsqueeze", value, op.ints([axis])) for value in values]
+        return op("Concat", *grown, axis=axis) if len(grown) > 1 else grown[0]
+
+    for k, z in enumerate(view.outputs):
+        if z is None:
+            continue
+        if k == 0:
+            found = side_by_side([s.where(op, m.y, 0) for s, m in zip(sides, made, strict=True)], 1)
+            found = op("Transpose", found, perm=[2, 0, 1, 3]) if swapped else found
+        else:
+            found = side_by_side([m.finals[k - 1] for m in made], 0)
+            found = op("Transpose", found, perm=[1, 0, 2]) if swapped else found
+        maker.outputs[maker.outputs.index(z)] = gs.Variable(f"{z.name}/kernel", dtype=z.dtype, shape=z.shape)
+        op.graph.nodes.append(gs.Node("Identity", op.name_for("Identity"), inputs=[found], outputs=[z]))
+    for at, node in enumerate(op.graph.nodes):
+        if node is maker:
+            del op.graph.nodes[at]
+            maker.inputs.clear()
+            break
 
 
 def _gradients(
     op: Emitter,
-    node: NodeView,
+    views: Sequence[NodeView],
     gates: int,
     directions: Sequence[Sequence[Side]],
     one: Cell,
 ) -> Gradients:
     """Puts together what `one` finds in each direction, of which x and perhaps x' are known."""
+    node = views[0]
     results = [one(op, node, ends) for ends in directions]
     sides = [ends[0] for ends in directions]
+    for k, view in enumerate(views):
+        _take_over(op, view, [ends[k] for ends in directions], [r.made[k] for r in results])
     wide = gates * sides[0].size
     swapped = bool(node.attribute("layout", 0))
 

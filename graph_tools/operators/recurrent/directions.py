@@ -1,4 +1,4 @@
-"""What recurrent operators share: their directions as values in time order, their activations, and the backward Scan.
+"""What recurrent operators share: their directions in time order, their activations, and the Scans there and back.
 
 Sizes: T steps, B sequences, H units. Steps beyond a sequence's length hand on the state and the gradient unchanged.
 """
@@ -16,7 +16,7 @@ from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.control_flow_emit import dims, scan
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.ir.subgraphs import Values
-from onnx_attribution.graph_tools.operators.logistic import logistic_slope
+from onnx_attribution.graph_tools.operators.logistic import logistic_divisor
 from onnx_attribution.graph_tools.operators.registry import VJP, NodeView
 from onnx_attribution.graph_tools.operators.transpose import declare
 
@@ -65,7 +65,8 @@ class Function:
         elif self.name in ("sigmoid", "tanh", "scaledtanh"):
             hyperbolic = (2.0, 4.0) if self.name == "tanh" else (2 * beta, 4 * alpha * beta)
             rate, size = (1.0, 1.0) if self.name == "sigmoid" else hyperbolic
-            made = op("Mul", g, op("Mul", logistic_slope(op, a, rate), op.like(a, size)))
+            made = op("Div", g, logistic_divisor(op, a, rate))
+            made = made if size == 1 else op("Mul", made, op.like(a, size))
         else:
             name = FUNCTIONS[self.name][0]
             view = NodeView(name, name, (self._held(op, a),), (y,), self.numbers, (True,), op.graph.opset)
@@ -87,15 +88,15 @@ class Function:
 
 @dataclass(frozen=True)
 class Side:
-    """One direction of the operator, in time order: what it reads, what it made, and what arrives at it."""
+    """One direction of the operator, in time order: what it reads, and what arrives at it."""
 
     reverse: int
     size: int
     x: Value  # [T, B, I]
-    before: Value  # the hidden state that each step began with, [T, B, H]
     w: Value  # [gates * H, I]
     r: Value  # [gates * H, H]
     bias: Sequence[Value] | None  # of x and of the hidden state, [gates * H]
+    hidden: Value | None  # the initial hidden state, [B, H]
     cell: Value | None  # the initial cell, [B, H]
     peephole: Value | None  # [3 * H]
     steps: Value | None  # whether a step is within its sequence, [T, B, 1]
@@ -109,23 +110,43 @@ class Side:
         made = op.multi("Split", parts, value, op.ints([self.size] * parts), axis=-1)
         return [declare(x, [*dims(value)[:-1], self.size]) for x in made]
 
-    def product(self, op: Emitter, x: Value, weights: Value) -> Value:
-        """x times the transposed weights."""
-        made = op("MatMul", x, op("Transpose", weights, perm=[1, 0]))
-        return declare(made, [*dims(x)[:-1], dims(weights)[0]])
+    def gates(self, op: Emitter, with_states: int) -> Value:
+        """What x and the biases add to the gates, [T, B, gates * H]; those of hidden states to the first gates."""
+        wide = dims(self.w)[0]
+        flat = op("Reshape", self.x, op("Concat", op.ints([-1]), op.dims(self.x, 2), axis=0))
+        made = op("Gemm", flat, self.w, self._bias(op, with_states), transB=1)
+        shape = op("Concat", op.dims(self.x, 0, 2), op.ints([-1]), axis=0)
+        return declare(op("Reshape", made, shape), [*dims(self.x)[:2], wide])
 
-    def gates(self, op: Emitter, count: int) -> Values:
-        """What the gates make of x and their biases of it, each [T, B, H]."""
-        made = self.product(op, self.x, self.w)
-        return self.split(op, made if self.bias is None else add(op, made, self.bias[0]), count)
-
-    def recurrent(self, op: Emitter, state: Value, rows: slice, weights: Value) -> Value:
-        """What some gates make of a hidden state, with their biases of it."""
-        made = self.product(op, state, weights)
+    def _bias(self, op: Emitter, with_states: int) -> Value | None:
         if self.bias is None:
-            return made
-        bounds = [op.ints([n * self.size]) for n in (rows.start, rows.stop)]
-        return add(op, made, op("Slice", self.bias[1], *bounds))
+            return None
+        parts: Values = [op("Add", *(self.rows(op, bias, 0, with_states) for bias in self.bias))]
+        if dims(self.bias[0]) != [with_states * self.size]:
+            parts.append(self.rows(op, self.bias[0], with_states, None))
+        return op("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
+
+    def rows(self, op: Emitter, weights: Value, first: int, last: int | None) -> Value:
+        """What belongs to some gates of weights or biases [gates * H, ...]; `last` None: to all that follow."""
+        whole, *rest = dims(weights)
+        stop = whole if last is None else last * self.size
+        assert isinstance(stop, int)
+        if first == 0 and stop == whole:
+            return weights
+        made = op("Slice", weights, op.ints([first * self.size]), op.ints([stop]), op.ints([0]))
+        return declare(made, [stop - first * self.size, *rest])
+
+    def turned(self, op: Emitter, weights: Value) -> Value:
+        """Transposed weights."""
+        return declare(op("Transpose", weights, perm=[1, 0]), dims(weights)[::-1])
+
+    def shifted(self, op: Emitter, states: Value, begin: Value | None) -> Value:
+        """The states that the steps began with, where `states` are those that they ended with, [T, B, H]."""
+        first = op("Unsqueeze", start(op, self, begin), op.ints([0]))
+        ends = ([1], [2**62]) if self.reverse else ([0], [-1])
+        others = op("Slice", states, op.ints(ends[0]), op.ints(ends[1]), op.ints([0]))
+        parts = [others, first] if self.reverse else [first, others]
+        return declare(op("Concat", *parts, axis=0), dims(states))
 
     def where(self, op: Emitter, value: Value, otherwise: float) -> Value:
         """`value` at the steps that count."""
@@ -133,7 +154,31 @@ class Side:
             return value
         return declare(op("Where", self.steps, value, op.like(value, otherwise)), dims(value))
 
-    def scan(self, op: Emitter, step: Step, states: Values, factors: Values) -> tuple[Values, Values]:
+    def there(
+        self, op: Emitter, step: Forward, states: Sequence[Value | None], inputs: Values
+    ) -> tuple[Values, Values]:
+        """Runs `step(op, states, inputs)` from the first step to the last.
+
+        It returns the next states and what else it makes. The results are the final states, and the states after each
+        step with all else, [T, B, ...].
+        """
+        begin = [start(op, self, value) for value in states]
+        masks = [self.steps] if self.steps is not None else []
+
+        def body(inner: Emitter, carried: Values, slices: Values) -> tuple[Values, Values]:
+            after, made = step(inner, carried, slices[: len(inputs)])
+            if masks:
+                after = [
+                    inner("Where", slices[-1], new, old) for new, old in zip(after, carried, strict=True)
+                ]
+            after = [declare(new, dims(old)) for new, old in zip(after, carried, strict=True)]
+            return after, [*after, *made]
+
+        given = [*inputs, *masks]
+        turned = [self.reverse] * len(given)
+        return scan(op, body, begin, given, reverse=turned, reverse_made=self.reverse)
+
+    def back(self, op: Emitter, step: Step, states: Values, factors: Values) -> tuple[Values, Values]:
         """Runs `step(op, dh, states, factors)` from the last step to the first; dh includes what arrives at Y.
 
         It returns what the hidden state of the step before gets, the next of the other states, and its outputs.
@@ -152,10 +197,11 @@ class Side:
 
         inputs = [*factors, *extra]
         turned = 1 - self.reverse
-        return scan(op, body, states, inputs, reverse=[turned] * len(inputs), reverse_made=[turned])
+        return scan(op, body, states, inputs, reverse=[turned] * len(inputs), reverse_made=turned)
 
 
 Step = Callable[[Emitter, Value, Values, Values], tuple[Value, Values, Values]]
+Forward = Callable[[Emitter, Values, Values], tuple[Values, Values]]
 
 
 def sides_of(
@@ -171,18 +217,13 @@ def sides_of(
     kind = node.attribute("direction", "forward")
     count = 2 if kind == "bidirectional" else 1
     inputs = [*node.inputs, *[None] * (8 - len(node.inputs))]
-    y = node.outputs[0] if node.outputs[0] is not None else node.again(op, *node.inputs)
     h, c = inputs[INITIAL_H], inputs[INITIAL_C]
     g, g_h, g_c = [*gradients, None, None][:3]
     if node.attribute("layout", 0):
-        if y.shape is None:
-            y.shape = [*dims(x)[:2], count, size]
-        x, y = _turned(op, x, [1, 0, 2]), _turned(op, y, [1, 2, 0, 3])
+        x = _turned(op, x, [1, 0, 2])
         h, c, g_h, g_c = (v and _turned(op, v, [1, 0, 2]) for v in (h, c, g_h, g_c))
         g = g and _turned(op, g, [1, 2, 0, 3])
-    shape = [*dims(x)[:2], size]
-    declare(y, [shape[0], count, *shape[1:]])
-    time = _Time.of(op, x, inputs[LENGTHS])
+    within = _within(op, x, inputs[LENGTHS])
 
     def part(value: Any, axis: int, index: int) -> Any:
         """One direction of a value; None stays None."""
@@ -198,18 +239,19 @@ def sides_of(
     sides = []
     for d in range(count):
         reverse = int(d == 1 or kind == "reverse")
-        states, start, bias = part(y, 1, d), part(h, 0, d), part(inputs[B], 0, d)
+        bias = part(inputs[B], 0, d)
+        biases = bias and [
+            declare(v, [gates * size])
+            for v in op.multi("Split", 2, bias, op.ints([gates * size] * 2), axis=0)
+        ]
         w, r = part(node.input(W), 0, d), part(node.input(R), 0, d)
-        pads = [-1, 0, 0, 1, 0, 0] if reverse else [1, 0, 0, -1, 0, 0]
-        before = declare(op("Pad", states, op.ints(pads)), shape)
-        if start is not None:
-            first = op("Unsqueeze", start, op.ints([0]))
-            before = declare(op("Where", time.follows(op, reverse), before, first), shape)
+        w = declare(w, [gates * size, *dims(w)[1:]])
+        r = declare(r, [gates * size, size])
         sides.append(
             Side(
-                reverse, size, x, before, w, r,
-                bias and op.multi("Split", 2, bias, op.ints([gates * size] * 2), axis=0),
-                part(c, 0, d), part(inputs[P], 0, d), time.within,
+                reverse, size, x, w, r,
+                biases,
+                part(h, 0, d), part(c, 0, d), part(inputs[P], 0, d), within,
                 chosen[d * len(functions) : (d + 1) * len(functions)],
                 part(g, 1, d), part(g_h, 0, d), part(g_c, 0, d),
             )
@@ -217,29 +259,15 @@ def sides_of(
     return sides
 
 
-@dataclass(frozen=True)
-class _Time:
-    """The numbers of the steps, [T, 1, 1], where sequences end, and which steps are within theirs, [T, B, 1]."""
-
-    steps: Value
-    end: Value
-    within: Value | None
-
-    @classmethod
-    def of(cls, op: Emitter, x: Value, lengths: Value | None) -> _Time:
-        end: Value = op("Reshape", op.dims(x, 0, 1), op.ints([]))
-        zero, one = op.constant(np.int64(0)), op.constant(np.int64(1))
-        steps = declare(op("Reshape", op("Range", zero, end, one), op.ints([-1, 1, 1])), [dims(x)[0], 1, 1])
-        if lengths is None:
-            return cls(steps, end, None)
-        end = declare(op("Reshape", op.cast(lengths, np.int64), op.ints([1, -1, 1])), [1, dims(x)[1], 1])
-        return cls(steps, end, declare(op("Less", steps, end), [*dims(x)[:2], 1]))
-
-    def follows(self, op: Emitter, reverse: int) -> Value:
-        """Which steps follow another one of their sequence, in the direction of the operator."""
-        if not reverse:
-            return op("Greater", self.steps, op.constant(np.int64(0)))
-        return op("Less", op("Add", self.steps, op.constant(np.int64(1))), self.end)
+def _within(op: Emitter, x: Value, lengths: Value | None) -> Value | None:
+    """Which steps are within their sequence, [T, B, 1]; None: all."""
+    if lengths is None:
+        return None
+    end = op("Reshape", op.dims(x, 0, 1), op.ints([]))
+    numbers = op("Range", op.constant(np.int64(0)), end, op.constant(np.int64(1)))
+    steps = declare(op("Reshape", numbers, op.ints([-1, 1, 1])), [dims(x)[0], 1, 1])
+    ends = declare(op("Reshape", op.cast(lengths, np.int64), op.ints([1, -1, 1])), [1, dims(x)[1], 1])
+    return declare(op("Less", steps, ends), [*dims(x)[:2], 1])
 
 
 def _functions(node: NodeView, defaults: Sequence[str], count: int) -> list[Function]:
@@ -263,8 +291,8 @@ def start(op: Emitter, s: Side, value: Value | None) -> Value:
     if value is not None:
         return value
     zero = gs.Constant("zero", np.zeros(1, dtype=s.x.dtype))
-    made = op("ConstantOfShape", op.dims(s.before, 1), value=zero)
-    return declare(made, dims(s.before)[1:])
+    made = op("ConstantOfShape", op("Concat", op.dims(s.x, 1, 2), op.ints([s.size]), axis=0), value=zero)
+    return declare(made, [dims(s.x)[1], s.size])
 
 
 def add(op: Emitter, x: Value, y: Value) -> Value:
