@@ -34,10 +34,12 @@ from onnx_attribution.graph_tools.operators.recurrent.directions import (
     W,
     X,
     add,
+    apart,
     joined,
     mul,
     sides_of,
     start,
+    together,
 )
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, secant, vjp
 from onnx_attribution.graph_tools.operators.transpose import declare
@@ -67,7 +69,7 @@ class Result:
     peephole: Values | None = None
 
 
-Ends = tuple[Value, ...]
+Ends = Sequence[Value]
 """A value at x, or at x and at x'."""
 Cell = Callable[[Emitter, NodeView, Sequence[Side]], Result]
 """What a direction does with what arrives, known at x or at x and x'."""
@@ -128,75 +130,55 @@ def cell(operator: str, gates: int, *functions: str) -> Callable[[Cell], Cell]:
 
 @cell("RNN", 1, "Tanh")
 def rnn(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
-    s, (f,) = sides[0], sides[0].functions
-    made, a, y = [], [], []
-    for v in sides:
-        turned = v.turned(op, v.r)
+    s, (f,), both = sides[0], sides[0].functions, together(op, sides)
+    turned = s.turned(op, s.r)
 
-        def there(inner: Emitter, states: Values, given: Values, r: Value = turned) -> tuple[Values, Values]:
-            at = declare(inner("Gemm", states[0], r, given[0]), dims(states[0]))
-            value = f.value(inner, at)
-            return [value], [at, value]
+    def there(inner: Emitter, states: Values, given: Values) -> tuple[Values, Values]:
+        at = declare(inner("Gemm", states[0], turned, given[0]), dims(states[0]))
+        value = f.value(inner, at)
+        return [value], [at, value]
 
-        finals, (h, at, value) = v.there(op, there, [v.hidden], [v.gates(op, 1)])
-        made.append(Made(h, finals))
-        a.append(at)
-        y.append(value)
-    k = s.where(op, pulled(op, f, tuple(a), tuple(y), _ones(op, a[0])), 0)
+    finals, values = both.there(op, there, [both.hidden], [both.gates(op, 1)])
+    h, a, y = (apart(op, sides, v) for v in values)
+    made = _made(op, sides, h, finals)
+    k = s.where(op, pulled(op, f, a, y, _ones(op, a[0])), 0)
 
     def step(inner: Emitter, dh: Value, _: Values, factors: Values) -> tuple[Value, Values, Values]:
         da = declare(inner("Mul", dh, factors[0]), dims(dh))
         return inner("MatMul", da, s.r), [], [da]
 
-    (h,), (da,) = s.back(op, step, [start(op, s, s.g_h)], [k])
-    return Result(made, da, [(da, s.shifted(op, made[0].y, s.hidden))], h)
+    (dh_0,), (da,) = s.back(op, step, [start(op, s, s.g_h)], [k])
+    return Result(made, da, [(da, s.shifted(op, h[0], s.hidden))], dh_0)
 
 
 @cell("GRU", 3, "Sigmoid", "Tanh")
 def gru(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
-    s, (f, g) = sides[0], sides[0].functions
+    s, (f, g), both = sides[0], sides[0].functions, together(op, sides)
     after = bool(node.attribute("linear_before_reset", 0))  # the reset gate multiplies after the weights
-    made, ends = [], []
-    for v in sides:
-        turned = [v.turned(op, v.rows(op, v.r, *part)) for part in ((0, 2), (2, None))]
-        bias = v.rows(op, v.bias[1], 2, None) if after and v.bias is not None else None
+    of_both, of_new = (s.turned(op, s.rows(op, s.r, *part)) for part in ((0, 2), (2, None)))
+    bias = s.rows(op, s.bias[1], 2, None) if after and s.bias is not None else None
 
-        def there(
-            inner: Emitter,
-            states: Values,
-            given: Values,
-            r: Values = turned,
-            b: Value | None = bias,
-            v: Side = v,
-        ) -> tuple[Values, Values]:
-            (h,), (of_zr, of_n) = states, given
-            at = declare(inner("Gemm", h, r[0], of_zr), dims(of_zr))
-            zr = f.value(inner, at)
-            z, reset = v.split(inner, zr, 2)
-            if after:
-                from_n = declare(inner("Gemm", h, r[1], b), dims(h))
-                at_n = add(inner, of_n, mul(inner, reset, from_n))
-                read = from_n
-            else:
-                read = mul(inner, reset, h)
-                at_n = declare(inner("Gemm", read, r[1], of_n), dims(h))
-            new = g.value(inner, at_n)
-            rest = inner("Sub", inner.like(z, 1), z)
-            return [inner("Add", inner("Mul", rest, new), inner("Mul", z, h))], [at, zr, at_n, new, read]
+    def there(inner: Emitter, states: Values, given: Values) -> tuple[Values, Values]:
+        (h,), (of_zr, of_n) = states, given
+        at = declare(inner("Gemm", h, of_both, of_zr), dims(of_zr))
+        zr = f.value(inner, at)
+        z, reset = s.split(inner, zr, 2)
+        if after:
+            read = declare(inner("Gemm", h, of_new, bias), dims(h))
+            at_n = add(inner, of_n, mul(inner, reset, read))
+        else:
+            read = mul(inner, reset, h)
+            at_n = declare(inner("Gemm", read, of_new, of_n), dims(h))
+        new = g.value(inner, at_n)
+        rest = inner("Sub", inner.like(z, 1), z)
+        return [inner("Add", inner("Mul", rest, new), inner("Mul", z, h))], [at, zr, at_n, new, read]
 
-        of_x = v.gates(op, 2 if after else 3)
-        parts = [
-            declare(x, [*dims(of_x)[:2], n * v.size])
-            for n, x in zip(
-                (2, 1), op.multi("Split", 2, of_x, op.ints([2 * v.size, v.size]), axis=-1), strict=True
-            )
-        ]
-        finals, (h, *values) = v.there(op, there, [v.hidden], parts)
-        made.append(Made(h, finals))
-        ends.append((*values, v.shifted(op, h, v.hidden)))
-    a, zr, a_n, new, read, before = zip(*ends, strict=True)
-    both = middle(op, zr)
-    mid_z, mid_r = s.split(op, both, 2)
+    of_x = s.parts(op, both.gates(op, 2 if after else 3), (2, 1))
+    finals, values = both.there(op, there, [both.hidden], of_x)
+    h, a, zr, a_n, new, read = (apart(op, sides, v) for v in values)
+    made = _made(op, sides, h, finals)
+    before = [v.shifted(op, y, v.hidden) for v, y in zip(sides, h, strict=True)]
+    mid_z, mid_r = s.split(op, middle(op, zr), 2)
     mid_before = middle(op, before)
     k_n = pulled(op, g, a_n, new, declare(op("Sub", op.like(mid_z, 1), mid_z), dims(mid_z)))
     of_z = declare(op("Sub", mid_before, middle(op, new)), dims(mid_z))
@@ -213,10 +195,10 @@ def gru(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
         da = inner("Mul", joined(inner, [dh, dh, dh]), all_)
         return inner("Add", inner("Mul", dh, kept), inner("MatMul", da, s.r)), [], [dh]
 
-    (h,), (dh,) = s.back(op, step, [start(op, s, s.g_h)], [keep, k])
+    (dh_0,), (dh,) = s.back(op, step, [start(op, s, s.g_h)], [keep, k])
     all_dh = joined(op, [dh, dh, dh])
-    of_x = mul(op, all_dh, s.where(op, joined(op, [k_zr, k_n]), 0))
-    return Result(made, of_x, [(mul(op, all_dh, k), before[0])], h)
+    of_gates = mul(op, all_dh, s.where(op, joined(op, [k_zr, k_n]), 0))
+    return Result(made, of_gates, [(mul(op, all_dh, k), before[0])], dh_0)
 
 
 def _reset_first(
@@ -245,49 +227,40 @@ def _reset_first(
 
 @cell("LSTM", 4, "Sigmoid", "Tanh", "Tanh")
 def lstm(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
-    s, (f, g, end_function) = sides[0], sides[0].functions
+    s, (f, g, end_function), both = sides[0], sides[0].functions, together(op, sides)
     coupled = bool(node.attribute("input_forget", 0))
     last = replace(end_function, clip=None)  # only what gates get is clipped
     peepholes = None if s.peephole is None else s.split(op, s.peephole, 3)
-    made, ends = [], []
-    for v in sides:
-        turned = v.turned(op, v.r)
+    turned = s.turned(op, s.r)
 
-        def there(
-            inner: Emitter, states: Values, given: Values, r: Value = turned, v: Side = v
-        ) -> tuple[Values, Values]:
-            h, c = states
-            at = declare(inner("Gemm", h, r, given[0]), dims(given[0]))
-            wide = [3 * v.size, v.size]
-            at_3, at_c = (
-                declare(x, [*dims(at)[:-1], n])
-                for x, n in zip(inner.multi("Split", 2, at, inner.ints(wide), axis=-1), wide, strict=True)
-            )
-            new = g.value(inner, at_c)
-            if peepholes is None:
-                gates = f.value(inner, at_3)
-                i, o, forget = v.split(inner, gates, 3)
-                after = _cell(inner, coupled, c, i, forget, new)
-            else:
-                p_i, p_o, p_f = peepholes
-                at_i, at_o, at_f = v.split(inner, at_3, 3)
-                at_i, at_f = add(inner, at_i, mul(inner, c, p_i)), add(inner, at_f, mul(inner, c, p_f))
-                i, forget = f.value(inner, at_i), f.value(inner, at_f)
-                after = _cell(inner, coupled, c, i, forget, new)
-                at_o = add(inner, at_o, mul(inner, after, p_o))
-                at_3 = joined(inner, [at_i, at_o, at_f])
-                o = f.value(inner, at_o)
-                gates = joined(inner, [i, o, forget])
-            end = last.value(inner, after)
-            return [mul(inner, o, end), after], [at_3, at_c, gates, new, end]
+    def there(inner: Emitter, states: Values, given: Values) -> tuple[Values, Values]:
+        h, c = states
+        at_3, at_c = s.parts(inner, declare(inner("Gemm", h, turned, given[0]), dims(given[0])), (3, 1))
+        new = g.value(inner, at_c)
+        if peepholes is None:
+            gates = f.value(inner, at_3)
+            i, o, forget = s.split(inner, gates, 3)
+            after = _cell(inner, coupled, c, i, forget, new)
+        else:
+            p_i, p_o, p_f = peepholes
+            at_i, at_o, at_f = s.split(inner, at_3, 3)
+            at_i, at_f = add(inner, at_i, mul(inner, c, p_i)), add(inner, at_f, mul(inner, c, p_f))
+            i, forget = f.value(inner, at_i), f.value(inner, at_f)
+            after = _cell(inner, coupled, c, i, forget, new)
+            at_o = add(inner, at_o, mul(inner, after, p_o))
+            at_3 = joined(inner, [at_i, at_o, at_f])
+            o = f.value(inner, at_o)
+            gates = joined(inner, [i, o, forget])
+        end = last.value(inner, after)
+        return [mul(inner, o, end), after], [at_3, at_c, gates, new, end]
 
-        finals, (h, c, *values) = v.there(op, there, [v.hidden, v.cell], [v.gates(op, 4)])
-        made.append(Made(h, finals))
-        before = v.shifted(op, c, v.cell)
-        ends.append(
-            (*values, c, before, declare(op("Sub", values[3], before), dims(c)) if coupled else values[3])
-        )
-    a, a_c, gates, new, end, c, c_before, into = zip(*ends, strict=True)
+    finals, values = both.there(op, there, [both.hidden, both.cell], [both.gates(op, 4)])
+    h, c, a, a_c, gates, new, end = (apart(op, sides, v) for v in values)
+    made = _made(op, sides, h, finals)
+    c_before = [v.shifted(op, cells, v.cell) for v, cells in zip(sides, c, strict=True)]
+    into = new
+    if coupled:
+        into = [declare(op("Sub", n, old), dims(n)) for n, old in zip(new, c_before, strict=True)]
     i, o, forget = s.split(op, middle(op, gates), 3)
     of_f = op.zeros_like(i) if coupled else middle(op, c_before)
     k_gates = pulled(op, f, a, gates, joined(op, [middle(op, into), middle(op, end), of_f]))
@@ -310,12 +283,18 @@ def lstm(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
         da = mul(inner, joined(inner, [dc, dh, dc, dc]), k)
         return inner("MatMul", da, s.r), [inner("Mul", dc, back)], [da]
 
-    (h, dc), (da,) = s.back(op, step, [start(op, s, s.g_h), start(op, s, s.g_c)], factors)
+    (dh_0, dc_0), (da,) = s.back(op, step, [start(op, s, s.g_h), start(op, s, s.g_c)], factors)
     seen = None
     if node.optional(P) is not None and node.active[P]:
         da_i, da_o, da_f, _ = s.split(op, da, 4)
         seen = [mul(op, da_i, c_before[0]), mul(op, da_o, c[0]), mul(op, da_f, c_before[0])]
-    return Result(made, da, [(da, s.shifted(op, made[0].y, s.hidden))], h, dc, seen)
+    return Result(made, da, [(da, s.shifted(op, h[0], s.hidden))], dh_0, dc_0, seen)
+
+
+def _made(op: Emitter, sides: Sequence[Side], y: Values, finals: Values) -> list[Made]:
+    """What each side made."""
+    states = [apart(op, sides, v) for v in finals]
+    return [Made(v, [each[k] for each in states]) for k, v in enumerate(y)]
 
 
 def _cell(op: Emitter, coupled: bool, c: Value, i: Value, forget: Value, new: Value) -> Value:

@@ -6,7 +6,7 @@ Sizes: T steps, B sequences, H units. Steps beyond a sequence's length hand on t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,8 +107,13 @@ class Side:
 
     def split(self, op: Emitter, value: Value, parts: int) -> Values:
         """The parts of H units, along the last axis."""
-        made = op.multi("Split", parts, value, op.ints([self.size] * parts), axis=-1)
-        return [declare(x, [*dims(value)[:-1], self.size]) for x in made]
+        return self.parts(op, value, [1] * parts)
+
+    def parts(self, op: Emitter, value: Value, gates: Sequence[int]) -> Values:
+        """The parts of so many gates each, along the last axis."""
+        sizes = [n * self.size for n in gates]
+        made = op.multi("Split", len(sizes), value, op.ints(sizes), axis=-1)
+        return [declare(x, [*dims(value)[:-1], size]) for x, size in zip(made, sizes, strict=True)]
 
     def gates(self, op: Emitter, with_states: int) -> Value:
         """What x and the biases add to the gates, [T, B, gates * H]; those of hidden states to the first gates."""
@@ -198,6 +203,42 @@ class Side:
         inputs = [*factors, *extra]
         turned = 1 - self.reverse
         return scan(op, body, states, inputs, reverse=[turned] * len(inputs), reverse_made=turned)
+
+
+def together(op: Emitter, sides: Sequence[Side]) -> Side:
+    """Directions of equal weights as one whose sequences are those of each, one after another."""
+    if len(sides) == 1:
+        return sides[0]
+
+    def stacked(values: Sequence[Value | None], axis: int) -> Value | None:
+        given = [v for v in values if v is not None]
+        if not given:
+            return None
+        return declare(
+            op("Concat", *given, axis=axis), [None if a == axis else d for a, d in enumerate(dims(given[0]))]
+        )
+
+    x = stacked([s.x for s in sides], 1)
+    assert x is not None
+    return replace(
+        sides[0],
+        x=x,
+        hidden=stacked([s.hidden for s in sides], 0),
+        cell=stacked([s.cell for s in sides], 0),
+        steps=stacked([s.steps for s in sides], 1),
+    )
+
+
+def apart(op: Emitter, sides: Sequence[Side], value: Value) -> Values:
+    """What a direction of `together` made, for each of the sides."""
+    count, axis = len(sides), len(dims(value)) - 2
+    if count == 1:
+        return [value]
+    number = {"num_outputs": count} if op.graph.opset >= 18 else {}
+    parts = op.multi("Split", count, value, axis=axis, **number)
+    return [
+        declare(v, [*dims(s.x)[1 - axis : 2], dims(value)[-1]]) for v, s in zip(parts, sides, strict=True)
+    ]
 
 
 Step = Callable[[Emitter, Value, Values, Values], tuple[Value, Values, Values]]
