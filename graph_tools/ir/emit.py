@@ -26,6 +26,8 @@ _ELEMENTWISE = frozenset(
     | {"Sigmoid", "Sign", "Sin", "Softplus", "Sqrt", "Sub", "Tanh", "Where", "Erf", "Cast"}
     | _BOOLEAN - {"NonZero"}
 )
+_ALIKE = _ELEMENTWISE | {"Gelu", "Identity", "LayerNormalization", "LogSoftmax", "Softmax"}
+"""Operators whose first output has the shape of an input, or that to which all broadcast."""
 COPIED = 1 << 18  # elements of a constant that a program may hold in a second type
 _FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 _WIDE = frozenset({"int64", "uint64", "uint32"})
@@ -154,20 +156,21 @@ class Emitter:
         known = shape_of(value)
         if known is not None and is_static(known):
             return self.ints([int(d) for d in known])
-        return self("Shape", value)
+        return self("Shape", _of_equal_shape(value))
 
     def size(self, value: Value) -> Value:
         """The number of elements of `value` as an int64 scalar."""
         known = shape_of(value)
         if known is not None and is_static(known):
             return self.constant(np.asarray(int(np.prod([int(d) for d in known])), dtype=np.int64))
-        return self("Size", value)
+        return self("Size", _of_equal_shape(value))
 
     def dims(self, value: Value, start: int, stop: int | None = None) -> Value:
         """The dimensions `start:stop` of `value` as an int64 vector."""
         known = shape_of(value)
         if known is not None and is_static(known[start:stop]):
             return self.ints([int(d) for d in known[start:stop]])
+        value = _of_equal_shape(value)
         if self.graph.opset < 15:
             return self(
                 "Slice",
@@ -248,6 +251,28 @@ class Emitter:
             name = f"{self.prefix}/{operator}_{self._count}"
             if name not in self._taken:
                 return name
+
+
+def _of_equal_shape(value: Value) -> Value:
+    """A tensor of the shape of `value` from before it, so that none is kept, or made, for its shape alone."""
+    while value.inputs:
+        maker, shape = value.inputs[0], shape_of(value)
+        if (
+            maker.op not in _ALIKE
+            or maker.domain not in (None, "", "ai.onnx")
+            or maker.outputs[0] is not value
+        ):
+            return value
+        others = [x for x in maker.inputs if not x.is_empty()]
+        tensors = [x for x in others if not (isinstance(x, gs.Constant) and np.prod(x.shape) == 1)]
+        single = len(tensors) == 1 or maker.op not in _ELEMENTWISE
+        found = [x for x in tensors if same_shape(shape_of(x), shape)]
+        if tensors and single and len(shape_of(tensors[0]) or ()) == len(shape or ()):
+            found.append(tensors[0])
+        if not found or isinstance(found[0], gs.Constant):
+            return value
+        value = found[0]
+    return value
 
 
 def broadcast_shapes(shapes: Sequence[Shape | None]) -> list[int | str | None] | None:

@@ -24,6 +24,7 @@ from onnx_attribution.graph_tools.ir.shapes import (
     set_dims,
     sizes_of,
 )
+from onnx_attribution.graph_tools.normalise.counts import counted
 from onnx_attribution.graph_tools.normalise.declarations import OWN, believe_scans, forget
 from onnx_attribution.graph_tools.normalise.observed import Place, Seen, runs_at_sizes, seen_in
 from onnx_attribution.values import Array
@@ -52,6 +53,10 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     else:
         carried.give_up(copy)
         found = _inferred(copy)
+    for _ in range(ROUNDS):
+        if not counted(found):
+            break
+        found = _inferred(found)
     return found
 
 

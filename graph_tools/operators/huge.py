@@ -51,6 +51,22 @@ def may_be_huge(value: Value, known: Known | None = None) -> bool:
     return known[id(value)][1]
 
 
+def reads_input(value: Value) -> bool:
+    """Whether what a caller gives, as a mask, comes to a tensor without a product with weights or the like."""
+    waiting, seen = [value], set()
+    while waiting:
+        top = waiting.pop()
+        if id(top) in seen or isinstance(top, gs.Constant) or not is_float(top):
+            continue
+        seen.add(id(top))
+        if not top.inputs:
+            return True
+        maker = top.inputs[0]
+        if maker.op in CARRYING or graphs_of(maker):
+            waiting += [*inputs_of(maker), *(z for graph in graphs_of(maker) for z in graph.outputs)]
+    return False
+
+
 def _judged(value: Value) -> tuple[bool, list[Value]]:
     """Whether a tensor certainly may be huge, and on which others that depends if not."""
     if isinstance(value, gs.Constant):

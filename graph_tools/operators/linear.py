@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.graph_tools.ir.broadcast import unbroadcast
-from onnx_attribution.graph_tools.ir.emit import COPIED, Emitter, Value, shape_of
+from onnx_attribution.graph_tools.ir.emit import COPIED, Emitter, Value, same_shape, shape_of
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
 
 
@@ -33,8 +33,23 @@ def matmul(op: Emitter, node: NodeView, g: Value) -> Gradients:
 
 def _times_transposed(op: Emitter, g: Value, weight: gs.Constant, rank: int) -> Value:
     """The rows of g times a large weight, of which onnxruntime would fold a transposed copy."""
+    g, scale = _unscaled(g)
     flat = g if rank == 2 else op("Reshape", g, op.ints([-1, int(weight.shape[1])]))
-    return op("Gemm", flat, weight, transB=1)
+    return op("Gemm", flat, weight, transB=1, alpha=None if scale == 1 else scale)
+
+
+def _unscaled(g: Value) -> tuple[Value, float]:
+    """The gradient before it was multiplied by a number, and the number, which a product takes along."""
+    maker = g.inputs[0] if g.inputs else None
+    if maker is not None and maker.op == "Mul" and maker.domain is None:
+        for x, number in (maker.inputs, maker.inputs[::-1]):
+            if (
+                isinstance(number, gs.Constant)
+                and number.shape == ()
+                and same_shape(shape_of(x), shape_of(g))
+            ):
+                return x, float(number.values)
+    return g, 1.0
 
 
 def _transposed(op: Emitter, value: Value, rank: int) -> Value:

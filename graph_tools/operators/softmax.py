@@ -6,18 +6,20 @@ from dataclasses import dataclass
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.ends import exp_slope, times
-from onnx_attribution.graph_tools.operators.huge import FAR, may_be_huge
+from onnx_attribution.graph_tools.operators.huge import FAR, may_be_huge, reads_input
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, secant, vjp
 from onnx_attribution.graph_tools.operators.transpose import declare, rank_of
 
 
 @vjp("Softmax")
 def softmax(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    """z (g - sum z g). Rows that are NaN in the forward pass (fully masked attention) get no gradient instead of NaN.
+    """z (g - sum z g). Rows that a mask makes NaN in the forward pass get no gradient instead of NaN.
 
     The mean of g is taken off twice: where one z is close to 1, the first difference is its rounding.
     """
-    z = op("Where", op("IsNaN", node.z), op.like(node.z, 0), node.z)
+    z = node.z
+    if may_be_huge(node.input(0)) or reads_input(node.input(0)):
+        z = op("Where", op("IsNaN", z), op.like(z, 0), z)
     axis = op.ints([node.attribute("axis", -1)])
     for _ in range(2):
         g = op("Sub", g, op("ReduceSum", op("Mul", z, g), axis, keepdims=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,8 +18,16 @@ from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inputs_of, key_
 from onnx_attribution.graph_tools.operators import VJP, ZERO_DERIVATIVE, NodeView, Rule, RuleTable
 from onnx_attribution.graph_tools.operators.gates import unsteady
 from onnx_attribution.graph_tools.operators.registry import Walk
+from onnx_attribution.graph_tools.walk.composites import Composite, composites
 
 Choose = Callable[[NodeView, Rule], Callable[..., Sequence[Value | None]]]
+
+
+def of_gradient(node: NodeView, rule: Rule) -> Callable[..., Sequence[Value | None]]:
+    """The choice of the gradient."""
+    return rule.vjp
+
+
 Reach = Callable[[Sequence[gs.Node], Sequence[str]], set[str]]
 Carried = tuple[Value, ...]
 """What a walk brings back to a tensor: one gradient or multiplier, or one for each part of a change."""
@@ -32,7 +41,7 @@ class Rules:
     or a secant multiplier; `reach` says to which tensors, of those that depend on others, something may arrive."""
 
     table: RuleTable = field(default_factory=lambda: VJP)
-    choose: Choose = lambda node, rule: rule.vjp
+    choose: Choose = of_gradient
     reach: Reach = reachable
 
     def inside(self, inner: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str]) -> dict[str, Value]:
@@ -75,8 +84,10 @@ def _gradients(
 
         return move
 
+    whole = composites(nodes, wrt, rules.table) if rules.choose is of_gradient else {}
     carried = {name: (value,) for name, value in seeds.items()}
-    return {name: c[0] for name, c in walk_back(op, nodes, carried, wrt, active, rules, step).items()}
+    found = walk_back(op, nodes, carried, wrt, active, rules, step, whole)
+    return {name: c[0] for name, c in found.items()}
 
 
 def walk_back(
@@ -87,10 +98,12 @@ def walk_back(
     active: set[str],
     rules: Rules,
     step: Callable[[gs.Node, Rule], Move],
+    whole: Mapping[int, Composite] = MappingProxyType({}),
 ) -> dict[str, Carried]:
     """Carries `seeds` back through the nodes to those of the tensors in `wrt` to which a way leads.
 
-    `step` says how it goes through a node at which something arrives and that reads a tensor of `active`.
+    `step` says how it goes through a node at which something arrives and that reads a tensor of `active`; at the end
+    of a function of `whole` it goes through all of it.
     """
     arrived = {name: [_wide(op, value)] for name, value in seeds.items()}
     for node in reversed(nodes):
@@ -98,6 +111,11 @@ def walk_back(
         inputs = inputs_of(node)
         leads = [not x.is_empty() and x.name in active for x in inputs]
         if not any(leads) or all(carried is None for carried in came):
+            continue
+        if (function := whole.get(id(node))) is not None and function[0].name in active:
+            x, back = function
+            made_whole = tuple(back(op, g) for g in came[0] or ())
+            arrived.setdefault(x.name, []).append(_wide(op, made_whole))
             continue
         rule = rules.table.get(key_of(node))
         if rule is None and _is_zero(node):
