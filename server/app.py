@@ -128,6 +128,8 @@ def serve(settings: Settings) -> None:
         provider=settings.provider,
         threads=settings.threads or None,
         memory_budget=settings.memory_budget_mib * MIB,
+        tf32=settings.tf32,
+        devices=settings.devices,
     )
     try:
         for served in scan_all(settings.models, _log_skipped):

@@ -26,6 +26,8 @@ class Settings(BaseSettings):
 
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=0, ge=0)
+    devices: Annotated[tuple[int, ...], NoDecode] = ()
+    tf32: bool = False
     memory_budget_mib: int = Field(default=2048, ge=1)
 
     max_request_mib: int = Field(default=64, ge=1, le=512)
@@ -62,6 +64,12 @@ class Settings(BaseSettings):
     def _split(cls, models: object) -> object:
         """A variable names several folders as PATH does."""
         return tuple(filter(None, models.split(os.pathsep))) if isinstance(models, str) else models
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _numbers(cls, devices: object) -> object:
+        """A variable names several devices as `0,1`."""
+        return tuple(filter(None, devices.split(","))) if isinstance(devices, str) else devices
 
     @model_validator(mode="after")
     def _refuse_open_plaintext(self) -> Self:

@@ -31,6 +31,16 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(metavar="NUMBER", help="Threads of one run; 0: as many as there are cores.")
     ] = None,
+    device: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="NUMBER", help="A CUDA device; runs are spread over several. Default: the first."
+        ),
+    ] = None,
+    tf32: Annotated[
+        bool,
+        typer.Option("--tf32", help="Let CUDA round the factors of float32 products: faster, less exact."),
+    ] = False,
     allow_insecure: Annotated[
         bool,
         typer.Option(
@@ -55,8 +65,8 @@ def serve(
 
     given: dict[str, Any] = {"host": host, "port": port, "provider": provider, "threads": threads}
     given = {name: value for name, value in given.items() if value is not None}
-    if allow_insecure:
-        given["allow_insecure"] = True
+    given |= {"devices": tuple(device)} if device else {}
+    given |= {name: True for name, on in (("tf32", tf32), ("allow_insecure", allow_insecure)) if on}
     try:
         settings = Settings(models=tuple(folders), **given)
     except ValidationError as error:
@@ -70,6 +80,8 @@ def serve(
         provider=settings.provider,
         threads=settings.threads or None,
         memory_budget=settings.memory_budget_mib << 20,
+        tf32=settings.tf32,
+        devices=settings.devices,
     ) as engine:
         for one in found:
             engine.add(one.name, one.path, version=one.version)

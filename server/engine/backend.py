@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from onnx_attribution.errors import InvalidArgument, ModelError, Overloaded, Rea
 from onnx_attribution.graph_tools.ir.weights import place, weights_of
 from onnx_attribution.graph_tools.programs.device import for_device
 from onnx_attribution.graph_tools.programs.footprint import Footprint
+from onnx_attribution.server.engine.messages import is_of_memory, missing, text_of
 from onnx_attribution.values import Array
 
 Provider = Literal["auto", "cpu", "cuda"]
@@ -40,10 +42,42 @@ def available_cores() -> int:
     return cores
 
 
-class Backend:
-    """A provider with its settings; makes sessions."""
+class Devices:
+    """The CUDA devices of a backend, or the one place that the CPU is, and how many runs each has."""
 
-    def __init__(self, provider: Provider = "auto", threads: int | None = None) -> None:
+    def __init__(self, numbers: Sequence[int] = (0,)) -> None:
+        self.numbers = tuple(numbers)
+        self._running = [0] * len(self.numbers)
+        self._lock = Lock()
+
+    @contextlib.contextmanager
+    def taken(self, place: int | None = None) -> Iterator[int]:
+        """The place of the device that a run goes to: this one, or the one with the fewest runs."""
+        with self._lock:
+            place = min(range(len(self._running)), key=self._running.__getitem__) if place is None else place
+            self._running[place] += 1
+        try:
+            yield place
+        finally:
+            with self._lock:
+                self._running[place] -= 1
+
+
+class Backend:
+    """A provider with its settings; makes sessions.
+
+    On CUDA, `devices` are the numbers of those that runs are spread over (default: the first), and `tf32` lets float32
+    products round their factors to 10 bits, which is faster and less exact.
+    """
+
+    def __init__(
+        self,
+        provider: Provider = "auto",
+        threads: int | None = None,
+        *,
+        tf32: bool = False,
+        devices: Sequence[int] = (),
+    ) -> None:
         found = ort.get_available_providers()
         if provider == "auto":
             provider = "cuda" if _PROVIDERS["cuda"] in found and _has_device() else "cpu"
@@ -52,8 +86,19 @@ class Backend:
                 f"onnxruntime has no provider {provider!r} here; it has: {', '.join(found)}",
                 reason=Reason.PROVIDER_UNAVAILABLE, provider=provider,
             )  # fmt: skip
+        if len(set(devices)) < len(devices) or min(devices, default=0) < 0:
+            raise InvalidArgument(f"devices are numbered from 0, each named once: {list(devices)}")
+        if devices and provider == "cpu":
+            raise InvalidArgument(f"the devices {list(devices)} are of CUDA; the provider is the CPU")
+        absent = [number for number in devices if not _has_device(number)]
+        if absent:
+            raise ModelError(
+                f"there is no CUDA device {absent[0]}", reason=Reason.PROVIDER_UNAVAILABLE, provider=provider
+            )
         self.provider = provider
         self.threads = threads or available_cores()
+        self.tf32 = tf32
+        self.devices = Devices(devices or (0,))
 
     def session(self, model: onnx.ModelProto, *, optimise: bool = True, arena: bool = True) -> Session:
         """A session that holds the model; without `arena` it gives memory back after each run.
@@ -71,23 +116,32 @@ class Backend:
         if optimise:  # some fusions fail where what they fuse is an output too; nothing is fused then
             with contextlib.suppress(Exception):
                 return self._made(model, False, arena, {})
-        missing: dict[str, Any] = _missing(failure)
+        unknown: dict[str, Any] = missing(failure)
         raise ModelError(
-            f"onnxruntime does not accept the model: {_text(failure)}", reason=Reason.MODEL_INVALID, **missing
+            f"onnxruntime does not accept the model: {text_of(failure)}",
+            reason=Reason.MODEL_INVALID,
+            **unknown,
         ) from failure
 
     def _made(
         self, model: onnx.ModelProto, optimise: bool, arena: bool, extra: dict[str, list[str]]
     ) -> Session:
         options = self._options(optimise, arena)
-        providers = [_PROVIDERS[self.provider]]
-        if self.provider != "cpu":
-            providers.append(_PROVIDERS["cpu"])
         linked, shared = _linked(model if self.provider == "cpu" else for_device(model), options)
-        session = ort.InferenceSession(
-            linked.SerializeToString(), options, providers=providers, enable_fallback=0, **extra
-        )
-        return Session(session, shared)
+        text = linked.SerializeToString()
+
+        def make(place: int) -> ort.InferenceSession:
+            return ort.InferenceSession(
+                text, options, providers=self._providers(place), enable_fallback=0, **extra
+            )
+
+        return Session(make(0), shared, self.devices, make)
+
+    def _providers(self, place: int) -> list[str | tuple[str, dict[str, str]]]:
+        if self.provider == "cpu":
+            return [_PROVIDERS["cpu"]]
+        chosen = {"device_id": str(self.devices.numbers[place]), "use_tf32": str(int(self.tf32))}
+        return [(_PROVIDERS[self.provider], chosen), _PROVIDERS["cpu"]]
 
     def _options(self, optimise: bool, arena: bool) -> ort.SessionOptions:
         options = ort.SessionOptions()
@@ -192,14 +246,51 @@ def _linked(
 
 
 class Session:
-    """A model that is ready to run; may be used from several threads."""
+    """A model that is ready to run; may be used from several threads.
 
-    def __init__(self, session: ort.InferenceSession, shared: Sequence[NDArray[np.uint8]] = ()) -> None:
+    With several devices there is a session for each, made when the first run goes there.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        shared: Sequence[NDArray[np.uint8]] = (),
+        devices: Devices | None = None,
+        make: Callable[[int], ort.InferenceSession] | None = None,
+    ) -> None:
         self._shared = shared  # weights that onnxruntime reads without owning them
         self._session = session
+        self._devices = devices or Devices()
+        self._others: dict[int, ort.InferenceSession] = {}
+        self._make = make if len(self._devices.numbers) > 1 else None  # it holds the model
+        self._making = Lock()
         self.inputs = tuple(x.name for x in session.get_inputs())
         self.outputs = tuple(x.name for x in session.get_outputs())
         self.footprint: Footprint | None = None  # of programs that run many rows at once
+
+    @contextlib.contextmanager
+    def _run_on(self, place: int | None = None) -> Iterator[ort.InferenceSession]:
+        """The session for a run, whose failures become ModelError and Overloaded."""
+        with self._devices.taken(place) as taken:
+            try:
+                yield self._at(taken)
+            except Exception as error:  # onnxruntime raises a dozen unrelated types
+                if is_of_memory(error):
+                    raise Overloaded(
+                        "the memory does not suffice", reason=Reason.DEVICE_OUT_OF_MEMORY
+                    ) from error
+                text = text_of(error)
+                raise ModelError(
+                    f"onnxruntime cannot run the model: {text}", reason=Reason.RUNTIME_FAILURE, detail=text
+                ) from error
+
+    def _at(self, place: int) -> ort.InferenceSession:
+        if place == 0 or self._make is None:
+            return self._session
+        with self._making:
+            if place not in self._others:
+                self._others[place] = self._make(place)
+            return self._others[place]
 
     def described(self, output: str) -> onnx.ValueInfoProto:
         """The type of an output and what is known of its shape, as onnxruntime infers them."""
@@ -230,22 +321,81 @@ class Session:
         """
         names = list(outputs) or list(self.outputs)
         fed = {name: np.asarray(inputs[name], order="C") for name in self.inputs if name in inputs}
-        try:
-            found = self._session.run(names, fed)
-        except Exception as error:  # onnxruntime raises a dozen unrelated types
-            if _MEMORY.search(str(error)):
-                raise Overloaded("the memory does not suffice", reason=Reason.DEVICE_OUT_OF_MEMORY) from error
-            text = _text(error)
-            raise ModelError(
-                f"onnxruntime cannot run the model: {text}", reason=Reason.RUNTIME_FAILURE, detail=text
-            ) from error
+        with self._run_on() as session:
+            found = session.run(names, fed)
         return dict(zip(names, found, strict=True))
 
+    def resident(self, inputs: Mapping[str, Array]) -> Resident:
+        """Runs that share these inputs, which are copied to the device once."""
+        with self._devices.taken() as place:
+            return Resident(self, place, inputs)
 
-def _has_device() -> bool:
+
+class Resident:
+    """Runs of one session on one device, where what they share stays: inputs, and outputs that are kept.
+
+    Nothing else is copied but the inputs of each run and the outputs that it is asked for.
+    """
+
+    def __init__(self, session: Session, place: int, inputs: Mapping[str, Array]) -> None:
+        self._session, self._place = session, place
+        with session._run_on(place) as made:
+            cuda = made.get_providers()[0] == _PROVIDERS["cuda"]
+        self._device = ("cuda", session._devices.numbers[place]) if cuda else ("cpu", 0)
+        self._held: dict[str, ort.OrtValue] = {}
+        self.hold(inputs)
+
+    def hold(self, inputs: Mapping[str, Array]) -> None:
+        """Copies inputs to the device for all runs that follow; arrays must not be written to after."""
+        with self._session._run_on(self._place):
+            for name, array in inputs.items():
+                if name in self._session.inputs:
+                    value = np.asarray(array, order="C")
+                    self._held[name] = ort.OrtValue.ortvalue_from_numpy(value, *self._device)
+
+    def run(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str] = (), keep: Mapping[str, str] | None = None
+    ) -> dict[str, Array]:
+        """The named outputs (default: all that are not kept) at these inputs and those that are held.
+
+        `keep` maps outputs to the names under which they stay on the device: of inputs of the runs that follow, or any
+        other, for `fetch`.
+
+        Raises:
+            ModelError: the run failed. Overloaded: the memory did not suffice.
+        """
+        kept = dict(keep or {})
+        names = list(outputs) or [name for name in self._session.outputs if name not in kept]
+        with self._session._run_on(self._place) as session:
+            bound = session.io_binding()
+            for name in self._session.inputs:
+                if name in inputs:
+                    bound.bind_cpu_input(name, np.asarray(inputs[name], order="C"))
+                elif name in self._held:
+                    bound.bind_ortvalue_input(name, self._held[name])
+            for name in names:
+                bound.bind_output(name)
+            for name in kept:
+                bound.bind_output(name, *self._device)
+            bound.synchronize_inputs()
+            session.run_with_iobinding(bound)
+            bound.synchronize_outputs()
+            found = bound.get_outputs()
+            fetched = {name: value.numpy() for name, value in zip(names, found, strict=False)}
+        self._held.update(zip(kept.values(), found[len(names) :], strict=True))
+        return fetched
+
+    def fetch(self, name: str) -> Array:
+        """What stays on the device under this name."""
+        array: Array = self._held[name].numpy()
+        return array
+
+
+def _has_device(number: int = 0) -> bool:
     try:
         ort.preload_dlls()
-        probe = ort.InferenceSession(_PROBE.SerializeToString(), providers=[_PROVIDERS["cuda"]])
+        chosen = (_PROVIDERS["cuda"], {"device_id": str(number)})
+        probe = ort.InferenceSession(_PROBE.SerializeToString(), providers=[chosen])
     except Exception:
         return False
     return _PROVIDERS["cuda"] in probe.get_providers()
@@ -254,42 +404,3 @@ def _has_device() -> bool:
 _PROBE = onnx.parser.parse_model(
     '<ir_version: 8, opset_import: ["" : 17]> probe (float[1] x) => (float[1] y) { y = Relu(x) }'
 )
-
-
-_MEMORY = re.compile(
-    r"failed to allocate|bad_?alloc|alloc_failed|out of memory|available memory of", re.IGNORECASE
-)
-_NODE = re.compile(
-    r".*Non-zero status code returned while running (\S+) node\. Name:'([^']*)' Status Message: "
-)
-_PLACE = re.compile(
-    r"\S+\.(?:cc|cpp|h|cuh?):\d+ (?:(?:[\w:<>*&]+ ){0,3}?[\w:~<>]+\(.*?\)(?: const)?(?: \[with [^\]]*\])? |\w+ )?"
-    r"(?:.* was false\. )?"
-)
-
-
-_MISSING = re.compile(
-    r"Fatal error: (?P<domain>[\w.-]*):(?P<operator>\w+)\(-?\d+\) is not a registered"
-    r"|No Op registered for (?P<standard>\w+) with"
-    r"|Could not find an implementation for (?P<kernel>[\w.]+)\(\d+\) node with name '(?P<node>[^']+)'"
-)
-
-
-def _missing(error: Exception) -> dict[str, str]:
-    """The operator that onnxruntime does not have, and the node where it is one node that it cannot run."""
-    found = _MISSING.search(str(error))
-    if found is None:
-        return {}
-    name = found["operator"] or found["standard"] or found["kernel"]
-    return {"domain": found["domain"] or "", "operator": name, "node": found["node"] or ""}
-
-
-def _text(error: Exception) -> str:
-    """The first line of an onnxruntime message: the node that failed, and why, without places in its source."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    node = _NODE.match(line)
-    if node is not None:  # the innermost, where graphs are nested
-        line = f"{node[1]} (node {node[2]!r}): {line[node.end() :]}"
-    plain = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", _PLACE.sub("", line))
-    parts = [word for word in plain.split() if not word.startswith("/")]
-    return " ".join(parts)[:300]

@@ -32,13 +32,20 @@ class Engine:
     """Attributions in this process. Thread-safe; `close` it, or use it in a `with` block.
 
     `provider` is "cpu", "cuda" or "auto" (CUDA where a device is there); `threads` are those of one run (default: the
-    cores this process may use); `memory_budget` bounds the bytes of the rows of one run.
+    cores this process may use); `memory_budget` bounds the bytes of the rows of one run. `tf32` and `devices` are for
+    CUDA: whether float32 may be rounded for speed, and the devices that runs are spread over.
     """
 
     def __init__(
-        self, *, provider: Provider = "auto", threads: int | None = None, memory_budget: int = MEMORY
+        self,
+        *,
+        provider: Provider = "auto",
+        threads: int | None = None,
+        memory_budget: int = MEMORY,
+        tf32: bool = False,
+        devices: Sequence[int] = (),
     ) -> None:
-        self._backend = Backend(provider, threads)
+        self._backend = Backend(provider, threads, tf32=tf32, devices=devices)
         self._memory = memory_budget
         self._models = Registry(self._backend)
 

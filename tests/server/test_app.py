@@ -130,8 +130,10 @@ def test_settings_come_from_variables_and_arguments_win(monkeypatch: pytest.Monk
     monkeypatch.setenv("ONNX_ATTRIBUTION_PORT", "99")
     monkeypatch.setenv("ONNX_ATTRIBUTION_PROVIDER", "cpu")
     monkeypatch.setenv("ONNX_ATTRIBUTION_MODELS", "/a:/b")
+    monkeypatch.setenv("ONNX_ATTRIBUTION_DEVICES", "0,2")
     settings = Settings(port=98)
     assert (settings.port, settings.provider, settings.models) == (98, "cpu", (Path("/a"), Path("/b")))
+    assert (settings.devices, settings.tf32) == ((0, 2), False)
 
 
 FAILING = """
