@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
 
+from onnx_attribution.graph_tools.ir.weights import Weights
+from onnx_attribution.server.engine import backend
 from onnx_attribution.server.engine.backend import Backend
 from tests.programs import parsed
 
@@ -20,3 +24,31 @@ def test_a_pad_by_zeros_before_a_max_pool_keeps_its_zeros(pads: list[int], rng: 
     padded = np.pad(x, list(zip(pads[:4], pads[4:], strict=True)))
     expected = np.lib.stride_tricks.sliding_window_view(padded, (2, 2), axis=(2, 3)).max(axis=(-2, -1))
     np.testing.assert_array_equal(Backend("cpu").run(model, {"x": x}, ["z"])["z"], expected)
+
+
+@pytest.mark.parametrize(("free", "disabled"), [(16 * 240, False), (16 * 240 - 1, True), (0, True)])
+def test_weights_are_packed_where_the_memory_for_it_is_there_many_times(
+    free: int, disabled: bool, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    model = parsed("net (float[N,6] x) => (float[N,10] z) { z = MatMul(x, w) }")
+    weight = rng.normal(size=(6, 10)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    weights = Weights(large=1)
+    weights.take(model.graph)
+    monkeypatch.setattr(backend, "free_memory", lambda: free)
+    given: list[tuple[str, str]] = []
+    add = ort.SessionOptions.add_session_config_entry
+
+    def noted(options: ort.SessionOptions, key: str, value: str) -> None:
+        given.append((key, value))
+        add(options, key, value)
+
+    monkeypatch.setattr(ort.SessionOptions, "add_session_config_entry", noted)
+    x = rng.normal(size=(2, 6)).astype(np.float32)
+    found = Backend("cpu", 1).run(model, {"x": x}, ["z"])["z"].astype(np.float32)
+    assert float(np.abs(found - x @ weight).max()) < 1e-5
+    assert (("session.disable_prepacking", "1") in given) == disabled
+
+
+def test_the_memory_that_is_free_is_less_than_the_machine_has() -> None:
+    assert 0 <= backend.free_memory() < 1 << 50
