@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -61,10 +62,15 @@ def free_memory() -> int:
 class Devices:
     """The CUDA devices of a backend, or the one place that the CPU is, and how many runs each has."""
 
-    def __init__(self, numbers: Sequence[int] = (0,)) -> None:
+    def __init__(self, kind: str = "cpu", numbers: Sequence[int] = (0,)) -> None:
+        self.kind = kind
         self.numbers = tuple(numbers)
         self._running = [0] * len(self.numbers)
         self._lock = Lock()
+
+    def of(self, place: int) -> tuple[str, int]:
+        """What onnxruntime calls the device at a place."""
+        return self.kind, self.numbers[place]
 
     @contextlib.contextmanager
     def taken(self, place: int | None = None) -> Iterator[int]:
@@ -114,7 +120,7 @@ class Backend:
         self.provider = provider
         self.threads = threads or available_cores()
         self.tf32 = tf32
-        self.devices = Devices(devices or (0,))
+        self.devices = Devices(provider, devices or (0,))
 
     def session(self, model: onnx.ModelProto, *, optimise: bool = True, arena: bool = True) -> Session:
         """A session that holds the model; without `arena` it gives memory back after each run.
@@ -288,11 +294,11 @@ class Session:
         self.footprint: Footprint | None = None  # of programs that run many rows at once
 
     @contextlib.contextmanager
-    def _run_on(self, place: int | None = None) -> Iterator[ort.InferenceSession]:
-        """The session for a run, whose failures become ModelError and Overloaded."""
+    def _run_on(self, place: int | None = None) -> Iterator[tuple[ort.InferenceSession, int]]:
+        """The session for a run, and its place; failures become ModelError and Overloaded."""
         with self._devices.taken(place) as taken:
             try:
-                yield self._at(taken)
+                yield self._at(taken), taken
             except Exception as error:  # onnxruntime raises a dozen unrelated types
                 if is_of_memory(error):
                     raise Overloaded(
@@ -332,82 +338,88 @@ class Session:
             for node in part.get_nodes()
         ]
 
-    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Array | Held], outputs: Sequence[str] = ()) -> dict[str, Array]:
         """The named outputs (default: all) as arrays.
 
         Raises:
             ModelError: the run failed. Overloaded: the memory did not suffice.
         """
+        given = {n: held.on_host if isinstance(held, Held) else held for n, held in inputs.items()}
+        if any(array is None for array in given.values()):
+            return self.run_keeping(inputs, (), outputs)[0]
         names = list(outputs) or list(self.outputs)
-        fed = {name: np.asarray(inputs[name], order="C") for name in self.inputs if name in inputs}
-        with self._run_on() as session:
+        fed = {name: np.asarray(given[name], order="C") for name in self.inputs if name in given}
+        with self._run_on() as (session, _):
             found = session.run(names, fed)
         return dict(zip(names, found, strict=True))
 
-    def resident(self, inputs: Mapping[str, Array]) -> Resident:
-        """Runs that share these inputs, which are copied to the device once."""
-        with self._devices.taken() as place:
-            return Resident(self, place, inputs)
+    def hold(self, inputs: Mapping[str, Array]) -> dict[str, Held]:
+        """Inputs that many runs share, copied to a device once; the arrays must not be written to after."""
+        with self._run_on() as (_, place):
+            arrays = {
+                name: np.asarray(array, order="C") for name, array in inputs.items() if name in self.inputs
+            }
+            device = self._devices.of(place)
+            return {
+                name: Held(
+                    ort.OrtValue.ortvalue_from_numpy(array, *device),
+                    place,
+                    array if device[0] == "cpu" else None,
+                )
+                for name, array in arrays.items()
+            }
 
+    def run_keeping(
+        self, inputs: Mapping[str, Array | Held], keep: Sequence[str], outputs: Sequence[str] = ()
+    ) -> tuple[dict[str, Array], dict[str, Held]]:
+        """The named outputs (default: all that are not kept) as arrays, and those that stay on the device.
 
-class Resident:
-    """Runs of one session on one device, where what they share stays: inputs, and outputs that are kept.
-
-    Nothing else is copied but the inputs of each run and the outputs that it is asked for.
-    """
-
-    def __init__(self, session: Session, place: int, inputs: Mapping[str, Array]) -> None:
-        self._session, self._place = session, place
-        with session._run_on(place) as made:
-            cuda = made.get_providers()[0] == _PROVIDERS["cuda"]
-        self._device = ("cuda", session._devices.numbers[place]) if cuda else ("cpu", 0)
-        self._held: dict[str, ort.OrtValue] = {}
-        self.hold(inputs)
-
-    def hold(self, inputs: Mapping[str, Array]) -> None:
-        """Copies inputs to the device for all runs that follow; arrays must not be written to after."""
-        with self._session._run_on(self._place):
-            for name, array in inputs.items():
-                if name in self._session.inputs:
-                    value = np.asarray(array, order="C")
-                    self._held[name] = ort.OrtValue.ortvalue_from_numpy(value, *self._device)
-
-    def run(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str] = (), keep: Mapping[str, str] | None = None
-    ) -> dict[str, Array]:
-        """The named outputs (default: all that are not kept) at these inputs and those that are held.
-
-        `keep` maps outputs to the names under which they stay on the device: of inputs of the runs that follow, or any
-        other, for `fetch`.
+        A run goes to the device of what is held for it, and copies nothing but its other inputs and the arrays.
 
         Raises:
             ModelError: the run failed. Overloaded: the memory did not suffice.
         """
-        kept = dict(keep or {})
-        names = list(outputs) or [name for name in self._session.outputs if name not in kept]
-        with self._session._run_on(self._place) as session:
+        names = list(outputs) or [name for name in self.outputs if name not in keep]
+        places = {given.place for given in inputs.values() if isinstance(given, Held)}
+        assert len(places) < 2, "what one run reads is held on several devices"
+        with self._run_on(*places) as (session, place):
             bound = session.io_binding()
-            for name in self._session.inputs:
-                if name in inputs:
-                    bound.bind_cpu_input(name, np.asarray(inputs[name], order="C"))
-                elif name in self._held:
-                    bound.bind_ortvalue_input(name, self._held[name])
+            for name in self.inputs:
+                given = inputs.get(name)
+                if isinstance(given, Held):
+                    bound.bind_ortvalue_input(name, given.value)
+                elif given is not None:
+                    bound.bind_cpu_input(name, np.asarray(given, order="C"))
             for name in names:
                 bound.bind_output(name)
-            for name in kept:
-                bound.bind_output(name, *self._device)
+            for name in keep:
+                bound.bind_output(name, *self._devices.of(place))
             bound.synchronize_inputs()
             session.run_with_iobinding(bound)
             bound.synchronize_outputs()
-            found = bound.get_outputs()
-            fetched = {name: value.numpy() for name, value in zip(names, found, strict=False)}
-        self._held.update(zip(kept.values(), found[len(names) :], strict=True))
-        return fetched
+            values = dict(zip((*names, *keep), bound.get_outputs(), strict=True))
+            found = {name: values[name].numpy() for name in names}
+        return found, {name: Held(values[name], place) for name in keep}
 
-    def fetch(self, name: str) -> Array:
-        """What stays on the device under this name."""
-        array: Array = self._held[name].numpy()
-        return array
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A tensor that stays on the device where it was made, for runs of any session there.
+
+    `on_host` is the array that it is, where the device is the CPU: a run that keeps nothing is quicker unbound.
+    """
+
+    value: ort.OrtValue
+    place: int
+    on_host: Array | None = None
+
+    def __len__(self) -> int:
+        return int(self.value.shape()[0])
+
+    def array(self) -> Array:
+        """A copy on the host."""
+        found: Array = self.value.numpy()
+        return found
 
 
 def _has_device(number: int = 0) -> bool:

@@ -136,8 +136,10 @@ def _lifted(
     parts: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
     ends: dict[str, list[Floats]] = {"target/value": [], "target/baseline": []}
 
+    held = session.hold(reference)
+
     def run(part: Run) -> dict[str, Array]:
-        return session.run(part.feeds(baselines=alone) | reference)
+        return session.run({**part.feeds(baselines=alone), **held})
 
     def shapes_at(rows: int) -> dict[str, tuple[int, ...]]:
         shapes = resolved.samples.runs[0].shapes(rows, baselines=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_attribution.errors import Overloaded
 from onnx_attribution.graph_tools.programs.path import path_program
-from onnx_attribution.server.engine.backend import Session
+from onnx_attribution.server.engine.backend import Held, Session
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.samples import Samples
@@ -142,9 +142,10 @@ def _in_program(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool,
         }
 
     limit = row_limit(model, resolved.samples, memory, session, shapes_at)
+    held = session.hold(common)
     while True:
         try:
-            return (yield from _together(session, resolved, plan, common, limit))
+            return (yield from _together(session, resolved, plan, held, limit))
         except Overloaded:
             if limit <= 3:
                 raise
@@ -162,7 +163,7 @@ def _common(samples: Samples) -> dict[str, Array]:
 
 
 def _together(
-    session: Session, resolved: Resolved, plan: Plan, common: Mapping[str, Array], limit: int
+    session: Session, resolved: Resolved, plan: Plan, common: Mapping[str, Held], limit: int
 ) -> Evaluation:
     totals: dict[str, Floats] = {}
     at_ends = np.full((2, resolved.samples.count), np.nan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from threading import Barrier, Thread
 from typing import Any
 
@@ -10,7 +12,11 @@ import onnxruntime as ort
 import pytest
 
 from onnx_attribution.errors import InvalidArgument, ModelError
-from onnx_attribution.server.engine.backend import Backend, Devices, Session
+from onnx_attribution.methods import NeuronIG
+from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.engine.backend import Backend, Devices, Held, Session
+from onnx_attribution.server.engine.rows import along, evaluate
+from onnx_attribution.values import Array, AttributionRequest
 from tests.programs import parsed
 
 MODEL = parsed("""net (float[N,3] x, float[3,4] w, float s) => (float[N,4] z, float[N,4] t) {
@@ -18,6 +24,11 @@ MODEL = parsed("""net (float[N,3] x, float[3,4] w, float s) => (float[N,4] z, fl
   z = Mul(y, s)
   t = Tanh(z)
 }""")
+
+NET = """net (float[N,3] x) => (float[N,2] z) <float[3,2] w = {1, -2, 3, 0.5, 0.25, 2}> {
+  h = Tanh(x)
+  z = MatMul(h, w)
+}"""
 
 
 @pytest.fixture
@@ -39,23 +50,26 @@ def test_bound_runs_give_what_plain_ones_do_and_copy_shared_inputs_once(
 ) -> None:
     session = Backend("cpu", 1).session(MODEL)
     x, w = (rng.normal(size=s).astype(np.float32) for s in ((5, 3), (3, 4)))
-    held = session.resident({"x": x, "w": w, "of another model": x})
+    held = session.hold({"x": x, "w": w, "of another model": x})
     for s in (np.asarray(number, np.float32) for number in (1, -2)):
-        found, expected = held.run({"s": s}), session.run({"x": x, "w": w, "s": s})
-        assert found.keys() == expected.keys()
-        for name, array in expected.items():
-            np.testing.assert_array_equal(found[name], array)
+        expected = session.run({"x": x, "w": w, "s": s})
+        for found in (session.run_keeping({**held, "s": s}, ())[0], session.run({**held, "s": s})):
+            assert found.keys() == expected.keys()
+            for name, array in expected.items():
+                np.testing.assert_array_equal(found[name], array)
     assert uploads == [(5, 3), (3, 4)]
 
 
 def test_arrays_in_any_order_and_type_are_read_as_they_are(rng: np.random.Generator) -> None:
-    model = parsed(
-        "net (float16[N,M] x, bool[N,M] c, double[N,M] y) => (double[N,M] z) { w = Cast<to=11>(x) z = Where(c, w, y) }"
-    )
+    model = parsed("""net (float16[N,M] x, bool[N,M] c, double[N,M] y) => (double[N,M] z) {
+  w = Cast<to=11>(x)
+  z = Where(c, w, y)
+}""")
     x, y = rng.normal(size=(4, 3)).astype(np.float16).T, rng.normal(size=(6, 8))[::2, ::2]
     c = rng.normal(size=(3, 4)) > 0
-    held = Backend("cpu", 1).session(model).resident({"x": x, "c": c})
-    np.testing.assert_array_equal(held.run({"y": y})["z"], np.where(c, x.astype(float), y))
+    session = Backend("cpu", 1).session(model)
+    found, _ = session.run_keeping({**session.hold({"x": x, "c": c}), "y": y}, ())
+    np.testing.assert_array_equal(found["z"], np.where(c, x.astype(float), y))
 
 
 def test_a_kept_output_stays_for_later_runs_and_is_fetched_on_demand(
@@ -63,29 +77,54 @@ def test_a_kept_output_stays_for_later_runs_and_is_fetched_on_demand(
 ) -> None:
     model = parsed("net (float[N] x, float[N] g) => (float[N] y, float[N] z) { y = Add(x, g) z = Mul(y, y) }")
     x, g = (rng.normal(size=4).astype(np.float32) for _ in range(2))
-    held = Backend("cpu", 1).session(model).resident({"x": x, "g": g})
-    expected = x
+    session = Backend("cpu", 1).session(model)
+    held, expected = session.hold({"x": x, "g": g}), x
     for _ in range(3):
-        found = held.run({}, ["z"], keep={"y": "x"})
+        found, kept = session.run_keeping(held, ["y"])
         expected = expected + g
         assert list(found) == ["z"]
         np.testing.assert_array_equal(found["z"], expected * expected)
-    np.testing.assert_array_equal(held.fetch("x"), expected)
-    assert list(held.run({}, keep={"y": "sum"})) == ["z"]
-    np.testing.assert_array_equal(held.fetch("sum"), expected + g)
+        held["x"] = kept["y"]
+    np.testing.assert_array_equal(held["x"].array(), expected)
     assert len(uploads) == 2
 
 
+@pytest.mark.parametrize(("method", "copied"), [("neuron_ig", 4), ("deeplift_rescale", 1)])
+def test_a_request_of_many_bound_runs_copies_what_they_share_once(
+    method: str, copied: int, monkeypatch: pytest.MonkeyPatch, uploads: list[tuple[int, ...]]
+) -> None:
+    """As on a device, where nothing is on the host: the same numbers, from the same runs."""
+    monkeypatch.setattr(evaluate, "MAX_ROWS", 4)
+    monkeypatch.setattr(along, "_inside", lambda *_: True)  # as with layers too large to leave the program
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    hold = Session.hold
+
+    def on_device(session: Session, inputs: Mapping[str, Array]) -> dict[str, Held]:
+        return {name: replace(held, on_host=None) for name, held in hold(session, inputs).items()}
+
+    with Engine(provider="cpu", threads=1) as engine:
+        engine.add("net", parsed(NET))
+        named = NeuronIG(steps=9, quadrature="trapezoid") if method == "neuron_ig" else method
+        request = AttributionRequest("net", {"x": x}, named, ["h"], target=1)
+        expected = engine.attribute(request).layers["h"].values
+        uploads.clear()
+        monkeypatch.setattr(Session, "hold", on_device)
+        found = engine.attribute(request).layers["h"].values
+    np.testing.assert_array_equal(found, expected)
+    assert len(uploads) == copied
+
+
 def test_a_failing_bound_run_says_what_is_wrong(rng: np.random.Generator) -> None:
-    held = Backend("cpu", 1).session(MODEL).resident({"x": rng.normal(size=(5, 7)).astype(np.float32)})
+    session = Backend("cpu", 1).session(MODEL)
+    held = session.hold({"x": rng.normal(size=(5, 7)).astype(np.float32)})
     with pytest.raises(ModelError, match="dimensions"):
-        held.run({"w": np.ones((3, 4), np.float32), "s": np.ones((), np.float32)})
+        session.run_keeping({**held, "w": np.ones((3, 4), np.float32), "s": np.ones((), np.float32)}, ())
     with pytest.raises(ModelError, match="cannot run"):
-        held.run({"s": np.ones((), np.float32)})
+        session.run_keeping({**held, "s": np.ones((), np.float32)}, ())
 
 
 def test_runs_go_where_there_are_the_fewest() -> None:
-    devices = Devices((2, 5))
+    devices = Devices("cuda", (2, 5))
     with devices.taken() as first, devices.taken() as second:
         assert {first, second} == {0, 1}
         with devices.taken(second), devices.taken() as third:
@@ -111,7 +150,7 @@ def test_concurrent_runs_are_spread_over_sessions_of_their_own() -> None:
             meeting.wait()
             return self.session.run(*given)
 
-    session = Session(Met(0), (), Devices((0, 1)), Met)
+    session = Session(Met(0), (), Devices("cpu", (0, 0)), Met)
     for _ in range(2):
         threads = [Thread(target=session.run, args=({"x": np.ones(2, np.float32)},)) for _ in range(2)]
         for thread in threads:
