@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from benchmarks import networks
+from benchmarks import files
 from onnx_attribution.errors import AttributionError
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Backend
@@ -44,8 +44,8 @@ FILES = (
     "voice-commands-fused",
 )
 GENERATED: Mapping[str, Callable[[], onnx.ModelProto]] = {
-    "ResNet-50": partial(networks.resnet, (3, 4, 6, 3), True),
-    "ViT, 4 layers": partial(networks.vit, 4),
+    "ResNet-50": partial(files.resnet, (3, 4, 6, 3), True),
+    "ViT, 4 layers": partial(files.vit, 4),
 }
 
 

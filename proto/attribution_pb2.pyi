@@ -242,6 +242,231 @@ class Occlusion(_message.Message):
     strides: _containers.MessageMap[str, Sizes]
     def __init__(self, groups: _Optional[_Mapping[str, Tensor]] = ..., windows: _Optional[_Mapping[str, Sizes]] = ..., strides: _Optional[_Mapping[str, Sizes]] = ...) -> None: ...
 
+class LayerActivation(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class InternalInfluence(_message.Message):
+    __slots__ = ("steps", "tolerance", "max_steps", "quadrature")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    QUADRATURE_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    tolerance: float
+    max_steps: int
+    quadrature: Quadrature
+    def __init__(self, steps: _Optional[int] = ..., tolerance: _Optional[float] = ..., max_steps: _Optional[int] = ..., quadrature: _Optional[_Union[Quadrature, str]] = ...) -> None: ...
+
+class NeuronConductance(_message.Message):
+    __slots__ = ("steps", "tolerance", "max_steps", "quadrature", "neuron", "multiply_by_inputs")
+    class NeuronEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Sizes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    QUADRATURE_FIELD_NUMBER: _ClassVar[int]
+    NEURON_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLY_BY_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    tolerance: float
+    max_steps: int
+    quadrature: Quadrature
+    neuron: _containers.MessageMap[str, Sizes]
+    multiply_by_inputs: bool
+    def __init__(self, steps: _Optional[int] = ..., tolerance: _Optional[float] = ..., max_steps: _Optional[int] = ..., quadrature: _Optional[_Union[Quadrature, str]] = ..., neuron: _Optional[_Mapping[str, Sizes]] = ..., multiply_by_inputs: bool = ...) -> None: ...
+
+class ExpectedGradients(_message.Message):
+    __slots__ = ("draws", "seed", "stdev", "multiply_by_inputs")
+    DRAWS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    STDEV_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLY_BY_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    draws: int
+    seed: int
+    stdev: float
+    multiply_by_inputs: bool
+    def __init__(self, draws: _Optional[int] = ..., seed: _Optional[int] = ..., stdev: _Optional[float] = ..., multiply_by_inputs: bool = ...) -> None: ...
+
+class SmoothGrad(_message.Message):
+    __slots__ = ("draws", "seed", "stdev", "noise_level", "of", "absolute", "multiply_by_inputs", "steps", "quadrature", "groups", "windows", "strides", "neuron")
+    class GroupsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Tensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    class WindowsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Sizes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
+    class StridesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Sizes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
+    class NeuronEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Sizes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
+    DRAWS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    STDEV_FIELD_NUMBER: _ClassVar[int]
+    NOISE_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    OF_FIELD_NUMBER: _ClassVar[int]
+    ABSOLUTE_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLY_BY_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    QUADRATURE_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    STRIDES_FIELD_NUMBER: _ClassVar[int]
+    NEURON_FIELD_NUMBER: _ClassVar[int]
+    draws: int
+    seed: int
+    stdev: float
+    noise_level: float
+    of: str
+    absolute: bool
+    multiply_by_inputs: bool
+    steps: int
+    quadrature: Quadrature
+    groups: _containers.MessageMap[str, Tensor]
+    windows: _containers.MessageMap[str, Sizes]
+    strides: _containers.MessageMap[str, Sizes]
+    neuron: _containers.MessageMap[str, Sizes]
+    def __init__(self, draws: _Optional[int] = ..., seed: _Optional[int] = ..., stdev: _Optional[float] = ..., noise_level: _Optional[float] = ..., of: _Optional[str] = ..., absolute: bool = ..., multiply_by_inputs: bool = ..., steps: _Optional[int] = ..., quadrature: _Optional[_Union[Quadrature, str]] = ..., groups: _Optional[_Mapping[str, Tensor]] = ..., windows: _Optional[_Mapping[str, Sizes]] = ..., strides: _Optional[_Mapping[str, Sizes]] = ..., neuron: _Optional[_Mapping[str, Sizes]] = ...) -> None: ...
+
+class SmoothGradSquared(_message.Message):
+    __slots__ = ("draws", "seed", "stdev", "noise_level", "of", "absolute", "multiply_by_inputs", "steps", "quadrature", "groups", "windows", "strides", "neuron")
+    class GroupsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Tensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    class WindowsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Sizes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
+    class StridesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Sizes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
+    class NeuronEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Sizes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
+    DRAWS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    STDEV_FIELD_NUMBER: _ClassVar[int]
+    NOISE_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    OF_FIELD_NUMBER: _ClassVar[int]
+    ABSOLUTE_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLY_BY_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    QUADRATURE_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    STRIDES_FIELD_NUMBER: _ClassVar[int]
+    NEURON_FIELD_NUMBER: _ClassVar[int]
+    draws: int
+    seed: int
+    stdev: float
+    noise_level: float
+    of: str
+    absolute: bool
+    multiply_by_inputs: bool
+    steps: int
+    quadrature: Quadrature
+    groups: _containers.MessageMap[str, Tensor]
+    windows: _containers.MessageMap[str, Sizes]
+    strides: _containers.MessageMap[str, Sizes]
+    neuron: _containers.MessageMap[str, Sizes]
+    def __init__(self, draws: _Optional[int] = ..., seed: _Optional[int] = ..., stdev: _Optional[float] = ..., noise_level: _Optional[float] = ..., of: _Optional[str] = ..., absolute: bool = ..., multiply_by_inputs: bool = ..., steps: _Optional[int] = ..., quadrature: _Optional[_Union[Quadrature, str]] = ..., groups: _Optional[_Mapping[str, Tensor]] = ..., windows: _Optional[_Mapping[str, Sizes]] = ..., strides: _Optional[_Mapping[str, Sizes]] = ..., neuron: _Optional[_Mapping[str, Sizes]] = ...) -> None: ...
+
+class VarGrad(_message.Message):
+    __slots__ = ("draws", "seed", "stdev", "noise_level", "of", "absolute", "multiply_by_inputs", "steps", "quadrature", "groups", "windows", "strides", "neuron")
+    class GroupsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Tensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    class WindowsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Sizes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
+    class StridesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Sizes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
+    class NeuronEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Sizes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
+    DRAWS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    STDEV_FIELD_NUMBER: _ClassVar[int]
+    NOISE_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    OF_FIELD_NUMBER: _ClassVar[int]
+    ABSOLUTE_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLY_BY_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    QUADRATURE_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    STRIDES_FIELD_NUMBER: _ClassVar[int]
+    NEURON_FIELD_NUMBER: _ClassVar[int]
+    draws: int
+    seed: int
+    stdev: float
+    noise_level: float
+    of: str
+    absolute: bool
+    multiply_by_inputs: bool
+    steps: int
+    quadrature: Quadrature
+    groups: _containers.MessageMap[str, Tensor]
+    windows: _containers.MessageMap[str, Sizes]
+    strides: _containers.MessageMap[str, Sizes]
+    neuron: _containers.MessageMap[str, Sizes]
+    def __init__(self, draws: _Optional[int] = ..., seed: _Optional[int] = ..., stdev: _Optional[float] = ..., noise_level: _Optional[float] = ..., of: _Optional[str] = ..., absolute: bool = ..., multiply_by_inputs: bool = ..., steps: _Optional[int] = ..., quadrature: _Optional[_Union[Quadrature, str]] = ..., groups: _Optional[_Mapping[str, Tensor]] = ..., windows: _Optional[_Mapping[str, Sizes]] = ..., strides: _Optional[_Mapping[str, Sizes]] = ..., neuron: _Optional[_Mapping[str, Sizes]] = ...) -> None: ...
+
 class CustomMethod(_message.Message):
     __slots__ = ("name", "parameters")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -267,7 +492,7 @@ class PredictResponse(_message.Message):
     def __init__(self, outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
 class AttributeRequest(_message.Message):
-    __slots__ = ("model", "inputs", "layers", "source", "target", "baselines", "request_id", "validate_only", "targets", "custom", "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default", "occlusion")
+    __slots__ = ("model", "inputs", "layers", "source", "target", "baselines", "request_id", "validate_only", "targets", "custom", "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default", "occlusion", "layer_activation", "expected_gradients", "smoothgrad", "smoothgrad_sq", "vargrad", "internal_influence", "neuron_conductance")
     class BaselinesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -293,6 +518,13 @@ class AttributeRequest(_message.Message):
     DEEPLIFT_REVEAL_CANCEL_FIELD_NUMBER: _ClassVar[int]
     DEEPLIFT_GENOMICS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     OCCLUSION_FIELD_NUMBER: _ClassVar[int]
+    LAYER_ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_GRADIENTS_FIELD_NUMBER: _ClassVar[int]
+    SMOOTHGRAD_FIELD_NUMBER: _ClassVar[int]
+    SMOOTHGRAD_SQ_FIELD_NUMBER: _ClassVar[int]
+    VARGRAD_FIELD_NUMBER: _ClassVar[int]
+    INTERNAL_INFLUENCE_FIELD_NUMBER: _ClassVar[int]
+    NEURON_CONDUCTANCE_FIELD_NUMBER: _ClassVar[int]
     model: str
     inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
     layers: _containers.RepeatedScalarFieldContainer[str]
@@ -311,7 +543,14 @@ class AttributeRequest(_message.Message):
     deeplift_reveal_cancel: DeepLiftRevealCancel
     deeplift_genomics_default: DeepLiftGenomicsDefault
     occlusion: Occlusion
-    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., custom: _Optional[_Union[CustomMethod, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_activation: _Optional[_Union[GradientXActivation, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., neuron_ig: _Optional[_Union[NeuronIG, _Mapping]] = ..., deeplift_rescale: _Optional[_Union[DeepLiftRescale, _Mapping]] = ..., deeplift_reveal_cancel: _Optional[_Union[DeepLiftRevealCancel, _Mapping]] = ..., deeplift_genomics_default: _Optional[_Union[DeepLiftGenomicsDefault, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ...) -> None: ...
+    layer_activation: LayerActivation
+    expected_gradients: ExpectedGradients
+    smoothgrad: SmoothGrad
+    smoothgrad_sq: SmoothGradSquared
+    vargrad: VarGrad
+    internal_influence: InternalInfluence
+    neuron_conductance: NeuronConductance
+    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., custom: _Optional[_Union[CustomMethod, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_activation: _Optional[_Union[GradientXActivation, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., neuron_ig: _Optional[_Union[NeuronIG, _Mapping]] = ..., deeplift_rescale: _Optional[_Union[DeepLiftRescale, _Mapping]] = ..., deeplift_reveal_cancel: _Optional[_Union[DeepLiftRevealCancel, _Mapping]] = ..., deeplift_genomics_default: _Optional[_Union[DeepLiftGenomicsDefault, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_activation: _Optional[_Union[LayerActivation, _Mapping]] = ..., expected_gradients: _Optional[_Union[ExpectedGradients, _Mapping]] = ..., smoothgrad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., smoothgrad_sq: _Optional[_Union[SmoothGradSquared, _Mapping]] = ..., vargrad: _Optional[_Union[VarGrad, _Mapping]] = ..., internal_influence: _Optional[_Union[InternalInfluence, _Mapping]] = ..., neuron_conductance: _Optional[_Union[NeuronConductance, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("request_id", "digest", "batch_mode", "target_tensor", "layers", "planned_evaluations")

@@ -16,9 +16,20 @@ def _where(holds: Callable[[MethodInfo], bool]) -> tuple[str, ...]:
     return tuple(one.name for one in infos() if holds(one))
 
 
-METHODS = _where(lambda one: True)
-PATH_METHODS = frozenset(_where(lambda one: one.error_estimate))
+def _has(one: MethodInfo, parameter: str) -> bool:
+    return any(own.name == parameter for own in one.parameters)
+
+
+METHODS = _where(lambda one: not _has(one, "neuron") and one.name not in ("smoothgrad_sq", "vargrad"))
+"""Those that need nothing but a request; of three that evaluate the same rows one."""
+PATH_METHODS = frozenset(_where(lambda one: bool(one.sums_to) and _has(one, "tolerance")))
 GRADIENT_METHODS = frozenset(_where(lambda one: not one.needs_reference))
+DRAWN_METHODS = frozenset(_where(lambda one: _has(one, "draws")))
+SUMMING_METHODS = frozenset(_where(lambda one: bool(one.sums_to)))
+FIXED_METHODS = tuple(
+    name for name in METHODS if name not in DRAWN_METHODS | {"layer_activation", "internal_influence"}
+)
+"""Those whose numbers of small models are known: gradients, differences of the target, and what sums to them."""
 SOURCE_METHODS = frozenset(_where(lambda one: one.layer_is_source))
 DEEPLIFT_METHODS = frozenset(_where(lambda one: bool(one.sums_to) and not one.error_estimate))
 QUADRATURES: tuple[Quadrature, ...] = typing.get_args(Quadrature)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable, Reason
@@ -24,7 +25,7 @@ from onnx_attribution.graph_tools.ir.convert import (
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.ir.reach import dependents
 from onnx_attribution.graph_tools.network import Network
-from onnx_attribution.graph_tools.programs.signature import Choice, Program
+from onnx_attribution.graph_tools.programs.signature import Choice, Neuron, Program
 from onnx_attribution.graph_tools.walk.differentiate import Rules, differentiate
 
 
@@ -62,9 +63,36 @@ class Draft:
         return self.input(target, "target/weight", self.tensor(target).shape)
 
     def gradients(self, choice: Choice, weight: Value, rules: Rules) -> dict[str, Value]:
-        """The cotangents of the layers, where `weight` is that of the target."""
+        """The cotangents of the layers, where `weight` is that of the target.
+
+        Of ways through a neuron: the gradient of the neuron with the derivative of the target by it as its weight.
+        """
         self.require_moving(choice)
-        return differentiate(self.op, {choice.target: weight}, choice.layers, rules)
+        seeds: dict[str, Value] = {choice.target: weight}
+        if (neuron := choice.through) is not None:
+            found = differentiate(self.op, seeds, [neuron.tensor], rules)
+            seeds = {neuron.tensor: self._only(neuron, found[neuron.tensor])}
+        return differentiate(self.op, seeds, choice.layers, rules)
+
+    def _only(self, neuron: Neuron, gradient: Value) -> Value:
+        """The gradient of a neuron, 0 for all others."""
+        op, value, rows = self.op, self.tensor(neuron.tensor), self.network.rows.get(neuron.tensor)
+        shape = shape_of(value) or ()
+        axes = [(k, 1) for k in range(len(shape))]
+        if self.network.batch != "single" and rows is not None:
+            axes = [(rows.axis, rows.factor)] * (rows.factor != 1) + [a for a in axes if a[0] != rows.axis]
+        elif len(shape) > 1 and shape[0] == 1:
+            axes = axes[1:]
+        for (axis, factor), number in zip(axes, neuron.index, strict=False):
+            size = op("Gather", op("Shape", value), op.constant(np.int64(axis)), axis=0)
+            places = op("Range", op.constant(np.int64(0)), size, op.constant(np.int64(1)))
+            if factor != 1:
+                places = op("Mod", places, op.ints([factor]))
+            chosen = op("Equal", places, op.ints([number]))
+            chosen = op("Reshape", chosen, op.ints([-1] + [1] * (len(shape) - axis - 1)))
+            gradient = op("Where", chosen, gradient, op.like(gradient, 0))
+        gradient.shape = value.shape
+        return gradient
 
     def require_moving(self, choice: Choice) -> None:
         """Refuses a layer that does not depend on a source."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import InvalidArgument, NotDifferentiable, Reason
-from onnx_attribution.graph_tools.ir.emit import element_type, is_float
+from onnx_attribution.graph_tools.ir.emit import element_type, holds_numbers, is_float
 from onnx_attribution.graph_tools.ir.reach import SHAPE_ONLY as SHAPE_ONLY
 from onnx_attribution.graph_tools.ir.reach import dependents as dependents
 from onnx_attribution.graph_tools.operators import ZERO_DERIVATIVE
@@ -79,15 +79,18 @@ def what_it_is(value: gs.Tensor) -> str:
     return f"{value.name!r} is {kind} and no tensor; name what it holds: {elements}"
 
 
+def require_numbers(graph: gs.Graph, name: str, role: str, reason: Reason) -> None:
+    """Refuses a tensor that holds no numbers, or the same at all inputs."""
+    value = graph.tensors()[name]
+    if isinstance(value, gs.Variable) and value.type == "tensor_type" and not holds_numbers(value):
+        raise InvalidArgument(f"{role} {name!r} holds no numbers", reason=reason, tensor=name)
+    _require_tensor(value, role, reason)
+
+
 def require_float(graph: gs.Graph, name: str, role: str, reason: Reason) -> None:
     """Refuses a tensor that is no float tensor."""
     value = graph.tensors()[name]
-    if isinstance(value, gs.Constant):
-        read = next((z.name for node in value.outputs for z in node.outputs if not z.is_empty()), "")
-        hint = f"; the output of the node that reads it is {read!r}" if read else ""
-        raise InvalidArgument(f"{role} {name!r} is a constant{hint}", reason=reason, tensor=name, close=read)
-    if value.type != "tensor_type":
-        raise InvalidArgument(f"{role} {what_it_is(value)}", reason=reason, tensor=name)
+    _require_tensor(value, role, reason)
     if not is_float(value):
         kind = element_type(value).name if value.dtype else "unknown"
         raise NotDifferentiable(
@@ -96,3 +99,15 @@ def require_float(graph: gs.Graph, name: str, role: str, reason: Reason) -> None
             tensor=name,
             type=kind,
         )
+
+
+def _require_tensor(value: gs.Tensor, role: str, reason: Reason) -> None:
+    """Refuses a constant, a map, a sequence and an optional."""
+    if isinstance(value, gs.Constant):
+        read = next((z.name for node in value.outputs for z in node.outputs if not z.is_empty()), "")
+        hint = f"; the output of the node that reads it is {read!r}" if read else ""
+        raise InvalidArgument(
+            f"{role} {value.name!r} is a constant{hint}", reason=reason, tensor=value.name, close=read
+        )
+    if value.type != "tensor_type":
+        raise InvalidArgument(f"{role} {what_it_is(value)}", reason=reason, tensor=value.name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -52,13 +52,17 @@ class AtInput:
 @dataclass(frozen=True)
 class Path:
     """Evaluated on the line from x' to x, with an error estimate: the mean gradient, which belongs to the difference
-    x - x' of a source; with `conductance` the sum of gradients times the differences of a layer's activations."""
+    x - x' of a source; with `conductance` the sum of gradients times the differences of a layer's activations; with
+    `apart` the mean gradient of layers between source and target, which belongs to nothing. `through`: of the ways
+    through a neuron, a layer by its name and the index of one sample."""
 
     quadrature: Quadrature
     steps: int
     max_steps: int
     tolerance: float | None
     conductance: bool = False
+    apart: bool = False
+    through: tuple[str, tuple[int, ...]] | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.max_steps < 1 or self.quadrature not in get_args(Quadrature):
@@ -86,6 +90,38 @@ class Groups:
 
 
 @dataclass(frozen=True)
+class Values:
+    """Evaluated at x, forward only: the layer's values. There is no target unless one is named."""
+
+
+Reduction = Literal["mean", "mean_square", "variance"]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Evaluated at random draws: another recipe at x with normal noise at its sources, and over the draws the mean of
+    the attributions, of their squares, or their variance; with an error estimate.
+
+    The noise has the standard deviation `stdev`, or `noise_level` times the range of each sample's source. `along`: at
+    a random point between a reference, drawn from those of the request, and x with its noise. `absolute`: of the
+    absolute attributions. Draw k is the same for every sample, target and run size.
+    """
+
+    of: Recipe
+    count: int
+    seed: int
+    stdev: float | None = None
+    noise_level: float = 0.0
+    reduction: Reduction = "mean"
+    absolute: bool = False
+    along: bool = False
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or isinstance(self.of.at, Draws):
+            raise ValueError("there is at least one draw, of a recipe that draws nothing itself")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Where a method is evaluated, how that is reduced to attributions, and what follows from it.
 
@@ -96,7 +132,7 @@ class Recipe:
         ValueError: a `reduce` that could have no effect, or a layer apart from the source where there is none.
     """
 
-    at: AtInput | Path | Ends | Groups
+    at: AtInput | Path | Ends | Groups | Values | Draws
     reduce: Reduce = multiplier
     sums_to_change: bool = False
     layer_is_source: bool = False
@@ -104,18 +140,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         at = self.at
-        fixed = isinstance(at, Groups) or (isinstance(at, Path) and at.conductance)
+        hidden = isinstance(at, Path) and (at.conductance or at.apart)
+        fixed = hidden or isinstance(at, Groups | Values | Draws)
         if fixed and self.reduce is not multiplier:
             raise ValueError(
-                "Groups and a Path with conductance give attributions as they are: leave reduce out"
+                f"{type(at).__name__}{' with conductance or apart' * hidden} gives attributions as they are: leave "
+                "reduce out"
             )
         if isinstance(at, Ends) and self.reduce not in (multiplier, contribution):
             raise ValueError("reduce is multiplier or contribution between Ends")
-        if (
-            isinstance(at, Groups | Path)
-            and not self.layer_is_source
-            and not (fixed and isinstance(at, Path))
-        ):
+        if isinstance(at, Groups | Path) and not self.layer_is_source and not hidden:
             raise ValueError(
                 "Groups and a Path without conductance are of their source: state layer_is_source=True"
             )
@@ -135,26 +169,40 @@ class Recipe:
         return found.astype(np.float64, copy=False)
 
     @property
+    def inner(self) -> Recipe:
+        """What is evaluated: at each draw, where there are draws."""
+        return self.at.of if isinstance(self.at, Draws) else self
+
+    @property
     def needs_reference(self) -> bool:
-        return not isinstance(self.at, AtInput)
+        return not isinstance(self.inner.at, AtInput | Values) or self._along
 
     @property
     def needs_derivatives(self) -> bool:
-        return not isinstance(self.at, Groups)
+        return not isinstance(self.inner.at, Groups | Values)
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether there is no answer without a target."""
+        return not isinstance(self.inner.at, Values)
 
     @property
     def takes_differences(self) -> bool:
         """Whether it takes differences at its sources, whose numbers must be finite for that."""
-        return isinstance(self.at, Path | Ends)
+        return isinstance(self.inner.at, Path | Ends) or self._along
 
     @property
     def takes_gradients(self) -> bool:
         """Whether it takes gradients, which see no step and no rounding."""
-        return isinstance(self.at, AtInput | Path)
+        return isinstance(self.inner.at, AtInput | Path)
 
     @property
     def error_estimate(self) -> bool:
-        return isinstance(self.at, Path)
+        return isinstance(self.at, Path | Draws)
+
+    @property
+    def _along(self) -> bool:
+        return isinstance(self.at, Draws) and self.at.along
 
 
 Kind = TypeVar("Kind", bound=Method)
@@ -241,8 +289,10 @@ def failures() -> str:
 
 
 def without_derivatives() -> str:
-    """The methods that need no derivative, in words."""
-    return " or ".join(cls.name for cls, found in _default_recipes() if not found.needs_derivatives)
+    """The methods that explain a target without a derivative, in words."""
+    return " or ".join(
+        cls.name for cls, found in _default_recipes() if found.needs_target and not found.needs_derivatives
+    )
 
 
 def without_differences() -> str:

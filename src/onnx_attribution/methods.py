@@ -30,16 +30,23 @@ __all__ = [
     "DeepLiftGenomicsDefault",
     "DeepLiftRescale",
     "DeepLiftRevealCancel",
+    "ExpectedGradients",
     "Gradient",
     "GradientXActivation",
     "IntegratedGradients",
+    "InternalInfluence",
+    "LayerActivation",
     "Method",
     "MethodInfo",
     "NearZero",
+    "NeuronConductance",
     "NeuronIG",
     "Occlusion",
     "Parameter",
     "Quadrature",
+    "SmoothGrad",
+    "SmoothGradSquared",
+    "VarGrad",
     "bounded",
     "failures",
     "forget",
@@ -52,6 +59,8 @@ __all__ = [
 
 ENTRY_POINTS = "onnx_attribution.methods"
 MAX_STEPS = 16384
+MAX_DRAWS = 1 << 20
+MAX_SEED = 1_000_000_000
 DOUBLED_STEPS = 1024
 """Where the refinement for a tolerance ends by default, unless it begins above."""
 FIXED_STEPS = 64
@@ -332,6 +341,25 @@ def info_of(cls: type[Method], **facts: Any) -> MethodInfo:
 # --- what there is
 
 MULTIPLY_BY_INPUTS = "Multiply by the difference to the baseline, or by the activation."
+STEPS = (
+    "Segments of the path, or Captum's n_steps with its quadratures; without, as many as the tolerance needs, "
+    f"or {FIXED_STEPS} of a quadrature that is named."
+)
+QUADRATURE = (
+    "Where the steps lie and what they weigh; auto lays them where the path needs them, or makes a trapezoid "
+    "of steps that are named; from riemann_left on Captum's."
+)
+DRAWN = "How many rows are drawn for each sample; Captum's n_samples and nt_samples."
+GROUPS = (
+    "By source, integers from 0 that broadcast to one sample: elements of one number are replaced together, across "
+    "sources too."
+)
+WINDOWS = "By source, the sizes of a window that moves over the last axes; other axes are taken whole."
+NEURON = (
+    "By the name of its layer, the index of the neuron in one sample; with fewer numbers than axes all neurons whose "
+    "index begins so, as those of a channel."
+)
+STRIDES = "By source, how far the window moves; by default its size, so that windows do not overlap."
 
 
 @register("gradient", captum="Saliency (its absolute value), NeuronGradient", paper="arXiv 1312.6034")
@@ -361,8 +389,7 @@ class _AlongPath(Method):
         at_least=1,
         at_most=MAX_STEPS,
         accuracy=True,
-        help="Segments of the path, or Captum's n_steps with its quadratures; without, as many as the tolerance needs, "
-        f"or {FIXED_STEPS} of a quadrature that is named.",
+        help=STEPS,
     )
     tolerance: float | None = bounded(
         None,
@@ -381,8 +408,7 @@ class _AlongPath(Method):
     quadrature: Quadrature = bounded(
         "auto",
         accuracy=True,
-        help="Where the steps lie and what they weigh; auto lays them where the path needs them, or makes a trapezoid "
-        "of steps that are named; from riemann_left on Captum's.",
+        help=QUADRATURE,
     )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
@@ -395,6 +421,16 @@ class _AlongPath(Method):
             yield "max_steps", f"max_steps is {self.max_steps}, below steps, {self.steps}"
 
 
+@dataclass(frozen=True)
+class _MeanAlongPath(_AlongPath):
+    """The same of mean gradients."""
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from super().contradictions()
+        if self.quadrature == "riemann_trapezoid" and self.steps == 1:  # its only node would be the baseline
+            yield "steps", "riemann_trapezoid needs at least 2 steps"
+
+
 @register(
     "integrated_gradients",
     captum="IntegratedGradients; LayerIntegratedGradients, whose source is the layer; NeuronIntegratedGradients, "
@@ -402,15 +438,10 @@ class _AlongPath(Method):
     paper="arXiv 1703.01365",
 )
 @dataclass(frozen=True)
-class IntegratedGradients(_AlongPath):
+class IntegratedGradients(_MeanAlongPath):
     """The mean gradient on the line from the baseline to the source, times the difference. Sums to F(x) - F(x')."""
 
     multiply_by_inputs: bool = bounded(True, help=MULTIPLY_BY_INPUTS, option="multipliers")
-
-    def contradictions(self) -> Iterator[tuple[str, str]]:
-        yield from super().contradictions()
-        if self.quadrature == "riemann_trapezoid" and self.steps == 1:  # its only node would be the baseline
-            yield "steps", "riemann_trapezoid needs at least 2 steps"
 
 
 @register("neuron_ig", captum="LayerConductance", paper="arXiv 1807.09946")
@@ -472,21 +503,172 @@ class Occlusion(Method):
     inputs of which each sample has its own.
     """
 
-    groups: Mapping[str, NDArray[np.generic]] = bounded(
-        EMPTY,
-        help="By source, integers from 0 that broadcast to one sample: elements of one number are replaced together, "
-        "across sources too.",
+    groups: Mapping[str, NDArray[np.generic]] = bounded(EMPTY, help=GROUPS)
+    windows: Mapping[str, Sequence[int]] = bounded(EMPTY, option="window", help=WINDOWS)
+    strides: Mapping[str, Sequence[int]] = bounded(EMPTY, option="stride", help=STRIDES)
+
+
+@register(
+    "layer_activation", captum="LayerActivation", paper="github.com/meta-pytorch/captum, LayerActivation"
+)
+@dataclass(frozen=True)
+class LayerActivation(Method):
+    """The layer's values at the input; of any model that runs.
+
+    It needs no target: where none is named, the answer speaks of the sum of the first layer.
+    """
+
+    indifferent_to: ClassVar[frozenset[str]] = frozenset({"multiply_by_inputs"})
+
+
+@register("internal_influence", captum="InternalInfluence", paper="arXiv 1802.03788")
+@dataclass(frozen=True)
+class InternalInfluence(_MeanAlongPath):
+    """The mean gradient of a hidden layer on the line from the baseline to the source."""
+
+    indifferent_to: ClassVar[frozenset[str]] = frozenset({"multiply_by_inputs"})
+
+
+@register("neuron_conductance", captum="NeuronConductance", paper="arXiv 1805.12233")
+@dataclass(frozen=True, eq=False)
+class NeuronConductance(_MeanAlongPath):
+    """The conductance of one neuron by input: the part of integrated gradients that goes through the neuron.
+
+    The mean over the line from the baseline to the source of the target's derivative by the neuron times the neuron's
+    gradient, times the difference of the source. Summed over the neurons of a cut it is integrated_gradients, and
+    summed over the source the neuron's neuron_ig.
+    """
+
+    neuron: Mapping[str, Sequence[int]] = bounded(EMPTY, help=NEURON)
+    multiply_by_inputs: bool = bounded(True, help=MULTIPLY_BY_INPUTS, option="multipliers")
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from super().contradictions()
+        if len(self.neuron) > 1:
+            yield "neuron", f"neuron is of one layer, not of {', '.join(map(repr, self.neuron))}"
+
+
+@dataclass(frozen=True)
+class _Drawn(Method):
+    """The parameters of methods that are means over random draws."""
+
+    draws: int = bounded(
+        50,
+        at_least=1,
+        at_most=MAX_DRAWS,
+        accuracy=True,
+        help=DRAWN,
     )
-    windows: Mapping[str, Sequence[int]] = bounded(
-        EMPTY,
-        option="window",
-        help="By source, the sizes of a window that moves over the last axes; other axes are taken whole.",
+    seed: int = bounded(
+        0,
+        at_least=0,
+        at_most=MAX_SEED,
+        help="The same seed gives the same draws, for every sample and target, whatever shares a run.",
     )
-    strides: Mapping[str, Sequence[int]] = bounded(
-        EMPTY,
-        option="stride",
-        help="By source, how far the window moves; by default its size, so that windows do not overlap.",
+
+
+@register(
+    "expected_gradients",
+    captum="GradientShap, LayerGradientShap, NeuronGradientShap",
+    paper="arXiv 1906.10670",
+)
+@dataclass(frozen=True)
+class ExpectedGradients(_Drawn):
+    """The mean over random points between the references and the input of the gradient times the difference. Sums to
+    F(x) less the mean of F over the references, but for what the draws scatter.
+
+    Each draw takes one of the references (a plain baseline is one), a point between it and the input with its noise,
+    and the difference of the two. The error estimate is the L1 norm of the standard errors of the mean.
+    """
+
+    draws: int = bounded(
+        200,
+        at_least=1,
+        at_most=MAX_DRAWS,
+        accuracy=True,
+        help=DRAWN,
     )
+    stdev: float = bounded(
+        0.0,
+        at_least=0,
+        help="Standard deviation of normal noise that is added to the input, or to the layer that is asked for.",
+    )
+    multiply_by_inputs: bool = bounded(True, help=MULTIPLY_BY_INPUTS, option="multipliers")
+
+
+@dataclass(frozen=True, eq=False)
+class _Noisy(_Drawn):
+    """The parameters of methods that take the attributions of another method at the input with noise; from
+    `multiply_by_inputs` on they are those of the other method."""
+
+    stdev: float | None = bounded(
+        None, at_least=0, help="Standard deviation of the noise, in the unit of the source; Captum's stdevs."
+    )
+    noise_level: float = bounded(
+        0.15,
+        at_least=0,
+        help="Standard deviation as a share of the range of each sample's source, where stdev is left open.",
+    )
+    of: str = bounded("gradient", help="The method whose attributions are taken, by its name.")
+    absolute: bool = bounded(
+        False, help="Take the absolute attributions of each draw, as Captum's Saliency does."
+    )
+    multiply_by_inputs: bool = bounded(True, help=MULTIPLY_BY_INPUTS, option="multipliers")
+    steps: int | None = bounded(None, at_least=1, at_most=MAX_STEPS, accuracy=True, help=STEPS)
+    quadrature: Quadrature = bounded("auto", accuracy=True, help=QUADRATURE)
+    groups: Mapping[str, NDArray[np.generic]] = bounded(EMPTY, help=GROUPS)
+    windows: Mapping[str, Sequence[int]] = bounded(EMPTY, option="window", help=WINDOWS)
+    strides: Mapping[str, Sequence[int]] = bounded(EMPTY, option="stride", help=STRIDES)
+    neuron: Mapping[str, Sequence[int]] = bounded(EMPTY, help=NEURON)
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        given = self._given()
+        if self.of != Gradient.name or given:
+            try:
+                self.inner()
+            except InvalidArgument as error:
+                yield next(iter(error.violations), "of"), error.message
+
+    def inner(self) -> Method:
+        """The method whose attributions are taken. Raises: InvalidArgument: it knows none of the parameters."""
+        return make(self.of.replace("-", "_"), self._given())
+
+    def _given(self) -> dict[str, Any]:
+        """The parameters of the other method that are not as they are by default."""
+        of = ("multiply_by_inputs", "steps", "quadrature", "groups", "windows", "strides", "neuron")
+        known = {one.name: one.default for one in parameters_of(type(self)) if one.name in of}
+        return {name: value for name in known if not alike(value := getattr(self, name), known[name])}
+
+
+@register("smoothgrad", captum="NoiseTunnel, nt_type smoothgrad", paper="arXiv 1706.03825")
+@dataclass(frozen=True, eq=False)
+class SmoothGrad(_Noisy):
+    """The mean of the gradient, or of another method's attributions, over noise at the input.
+
+    The noise is normal and added to the sources. The other method is named by `of`; the parameters from
+    `multiply_by_inputs` on are its. The error estimate is the L1 norm of the standard errors of the mean.
+    """
+
+
+@register("smoothgrad_sq", captum="NoiseTunnel, nt_type smoothgrad_sq", paper="arXiv 1806.10758")
+@dataclass(frozen=True, eq=False)
+class SmoothGradSquared(_Noisy):
+    """The mean of the square of the gradient, or of another method's attributions, over noise at the input.
+
+    The noise is normal and added to the sources. The other method is named by `of`; the parameters from
+    `multiply_by_inputs` on are its. The error estimate is the L1 norm of the standard errors of the mean.
+    """
+
+
+@register("vargrad", captum="NoiseTunnel, nt_type vargrad", paper="arXiv 1810.03307")
+@dataclass(frozen=True, eq=False)
+class VarGrad(_Noisy):
+    """The variance of the gradient, or of another method's attributions, over noise at the input.
+
+    The noise is normal and added to the sources. The other method is named by `of`; the parameters from
+    `multiply_by_inputs` on are its. The squares are divided by the number of draws, as Captum does. The error estimate
+    is the L1 norm of the standard errors of the variance.
+    """
 
 
 DEFAULT: Method = NeuronIG()

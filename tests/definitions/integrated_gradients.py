@@ -22,6 +22,7 @@ def attributions(
     return mean * (high - low) if multiply_by_inputs else mean
 
 
+GIVEN = {"steps": 64}
 CHANGED = {"steps": 7, "quadrature": "left", "multiply_by_inputs": False}
 TOLERANCE = 0.01
 """Of the L1 norm: with defaults as many rows are taken as that needs, and the definition is the integral itself."""

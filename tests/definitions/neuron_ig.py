@@ -18,6 +18,7 @@ def attributions(
     return np.asarray((weighed * np.diff(h, axis=0)).sum(axis=0))
 
 
+GIVEN = {"steps": 64}
 CHANGED = {"steps": 5, "quadrature": "right"}
 TOLERANCE = 0.01
 """Of the L1 norm: with defaults as many rows are taken as that needs, and the definition is the integral itself."""

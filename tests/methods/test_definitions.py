@@ -54,7 +54,7 @@ def test_the_numbers_are_those_of_the_definition(engine: Engine, name: str, chan
     net, x, baseline = drawn(seed)
     engine.add(f"net{seed}", net.model())
     own: Any = definition(name)
-    parameters = getattr(own, "CHANGED", {}) if changed else {}
+    parameters = getattr(own, "CHANGED" if changed else "GIVEN", {})
     for layer in getattr(own, "LAYERS", (SOURCE, HIDDEN)):
         answer = engine.attribute(
             AttributionRequest(f"net{seed}", {"x": x}, name, [layer], baselines={"x": baseline}, **parameters)

@@ -134,7 +134,7 @@ def test_every_method_explains_a_mask(engine: Engine, method: str) -> None:
     answer = ask(engine, "segments", {"x": X}, method, target=Target(index=(1, MASK)))
     values_at = [segments(x)[1][MASK].sum() for x in X]
     np.testing.assert_allclose(answer.target.value, values_at, rtol=1e-9)
-    if not method.startswith("gradient"):
+    if not np.isnan(answer.target.baseline_value).all():
         np.testing.assert_allclose(
             answer.target.baseline_value, segments(np.zeros((2, 2, 4)))[1][MASK].sum(), rtol=1e-9
         )

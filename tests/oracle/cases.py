@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import json
 import lzma
+import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx_attribution.methods import Gradient
+from onnx_attribution.methods import Gradient, SmoothGrad, SmoothGradSquared, VarGrad
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import Attribution, AttributionRequest, References, Target
 from tests.checks import to_double
@@ -52,7 +54,17 @@ METHODS: dict[str, str] = {
     "Gradient": "gradient",
     "FeatureAblation": "occlusion",
     "Occlusion": "occlusion",
+    "InternalInfluence": "internal_influence",
+    "NeuronConductance": "neuron_conductance",
+    "LayerActivation": "layer_activation",
+    "GradientShap": "expected_gradients",
+    "LayerGradientShap": "expected_gradients",
+    "NeuronGradientShap": "expected_gradients",
+    "NoiseTunnel": "smoothgrad",  # or what its nt_type says, of another method of these
 }
+ARRAY = "test_classification_baselines_as_function#0"
+DRAWS = 1000
+"""How many we take at least of points between references and the input."""
 TABLES = ("riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid", "gausslegendre")
 
 REVEALING = frozenset({"DeepLIFT-RevealCancel", "DeepLIFT-revealcancel", "DeepLIFT-genomics_default"})
@@ -82,8 +94,17 @@ def oracle() -> Json:
 
 
 def cases() -> list[Json]:
-    """The cases of our methods."""
-    return [case for case in oracle()["cases"] if case["method"] in METHODS]
+    """The cases of our methods, but for one that is about an array of numpy in place of one of torch."""
+    return [
+        case
+        for case in oracle()["cases"]
+        if {case["method"], inner_of(case)} <= set(METHODS) and not case["id"].endswith(ARRAY)
+    ]
+
+
+def inner_of(case: Json) -> str:
+    """The method that a case is about: of a noise tunnel the one inside of it."""
+    return str(case.get("inner_method") or case["method"])
 
 
 def tables() -> list[Json]:
@@ -144,6 +165,17 @@ class Call:
     factor: float = 1.0
     absolute: bool = False
     distribution: bool = False
+    drawn: int = 0
+    copies: int = 1
+
+    @property
+    def scattered(self) -> float:
+        """By how many times our error estimate the library's numbers may differ; 0: they are not random.
+
+        It has `drawn` draws: four standard errors of its mean, of which ours is one with our number of draws.
+        """
+        ours = self.request.method.parameters().get("draws", 0)
+        return 4 * math.sqrt(ours / self.drawn) if self.drawn else 0.0
 
     def samples(self) -> list[Call]:
         """The call, or one for each sample where the samples have groups of their own."""
@@ -169,7 +201,11 @@ class Call:
         ]
 
     def requests(self) -> list[AttributionRequest]:
-        """The request, or for a distribution of references one for each of them."""
+        """What the sum to the change is seen from: the request, or for a distribution of references one for each of
+        them; of squares and variances over noise, their mean."""
+        method = self.request.method
+        if isinstance(method, SmoothGradSquared | VarGrad):
+            return [self.request.changed(method=SmoothGrad(**method.parameters()))]
         if not self.distribution:
             return [self.request]
         given = {n: np.asarray(b) for n, b in self.request.baselines.items()}
@@ -209,19 +245,19 @@ class Call:
 
 def call_of(side: Json, *, multiply: bool | None = None) -> Call:
     """The call of a case or of one side of an equivalence."""
-    method, options = side["method"], side.get("options") or {}
+    method, options, inner = side["method"], side.get("options") or {}, inner_of(side)
     spec = oracle()["models"][side["model"]]["spec"]
     kinds = {i["name"]: i["dtype"] for i in spec["inputs"]}
     given = {**side["inputs"], **(side.get("aux_inputs") or {})}
     sources, tensors = list(side["inputs"]), (side.get("layer") or {}).get("onnx_tensors")
     places: Nested = _only(sources)
     layers: list[str] = []
-    integers = METHODS[method] == "occlusion"  # which a target may hold there, if it is named
+    integers = METHODS[inner] == "occlusion"  # which a target may hold there, if it is named
     target = Target(spec["outputs"][0] if integers else None, index_of(side.get("target")))
-    if method.startswith("Neuron"):
+    if method.startswith("Neuron") and method != "NeuronConductance":
         assert tensors is not None
         target = Target(tensor=tensors[0], index=_selected(side, tensors[0]))
-    elif tensors is not None:
+    elif tensors is not None and method != "NeuronConductance":
         places = [_only(t) if isinstance(t, list) else t for t in tensors]
         places = _only(places)
         layers = list(_leaves(places))
@@ -229,21 +265,57 @@ def call_of(side: Json, *, multiply: bool | None = None) -> Call:
         AttributionRequest(
             model=side["model"],
             inputs={name: array(value).astype(kinds[name]) for name, value in given.items()},
-            method=METHODS[method],
+            method=options.get("nt_type", METHODS[method]),
             layers=layers,
-            source=layers if method == "LayerIntegratedGradients" else sources,
+            source=layers if method in ("LayerIntegratedGradients", "LayerGradientShap") else sources,
             target=target,
             baselines=_baselines(side),
             steps=options.get("n_steps", 50),
             quadrature=options.get("method", "gausslegendre"),
             multiply_by_inputs=_multiplies(side) if multiply is None else multiply,
             **_features(sources, options),
+            **_draws(side),
+            **_neuron(side),
         ),
         places,
         factor=2.0 if "custom_attribution_func" in options else 1.0,
         absolute=method == "Saliency" and options.get("abs", True),
         distribution=method.endswith("DeepLiftShap"),
+        drawn=_drawn(side),
+        copies=options.get("nt_samples", 1),
     )
+
+
+def _neuron(side: Json) -> Json:
+    """The neuron of a conductance: a layer and an index, of the first of several tensors where the file says so."""
+    if side["method"] != "NeuronConductance":
+        return {}
+    tensors, selector = side["layer"]["onnx_tensors"], side["neuron_selector"]
+    if isinstance(selector, dict) and "callable" in selector:
+        (number,) = re.fullmatch(r"x(?:\[0\])?\[:, (\d+)\]", selector["python"]).groups()  # type: ignore[union-attr]
+        return {"neuron": {tensors[0]: (int(number),)}}
+    chosen = index_of(selector)
+    return {"neuron": {tensors[0]: chosen if isinstance(chosen, tuple) else (chosen,)}}
+
+
+def _drawn(side: Json) -> int:
+    """How many draws a library takes, 0 where they are all alike."""
+    options = side.get("options") or {}
+    if side["method"] == "NoiseTunnel":
+        return int(options["nt_samples"]) if options["stdevs"] else 0
+    return int(options.get("n_samples", 5)) if side["method"].endswith("GradientShap") else 0
+
+
+def _draws(side: Json) -> Json:
+    """The parameters of random draws."""
+    options, inner = side.get("options") or {}, inner_of(side)
+    if side["method"] == "NoiseTunnel":
+        absolute = inner == "Saliency" and options.get("abs", True)
+        own = {"stdev": options["stdevs"], "of": METHODS[inner], "absolute": absolute}
+        return {**own, "draws": options["nt_samples"]}
+    if side["method"].endswith("GradientShap"):
+        return {"stdev": options.get("stdevs", 0.0), "draws": max(_drawn(side), DRAWS)}
+    return {}
 
 
 def _features(sources: Sequence[str], options: Json) -> Json:
@@ -307,9 +379,19 @@ def _baselines(side: Json) -> dict[str, Any]:
     """One baseline per input: a scalar or tensor for all, or a tuple."""
     names, value = list(side["inputs"]), side.get("baselines")
     parts = value["tuple"] if isinstance(value, dict) and "tuple" in value else [value] * len(names)
-    return {
-        n: 0.0 if p is None else (array(p) if is_tensor(p) else p) for n, p in zip(names, parts, strict=True)
-    }
+    several = side["method"].endswith("GradientShap")
+    return {n: _baseline(side, n, part, several) for n, part in zip(names, parts, strict=True)}
+
+
+def _baseline(side: Json, name: str, part: Any, several: bool) -> Any:
+    if isinstance(part, dict) and "formula" in part:
+        (rows,) = map(int, re.findall(r"arange\(0, (\d+)\*num_in\)", part["formula"]))
+        size = array(side["inputs"][name]).shape[1]
+        return References(np.arange(0.0, rows * size).reshape(rows, size))
+    if part is None:
+        return 0.0
+    found = array(part) if is_tensor(part) else part
+    return References(found) if several and np.ndim(found) else found
 
 
 def _selected(side: Json, tensor: str) -> Any:

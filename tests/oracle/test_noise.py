@@ -44,8 +44,8 @@ def _misplaced(found: Nested) -> Nested:
 
 def is_exact(case: Json, call: cases.Call) -> bool:
     """Whether the file has all digits: of RevealCancel's multipliers it has those that a quotient in float32 leaves."""
-    if recorded(case, call) is None or case["method"] not in cases.REVEALING:
-        return recorded(case, call) is not None
+    if call.drawn or recorded(case, call) is None or case["method"] not in cases.REVEALING:
+        return recorded(case, call) is not None and not call.drawn
     baselines: Mapping[str, Any] = call.request.baselines
     apart = [np.abs(a - baselines[n]) for n, a in call.request.inputs.items()]
     return call.multiplied or all((d[d > 0] > 1e-3).all() for d in apart)
@@ -97,7 +97,7 @@ def test_the_target_of_noise_cannot_move() -> None:
 def test_nothing_else_is_so_small() -> None:
     """What is 0 has to be 0 to the last digit, and everything else is compared relative to its own size."""
     for case in MEANT:
-        expected = [e for call in calls(case) if (e := recorded(case, call)) is not None]
+        expected = [e for call in calls(case) if not call.drawn and (e := recorded(case, call)) is not None]
         assert all(nested.size(e) == 0 or nested.size(e) > SMALL for e in expected), case["id"]
     for item in EQUAL:
         if item["id"] not in noise.EQUIVALENCES:

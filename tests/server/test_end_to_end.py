@@ -22,7 +22,7 @@ from onnx_attribution.server import app
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
 from onnx_attribution.values import Accepted, AttributionRequest, Completed, References, Revision, Target
-from tests.method_names import METHODS, SOURCE_METHODS
+from tests.method_names import METHODS, SOURCE_METHODS, SUMMING_METHODS
 
 Digits = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -83,6 +83,21 @@ def test_remote_answer_equals_the_embedded_one(
         assert remote.cut == layer.cut
 
 
+def test_a_neuron_and_a_method_inside_of_another_travel(
+    engine: Engine, client: Client, digits_data: Digits
+) -> None:
+    images = digits_data[0][:2]
+    through: dict[str, Any] = {"neuron": {"relu1": (3,)}, "steps": 4}
+    inside: dict[str, Any] = {
+        **through, "of": "neuron_conductance", "draws": 3, "seed": 9, "stdev": 0.5, "absolute": True
+    }  # fmt: skip
+    for method, given in (("neuron_conductance", through), ("vargrad", inside)):
+        here = engine.attribute(AttributionRequest("digits", {"image": images}, method, target=2, **given))
+        there = client.attribute("digits", images, method=method, target=2, **given)
+        np.testing.assert_array_equal(there.layers["image"].values, here.layers["image"].values)
+        assert (here.layers["image"].values != 0).any()
+
+
 @pytest.mark.parametrize(
     "index",
     [
@@ -139,7 +154,7 @@ def test_a_number_that_samples_share_travels_as_a_source(engine: Engine, client:
     assert (here.joint_residual is None) == (there.joint_residual is None)
     if here.joint_residual is not None:
         np.testing.assert_array_equal(here.joint_residual, there.joint_residual)
-    assert (here.joint_residual is None) == (method in ("gradient", "gradient_x_activation", "occlusion"))
+    assert (here.joint_residual is None) == (method not in SUMMING_METHODS)
 
 
 IMPUTED = """<ir_version: 8, opset_import: ["" : 17]> imputed (float[N,2] x) => (float[N,2] y) <float fill = {3}> {

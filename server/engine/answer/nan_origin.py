@@ -136,7 +136,7 @@ def _seen(
             nodes = list(graph.nodes)
             between = layers_between(graph, choice.sources, choice.target)
             names = tuple(x.name for x in between if choice.target in reachable(nodes, [x.name]))
-            program = rows_program(network, replace(choice, layers=names))
+            program = rows_program(network, replace(choice, layers=names, through=None))
             sessions[way] = nodes, names, model.backend.session(program.model, optimise=False)
         nodes, names, session = sessions[way]
         yield nodes, names, session.run(inputs)

@@ -60,7 +60,7 @@ def remedy(
 def _tried(resolved: Resolved) -> Iterator[tuple[str, Resolved]]:
     at = resolved.recipe.at
     assert isinstance(at, Path)
-    whole = resolved.recipe if at.conductance else replace(resolved.recipe, reduce=contribution)
+    whole = resolved.recipe if at.conductance or at.apart else replace(resolved.recipe, reduce=contribution)
     open_ends: tuple[Quadrature, ...] = ("gausslegendre", "riemann_middle")
     for quadrature in open_ends:
         if at.quadrature != quadrature:

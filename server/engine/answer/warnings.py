@@ -14,7 +14,9 @@ from onnx_attribution.graph_tools.select.cuts import cut_tensors
 from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.server.engine.answer.nan_origin import origin_of, steep_of
 from onnx_attribution.server.engine.answer.remedies import remedy
+from onnx_attribution.server.engine.methods.noise import noise_scale
 from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import Draws, Path
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.targets import per_sample
 from onnx_attribution.server.engine.rows.evaluate import Floats, Sums
@@ -54,7 +56,7 @@ class Answered:
         if place not in self.remedies:
             self.remedies[place] = (
                 remedy(self.model, self.asked, place, complete, self.steps, memory, self.may_go_on)
-                if self.asked.recipe.error_estimate and self.may_go_on()
+                if isinstance(self.asked.recipe.at, Path) and self.may_go_on()
                 else ""
             )
         return self.remedies[place]
@@ -88,8 +90,11 @@ def warnings_of(answer: Answered, memory: int) -> Iterator[str]:
         if not layer.cut and answer.joint is None and np.isfinite(layer.residual).any():
             yield _bypassed(answer.model, answer.resolved, layer)
     found = answer.resolved.recipe
+    yield from _without_noise(answer.asked)
     for names, residual in answer.complete():
-        if found.error_estimate:
+        if isinstance(found.at, Draws):
+            yield from _scattered(answer, names, residual)
+        elif found.error_estimate:
             yield from _unmet(answer, names, residual, memory)
         elif found.takes_differences:
             yield from _missing(answer, names, residual)
@@ -102,7 +107,9 @@ def _not_finite(answer: Answered, memory: int) -> Iterator[str]:
     names = [name for name, samples in bad.items() if samples.any()]
     if not names:
         return
+    references = 1 if answer.every.averaged else answer.asked.samples.references
     first = int(np.argmax(np.any([bad[name] for name in names], axis=0)))
+    first *= answer.asked.samples.references // references
     derived = answer.asked.recipe.needs_derivatives  # as the search does
     found = origin_of(answer.model, answer.asked, first, memory) if derived else None
     begins = ""
@@ -115,8 +122,7 @@ def _not_finite(answer: Answered, memory: int) -> Iterator[str]:
                 begins += f"; try {better}"
     for name in names:
         yield (
-            f"the attributions of {name!r} hold NaN or infinite numbers"
-            f"{_in(bad[name], answer.asked.samples.references)}{begins}"
+            f"the attributions of {name!r} hold NaN or infinite numbers{_in(bad[name], references)}{begins}"
         )
 
 
@@ -196,6 +202,34 @@ def _unmet(answer: Answered, names: Sequence[str], residual: Floats, memory: int
         f"{change[worst] + residual[worst]:.3g}, the target changes by {change[worst]:.3g}, at {answer.steps} steps"
         f"{begins}; try {' or '.join(filter(None, (', '.join(ways[:-1]), ways[-1])))}"
     )
+
+
+def _without_noise(asked: Resolved) -> Iterator[str]:
+    """The sources whose range is nothing, of which noise was to be a share."""
+    at = asked.recipe.at
+    if not isinstance(at, Draws) or at.stdev is not None or not at.noise_level:
+        return
+    for name in asked.choice.sources:
+        high, _ = asked.samples.ends(name)
+        none: Mask = (noise_scale(at, high).reshape(len(high)) == 0)[:: asked.samples.references]
+        if none.any():
+            yield f"no noise is added to {name!r}{_in(none)}, whose numbers are all the same; give stdev"
+
+
+def _scattered(answer: Answered, names: Sequence[str], residual: Floats) -> Iterator[str]:
+    """Where a mean over draws misses more of the change than it should: there are too few."""
+    change = answer.resolved.value - answer.resolved.baseline_value
+    eps, _ = answer.rounding()
+    ends = np.maximum(np.abs(answer.resolved.value), np.abs(answer.resolved.baseline_value))
+    with np.errstate(invalid="ignore", over="ignore"):
+        noise = 64 * eps * (ends + answer.sizes(names))
+        missed = np.isfinite(residual) & (np.abs(residual) > MISSED * np.abs(change) + noise)
+    if missed.any():
+        worst = int(np.argmax(np.where(missed, np.abs(residual), -1)))
+        yield (
+            f"the attributions of {_quoted(names)} sum to {change[worst] + residual[worst]:.3g} in sample {worst}, "
+            f"where the target changes by {change[worst]:.3g}: the draws scatter; try more draws, or less noise"
+        )
 
 
 def _quoted(names: Sequence[str]) -> str:

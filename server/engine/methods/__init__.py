@@ -1,23 +1,25 @@
-"""The recipes of the methods, and the four ways to evaluate one; importing this package fills the table of recipes."""
+"""The recipes of the methods, and the ways to evaluate one; importing this package fills the table of recipes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from onnx_attribution.server.engine.methods import deeplift, gradient, occlusion, path
+from onnx_attribution.server.engine.methods import activation, deeplift, gradient, noise, occlusion, path
 from onnx_attribution.server.engine.methods.stages import Driver, Stage
 from onnx_attribution.server.engine.models.loaded import LoadedModel
-from onnx_attribution.server.engine.recipe import AtInput, Ends, Groups, Path
+from onnx_attribution.server.engine.recipe import AtInput, Draws, Ends, Groups, Path, Values
 from onnx_attribution.server.engine.request.resolve import Resolved
 
 __all__ = ["Stage", "stages"]
 
-DRIVERS: Mapping[type, Driver] = {
+INNER: Mapping[type, Driver] = {
     AtInput: gradient.stages,
     Path: path.stages,
     Ends: deeplift.stages,
     Groups: occlusion.stages,
+    Values: activation.stages,
 }
+DRIVERS: Mapping[type, Driver] = {**INNER, Draws: noise.driver(INNER)}
 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:

@@ -121,9 +121,16 @@ class _Paths:
         self.row_bytes = max(row_bytes(model, resolved), 1) * (1 + at.conductance)
         limit = min(at.max_steps + 1, max(memory // self.row_bytes, 3))
         self._weighs = not at.conductance and resolved.recipe.reduce is contribution
-        self._ends = {} if at.conductance else {layer: samples.wide_ends(layer) for layer in layers}
-        self._joint = not any(resolved.cuts[layer] for layer in layers) and is_joint_cut(
-            list(model.graph.nodes), resolved.choice.sources, resolved.choice.target, list(layers)
+        self._ends = (
+            {} if at.conductance or at.apart else {layer: samples.wide_ends(layer) for layer in layers}
+        )
+        alone = [layer for layer in layers if resolved.cuts[layer]]
+        self._joint = (
+            resolved.recipe.sums_to_change
+            and not alone
+            and is_joint_cut(
+                list(model.graph.nodes), resolved.choice.sources, resolved.choice.target, list(layers)
+            )
         )
         ray = is_homogeneous(model.graph, resolved.choice.sources, resolved.choice.target, layers)
         zero = _from_zero(resolved) if ray else np.zeros(samples.count, np.bool_)
@@ -189,7 +196,7 @@ class _Paths:
         for layer in self._resolved.choice.layers:
             fine[layer] = np.stack([sums[layer] for sums, _ in found])
             errors[layer] = np.array([error[layer] for _, error in found])
-            if not self._at.conductance:
+            if layer in self._ends:
                 high, low = self._ends[layer]
                 fine[layer] = reduced(name, fine[layer], high - low)
         ends = (np.array([one.ends.get(end, np.nan) for one in self.samples]) for end in (1.0, 0.0))

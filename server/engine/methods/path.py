@@ -7,7 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_attribution.methods import DOUBLED_STEPS, FIXED_STEPS, TOLERANCE, IntegratedGradients, NeuronIG
+from onnx_attribution.methods import (
+    DOUBLED_STEPS,
+    FIXED_STEPS,
+    TOLERANCE,
+    IntegratedGradients,
+    InternalInfluence,
+    NeuronConductance,
+    NeuronIG,
+)
 from onnx_attribution.server.engine.methods import adaptive_path
 from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
 from onnx_attribution.server.engine.models.loaded import LoadedModel
@@ -18,6 +26,8 @@ from onnx_attribution.server.engine.rows.along import along_path, planned
 from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums, averaged
 from onnx_attribution.server.engine.rows.plan import Plan, conductance_plan, mean_plan
 
+Along = IntegratedGradients | NeuronIG | InternalInfluence | NeuronConductance
+
 
 @recipe(IntegratedGradients)
 def integrated_gradients(method: IntegratedGradients) -> Recipe:
@@ -25,12 +35,24 @@ def integrated_gradients(method: IntegratedGradients) -> Recipe:
     return Recipe(_path(method), reduce, sums_to_change=method.multiply_by_inputs, layer_is_source=True)
 
 
+@recipe(InternalInfluence)
+def internal_influence(method: InternalInfluence) -> Recipe:
+    return Recipe(replace(_path(method), apart=True))
+
+
+@recipe(NeuronConductance)
+def neuron_conductance(method: NeuronConductance) -> Recipe:
+    reduce = contribution if method.multiply_by_inputs else multiplier
+    through = next(((name, tuple(index)) for name, index in method.neuron.items()), ("", ()))
+    return Recipe(replace(_path(method), through=through), reduce, layer_is_source=True)
+
+
 @recipe(NeuronIG)
 def neuron_ig(method: NeuronIG) -> Recipe:
     return Recipe(_path(method, conductance=True), sums_to_change=True)
 
 
-def _path(method: IntegratedGradients | NeuronIG, *, conductance: bool = False) -> Path:
+def _path(method: Along, *, conductance: bool = False) -> Path:
     steps, chosen = method.steps or FIXED_STEPS, method.quadrature
     most = method.max_steps or max(DOUBLED_STEPS, steps)
     if chosen != "auto":
@@ -77,7 +99,7 @@ def path_sums(model: LoadedModel, resolved: Resolved, plan: Plan, memory: int) -
     at = resolved.recipe.at
     assert isinstance(at, Path)
     sums = yield from along_path(model, resolved, plan, at.conductance, memory)
-    if at.conductance:
+    if at.conductance or at.apart:
         return sums
     ends = {layer: resolved.samples.wide_ends(layer) for layer in resolved.choice.layers}
     name, reduced = resolved.request.method.name, resolved.recipe.reduced
@@ -92,7 +114,8 @@ def missed(resolved: Resolved, sums: Sums) -> Floats:
     """Per sample what multipliers of a path, multiplied, miss of the change, relative to their L1 norm; 0 for all else,
     whose answer holds its residual."""
     at, names = resolved.recipe.at, resolved.choice.layers
-    if not isinstance(at, Path) or at.conductance or resolved.recipe.reduce is not multiplier:
+    whole = isinstance(at, Path) and not (at.conductance or at.apart or at.through)
+    if not whole or resolved.recipe.reduce is not multiplier:
         return np.zeros(resolved.samples.count // resolved.samples.references)
     parts = {}
     for name in names:

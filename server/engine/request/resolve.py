@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import element_type
 from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
-from onnx_attribution.graph_tools.programs.signature import Choice
+from onnx_attribution.graph_tools.programs.signature import Choice, Neuron
 from onnx_attribution.graph_tools.select.cuts import is_cut
-from onnx_attribution.graph_tools.select.targets import require_float
+from onnx_attribution.graph_tools.select.targets import require_float, require_numbers
 from onnx_attribution.server.engine.models.forward import forward, moved
 from onnx_attribution.server.engine.models.loaded import LoadedModel
-from onnx_attribution.server.engine.recipe import Groups, Recipe
+from onnx_attribution.server.engine.recipe import Groups, Path, Recipe, Values
 from onnx_attribution.server.engine.request import targets
 from onnx_attribution.server.engine.request.baselines import baselines_of, references_of
 from onnx_attribution.server.engine.request.groups import Features, features_of
@@ -93,19 +93,21 @@ def resolve(
     for k, one in enumerate(asked):
         with _named(model, request, k):
             model.require_computed([one.tensor])
-            wanted.append(targets.chosen(model, one, recipe))
+            wanted.append(_target(model, request, one, recipe))
     names = list(dict.fromkeys(one.tensor for one in wanted))
     sources, layers, is_default = source_and_layers(model, request, recipe, names)
-    choices = {name: Choice(sources, layers, name) for name in names}
-    for choice in choices.values():
-        check_between(model, choice)
+    through = _neuron(model, request, recipe)
+    choices = {name: Choice(sources, layers, name, through) for name in names}
+    if recipe.needs_target:
+        for choice in choices.values():
+            check_between(model, choice)
     references = references_of(request)
     inputs = checked_inputs(model, request.inputs)
     if recipe.takes_differences:
         require_finite(request.method.name, sources, inputs)
     given = split_samples(model, inputs, references, len(asked))
     at_targets = dict.fromkeys(name for one in wanted for name in one.tensors)
-    tensors = [*at_targets, *sources, *layers]
+    tensors = [*at_targets, *sources, *layers, *([through.tensor] if through else [])]
     rows = model.rows_of(tensors)
     together = all(rows[name] is not None for name in tensors)
     own = {name: _notes(model, request, recipe, choice, is_default) for name, choice in choices.items()}
@@ -125,8 +127,13 @@ def resolve(
     if not together:
         rows = model.places_of(tensors)
     plain = Samples.laid(model, given, rows, together, references)
+    run_for_it = 0
+    if through:
+        place, run_for_it = _indexed(model, plain, through)
+        choices = {name: replace(choice, through=place) for name, choice in choices.items()}
     hidden = [s for s in sources if s not in model.network.input_axes]
     at_x, known, evaluated = _at_input(model, plain, hidden, wanted, asked)
+    evaluated += run_for_it
     samples = plain.filled(
         x=[{**run.x, **{s: each[s] for s in hidden}} for run, each in zip(plain.runs, at_x, strict=True)]
     )
@@ -136,7 +143,8 @@ def resolve(
         moved(model, run.x, run.baselines, unsure, where="at the baseline") for run in samples.runs if unsure
     ]
     evaluated += samples.count * bool(unsure)
-    features = _features(model, recipe.at, samples, sources) if isinstance(recipe.at, Groups) else None
+    at = recipe.inner.at
+    features = _features(model, at, samples, sources) if isinstance(at, Groups) else None
     nodes = list(model.graph.nodes)
     cuts = {name: {layer: is_cut(nodes, sources, name, [layer]) for layer in layers} for name in names}
     resolved = []
@@ -209,10 +217,13 @@ def _at_input(
         if name not in known
         or one.made
         or (
-            (reads_values(target.index) or reads_values(target.minus, False))
-            and any(
-                np.prod(each[one.indexed] or ()) > each_run.count
-                for each, each_run in zip(shapes, samples.runs, strict=True)
+            not one.whole
+            and (
+                (reads_values(target.index) or reads_values(target.minus, False))
+                and any(
+                    np.prod(each[one.indexed] or ()) > each_run.count
+                    for each, each_run in zip(shapes, samples.runs, strict=True)
+                )
             )
         )
     }
@@ -237,13 +248,61 @@ def _named(model: LoadedModel, request: AttributionRequest, number: int) -> Iter
         raise error.reworded(f"{which}{error.message}{where}") from error.__cause__
 
 
+def _neuron(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> Neuron | None:
+    """The neuron that all ways have to cross, where the recipe speaks of one."""
+    at = recipe.inner.at
+    if not isinstance(at, Path) or at.through is None:
+        return None
+    if not at.through[0]:
+        raise InvalidArgument(
+            f"{request.method.name} is of a neuron; name its layer and its index, as neuron={{'conv1': (3, 0, 0)}}",
+            option="neuron",
+        )
+    name = model.tensor(at.through[0])
+    require_float(model.graph, name, "layer", Reason.LAYER_INVALID)
+    return Neuron(name, at.through[1])
+
+
+def _indexed(model: LoadedModel, samples: Samples, neuron: Neuron) -> tuple[Neuron, int]:
+    """The neuron with its index counted from the start, and how many rows were run to know its layer's shape.
+
+    Raises:
+        InvalidArgument: the layer has no unit there.
+    """
+    run, lead = samples.runs[0], samples.place(neuron.tensor)
+    whole = model.shape_at(neuron.tensor, lead, run.x, run.count)
+    found = (
+        forward(model, run.x, [neuron.tensor])[neuron.tensor]
+        if whole is None
+        else np.broadcast_to(np.zeros(()), whole)
+    )
+    shape = targets.units(found, lead).shape[1:]
+    inside = [-size <= k < size for k, size in zip(neuron.index, shape, strict=False)]
+    if len(neuron.index) > len(shape) or not all(inside):
+        raise InvalidArgument(
+            f"the layer {neuron.tensor!r} has no neuron {list(neuron.index)}; of one sample it has shape {list(shape)}",
+            reason=Reason.LAYER_INVALID, layer=neuron.tensor,
+        )  # fmt: skip
+    index = tuple(k % size for k, size in zip(neuron.index, shape, strict=False))
+    return replace(neuron, index=index), run.count if whole is None else 0
+
+
+def _target(model: LoadedModel, request: AttributionRequest, given: Target, recipe: Recipe) -> targets.Chosen:
+    """The tensor of a target; where none is needed or named, the first layer, which is summed."""
+    named = given.tensor is not None or given.index is not None or given.minus is not None
+    if recipe.needs_target or named or given.logit or given.mean_centred or not request.layers:
+        return targets.chosen(model, given, recipe)
+    layer = model.tensor(request.layers[0])
+    return targets.Chosen(layer, layer, whole=True)
+
+
 def _notes(
     model: LoadedModel, request: AttributionRequest, recipe: Recipe, choice: Choice, is_default: bool
 ) -> list[str]:
     """What is to be said of the ways to a target tensor."""
     found = [
         model.randomness(choice.target, request.inputs),
-        model.held(choice.sources, choice.target) if is_default else "",
+        model.held(choice.sources, choice.target) if is_default and recipe.needs_target else "",
         model.rounding(choice.sources, choice.target) if recipe.takes_gradients else "",
     ]
     return [words for words in found if words]
@@ -259,9 +318,14 @@ def source_and_layers(
     layers = tuple(dict.fromkeys(model.tensor(name) for name in request.layers))
     named: Sequence[str] = request.source
     find = model.sources
-    if isinstance(recipe.at, Groups):
-        grouped = by_tensor(model, {**recipe.at.groups, **recipe.at.windows}, Reason.GROUPS_INVALID)
+    at = recipe.inner.at
+    if isinstance(at, Groups):
+        grouped = by_tensor(model, {**at.groups, **at.windows}, Reason.GROUPS_INVALID)
         named = named or layers or tuple(name for name in model.graph.tensors() if name in grouped)
+        find = model.features
+    elif isinstance(at, Values):
+        for name in layers:
+            require_numbers(model.graph, name, "layer", Reason.LAYER_INVALID)
         find = model.features
     else:
         for name in layers:
@@ -305,7 +369,7 @@ def check_between(model: LoadedModel, choice: Choice) -> None:
     nodes = list(model.graph.nodes)
     after = dependents(nodes, choice.sources)
     before = ancestors(nodes, [choice.target], frozenset(choice.sources))
-    for layer in choice.layers:
+    for layer in (*choice.layers, *([choice.through.tensor] if choice.through else [])):
         if layer not in after or layer not in before:
             raise NotDifferentiable(
                 f"layer {layer!r} does not lie between the source {', '.join(map(repr, choice.sources))} "

@@ -27,7 +27,7 @@ class Chosen:
 
     These are two where a logit has not the places of what is made of it: `made` is then the tensor between them that
     has those of the logit. `axis` is that of the classes where it is known, counted from the end; `sign` is -1 where
-    the target is the tensor's negative.
+    the target is the tensor's negative. `whole`: it is the sum of the tensor.
     """
 
     tensor: str
@@ -36,6 +36,7 @@ class Chosen:
     axis: int | None = None
     made: str = ""
     sign: int = 1
+    whole: bool = False
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -168,6 +169,8 @@ def selection(
     """
     indexed = [found[choice.indexed] for found in at_x]
     stack = stacked(indexed, samples.place(choice.indexed))
+    if choice.whole:
+        return np.ones_like(stack), ("sum",) * len(stack)
     if not choice.made:
         stack = choice.sign * stack
     plus, said = weights(stack, target.index, "index", samples.references)

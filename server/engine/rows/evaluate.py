@@ -32,7 +32,8 @@ class Sums:
     `[samples]`, estimates of their L1 error.
 
     `value` and `baseline_value` `[samples]` are the target at x and at x'; NaN: the programs that ran do not say it.
-    `spread` `[samples]` is there where samples have several references: see `LayerAttribution`.
+    `spread` `[samples]` is there where samples have several references: see `LayerAttribution`. `averaged`: the others
+    are means over the references already.
     """
 
     fine: dict[str, Floats]
@@ -41,6 +42,7 @@ class Sums:
     baseline_value: Floats = field(default_factory=lambda: np.full(1, np.nan))
     errors: dict[str, Floats] = field(default_factory=dict)
     spread: dict[str, Floats] = field(default_factory=dict)
+    averaged: bool = False
 
 
 def averaged(resolved: Resolved, sums: Sums) -> tuple[Resolved, Sums]:
@@ -55,18 +57,20 @@ def averaged(resolved: Resolved, sums: Sums) -> tuple[Resolved, Sums]:
     def spread(array: Floats) -> Floats:
         return per_sample(apart(array).std(axis=1))
 
-    fine, coarse = (
-        {layer: np.asarray(apart(array).mean(axis=1)) for layer, array in part.items()}
-        for part in (sums.fine, sums.coarse)
-    )
-    spreads = {layer: spread(array) for layer, array in sums.fine.items()}
-    errors = {layer: np.asarray(apart(array).mean(axis=1)) for layer, array in sums.errors.items()}
     answered = replace(
         resolved,
         index=resolved.index[::count],
         value=resolved.value[::count],
         baseline_value=apart(resolved.baseline_value).mean(axis=1),
     )
+    if sums.averaged:
+        return answered, sums
+    fine, coarse = (
+        {layer: np.asarray(apart(array).mean(axis=1)) for layer, array in part.items()}
+        for part in (sums.fine, sums.coarse)
+    )
+    spreads = {layer: spread(array) for layer, array in sums.fine.items()}
+    errors = {layer: np.asarray(apart(array).mean(axis=1)) for layer, array in sums.errors.items()}
     return answered, Sums(fine, coarse, answered.value, answered.baseline_value, errors, spreads)
 
 
