@@ -9,7 +9,7 @@ import pytest
 
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Session
-from onnx_attribution.values import Array, AttributionRequest
+from onnx_attribution.values import Array, AttributionRequest, Target
 from tests.method_names import METHODS
 from tests.methods.toys import model
 
@@ -55,3 +55,14 @@ def test_the_largest_output_is_found_by_one_run_at_x(runs: list[int]) -> None:
         del runs[:]
         engine.attribute(request)
     assert runs == [2, 2]
+
+
+@pytest.mark.parametrize("method", ["gradient_x_activation", "integrated_gradients", "expected_gradients"])
+def test_a_hidden_source_that_is_the_target_has_its_value(method: str) -> None:
+    with Engine(provider="cpu") as engine:
+        engine.add("net", model("(double[N,3] x) => (double[N,3] y) { h = Exp(x) y = Neg(h) }"))
+        asked = AttributionRequest(
+            "net", {"x": np.ones((2, 3))}, method, source=["h"], target=Target("h", 1), baselines={"h": 0.0}
+        )
+        found = engine.attribute(asked).layers["h"].values
+    np.testing.assert_allclose(found, [[0, np.e, 0]] * 2)

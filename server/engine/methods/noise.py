@@ -84,6 +84,7 @@ def driver(inner: Mapping[type, Driver]) -> Driver:
         def planned() -> int:
             drawn = next(iter(run(model, plain, memory))).planned() * at.count
             ends = asked[0].samples.count * (1 + asked[0].recipe.needs_reference)
+            ends *= len(asked) if _has_values(asked[0]) else 1
             return ends + (drawn // asked[0].samples.references if at.along else drawn)
 
         yield Stage(lambda: 0, planned, lambda: _drawn(model, asked, memory, run))
@@ -100,8 +101,7 @@ def _drawn(model: LoadedModel, asked: Sequence[Resolved], memory: int, run: Driv
     """The moments of the attributions over all draws."""
     at, first = _draws(asked[0]), asked[0]
     _require_numbers(first)
-    together = isinstance(at.of.at, AtInput) and _may_share(first)  # a gradient comes with its target's value
-    ends = [] if together else (yield from _both_ends(model, asked, memory))
+    ends = [] if _has_values(first) else (yield from _both_ends(model, asked, memory))
     totals = [{layer: _Moments(at.reduction) for layer in one.choice.layers} for one in asked]
     size = _draws_a_run(model, first, memory)
     for start in range(0, at.count, size):
@@ -181,6 +181,11 @@ def _require_numbers(resolved: Resolved) -> None:
                 reason=Reason.SOURCE_INVALID,
                 source=name,
             )
+
+
+def _has_values(resolved: Resolved) -> bool:
+    """Whether the draws themselves may say the target's values at both ends: a gradient comes with its value."""
+    return isinstance(_draws(resolved).of.at, AtInput) and _may_share(resolved)
 
 
 def _may_share(resolved: Resolved) -> bool:

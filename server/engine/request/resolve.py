@@ -232,7 +232,7 @@ def _at_input(
     tensors = model.graph.tensors()
     for each, shape in zip(found, shapes, strict=True):
         for name in names:
-            if name not in read:
+            if name not in read and name not in hidden:
                 each[name] = np.broadcast_to(np.zeros((), element_type(tensors[name])), shape[name] or ())
     return found, known, samples.count * bool(needed)
 
