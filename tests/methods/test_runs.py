@@ -11,7 +11,7 @@ from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Session
 from onnx_attribution.values import Array, AttributionRequest, Target
 from tests.method_names import METHODS
-from tests.methods.toys import model
+from tests.methods.toys import model, values
 
 NET = "(float[N,3] x) => (float[N,2] y) { h = Tanh(x) y = MatMul(h, W) }"
 WEIGHTS = np.array([[1.0, 2.0], [-1.0, 0.5], [0.3, 1.0]], np.float32)
@@ -64,5 +64,5 @@ def test_a_hidden_source_that_is_the_target_has_its_value(method: str) -> None:
         asked = AttributionRequest(
             "net", {"x": np.ones((2, 3))}, method, source=["h"], target=Target("h", 1), baselines={"h": 0.0}
         )
-        found = engine.attribute(asked).layers["h"].values
+        found = values(engine.attribute(asked))
     np.testing.assert_allclose(found, [[0, np.e, 0]] * 2)
