@@ -26,7 +26,7 @@ REFUSED: Mapping[str, tuple[Callable[[], object], str]] = {
     "half a step": (lambda: NeuronIG(steps=1.5), r"steps is 1.5, which is no integer"),  # type: ignore[arg-type]
     "an unknown quadrature": (
         lambda: make("neuron_ig", {"quadrature": "simpson"}),
-        r"quadrature is 'simpson'; it may be: trapezoid, left, ",
+        r"quadrature is 'simpson'; it may be: auto, trapezoid, left, ",
     ),
     "a tolerance of nothing": (lambda: NeuronIG(tolerance=0.0), r"tolerance is 0.0; it must be above 0"),
     "no number": (lambda: NeuronIG(tolerance=float("nan")), r"tolerance is nan; it must be above 0"),

@@ -179,7 +179,9 @@ def test_progress_counts_what_the_answer_says(engine: Engine, method: str) -> No
     assert isinstance(accepted, Accepted)
     assert accepted.target_tensor == "y"
     done = [event.done for event in events if isinstance(event, Progress)]
-    assert accepted.planned_evaluations == done[-1] == answer.evaluations
+    assert done[-1] == answer.evaluations
+    kept = 2 if method == "deeplift_rescale" else 0  # the reference of the first target serves the others
+    assert accepted.planned_evaluations == done[-1] + kept
     assert done == sorted(done)
 
 

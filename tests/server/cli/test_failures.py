@@ -21,7 +21,7 @@ Data = tuple[NDArray[np.float32], NDArray[np.int64]]
     ("arguments", "said"),
     [
         (["--method", "magic"], "no method 'magic'"),
-        (["--quadrature", "magic"], "quadrature is 'magic'; it may be: trapezoid"),
+        (["--quadrature", "magic"], "quadrature is 'magic'; it may be: auto, trapezoid"),
         (["--steps", "0"], "steps"),
         (["--steps", "many"], "--steps"),
         (["--layer", "conv9"], "conv2"),

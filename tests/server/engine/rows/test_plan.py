@@ -99,7 +99,7 @@ def test_a_number_of_steps_out_of_range_is_refused(steps: int) -> None:
 
 def test_an_unknown_quadrature_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        InvalidArgument, match=r"quadrature is 'simpson'; it may be: trapezoid, .*gausslegendre"
+        InvalidArgument, match=r"quadrature is 'simpson'; it may be: auto, trapezoid, .*gausslegendre"
     ):
         NeuronIG(quadrature="simpson")  # type: ignore[arg-type]
 
