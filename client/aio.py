@@ -69,7 +69,9 @@ class AsyncClient:
         revisions: dict[int, Attribution] = {}
         completed = None
         with messages.reporting(progress) as report:
-            async with self.stream(model, inputs, timeout=timeout, **options) as stream:
+            async with self.stream(
+                model, inputs, timeout=timeout, revisions=bool(progress), **options
+            ) as stream:
                 async for event in stream:
                     match event:
                         case Progress():
@@ -82,12 +84,22 @@ class AsyncClient:
         return messages.best(revisions, completed)
 
     def stream(
-        self, model: str, inputs: Inputs, *, timeout: float | None = None, **options: Any
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        timeout: float | None = None,
+        revisions: bool = True,
+        **options: Any,
     ) -> AsyncStream:
-        """The events of an attribution as they arrive; leaving the `async with` block cancels the call."""
+        """The events of an attribution as they arrive; leaving the `async with` block cancels the call.
+
+        Without `revisions` those are left out of which it is known that a better one follows.
+        """
 
         async def begin() -> Any:
             request = messages.to_request(model, await self._named(model, inputs, timeout), **options)
+            request.last_only = not revisions
             with translated():
                 return self._attributions.StreamAttribute(request, timeout=seconds(timeout, STREAM_SECONDS))
 

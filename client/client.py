@@ -71,7 +71,7 @@ class Client:
         completed = None
         with (
             messages.reporting(progress) as report,
-            self.stream(model, inputs, timeout=timeout, **options) as stream,
+            self.stream(model, inputs, timeout=timeout, revisions=bool(progress), **options) as stream,
         ):
             for event in stream:
                 match event:
@@ -84,9 +84,21 @@ class Client:
                         completed = event
         return messages.best(revisions, completed)
 
-    def stream(self, model: str, inputs: Inputs, *, timeout: float | None = None, **options: Any) -> Stream:
-        """The events of an attribution as they arrive; leaving the `with` block or closing it cancels the call."""
+    def stream(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        timeout: float | None = None,
+        revisions: bool = True,
+        **options: Any,
+    ) -> Stream:
+        """The events of an attribution as they arrive; leaving the `with` block or closing it cancels the call.
+
+        Without `revisions` those are left out of which it is known that a better one follows.
+        """
         request = messages.to_request(model, self._named(model, inputs, timeout), **options)
+        request.last_only = not revisions
         with translated():
             call = self._attributions.StreamAttribute(request, timeout=seconds(timeout, STREAM_SECONDS))
         return Stream(call)

@@ -125,32 +125,36 @@ class Engine:
         """
         revisions: dict[int, Attribution] = {}
         best = 0
-        for event in self.stream(request):
+        for event in self.stream(request, revisions=False):
             if isinstance(event, Revision):
                 revisions[event.number] = event.attribution
             elif isinstance(event, Completed):
                 best = event.best_revision
         return revisions[best]
 
-    def stream(self, request: AttributionRequest, *, stop: Stop | None = None) -> Iterator[Event]:
+    def stream(
+        self, request: AttributionRequest, *, stop: Stop | None = None, revisions: bool = True
+    ) -> Iterator[Event]:
         """The answer as it comes: Accepted, Progress between runs, at least one Revision, Completed.
+
+        Without `revisions` those are left out of which it is known that a better one follows.
 
         `stop` is asked between runs: a reason ends the stream with the best revision, once there is one; "cancelled"
         raises Cancelled at once.
         """
         try:
-            yield from self._events(request, stop)
+            yield from self._events(request, stop, revisions)
         except NotDifferentiable as error:
             raise _with_way_out(error) from error
 
-    def _events(self, request: AttributionRequest, stop: Stop | None) -> Iterator[Event]:
+    def _events(self, request: AttributionRequest, stop: Stop | None, revisions: bool) -> Iterator[Event]:
         started = time.monotonic()
         recipe = recipe_of(request.method)
         with self._models.use(request.model) as model:
             model = model.fitting(request.inputs)
             wished = stop or (lambda: None)
             asked = resolve(model, request, recipe, wished)
-            yield from events(model, asked, wished, self._memory, started)
+            yield from events(model, asked, wished, self._memory, started, revisions)
 
     def close(self) -> None:
         """Drops every session once no request runs on it; later calls are refused."""

@@ -53,6 +53,7 @@ class Engine(Protocol):
         request: AttributionRequest,
         *,
         stop: Callable[[], StopReason | Literal["cancelled"] | None] | None = None,
+        revisions: bool = True,
     ) -> Iterator[Event]: ...
 
 
@@ -93,7 +94,7 @@ class AttributionService(rpc.AttributionServiceServicer):
             return event
 
         with self._work.admit():
-            async for event in self._events(request, context, self._settings.unary_seconds, prepare):
+            async for event in self._events(request, context, self._settings.unary_seconds, prepare, False):
                 match event:
                     case Accepted():
                         response.accepted.CopyFrom(events.to_accepted(event))
@@ -129,6 +130,7 @@ class AttributionService(rpc.AttributionServiceServicer):
         context: Any,
         default_seconds: float,
         prepare: Callable[[Event], Item],
+        every: bool = True,
     ) -> AsyncIterator[Item]:
         """The engine's events; ends after the first one where the request is only validated."""
         stop = Stop(self._seconds(context, default_seconds), self._work.draining)
@@ -140,7 +142,7 @@ class AttributionService(rpc.AttributionServiceServicer):
             request = self._limit_steps(request)
             self._limit_samples(request.model, request.inputs, len(request.each_target))
             request = dataclasses.replace(request, request_id=request.request_id or uuid.uuid4().hex)
-            return self._engine.stream(request, stop=stop)
+            return self._engine.stream(request, stop=stop, revisions=every and not message.last_only)
 
         def checked(event: Event) -> Item:
             nonlocal accepted

@@ -80,6 +80,7 @@ class FakeEngine:
         request: AttributionRequest,
         *,
         stop: Callable[[], StopReason | Literal["cancelled"] | None] | None = None,
+        revisions: bool = True,
     ) -> Iterator[Event]:
         self.info(request.model)
         self.methods_asked.append(request.method)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnx_attribution.server.engine.rows.evaluate import Sums, averaged
 from onnx_attribution.values import (
     Accepted,
     Attribution,
+    AttributionRequest,
     Completed,
     Event,
     Progress,
@@ -33,15 +35,22 @@ PATIENCE = (0.5, 10.0)  # seconds beyond the time of the answer for a search of 
 
 
 def events(
-    model: LoadedModel, asked: Sequence[Resolved], stop: Stop, memory: int, started: float
+    model: LoadedModel,
+    asked: Sequence[Resolved],
+    stop: Stop,
+    memory: int,
+    started: float,
+    every: bool = True,
 ) -> Iterator[Event]:
-    """Accepted, Progress between runs, at least one Revision, Completed."""
+    """Accepted, Progress between runs, at least one Revision, Completed; without `every` those revisions are left out
+    of which it is known that a better one follows."""
     request, recipe, layers = asked[0].request, asked[0].recipe, asked[0].choice.layers
     best, best_error = 0, np.inf
     spent = asked[0].evaluated
     tolerance = recipe.at.tolerance if isinstance(recipe.at, Path) else None
     reason: StopReason = "max_steps" if recipe.error_estimate else "exact"
     remedies: list[dict[int, str]] = [{} for _ in asked]
+    left_out: _Found | None = None
 
     def wished() -> StopReason | None:
         if (wish := stop()) == "cancelled":
@@ -50,6 +59,15 @@ def events(
 
     def until(end: float) -> Callable[[], bool]:
         return lambda: time.monotonic() < end and stop() is None
+
+    def answered(found: _Found, search: bool) -> list[Attribution]:
+        """The answer about each target; `search` says whether what works in its place may be looked for."""
+        now = time.monotonic()
+        may_go_on = until(now + min(now - started + PATIENCE[0], PATIENCE[1]) if search else now)
+        return [
+            _answer(model, one, own, found.spent, found.steps, started, memory, known, may_go_on)
+            for one, own, known in zip(found.asked, found.sums, remedies, strict=True)
+        ]
 
     for number, stage in enumerate(stages(model, asked, memory)):
         expected = spent + stage.planned()
@@ -75,13 +93,15 @@ def events(
             break
         spent = done
         asked = [one.known(own.value, own.baseline_value) for one, own in zip(asked, sums, strict=True)]
-        now = time.monotonic()
-        search = not stage.goes_on()
-        may_go_on = until(now + min(now - started + PATIENCE[0], PATIENCE[1]) if search else now)
-        answers = [
-            _answer(model, one, own, spent, stage.steps(), started, memory, found, may_go_on)
-            for one, own, found in zip(asked, sums, remedies, strict=True)
-        ]
+        found = _Found(number, asked, sums, spent, stage.steps())
+        left_out = None
+        if stage.goes_on() and not every:
+            best, left_out = number, found
+            if (wish := wished()) is not None:
+                reason = wish
+                break
+            continue
+        answers = answered(found, search=not stage.goes_on())
         errors = np.concatenate(
             [
                 np.maximum(errors_of(answer), missed(one, own))
@@ -91,14 +111,31 @@ def events(
         error = float(errors[~np.isnan(errors)].max(initial=0)) if not np.isnan(errors).all() else np.inf
         if number == 0 or error < best_error:
             best, best_error = number, error
-        yield Revision(number, answers[0] if request.targets is None else together(answers))
+        yield _revision(number, request, answers)
         if tolerance is not None and (errors <= tolerance).all():
             reason = "converged"
             break
         if (wish := wished()) is not None:
             reason = wish
             break
+    if left_out is not None:
+        yield _revision(left_out.number, request, answered(left_out, search=True))
     yield Completed(reason, best)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a stage found, before it is made an answer."""
+
+    number: int
+    asked: Sequence[Resolved]
+    sums: Sequence[Sums]
+    spent: int
+    steps: int
+
+
+def _revision(number: int, request: AttributionRequest, answers: Sequence[Attribution]) -> Revision:
+    return Revision(number, answers[0] if request.targets is None else together(answers))
 
 
 def _answer(
