@@ -137,8 +137,8 @@ def timed(until: float) -> Iterator[tuple[str, ...]]:
     torch.backends.cudnn.allow_tf32 = False
     made: Mapping[str, Callable[[], Any]] = {
         "ResNet-50": lambda: transformers.ResNetForImageClassification(transformers.ResNetConfig()),
-        "ViT, 4 layers": lambda: transformers.ViTForImageClassification(
-            transformers.ViTConfig(num_hidden_layers=4, num_labels=1000)
+        "MobileNetV2": lambda: transformers.MobileNetV2ForImageClassification(
+            transformers.MobileNetV2Config()
         ),
     }
     for name, make in made.items():
@@ -150,27 +150,25 @@ def timed(until: float) -> Iterator[tuple[str, ...]]:
 def _milliseconds(inner: Any, until: float) -> list[str]:
     import torch
 
-    inner.eval().config.return_dict = False
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
 
-    def logits(image: Any) -> Any:
-        return inner(image)[0]
+        def forward(self, image: Any) -> Any:
+            return self.inner(image, return_dict=False)[0]
 
+    module: Any = Logits().eval()
     rows, target = 8, 1
     image = torch.randn(rows, 3, 224, 224)
     inputs = {"image": image.numpy()}
     with tempfile.TemporaryDirectory() as folder, Engine(provider="cuda") as engine:
         path = str(Path(folder) / "model.onnx")
-        torch.onnx.export(
-            inner,
-            (image[:2],),
-            path,
-            input_names=["image"],
-            dynamic_axes={"image": {0: "batch"}},
-            dynamo=False,
-        )
+        axes = {"image": {0: "batch"}}
+        torch.onnx.export(module, (image[:2],), path, input_names=["image"], dynamic_axes=axes, dynamo=False)
         engine.add("model", path)
         forward = Backend("cuda").session(onnx.load(path))
-        inner.cuda()
+        module.cuda()
         on_device = image.cuda()
         path_rule: dict[str, Any] = {"steps": 50, "quadrature": "trapezoid"}
         gradient, paths = (
@@ -180,7 +178,7 @@ def _milliseconds(inner: Any, until: float) -> list[str]:
 
         def saliency() -> Any:
             leaf = on_device.clone().requires_grad_()
-            return torch.autograd.grad(logits(leaf)[:, target].sum(), leaf)[0].cpu()
+            return torch.autograd.grad(module(leaf)[:, target].sum(), leaf)[0].cpu()
 
         programs: dict[str, Callable[[], object]] = {
             "forward": lambda: forward.run(inputs),
@@ -191,7 +189,7 @@ def _milliseconds(inner: Any, until: float) -> list[str]:
         if find_spec("captum"):
             from captum.attr import IntegratedGradients
 
-            explain = IntegratedGradients(logits).attribute
+            explain = IntegratedGradients(module).attribute
             programs["captum"] = lambda: explain(
                 on_device, target=target, n_steps=50, internal_batch_size=64
             ).cpu()
