@@ -89,7 +89,7 @@ def test_a_kept_output_stays_for_later_runs_and_is_fetched_on_demand(
     assert len(uploads) == 2
 
 
-@pytest.mark.parametrize(("method", "copied"), [("neuron_ig", 4), ("deeplift_rescale", 1)])
+@pytest.mark.parametrize(("method", "copied"), [("neuron_ig", 4), ("deeplift_rescale", 2)])
 def test_a_request_of_many_bound_runs_copies_what_they_share_once(
     method: str, copied: int, monkeypatch: pytest.MonkeyPatch, uploads: list[tuple[int, ...]]
 ) -> None:
