@@ -74,13 +74,16 @@ def compared(name: str, model: Path | onnx.ModelProto) -> Iterator[tuple[str, ..
             drawn = rng.normal(size=shape) if x.dtype.startswith("float") else np.ones(shape)
             inputs[x.name] = drawn.astype(x.dtype)
         layers = cpu.layers(name)
-        layer = layers[len(layers) // 2].name
+        middle = layers[len(layers) // 2]
+        layer, first = middle.name, [0] * (len(middle.shape or (0,)) - 1)
         for one in infos():
             if not one.needs_derivatives and sum(a.size for a in inputs.values()) > FEW:
                 continue
             known = {parameter.name for parameter in one.parameters}
             given: dict[str, Any] = {"steps": STEPS, "quadrature": "trapezoid"}
-            chosen = [] if one.layer_is_source else [layer]
+            of_neuron = one.name == "neuron_conductance"
+            given |= {"neuron": {layer: first}} if of_neuron else {}
+            chosen = [] if one.layer_is_source or of_neuron else [layer]
             request = AttributionRequest(
                 name, inputs, one.name, chosen, target=Target(index=0), **{n: v for n, v in given.items() if n in known}
             )  # fmt: skip
