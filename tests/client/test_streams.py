@@ -111,7 +111,7 @@ from onnx_attribution.server.settings import Settings
 from tests.server.fake_engine import FakeEngine
 
 class Silent(FakeEngine):
-    def stream(self, request, *, stop=None):
+    def stream(self, request, *, stop=None, revisions=True):
         print("asked", file=sys.stderr, flush=True)
         time.sleep(60)
         yield

@@ -38,7 +38,7 @@ def test_json_holds_parameters_bounds_and_facts() -> None:
     found = {one["name"]: one for one in json.loads(run("--json"))["methods"]}
     assert list(found) == list(registered())
     steps = next(one for one in found["neuron_ig"]["parameters"] if one["name"] == "steps")
-    assert (steps["default"], steps["at_least"], steps["at_most"]) == (64, 1, 16384)
+    assert (steps["default"], steps["at_least"], steps["at_most"]) == (None, 1, 16384)
     assert found["neuron_ig"]["error_estimate"]
     assert not found["occlusion"]["needs_derivatives"]
     assert found["gradient"]["sums_to"] == ""
