@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, is_float, is_half
 from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inputs_of
+from onnx_attribution.graph_tools.operators.transpose import known
 
 HUGE = 1e24
 SCALE = 1e-12
@@ -26,6 +27,14 @@ CARRYING = frozenset([
     "TopK", "Transpose", "Trilu", "Unsqueeze", "Where",
 ])  # fmt: skip
 """Operators that masks are made of and go through: what they make may be huge if something that they read is."""
+
+PRODUCTS = frozenset({"Conv", "Gemm", "LayerNormalization", "MatMul"})
+"""Operators that no mask goes through and leaves its mark as an infinite number."""
+PASSING = frozenset({
+    "Add", "Cast", "Div", "Identity", "Mul", "Neg", "Reshape", "Sqrt", "Squeeze", "Sub", "Sum", "Transpose",
+    "Unsqueeze",
+})  # fmt: skip
+"""Operators that make finite numbers of those that they read, as far as sizes of numbers go."""
 
 
 Known = dict[int, tuple[Value, bool]]
@@ -51,20 +60,34 @@ def may_be_huge(value: Value, known: Known | None = None) -> bool:
     return known[id(value)][1]
 
 
-def reads_input(value: Value) -> bool:
-    """Whether what a caller gives, as a mask, comes to a tensor without a product with weights or the like."""
-    waiting, seen = [value], set()
+def is_sum_of_products(value: Value) -> bool:
+    """Whether a tensor is certain to hold no mask: made of products with others and of finite numbers alone."""
+    waiting, seen = [value], set[int]()
     while waiting:
         top = waiting.pop()
-        if id(top) in seen or isinstance(top, gs.Constant) or not is_float(top):
+        if id(top) in seen or not is_float(top):  # what was an integer is finite
             continue
         seen.add(id(top))
-        if not top.inputs:
-            return True
-        maker = top.inputs[0]
-        if maker.op in CARRYING or graphs_of(maker):
-            waiting += [*inputs_of(maker), *(z for graph in graphs_of(maker) for z in graph.outputs)]
-    return False
+        if (numbers := known(top)) is not None:
+            if numbers.size > READ or not np.all(np.abs(numbers.astype(np.float64)) <= HUGE):
+                return False
+            continue
+        maker = top.inputs[0] if top.inputs else None
+        if maker is None or maker.domain not in (None, "", "ai.onnx"):
+            return False
+        if maker.op in PRODUCTS:
+            continue
+        if maker.op not in PASSING or (maker.op == "Div" and not _never_zero(maker.inputs[1])):
+            return False
+        waiting += [x for x in maker.inputs if not x.is_empty()]
+    return True
+
+
+def _never_zero(value: Value) -> bool:
+    """Whether a divisor is a constant without zeros, or a root, as that of a size is."""
+    if (numbers := known(value)) is not None:
+        return bool(np.all(numbers != 0))
+    return bool(value.inputs) and value.inputs[0].op == "Sqrt"
 
 
 def _judged(value: Value) -> tuple[bool, list[Value]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.ends import exp_slope, times
-from onnx_attribution.graph_tools.operators.huge import FAR, may_be_huge, reads_input
+from onnx_attribution.graph_tools.operators.huge import FAR, is_sum_of_products, may_be_huge
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, secant, vjp
 from onnx_attribution.graph_tools.operators.transpose import declare, rank_of
 
@@ -18,7 +18,7 @@ def softmax(op: Emitter, node: NodeView, g: Value) -> Gradients:
     The mean of g is taken off twice: where one z is close to 1, the first difference is its rounding.
     """
     z = node.z
-    if may_be_huge(node.input(0)) or reads_input(node.input(0)):
+    if not is_sum_of_products(node.input(0)):
         z = op("Where", op("IsNaN", z), op.like(z, 0), z)
     axis = op.ints([node.attribute("axis", -1)])
     for _ in range(2):

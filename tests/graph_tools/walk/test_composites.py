@@ -124,7 +124,12 @@ def test_a_softmax_is_asked_for_rows_that_masks_hide_only_where_masks_can_be() -
     product = "t = Transpose<perm = [0, 2, 1]>(x) s = MatMul(x, t) "
     hidden = "m = Constant<value_float = -inf>() zero = Constant<value_float = 0.0>() b = Greater(s, zero) "
     end = "p = Softmax(r) z = MatMul(p, x)"
-    for middle, asked in (("r = Identity(s) ", 0), (hidden + "r = Where(b, s, m) ", 1)):
+    copied = hidden + "n = CastLike(m, s) r = Where(b, s, n) "
+    scaled = "t2 = Constant<value_float = 2.0>() r = Div(s, t2) "
+    emptied = "t0 = Constant<value_float = 0.0>() r = Div(s, t0) "
+    for middle, asked in (
+        ("r = Identity(s) ", 0), (scaled, 0), (hidden + "r = Where(b, s, m) ", 1), (copied, 1), (emptied, 1)
+    ):  # fmt: skip
         assert operators(model(product + middle + end))["IsNaN"] == asked
     assert operators(model("z = Softmax(x)"))["IsNaN"] == 1
 
