@@ -88,7 +88,7 @@ def test_the_other_methods_keep_their_options() -> None:
         "near_zero": "input",
     }
     with pytest.raises(
-        InvalidArgument, match="--steps is for integrated_gradients, neuron_ig, .*; mine has an opt"
+        InvalidArgument, match=r"--steps is for integrated_gradients, neuron_ig, .*; mine has an opt"
     ):
         command("mine", "--steps", "8")
 
