@@ -75,4 +75,5 @@ $(PLACEMENT_VENV)/stamp: pyproject.toml
 	@mkdir -p .browser
 	cp $< .browser/
 	if command -v npm > /dev/null; then \
-		npm install --prefix .browser --ignore-scripts --no-audit --no-fund && touch $@; fi
+		npm install --prefix .browser --ignore-scripts --no-audit --no-fund && touch $@ || \
+		echo "npm cannot install what the browser tests need: they are skipped"; fi
