@@ -97,6 +97,7 @@ def to_request(
     targets: Sequence[Target | Selection] | Array | None = None,
     baselines: Mapping[str, ArrayLike | References] | None = None,
     request_id: str = "",
+    sums_only: bool = False,
     **parameters: Any,
 ) -> pb.AttributeRequest:
     """The request message. Raises InvalidArgument for values that cannot be encoded; the server checks them against
@@ -120,6 +121,7 @@ def to_request(
         targets=several,
         baselines={} if baselines is None else _baselines(baselines),
         request_id=request_id,
+        sums_only=sums_only,
     )
     return requests.to_request(request, violations=found)
 

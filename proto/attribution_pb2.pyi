@@ -492,7 +492,7 @@ class PredictResponse(_message.Message):
     def __init__(self, outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
 class AttributeRequest(_message.Message):
-    __slots__ = ("model", "inputs", "layers", "source", "target", "baselines", "request_id", "validate_only", "targets", "last_only", "custom", "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default", "occlusion", "layer_activation", "expected_gradients", "smoothgrad", "smoothgrad_sq", "vargrad", "internal_influence", "neuron_conductance")
+    __slots__ = ("model", "inputs", "layers", "source", "target", "baselines", "request_id", "validate_only", "targets", "last_only", "sums_only", "custom", "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default", "occlusion", "layer_activation", "expected_gradients", "smoothgrad", "smoothgrad_sq", "vargrad", "internal_influence", "neuron_conductance")
     class BaselinesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -510,6 +510,7 @@ class AttributeRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     LAST_ONLY_FIELD_NUMBER: _ClassVar[int]
+    SUMS_ONLY_FIELD_NUMBER: _ClassVar[int]
     CUSTOM_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_X_ACTIVATION_FIELD_NUMBER: _ClassVar[int]
@@ -536,6 +537,7 @@ class AttributeRequest(_message.Message):
     validate_only: bool
     targets: _containers.RepeatedCompositeFieldContainer[Target]
     last_only: bool
+    sums_only: bool
     custom: CustomMethod
     gradient: Gradient
     gradient_x_activation: GradientXActivation
@@ -552,7 +554,7 @@ class AttributeRequest(_message.Message):
     vargrad: VarGrad
     internal_influence: InternalInfluence
     neuron_conductance: NeuronConductance
-    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., last_only: bool = ..., custom: _Optional[_Union[CustomMethod, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_activation: _Optional[_Union[GradientXActivation, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., neuron_ig: _Optional[_Union[NeuronIG, _Mapping]] = ..., deeplift_rescale: _Optional[_Union[DeepLiftRescale, _Mapping]] = ..., deeplift_reveal_cancel: _Optional[_Union[DeepLiftRevealCancel, _Mapping]] = ..., deeplift_genomics_default: _Optional[_Union[DeepLiftGenomicsDefault, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_activation: _Optional[_Union[LayerActivation, _Mapping]] = ..., expected_gradients: _Optional[_Union[ExpectedGradients, _Mapping]] = ..., smoothgrad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., smoothgrad_sq: _Optional[_Union[SmoothGradSquared, _Mapping]] = ..., vargrad: _Optional[_Union[VarGrad, _Mapping]] = ..., internal_influence: _Optional[_Union[InternalInfluence, _Mapping]] = ..., neuron_conductance: _Optional[_Union[NeuronConductance, _Mapping]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., last_only: bool = ..., sums_only: bool = ..., custom: _Optional[_Union[CustomMethod, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_activation: _Optional[_Union[GradientXActivation, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., neuron_ig: _Optional[_Union[NeuronIG, _Mapping]] = ..., deeplift_rescale: _Optional[_Union[DeepLiftRescale, _Mapping]] = ..., deeplift_reveal_cancel: _Optional[_Union[DeepLiftRevealCancel, _Mapping]] = ..., deeplift_genomics_default: _Optional[_Union[DeepLiftGenomicsDefault, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_activation: _Optional[_Union[LayerActivation, _Mapping]] = ..., expected_gradients: _Optional[_Union[ExpectedGradients, _Mapping]] = ..., smoothgrad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., smoothgrad_sq: _Optional[_Union[SmoothGradSquared, _Mapping]] = ..., vargrad: _Optional[_Union[VarGrad, _Mapping]] = ..., internal_influence: _Optional[_Union[InternalInfluence, _Mapping]] = ..., neuron_conductance: _Optional[_Union[NeuronConductance, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("request_id", "digest", "batch_mode", "target_tensor", "layers", "planned_evaluations")
@@ -593,7 +595,7 @@ class ResolvedTarget(_message.Message):
     def __init__(self, tensor: _Optional[str] = ..., indices: _Optional[_Iterable[str]] = ..., values: _Optional[_Iterable[float]] = ..., baseline_values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class LayerSummary(_message.Message):
-    __slots__ = ("name", "datatype", "shape", "cut", "sums", "residuals", "error_estimates", "spreads")
+    __slots__ = ("name", "datatype", "shape", "cut", "sums", "residuals", "error_estimates", "spreads", "shares")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATATYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
@@ -602,6 +604,7 @@ class LayerSummary(_message.Message):
     RESIDUALS_FIELD_NUMBER: _ClassVar[int]
     ERROR_ESTIMATES_FIELD_NUMBER: _ClassVar[int]
     SPREADS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
     name: str
     datatype: str
     shape: _containers.RepeatedScalarFieldContainer[int]
@@ -610,10 +613,19 @@ class LayerSummary(_message.Message):
     residuals: _containers.RepeatedScalarFieldContainer[float]
     error_estimates: _containers.RepeatedScalarFieldContainer[float]
     spreads: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., cut: bool = ..., sums: _Optional[_Iterable[float]] = ..., residuals: _Optional[_Iterable[float]] = ..., error_estimates: _Optional[_Iterable[float]] = ..., spreads: _Optional[_Iterable[float]] = ...) -> None: ...
+    shares: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., cut: bool = ..., sums: _Optional[_Iterable[float]] = ..., residuals: _Optional[_Iterable[float]] = ..., error_estimates: _Optional[_Iterable[float]] = ..., spreads: _Optional[_Iterable[float]] = ..., shares: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class CutSet(_message.Message):
+    __slots__ = ("layers", "residuals")
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    RESIDUALS_FIELD_NUMBER: _ClassVar[int]
+    layers: _containers.RepeatedScalarFieldContainer[str]
+    residuals: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, layers: _Optional[_Iterable[str]] = ..., residuals: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class AttributionSummary(_message.Message):
-    __slots__ = ("method", "batch_mode", "target", "layers", "evaluations", "steps", "seconds", "digest", "provider", "warnings", "joint_residuals", "targets")
+    __slots__ = ("method", "batch_mode", "target", "layers", "evaluations", "steps", "seconds", "digest", "provider", "warnings", "joint_residuals", "targets", "cut_sets")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     BATCH_MODE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -626,6 +638,7 @@ class AttributionSummary(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     JOINT_RESIDUALS_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
+    CUT_SETS_FIELD_NUMBER: _ClassVar[int]
     method: str
     batch_mode: BatchMode
     target: ResolvedTarget
@@ -638,7 +651,8 @@ class AttributionSummary(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     joint_residuals: _containers.RepeatedScalarFieldContainer[float]
     targets: _containers.RepeatedCompositeFieldContainer[ResolvedTarget]
-    def __init__(self, method: _Optional[str] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerSummary, _Mapping]]] = ..., evaluations: _Optional[int] = ..., steps: _Optional[int] = ..., seconds: _Optional[float] = ..., digest: _Optional[str] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., joint_residuals: _Optional[_Iterable[float]] = ..., targets: _Optional[_Iterable[_Union[ResolvedTarget, _Mapping]]] = ...) -> None: ...
+    cut_sets: _containers.RepeatedCompositeFieldContainer[CutSet]
+    def __init__(self, method: _Optional[str] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerSummary, _Mapping]]] = ..., evaluations: _Optional[int] = ..., steps: _Optional[int] = ..., seconds: _Optional[float] = ..., digest: _Optional[str] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., joint_residuals: _Optional[_Iterable[float]] = ..., targets: _Optional[_Iterable[_Union[ResolvedTarget, _Mapping]]] = ..., cut_sets: _Optional[_Iterable[_Union[CutSet, _Mapping]]] = ...) -> None: ...
 
 class Revision(_message.Message):
     __slots__ = ("number", "summary")

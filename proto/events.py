@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from onnx_attribution import values as v
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import tensors, words
 from onnx_attribution.values import Array
+
+Floats = NDArray[np.float64]
 
 __all__ = ["from_accepted", "from_event", "from_summary", "to_accepted", "to_event", "to_summary"]
 
@@ -71,6 +73,7 @@ def from_accepted(message: pb.Accepted) -> v.Accepted:
 def to_summary(attribution: v.Attribution) -> pb.AttributionSummary:
     """Everything but the arrays."""
     targets = [_to_target(target) for target in attribution.targets]
+    flow = attribution.flow
     return pb.AttributionSummary(
         method=attribution.method,
         batch_mode=words.BATCH_MODES.number(attribution.batch),
@@ -86,8 +89,9 @@ def to_summary(attribution: v.Attribution) -> pb.AttributionSummary:
                 residuals=_floats(layer.residual),
                 error_estimates=_floats(layer.error_estimate),
                 spreads=_floats(layer.spread),
+                shares=() if flow is None else _floats(flow.layers[name].share),
             )
-            for layer in attribution.layers.values()
+            for name, layer in attribution.layers.items()
         ],
         evaluations=attribution.evaluations,
         steps=attribution.steps,
@@ -96,6 +100,10 @@ def to_summary(attribution: v.Attribution) -> pb.AttributionSummary:
         provider=attribution.provider,
         warnings=attribution.warnings,
         joint_residuals=() if attribution.joint_residual is None else _floats(attribution.joint_residual),
+        cut_sets=[
+            pb.CutSet(layers=names, residuals=_floats(residual))
+            for names, residual in (zip(flow.cut_sets, flow.residuals, strict=True) if flow else ())
+        ],
     )
 
 
@@ -103,7 +111,7 @@ def from_summary(message: pb.AttributionSummary, arrays: Sequence[Array]) -> v.A
     """An attribution from its summary and the arrays of its layers, in the summary's order."""
     several = len(message.targets)
 
-    def numbers(flat: Sequence[float]) -> NDArray[np.float64]:
+    def numbers(flat: Sequence[float]) -> Floats:
         array = np.array(flat, np.float64)
         return array.reshape(several, -1) if several else array
 
@@ -131,6 +139,17 @@ def from_summary(message: pb.AttributionSummary, arrays: Sequence[Array]) -> v.A
         warnings=tuple(message.warnings),
         joint_residual=numbers(message.joint_residuals) if message.joint_residuals else None,
         several=bool(several),
+        flow=_flow(message, numbers),
+    )
+
+
+def _flow(message: pb.AttributionSummary, numbers: Callable[[Sequence[float]], Floats]) -> v.Flow | None:
+    if not message.layers or not message.layers[0].shares:
+        return None
+    return v.Flow(
+        {one.name: v.LayerFlow(numbers(one.sums), numbers(one.shares), one.cut) for one in message.layers},
+        tuple(tuple(one.layers) for one in message.cut_sets),
+        tuple(numbers(one.residuals) for one in message.cut_sets),
     )
 
 

@@ -61,7 +61,7 @@ def to_request(
 ) -> pb.AttributeRequest:
     """Raises: InvalidArgument with every argument that has no form on the wire, and the `violations` found before."""
     found = violations or Violations()
-    message = pb.AttributeRequest(validate_only=validate_only)
+    message = pb.AttributeRequest(validate_only=validate_only, sums_only=request.sums_only)
     for field in ("model", "request_id"):
         with found.at(field):
             setattr(message, field, _text(getattr(request, field)))
@@ -120,6 +120,7 @@ def from_request(message: pb.AttributeRequest) -> v.AttributionRequest:
         targets=targets or None,
         baselines=baselines,
         request_id=message.request_id,
+        sums_only=message.sums_only,
     )
 
 

@@ -121,15 +121,21 @@ class Draft:
 
     def _target(self, target: str, weight: Value, tensor: Value) -> Value:
         """Elements of weight 0 may hold anything, infinities too."""
-        op, rank = self.op, len(shape_of(tensor) or ())
+        op = self.op
         zero = op.like(tensor, 0)
         chosen = op("Where", op("Equal", weight, zero), zero, op("Mul", tensor, weight))
-        rows = self.network.rows.get(target)
+        return self.per_row(chosen, target)
+
+    def per_row(self, value: Value, tensor: str) -> Value:
+        """The sum of a value of a tensor's shape over all but its rows: `[rows]`, or `[1]` where these are not
+        separable."""
+        op, rank = self.op, len(shape_of(self.tensor(tensor)) or ())
+        rows = self.network.rows.get(tensor)
         if self.network.batch == "single" or rows is None:
-            total = op("ReduceSum", chosen, op.ints(range(rank)), keepdims=0) if rank else chosen
+            total = op("ReduceSum", value, op.ints(range(rank)), keepdims=0) if rank else value
             return op("Reshape", total, op.ints([1]))
         others = [k for k in range(rank) if k != rows.axis]
-        summed = op("ReduceSum", chosen, op.ints(others), keepdims=0) if others else chosen
+        summed = op("ReduceSum", value, op.ints(others), keepdims=0) if others else value
         if rows.factor != 1:
             folded = op("Reshape", summed, op.ints([-1, rows.factor]))
             summed = op("ReduceSum", folded, op.ints([1]), keepdims=0)

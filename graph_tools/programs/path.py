@@ -16,7 +16,9 @@ from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.graph_tools.walk.differentiate import Rules
 
 
-def path_program(network: Network, choice: Choice, *, delta: bool = True, rules: RuleTable = VJP) -> Program:
+def path_program(
+    network: Network, choice: Choice, *, delta: bool = True, rules: RuleTable = VJP, totals: bool = False
+) -> Program:
     """Path sums over many rows in one run: rows and terms are data.
 
     Inputs: `sample/<input>` for every model input, `sample/<source>` for hidden sources, and `baseline/<source>`, each
@@ -25,7 +27,8 @@ def path_program(network: Network, choice: Choice, *, delta: bool = True, rules:
     `sum[slot] += weight * g[gradient_row] * (h[right_row] - h[left_row])`, without the difference if `delta` is False
     (alphas and weights are float64 and cast to the model's type); `path/slots` is a vector `[slots]` of any numbers;
     `target/weight` is `[samples, ...]`.
-    Outputs: `sum/<layer>` `[slots, *unit shape]`, in float32 at least, and `target/value` `[rows]`.
+    Outputs: `sum/<layer>` `[slots, *unit shape]`, in float32 at least, or with `totals` `[slots, 1]` in float64, summed
+    over the units; and `target/value` `[rows]`.
     """
     draft = Draft(network)
     op, graph = draft.op, draft.graph
@@ -38,7 +41,7 @@ def path_program(network: Network, choice: Choice, *, delta: bool = True, rules:
     weight.shape = draft.tensor(choice.target).shape
     gradients = draft.gradients(choice, weight, Rules(rules))
     draft.put_target(choice.target, weight, "target/value")
-    sums = _PathSums(op, delta, op("Shape", row_sample))
+    sums = _PathSums(op, delta, op("Shape", row_sample), totals)
     for layer in choice.layers:
         total = sums(draft.tensor(layer), gradients[layer], _rows_of(network, layer))
         draft.put(total, f"sum/{layer}")
@@ -107,8 +110,8 @@ class _PathSums:
     slot is a product, which is fast: NaN in one slot of an element is in all slots of that element.
     """
 
-    def __init__(self, op: Emitter, delta: bool, rows: Value) -> None:
-        self.op, self.delta, self.rows = op, delta, rows
+    def __init__(self, op: Emitter, delta: bool, rows: Value, totals: bool = False) -> None:
+        self.op, self.delta, self.rows, self.totals = op, delta, rows, totals
         names = ["gradient_row", "weight", "slot", "slots"] + (["left_row", "right_row"] if delta else [])
         kinds = {"weight": np.float64, "slots": np.float32}
         by_name = {
@@ -139,6 +142,11 @@ class _PathSums:
         if self.delta:
             flat_h = op.cast(self._flat(self._front(h, rows)), wide)
             flat_g = op("Mul", flat_g, op("Sub", *(op("Gather", flat_h, end, axis=0) for end in self.ends)))
+        if self.totals:
+            each = op.cast(op("ReduceSum", flat_g, op.ints([1]), keepdims=1), np.float64)
+            return op(
+                "MatMul", op("Mul", op.cast(self.hot, np.float64), op.cast(self.weight, np.float64)), each
+            )
         by_slot = op("Mul", op.cast(self.hot, wide), op.cast(self.weight, wide))
         summed = op("MatMul", by_slot, flat_g)
         return op("Reshape", summed, op("Concat", self.slots, unit, axis=0), allowzero=1)

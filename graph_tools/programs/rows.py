@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import numpy as np
+
+from onnx_attribution.graph_tools.ir.emit import Value
 from onnx_attribution.graph_tools.network import Network
 from onnx_attribution.graph_tools.operators import VJP, RuleTable
 from onnx_attribution.graph_tools.programs.build import Draft
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
-from onnx_attribution.graph_tools.walk.differentiate import Rules
+from onnx_attribution.graph_tools.walk.differentiate import Rules, gradients_of
+
+Reduction = Literal["gradient", "product"]
+"""What is summed over the units of a layer: gradients, or their products with the activations."""
 
 
-def rows_program(network: Network, choice: Choice, *, rules: RuleTable = VJP) -> Program:
+def rows_program(
+    network: Network,
+    choice: Choice,
+    *,
+    rules: RuleTable = VJP,
+    activations: bool = True,
+    totals: Reduction | None = None,
+) -> Program:
     """Gradient rows: one run of the network at the rows that are given.
 
-    Inputs are the network's own, hidden sources by name, and `target/weight`. Outputs are `activation/<layer>` and
-    `gradient/<layer>` in the layer's own shape, and `target/value`: `[rows]`, or `[1]` where rows are not separable.
+    Inputs are the network's own, hidden sources by name, and `target/weight`. Outputs are `activation/<layer>`, unless
+    `activations` is False, and `gradient/<layer>` in the layer's own shape, and `target/value`: `[rows]`, or `[1]`
+    where rows are not separable. With `totals` in place of both `total/<layer>` of the shape of `target/value`: the sum
+    over the units of a row, in float32 at least.
     """
     draft = Draft(network, choice.sources)
     weight = draft.weight(choice.target)
     gradients = draft.gradients(choice, weight, Rules(rules))
     draft.put_target(choice.target, weight, "target/value")
     for layer in choice.layers:
-        draft.put(draft.tensor(layer), f"activation/{layer}")
+        if totals is not None:
+            draft.put(_total(draft, layer, gradients[layer], totals), f"total/{layer}")
+            continue
+        if activations:
+            draft.put(draft.tensor(layer), f"activation/{layer}")
         draft.put(gradients[layer], f"gradient/{layer}")
     return draft.finish()
+
+
+def _total(draft: Draft, layer: str, gradient: Value, totals: Reduction) -> Value:
+    op, activation = draft.op, draft.tensor(layer)
+    wide = np.float64 if np.dtype(gradient.dtype) == np.float64 else np.float32
+    found = op.cast(gradient, wide)
+    if totals == "product":
+        found = op("Mul", found, op.cast(activation, wide))
+    return draft.per_row(found, layer)
+
+
+def led_to(network: Network, choice: Choice, *, rules: RuleTable = VJP) -> tuple[str, ...]:
+    """The layers to which a derivative of the target leads.
+
+    Raises:
+        NotDifferentiable: an operator between them and the target has no rule.
+    """
+    draft = Draft(network, choice.sources)
+    weight = draft.weight(choice.target)
+    found = gradients_of(draft.op, {choice.target: weight}, choice.layers, Rules(rules))
+    return tuple(layer for layer in choice.layers if layer in found)

@@ -46,7 +46,7 @@ class Rules:
 
     def inside(self, inner: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str]) -> dict[str, Value]:
         """The walk over a graph inside of a node."""
-        found, declared = _gradients(inner, seeds, wrt, self), inner.graph.tensors()
+        found, declared = gradients_of(inner, seeds, wrt, self), inner.graph.tensors()
         return {name: _as_declared(inner, g, declared[name]) for name, g in found.items()}
 
 
@@ -62,12 +62,12 @@ def differentiate(
             goes through operators whose derivative is zero.
     """
     nodes = list(op.graph.nodes)
-    found = _gradients(op, seeds, wrt, rules, unsteady(nodes, seeds))
+    found = gradients_of(op, seeds, wrt, rules, unsteady(nodes, seeds))
     require_all(nodes, found, wrt, seeds)
     return found
 
 
-def _gradients(
+def gradients_of(
     op: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str], rules: Rules, steep: set[str] | None = None
 ) -> dict[str, Value]:
     """The cotangents of the tensors in `wrt` to which a way leads; those of `steep` (default: all) may be infinite."""

@@ -173,6 +173,7 @@ class _Remote:
             target=request.target,
             targets=request.targets,
             baselines=request.baselines,
+            sums_only=request.sums_only,
         )
 
 

@@ -65,7 +65,9 @@ def explain(
     layer: Annotated[
         Many,
         typer.Option(
-            metavar="NAME", help="Tensor, node, torch's module, or a unique end or glob of one. Repeatable."
+            metavar="NAME",
+            help="Tensor, node, torch's module, or a unique end or glob of one; '*': all activations, pools, norms and "
+            "residual additions, '**': every float tensor. Repeatable.",
         ),
     ] = None,
     source: Annotated[
@@ -109,6 +111,9 @@ def explain(
             help="Several baselines, averaged over: [references, ...], or [samples, references, ...].",
         ),
     ] = None,
+    sums_only: Annotated[
+        bool, typer.Option("--sums-only", help="Sums of layers without the values of their units.")
+    ] = False,
     parameter: Annotated[
         Many,
         typer.Option(
@@ -170,8 +175,10 @@ def explain(
     question = _Question(
         method.replace("-", "_").lower(), tuple(layer or ()), tuple(source or ()), tuple(target or ()),
         tuple(each_target or ()), tuple(minus or ()), tuple(baseline or ()), tuple(references or ()), logit,
-        mean_centred, parameters, tuple(parameter or ()),
+        mean_centred, parameters, tuple(parameter or ()), sums_only,
     )  # fmt: skip
+    if sums_only and (out is not None or plot is not None):
+        raise InvalidArgument(f"--sums-only leaves no arrays for --{'output' if out is not None else 'plot'}")
     check_places(out, plot)
 
     given = input or []
@@ -208,6 +215,7 @@ class _Question:
     mean_centred: bool
     parameters: Given
     others: tuple[str, ...]
+    sums_only: bool = False
 
     def request(
         self, info: ModelInfo, about: MethodInfo, arrays: Mapping[str, Array], picture: Picture
@@ -237,6 +245,7 @@ class _Question:
             target=None if self.each_target else targets[0],
             targets=targets if self.each_target else None,
             baselines=self._baselines(sources, info, picture),
+            sums_only=self.sums_only,
         )
 
     def _baselines(self, sources: Sequence[str], info: ModelInfo, picture: Picture) -> dict[str, Baseline]:

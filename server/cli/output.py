@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from onnx_attribution.values import Attribution, LayerInfo, ModelInfo
+from onnx_attribution.values import Attribution, Flow, LayerInfo, ModelInfo
 
 if TYPE_CHECKING:
     from onnx_attribution.server.engine.check import Verdict
@@ -130,12 +130,28 @@ def explain_json(answer: Attribution) -> dict[str, object]:
             for name, layer in answer.layers.items()
         },
         "joint_residual": answer.joint_residual,
+        "flow": _flow_json(answer.flow),
         "evaluations": answer.evaluations,
         "steps": answer.steps,
         "seconds": round(answer.seconds, 6),
         "provider": answer.provider,
         "digest": answer.digest,
         "warnings": answer.warnings,
+    }
+
+
+def _flow_json(flow: Flow | None) -> dict[str, object] | None:
+    if flow is None:
+        return None
+    return {
+        "layers": {
+            name: {"total": one.total, "share": one.share, "cut": one.cut}
+            for name, one in flow.layers.items()
+        },
+        "cut_sets": [
+            {"layers": names, "residual": residual}
+            for names, residual in zip(flow.cut_sets, flow.residuals, strict=True)
+        ],
     }
 
 
@@ -149,6 +165,8 @@ def print_answer(model: str, answer: Attribution) -> None:
     )
     out.print(_targets(answer))
     out.print(_layers(answer))
+    if (flow := _flow(answer)).row_count:
+        out.print(flow)
     for warning in answer.warnings:
         out.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)
 
@@ -198,6 +216,34 @@ def _layers(answer: Attribution) -> Table:
             )
             table.add_row(*map(escape, row))
     return table
+
+
+def _flow(answer: Attribution) -> Table:
+    """What of the change goes through layers that some ways bypass, and through sets of layers that are cuts."""
+    lead = ["target"] if answer.several else []
+    columns = [*lead, "flow through", "sample", "sum", "share", "residual"]
+    table = _table(*columns, right=range(len(lead) + 2, len(columns)))
+    for each in answer.each():
+        if each.flow is None or len(each.flow.layers) < 2:
+            continue
+        bypassed = {name: one for name, one in each.flow.layers.items() if not one.cut}
+        for k, index in enumerate(each.target.index):
+            first = [f"{each.target.tensor}[{index}]"] if answer.several else []
+            for name, one in bypassed.items():
+                row = (*first, name, str(k), number(one.total[k]), percent(one.share[k]), "-")
+                table.add_row(*map(escape, row))
+            for names, residual in zip(each.flow.cut_sets, each.flow.residuals, strict=True):
+                total = sum(float(each.flow.layers[name].total[k]) for name in names)
+                share = sum(float(each.flow.layers[name].share[k]) for name in names)
+                words = " + ".join(names)
+                row = (*first, words, str(k), number(total), percent(share), number(residual[k]))
+                table.add_row(*map(escape, row))
+    return table
+
+
+def percent(share: float) -> str:
+    """A share in percent; a dash for what there is none of."""
+    return f"{100 * float(share):.3g} %" if math.isfinite(share) else "-"
 
 
 def number(value: float) -> str:

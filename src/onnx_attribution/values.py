@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,11 @@ Selector = Index | tuple[Index, ...] | NDArray[np.floating] | Region | None  # w
 Selection = Selector | Sequence[Selector] | Array  # for all samples, or one for each
 BatchMode = Literal["dynamic", "freed", "single"]
 ModelState = Literal["READY", "FAILED", "UNLOADED"]
+Kind = TypeVar("Kind", "LayerAttribution", "LayerFlow")
 StopReason = Literal["max_steps", "converged", "exact", "deadline_near", "draining"]
+
+EVERY_KIND, EVERY_TENSOR = "*", "**"
+"""Names of layers: the outputs of activations, pooling, normalisation and residual additions; every float tensor."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,15 @@ class AttributionRequest:
     """One question: which units of `layers` (default: the source itself) contribute how much to `target`, or to each of
     several `targets`.
 
+    Among the names of `layers`, "*" stands for the outputs of activations, pooling, normalisation and residual
+    additions between the source and all targets, "**" for every float tensor there to which a derivative leads.
     `inputs` maps every model input to an array with its batch axis. `method` is a value of `onnx_attribution.methods`,
     or the name of one with its parameters as keywords: `AttributionRequest(..., "neuron_ig", steps=256)`. `source`
     names the tensors on which the path or the reference lives (default: the float inputs, or what the method says).
     `baselines` maps a source (or a model input, whose activation at a hidden source is then taken) to a scalar, an
-    array that broadcasts to it, or `References`; default zeros.
+    array that broadcasts to it, or `References`; default zeros. With `sums_only` the answer holds the sums of layers
+    without the values of their units, which stay in the program where its rows share a run; the rows of `auto` paths
+    are those of a trapezoid then, whose steps double.
 
     Raises:
         InvalidArgument: a parameter that the method does not know, or that is out of its bounds; no target, or both
@@ -121,6 +129,7 @@ class AttributionRequest:
     baselines: Mapping[str, Baseline]
     request_id: str
     targets: tuple[Target, ...] | None
+    sums_only: bool
 
     def __init__(
         self,
@@ -134,6 +143,7 @@ class AttributionRequest:
         *,
         request_id: str = "",
         targets: Sequence[Target | Selection] | Array | None = None,
+        sums_only: bool = False,
         **parameters: Any,
     ) -> None:
         if target is not None and targets is not None:
@@ -148,6 +158,7 @@ class AttributionRequest:
             "baselines": {} if baselines is None else baselines,
             "request_id": request_id,
             "targets": None if targets is None else Target.each_of(targets),
+            "sums_only": bool(sums_only),
         }
         for name, value in given.items():
             object.__setattr__(self, name, value)
@@ -180,6 +191,8 @@ class LayerAttribution:
     methods have an error estimate, and not the values of every method sum to the change. `cut`: whether every way from
     source to target, or to any of several, crosses the layer, without which `residual` measures what bypasses it.
     `spread` is the L1 norm of the standard deviation of the values over several references; NaN with one.
+
+    Of a request with `sums_only`, `values` is `[samples, 0]`, and error estimate and spread are those of the sum.
     """
 
     name: str
@@ -203,12 +216,37 @@ class ResolvedTarget:
 
 
 @dataclass(frozen=True)
+class LayerFlow:
+    """What of the target's change goes through a layer, per sample: the `total` of its attributions, and its `share` of
+    the change; NaN where nothing changes. At a cut all of the change does, but for the error of the sum."""
+
+    total: NDArray[np.float64]
+    share: NDArray[np.float64]
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How the change of the target flows through the layers that were asked for.
+
+    `cut_sets` are sets of two or more of them of which every way from source to target crosses exactly one, so that
+    their totals sum to the change; of parallel branches not every mixture is listed. `residuals` has for each set what
+    that sum misses, per sample; NaN for those of several targets whose ways cross more or none.
+    """
+
+    layers: Mapping[str, LayerFlow]
+    cut_sets: tuple[tuple[str, ...], ...] = ()
+    residuals: tuple[NDArray[np.float64], ...] = ()
+
+
+@dataclass(frozen=True)
 class Attribution:
     """An answer. `evaluations` counts rows run through the network, forward or with its gradient.
 
     `joint_residual`, per sample, is there where several layers are a cut together, such as all sources: the sum over
     all of them less `value - baseline_value`; NaN for those of several targets of which they are none. `several`:
-    whether the request names `targets`, so that the arrays have an axis for them.
+    whether the request names `targets`, so that the arrays have an axis for them. `flow` is there for methods whose
+    attributions sum to the change at a cut.
     """
 
     method: str
@@ -223,6 +261,7 @@ class Attribution:
     warnings: tuple[str, ...] = ()
     joint_residual: NDArray[np.float64] | None = None
     several: bool = False
+    flow: Flow | None = None
 
     @property
     def target(self) -> ResolvedTarget:
@@ -236,8 +275,16 @@ class Attribution:
         if not self.several:
             return (self,)
 
-        def only(layer: LayerAttribution, k: int) -> LayerAttribution:
+        def only(layer: Kind, k: int) -> Kind:
             return replace(layer, **{n: a[k] for n, a in vars(layer).items() if isinstance(a, np.ndarray)})
+
+        def flow(k: int) -> Flow | None:
+            if self.flow is None:
+                return None
+            each = zip(self.flow.cut_sets, self.flow.residuals, strict=True)
+            own = [(names, residual[k]) for names, residual in each if not np.isnan(residual[k]).all()]
+            layers = {name: only(layer, k) for name, layer in self.flow.layers.items()}
+            return Flow(layers, tuple(names for names, _ in own), tuple(residual for _, residual in own))
 
         joint = self.joint_residual
         return tuple(
@@ -247,6 +294,7 @@ class Attribution:
                 layers={name: only(layer, k) for name, layer in self.layers.items()},
                 joint_residual=None if joint is None or np.isnan(joint[k]).all() else joint[k],
                 several=False,
+                flow=flow(k),
             )
             for k, target in enumerate(self.targets)
         )

@@ -158,6 +158,38 @@ def test_a_number_that_samples_share_travels_as_a_source(engine: Engine, client:
     assert (here.joint_residual is None) == (method not in SUMMING_METHODS)
 
 
+SKIP = """<ir_version: 8, opset_import: ["" : 17]> skip (float[N,3] x) => (float[N,3] y) {
+    h = Tanh(x)
+    left = Sigmoid(h)
+    right = Relu(h)
+    y = Add(left, right)
+}"""
+
+
+@pytest.mark.parametrize("sums_only", [False, True])
+@pytest.mark.parametrize("several", [False, True])
+def test_the_flow_through_all_layers_travels(
+    engine: Engine, client: Client, sums_only: bool, several: bool
+) -> None:
+    engine.add("skip", onnx.parser.parse_model(SKIP))
+    given: dict[str, Any] = {"layers": ["*"], "steps": 4, "sums_only": sums_only}
+    given |= {"targets": [0, Target("left", 1)]} if several else {"target": 0}
+    x = np.array([[1, -2, 3], [0, 5, 6]], np.float32)
+    here = engine.attribute(AttributionRequest("skip", {"x": x}, "neuron_ig", **given))
+    there = client.attribute("skip", x, method="neuron_ig", **given)
+    assert list(there.layers) == list(here.layers)
+    assert here.flow is not None
+    assert there.flow is not None
+    assert there.flow.cut_sets == here.flow.cut_sets
+    np.testing.assert_array_equal(np.array(there.flow.residuals), np.array(here.flow.residuals))
+    for name, layer in here.flow.layers.items():
+        for field, value in vars(layer).items():
+            np.testing.assert_array_equal(getattr(there.flow.layers[name], field), value)
+        assert there.layers[name].values.shape == here.layers[name].values.shape
+        assert (there.layers[name].values.size == 0) == sums_only
+    assert client.attribute("skip", x, method="gradient", layers=["*"], target=0).flow is None
+
+
 IMPUTED = """<ir_version: 8, opset_import: ["" : 17]> imputed (float[N,2] x) => (float[N,2] y) <float fill = {3}> {
     q = IsNaN(x)
     y = Where(q, fill, x)

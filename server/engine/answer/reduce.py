@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.targets import per_sample
 from onnx_attribution.server.engine.rows.evaluate import Floats, Sums
-from onnx_attribution.values import Attribution, LayerAttribution
+from onnx_attribution.values import Attribution, Flow, LayerAttribution, LayerFlow
 
 
 def layers_of(
@@ -24,11 +24,14 @@ def layers_of(
     tensors, choice = model.graph.tensors(), resolved.choice
     layers: dict[str, LayerAttribution] = {}
     change = resolved.value - resolved.baseline_value
-    complete = resolved.recipe.sums_to_change
+    complete, sums_only = resolved.recipe.sums_to_change, resolved.request.sums_only
     for name, values in sums.fine.items():
         total = per_sample(values)
         none = np.full_like(total, np.nan)
-        error = per_sample(np.abs(values - sums.coarse[name])) if name in sums.coarse else none
+        error = none
+        if name in sums.coarse:
+            coarse = sums.coarse[name]
+            error = np.abs(total - per_sample(coarse)) if sums_only else per_sample(np.abs(values - coarse))
         residual = total - change if complete else none
         if name in sums.errors:
             error = sums.errors[name]
@@ -37,7 +40,9 @@ def layers_of(
         dtype = element_type(tensors[name])
         layers[name] = LayerAttribution(
             name,
-            values.astype(dtype if dtype.kind == "f" and dtype.itemsize >= 4 else np.float32),
+            (np.zeros((len(total), 0)) if sums_only else values).astype(
+                dtype if dtype.kind == "f" and dtype.itemsize >= 4 else np.float32, copy=False
+            ),
             total,
             residual,
             error,
@@ -47,6 +52,40 @@ def layers_of(
     if not complete or not is_joint_cut(list(model.graph.nodes), choice.sources, choice.target, list(layers)):
         return layers, None
     return layers, np.asarray(np.sum([layer.sum for layer in layers.values()], axis=0) - change)
+
+
+def flow_of(model: LoadedModel, resolved: Resolved, layers: Mapping[str, LayerAttribution]) -> Flow | None:
+    """How the change flows through the layers; None for methods whose attributions do not sum to it."""
+    if not resolved.recipe.sums_to_change:
+        return None
+    change = resolved.value - resolved.baseline_value
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        shares = {name: np.where(change != 0, layer.sum / change, np.nan) for name, layer in layers.items()}
+        sets = model.cut_sets(resolved.choice)
+        residuals = tuple(np.sum([layers[name].sum for name in names], axis=0) - change for names in sets)
+    return Flow(
+        {name: LayerFlow(layer.sum, shares[name], layer.cut) for name, layer in layers.items()},
+        sets,
+        residuals,
+    )
+
+
+def _flows_together(answers: Sequence[Attribution]) -> Flow | None:
+    flows = [one.flow for one in answers if one.flow is not None]
+    if len(flows) < len(answers):
+        return None
+    layers = {
+        name: LayerFlow(
+            np.stack([one.layers[name].total for one in flows]),
+            np.stack([one.layers[name].share for one in flows]),
+            all(one.layers[name].cut for one in flows),
+        )
+        for name in flows[0].layers
+    }
+    sets = tuple(dict.fromkeys(names for one in flows for names in one.cut_sets))
+    none = np.full(next(iter(flows[0].layers.values())).total.shape, np.nan)
+    found = [dict(zip(one.cut_sets, one.residuals, strict=True)) for one in flows]
+    return Flow(layers, sets, tuple(np.stack([one.get(names, none) for one in found]) for names in sets))
 
 
 def together(answers: Sequence[Attribution]) -> Attribution:
@@ -62,6 +101,7 @@ def together(answers: Sequence[Attribution]) -> Attribution:
         seconds=answers[-1].seconds,
         warnings=tuple(_worded([one.warnings for one in answers])),
         joint_residual=None if all(one is None for one in residuals) else joint,
+        flow=_flows_together(answers),
         several=True,
     )
 
@@ -83,10 +123,17 @@ def _worded(warnings: Sequence[Sequence[str]]) -> Iterator[str]:
         yield words if len(about) == len(warnings) else listed + words
 
 
-def errors_of(answer: Attribution) -> Floats:
+def errors_of(answer: Attribution, sums_only: bool = False) -> Floats:
     """Per sample the largest error of any layer, and of all layers where they are a cut together, relative to the L1
-    norm of the attributions; NaN for a sample whose attributions are not finite."""
-    norms = [per_sample(np.abs(layer.values.astype(np.float64))) for layer in answer.layers.values()]
+    norm of the attributions; NaN for a sample whose attributions are not finite.
+
+    Of sums only, relative to the sum, or to the change of the target where that is larger.
+    """
+    if sums_only:
+        change = np.abs(answer.target.value - answer.target.baseline_value)
+        norms = [np.maximum(np.abs(layer.sum), np.nan_to_num(change)) for layer in answer.layers.values()]
+    else:
+        norms = [per_sample(np.abs(layer.values.astype(np.float64))) for layer in answer.layers.values()]
     pairs = [(layer.error_estimate, norm) for layer, norm in zip(answer.layers.values(), norms, strict=True)]
     if answer.joint_residual is not None:
         pairs.append((np.abs(answer.joint_residual), np.sum(norms, axis=0)))

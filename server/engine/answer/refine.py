@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from onnx_attribution.errors import Cancelled, InvalidArgument, ModelError
-from onnx_attribution.server.engine.answer.reduce import errors_of, layers_of, together
+from onnx_attribution.server.engine.answer.reduce import errors_of, flow_of, layers_of, together
 from onnx_attribution.server.engine.answer.warnings import Answered, warnings_of
 from onnx_attribution.server.engine.methods import stages
 from onnx_attribution.server.engine.methods.path import missed
@@ -102,15 +102,16 @@ def events(
                 break
             continue
         answers = answered(found, search=not stage.goes_on())
-        errors = np.concatenate(
-            [
-                np.maximum(errors_of(answer), missed(one, own))
-                for answer, one, own in zip(answers, asked, sums, strict=True)
-            ]
-        )
-        error = float(errors[~np.isnan(errors)].max(initial=0)) if not np.isnan(errors).all() else np.inf
-        if number == 0 or error < best_error:
-            best, best_error = number, error
+        if recipe.error_estimate:
+            errors = np.concatenate(
+                [
+                    np.maximum(errors_of(answer, request.sums_only), missed(one, own))
+                    for answer, one, own in zip(answers, asked, sums, strict=True)
+                ]
+            )
+            error = float(errors[~np.isnan(errors)].max(initial=0)) if not np.isnan(errors).all() else np.inf
+            if number == 0 or error < best_error:
+                best, best_error = number, error
         yield _revision(number, request, answers)
         if tolerance is not None and (errors <= tolerance).all():
             reason = "converged"
@@ -168,4 +169,5 @@ def _answer(
         model.backend.provider,
         warnings,
         joint,
+        flow=flow_of(model, resolved, layers),
     )

@@ -86,18 +86,35 @@ def warnings_of(answer: Answered, memory: int) -> Iterator[str]:
     """All of them; `memory` is what a search for the origin of NaN may take, in bytes."""
     yield from _not_finite(answer, memory)
     yield from _ends_not_finite(answer.resolved)
-    for layer in answer.layers.values():
-        if not layer.cut and answer.joint is None and np.isfinite(layer.residual).any():
-            yield _bypassed(answer.model, answer.resolved, layer)
-    found = answer.resolved.recipe
+    bypassed = [
+        layer
+        for layer in answer.layers.values()
+        if not layer.cut and answer.joint is None and np.isfinite(layer.residual).any()
+    ]
+    if len(bypassed) > SHOWN:
+        first = ", ".join(repr(layer.name) for layer in bypassed[:SHOWN])
+        yield (
+            f"{len(bypassed)} of {len(answer.layers)} layers are no cuts ({first}, ...): the flow says what share of "
+            "the change goes through each"
+        )
+        bypassed = []
+    for layer in bypassed:
+        yield _bypassed(answer.model, answer.resolved, layer)
+    found, said = answer.resolved.recipe, 0
     yield from _without_noise(answer.asked)
     for names, residual in answer.complete():
+        words: list[str] = []
         if isinstance(found.at, Draws):
-            yield from _scattered(answer, names, residual)
+            words = list(_scattered(answer, names, residual))
         elif found.error_estimate:
-            yield from _unmet(answer, names, residual, memory)
+            words = list(_unmet(answer, names, residual, memory))
         elif found.takes_differences:
-            yield from _missing(answer, names, residual)
+            words = list(_missing(answer, names, residual))
+        yield from words
+        said += len(words)
+        if said == SHOWN:
+            yield "the warnings of further layers are left out"
+            break
 
 
 def _not_finite(answer: Answered, memory: int) -> Iterator[str]:
@@ -120,6 +137,10 @@ def _not_finite(answer: Answered, memory: int) -> Iterator[str]:
             complete = next((list(layers) for layers, _ in answer.complete()), [])
             if better := answer.remedy(first, complete, memory):
                 begins += f"; try {better}"
+    if len(names) > SHOWN:
+        listed = ", ".join(map(repr, names[:SHOWN]))
+        yield f"the attributions of {len(names)} layers ({listed}, ...) hold NaN or infinite numbers{begins}"
+        return
     for name in names:
         yield (
             f"the attributions of {name!r} hold NaN or infinite numbers{_in(bad[name], references)}{begins}"

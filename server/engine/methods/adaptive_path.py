@@ -158,7 +158,9 @@ class _Paths:
         said: object = None
         cuts = {**self._resolved.cuts, TOGETHER: True} if self._resolved.recipe.sums_to_change else {}
         waiting: dict[int, int] = dict.fromkeys(numbers, 0)
-        for rows in rows_at(self._model, self._resolved, points, self._memory):
+        for rows in rows_at(
+            self._model, self._resolved, points, self._memory, activations=self._at.conductance
+        ):
             for k, (sample, alpha) in enumerate(rows.points):
                 one = self.samples[sample]
                 assert one.adaptive is not None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from onnx_attribution.graph_tools.programs.rows import Reduction
 from onnx_attribution.methods import Gradient, GradientXActivation
 from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
 from onnx_attribution.server.engine.models.loaded import LoadedModel
@@ -13,6 +16,9 @@ from onnx_attribution.server.engine.recipe import AtInput, Floats, Recipe, contr
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums
 from onnx_attribution.server.engine.rows.points import rows_at
+
+REDUCTIONS: Mapping[object, Reduction] = {multiplier: "gradient", contribution: "product"}
+"""What a program sums in place of the host."""
 
 
 @recipe(Gradient)
@@ -26,17 +32,34 @@ def gradient_x_activation(method: GradientXActivation) -> Recipe:
 
 
 def _gradients(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
-    """Gradients at x, reduced with the activations."""
-    name, reduced = resolved.request.method.name, resolved.recipe.reduced
-    parts: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
+    """Gradients at x, reduced with the activations; of sums only the sums over the units of each layer."""
+    reduce, totals = resolved.recipe.reduce, None
+    if resolved.request.sums_only:
+        totals = REDUCTIONS.get(reduce)
+    parts: dict[str, list[Any]] = {layer: [] for layer in resolved.choice.layers}
     values: list[Floats] = []
     points = [(k, 1.0) for k in range(resolved.samples.count)]
-    for rows in rows_at(model, resolved, points, memory):
+    needed = reduce is not multiplier
+    for rows in rows_at(model, resolved, points, memory, activations=needed, totals=totals):
         values.append(rows.values)
+        for layer, total in rows.totals.items():
+            parts[layer].append(total[:, None])
         for layer, pair in rows.layers.items():
-            parts[layer].append(reduced(name, *(one.astype(np.float64) for one in pair)))
+            parts[layer].append(_reduced(resolved, *pair))
         yield rows.evaluated
-    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, np.concatenate(values))
+    joined = {layer: p[0] if len(p) == 1 else np.concatenate(p) for layer, p in parts.items()}
+    return Sums(joined, {}, np.concatenate(values))
+
+
+def _reduced(resolved: Resolved, gradient: Any, activation: Any) -> NDArray[np.floating]:
+    """The attributions; those of the recipes here as exact in the type of the gradient as they are answered."""
+    reduce, name = resolved.recipe.reduce, resolved.request.method.name
+    found: NDArray[np.floating] = gradient
+    if reduce is multiplier:
+        return found
+    if reduce is contribution:
+        return np.asarray(np.multiply(found, activation.astype(found.dtype, copy=False)))
+    return resolved.recipe.reduced(name, gradient.astype(np.float64), activation.astype(np.float64))
 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:

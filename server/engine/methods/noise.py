@@ -33,7 +33,7 @@ from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.samples import Run, Samples
 from onnx_attribution.server.engine.request.targets import per_sample
 from onnx_attribution.server.engine.rows.evaluate import Sums, row_limit
-from onnx_attribution.values import Array
+from onnx_attribution.values import Array, AttributionRequest
 
 Rows = NDArray[np.intp]
 
@@ -79,7 +79,7 @@ def driver(inner: Mapping[type, Driver]) -> Driver:
         """One stage, whatever the stages of one draw are."""
         at = _draws(asked[0])
         run = inner[type(at.of.at)]
-        plain = [replace(one, recipe=at.of) for one in asked]
+        plain = [replace(one, recipe=at.of, request=_whole(one)) for one in asked]
 
         def planned() -> int:
             drawn = next(iter(run(model, plain, memory))).planned() * at.count
@@ -90,6 +90,11 @@ def driver(inner: Mapping[type, Driver]) -> Driver:
         yield Stage(lambda: 0, planned, lambda: _drawn(model, asked, memory, run))
 
     return stages
+
+
+def _whole(resolved: Resolved) -> AttributionRequest:
+    """The request with the values of units, of which means and squares are taken."""
+    return resolved.request.changed(sums_only=False) if resolved.request.sums_only else resolved.request
 
 
 def _draws(resolved: Resolved) -> Draws:
@@ -273,6 +278,7 @@ def _moved(resolved: Resolved, points: _Points) -> Resolved:
     samples = _placed(resolved.samples, points)
     return replace(
         resolved,
+        request=_whole(resolved),
         recipe=of,
         samples=samples,
         index=tuple(resolved.index[row] for row in rows),

@@ -27,6 +27,8 @@ from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums, avera
 from onnx_attribution.server.engine.rows.plan import Plan, conductance_plan, mean_plan
 
 Along = IntegratedGradients | NeuronIG | InternalInfluence | NeuronConductance
+TOTALS_START = 16
+"""Steps with which sums only begin, where nobody says how many."""
 
 
 @recipe(IntegratedGradients)
@@ -63,13 +65,16 @@ def _path(method: Along, *, conductance: bool = False) -> Path:
 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
-    """One stage, or with a tolerance as many as doublings of the steps fit, or as many as rows lie where needed."""
+    """One stage, or with a tolerance as many as doublings of the steps fit, or as many as rows lie where needed.
+
+    The rows of sums only are those of the trapezoid: where more are needed is told by units.
+    """
     at = asked[0].recipe.at
     assert isinstance(at, Path)
-    if at.quadrature == "auto":
+    if at.quadrature == "auto" and not asked[0].request.sums_only:
         yield from adaptive_path.stages(model, asked, memory)
         return
-    steps = at.steps
+    steps = min(TOTALS_START, at.max_steps) if at.quadrature == "auto" else at.steps
     yield _stage(model, asked, memory, steps)
     while at.tolerance is not None and steps < at.max_steps:
         steps = min(2 * steps, at.max_steps)

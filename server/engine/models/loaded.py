@@ -19,10 +19,11 @@ from onnx_attribution.graph_tools.ir.reach import ancestors
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.normalise.noise import drawing_before, flag_of
 from onnx_attribution.graph_tools.programs.footprint import Footprint
-from onnx_attribution.graph_tools.programs.rows import rows_program
+from onnx_attribution.graph_tools.programs.rows import led_to, rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.graph_tools.read.load import ModelSource
-from onnx_attribution.graph_tools.select.layers import described, layers_between
+from onnx_attribution.graph_tools.select.cuts import cut_sets, cut_tensors
+from onnx_attribution.graph_tools.select.layers import described, every_layer, layers_between
 from onnx_attribution.graph_tools.select.names import resolve
 from onnx_attribution.graph_tools.select.sources import default_sources, held, token_tensors, words
 from onnx_attribution.graph_tools.select.targets import (
@@ -36,7 +37,7 @@ from onnx_attribution.server.engine.backend import Backend, Session, Trials
 from onnx_attribution.server.engine.models.cache import Arrays, Cache
 from onnx_attribution.server.engine.models.read import ReadModel
 from onnx_attribution.server.engine.models.scheduler import Scheduler
-from onnx_attribution.values import Array, LayerInfo
+from onnx_attribution.values import EVERY_KIND, Array, LayerInfo
 
 LARGE = 1 << 30  # bytes of a row from which on sessions keep no memory between runs
 CAPACITY = 32  # sessions kept for one model; each may hold weights in another layout
@@ -67,6 +68,9 @@ class LoadedModel(ReadModel):
         self.undivided: set[object] = set()  # programs of which nothing is of the reference alone
         self._defaults: dict[str, list[str]] = {}
         self._named: dict[str, str] = {}
+        self._every: dict[tuple[object, ...], tuple[str, ...]] = {}
+        self._cuts: dict[tuple[object, ...], frozenset[str]] = {}
+        self._cut_sets: dict[Choice, tuple[tuple[str, ...], ...]] = {}
         self._row_bytes: dict[tuple[object, ...], int] = {}
         self.is_large = self.bytes_per_row(self.network.example) > LARGE
 
@@ -255,6 +259,44 @@ class LoadedModel(ReadModel):
         if any(c in pattern for c in "*?["):
             return [x for x in found if fnmatchcase(x.name, pattern) or fnmatchcase(x.node, pattern)]
         return [x for x in found if pattern in x.name or pattern in x.node or pattern == x.operator]
+
+    def every_layer(
+        self, sources: tuple[str, ...], targets: tuple[str, ...], pattern: str
+    ) -> tuple[str, ...]:
+        """The layers that `*` or `**` stands for: those of `every_layer` to which derivatives of all targets lead.
+
+        Raises:
+            NotDifferentiable: an operator on the way has no rule. InvalidArgument: there is no such layer.
+        """
+        key = (sources, targets, pattern)
+        if key not in self._every:
+            found = tuple(every_layer(self.graph, sources, targets, pattern))
+            for target in targets:
+                found = led_to(self.network, Choice(sources, found, target)) if found else ()
+            self._every[key] = found
+        if not self._every[key]:
+            raise InvalidArgument(
+                f"no layer between {words(list(sources))} and {words(list(targets))} is one that {pattern!r} stands for"
+                + "; '**' stands for every float tensor" * (pattern == EVERY_KIND),
+                reason=Reason.LAYER_INVALID,
+            )
+        return self._every[key]
+
+    def cuts(self, sources: tuple[str, ...], target: str) -> frozenset[str]:
+        """The tensors that every way from the sources to the target crosses."""
+        key = (sources, target)
+        if key not in self._cuts:
+            self._cuts[key] = frozenset(cut_tensors(list(self.graph.nodes), sources, target))
+        return self._cuts[key]
+
+    def cut_sets(self, choice: Choice) -> tuple[tuple[str, ...], ...]:
+        """Sets of the layers that are cuts together."""
+        if len(choice.layers) < 2:
+            return ()
+        if choice not in self._cut_sets:
+            nodes = list(self.graph.nodes)
+            self._cut_sets[choice] = tuple(cut_sets(nodes, choice.sources, choice.target, choice.layers))
+        return self._cut_sets[choice]
 
     def first_target(self) -> str:
         """The target that lists are made for: the first float output, or the float tensor before the outputs."""

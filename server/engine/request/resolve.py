@@ -13,7 +13,6 @@ from onnx_attribution.errors import AttributionError, InvalidArgument, NotDiffer
 from onnx_attribution.graph_tools.ir.emit import element_type
 from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
 from onnx_attribution.graph_tools.programs.signature import Choice, Neuron
-from onnx_attribution.graph_tools.select.cuts import is_cut
 from onnx_attribution.graph_tools.select.targets import require_float, require_numbers
 from onnx_attribution.server.engine.models.forward import forward, moved
 from onnx_attribution.server.engine.models.loaded import LoadedModel
@@ -30,7 +29,9 @@ from onnx_attribution.server.engine.request.inputs import (
 )
 from onnx_attribution.server.engine.request.samples import Samples, split_samples
 from onnx_attribution.server.engine.request.selectors import reads_values
-from onnx_attribution.values import Array, AttributionRequest, Target
+from onnx_attribution.values import EVERY_KIND, EVERY_TENSOR, Array, AttributionRequest, Target
+
+EVERY = (EVERY_KIND, EVERY_TENSOR)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def resolve(
     """
     if isinstance(request.layers, str) or isinstance(request.source, str):
         raise InvalidArgument("layers and source are sequences of names, not one name")
-    model.require_computed([*request.layers, *request.source])
+    model.require_computed([name for name in (*request.layers, *request.source) if name not in EVERY])
     asked = request.each_target
     wanted = []
     for k, one in enumerate(asked):
@@ -145,8 +146,7 @@ def resolve(
     evaluated += samples.count * bool(unsure)
     at = recipe.inner.at
     features = _features(model, at, samples, sources) if isinstance(at, Groups) else None
-    nodes = list(model.graph.nodes)
-    cuts = {name: {layer: is_cut(nodes, sources, name, [layer]) for layer in layers} for name in names}
+    cuts = {name: {layer: layer in model.cuts(sources, name) for layer in layers} for name in names}
     resolved = []
     for k, (found, target) in enumerate(zip(wanted, asked, strict=True)):
         name, lead = found.tensor, rows[found.tensor]
@@ -315,7 +315,14 @@ def source_and_layers(
 
     Some methods have their layer as the source (Captum's LayerIntegratedGradients).
     """
-    layers = tuple(dict.fromkeys(model.tensor(name) for name in request.layers))
+    every = [name for name in request.layers if name in EVERY]
+    if every and recipe.layer_is_source:
+        raise InvalidArgument(
+            f"{request.method.name} attributes to its source, and {every[0]!r} stands for many layers: name one as its "
+            "source; gradient, gradient_x_activation, neuron_ig and deeplift_rescale take every layer in one pass",
+            reason=Reason.LAYER_INVALID,
+        )
+    layers = tuple(dict.fromkeys(model.tensor(name) for name in request.layers if name not in EVERY))
     named: Sequence[str] = request.source
     find = model.sources
     at = recipe.inner.at
@@ -346,6 +353,12 @@ def source_and_layers(
             f"{request.method.name} attributes to its source, and the source is not the layer: name one of them only",
             layers=", ".join(layers),
         )
+    if every:
+        each = (
+            model.every_layer(sources, tuple(targets), name) if name in EVERY else (model.tensor(name),)
+            for name in request.layers
+        )
+        layers = tuple(dict.fromkeys(name for names in each for name in names))
     return sources, layers or sources, not named
 
 

@@ -148,7 +148,7 @@ def dot(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np
 
 def per_sample(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The sum over the elements of each sample."""
-    return np.asarray(values.reshape(len(values), -1).sum(axis=1))
+    return np.asarray(values.reshape(len(values), -1).sum(axis=1, dtype=np.float64))
 
 
 def _masked(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from onnx_attribution.errors import Overloaded
 from onnx_attribution.graph_tools.programs.path import path_program
 from onnx_attribution.server.engine.backend import Held, Session
 from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import Path
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.samples import Samples
 from onnx_attribution.server.engine.rows.evaluate import Evaluation, Floats, Sums, all_finite, row_limit
@@ -43,8 +44,16 @@ def _inside(model: LoadedModel, resolved: Resolved, memory: int) -> bool:
     """Whether the rows of a run take so much memory that only their sums should leave the program."""
     if not resolved.samples.together:
         return False
+    if only_totals(resolved):
+        return True
     rows = min(row_limit(model, resolved.samples, memory), 16)
     return 4 * rows * row_bytes(model, resolved) > memory
+
+
+def only_totals(resolved: Resolved) -> bool:
+    """Whether the sums over terms are summed over units as well before they leave the program."""
+    at = resolved.recipe.at
+    return resolved.request.sums_only and isinstance(at, Path) and at.conductance
 
 
 # --- rows as they come
@@ -53,7 +62,7 @@ def _inside(model: LoadedModel, resolved: Resolved, memory: int) -> bool:
 def _on_host(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool, memory: int) -> Evaluation:
     adding = [_Adding(plan, delta) for _ in range(resolved.samples.count)]
     points: list[Point] = [(k, float(alpha)) for k in range(resolved.samples.count) for alpha in plan.points]
-    for rows in rows_at(model, resolved, points, memory):
+    for rows in rows_at(model, resolved, points, memory, activations=delta):
         samples = np.array([sample for sample, _ in rows.points])
         for sample in dict.fromkeys(samples.tolist()):
             own = np.flatnonzero(samples == sample)
@@ -126,10 +135,10 @@ def _add_terms(total: Floats, terms: list[Term], held: list[tuple[int, Array, Ar
 
 
 def _in_program(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool, memory: int) -> Evaluation:
-    table = resolved.recipe.table
-    key = ("path", resolved.choice, delta, id(table))
+    table, totals = resolved.recipe.table, only_totals(resolved)
+    key = ("path", resolved.choice, delta, id(table), totals)
     session = model.session(
-        key, lambda: path_program(model.network, resolved.choice, delta=delta, rules=table)
+        key, lambda: path_program(model.network, resolved.choice, delta=delta, rules=table, totals=totals)
     )
     common = _common(resolved.samples)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.graph_tools.programs.rows import rows_program
+from onnx_attribution.graph_tools.programs.rows import Reduction, rows_program
 from onnx_attribution.server.engine.backend import Session
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.request.resolve import Resolved
@@ -55,7 +55,9 @@ def averaged(resolved: Resolved, sums: Sums) -> tuple[Resolved, Sums]:
         return array.reshape(-1, count, *array.shape[1:])
 
     def spread(array: Floats) -> Floats:
-        return per_sample(apart(array).std(axis=1))
+        if resolved.request.sums_only:
+            array = per_sample(array)[:, None]
+        return per_sample(apart(array).std(axis=1, dtype=np.float64))
 
     answered = replace(
         resolved,
@@ -66,7 +68,7 @@ def averaged(resolved: Resolved, sums: Sums) -> tuple[Resolved, Sums]:
     if sums.averaged:
         return answered, sums
     fine, coarse = (
-        {layer: np.asarray(apart(array).mean(axis=1)) for layer, array in part.items()}
+        {layer: np.asarray(apart(array).mean(axis=1, dtype=np.float64)) for layer, array in part.items()}
         for part in (sums.fine, sums.coarse)
     )
     spreads = {layer: spread(array) for layer, array in sums.fine.items()}
@@ -126,10 +128,17 @@ def between(low: Array, high: Array, alpha: float) -> Array:
     return wide.astype(high.dtype)
 
 
-def rows_session(model: LoadedModel, resolved: Resolved) -> Session:
+def rows_session(
+    model: LoadedModel, resolved: Resolved, activations: bool = True, totals: Reduction | None = None
+) -> Session:
     table = resolved.recipe.table
-    key = ("rows", resolved.choice, id(table))
-    return model.session(key, lambda: rows_program(model.network, resolved.choice, rules=table))
+    key = ("rows", resolved.choice, id(table), activations, totals)
+    return model.session(
+        key,
+        lambda: rows_program(
+            model.network, resolved.choice, rules=table, activations=activations, totals=totals
+        ),
+    )
 
 
 def pairs(resolved: Resolved, found: Mapping[str, Array]) -> dict[str, tuple[Floats, Floats]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnx_attribution.errors import Overloaded
 from onnx_attribution.graph_tools.network import RowAxis
+from onnx_attribution.graph_tools.programs.rows import Reduction
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.models.scheduler import Work
 from onnx_attribution.server.engine.request.resolve import Resolved
@@ -21,22 +22,32 @@ Point = tuple[int, float]
 
 @dataclass(frozen=True)
 class Rows:
-    """What a run found at some points: per layer gradients and activations `[points, *unit]`, and the target's values;
-    `evaluated` counts the rows that were run for it."""
+    """What a run found at some points: per layer gradients and activations `[points, *unit]`, the latter `[points, 0]`
+    unless they are asked for, or `totals` `[points]`, and the target's values; `evaluated` counts the rows that were
+    run for it."""
 
     points: Sequence[Point]
     layers: dict[str, tuple[Array, Array]]
     values: Floats
     evaluated: int
+    totals: dict[str, Floats] = field(default_factory=dict)
 
 
-def rows_at(model: LoadedModel, resolved: Resolved, points: Sequence[Point], memory: int) -> Iterator[Rows]:
+def rows_at(
+    model: LoadedModel,
+    resolved: Resolved,
+    points: Sequence[Point],
+    memory: int,
+    *,
+    activations: bool = True,
+    totals: Reduction | None = None,
+) -> Iterator[Rows]:
     """The rows at points, as many in one run as fit.
 
     A row that is not finite is run alone once more, and so are those beside it: NaN of one may be in what others share
     with it.
     """
-    session = rows_session(model, resolved)
+    session = rows_session(model, resolved, activations, totals)
     limit = row_limit(model, resolved.samples, memory, session, resolved.samples.runs[0].shapes)
     start = 0
     while start < len(points):
@@ -59,14 +70,18 @@ def rows_at(model: LoadedModel, resolved: Resolved, points: Sequence[Point], mem
 
 def _rows(resolved: Resolved, points: Sequence[Point], found: dict[str, Array], evaluated: int) -> Rows:
     samples = resolved.samples
-    layers = {
-        name: (
-            samples.first(name, found[f"gradient/{name}"]),
-            samples.first(name, found[f"activation/{name}"]),
-        )
-        for name in resolved.choice.layers
-    }
-    return Rows(points, layers, found["target/value"].astype(np.float64), evaluated)
+    values = found["target/value"].astype(np.float64)
+    layers, totals = dict[str, tuple[Array, Array]](), dict[str, Floats]()
+    for name in resolved.choice.layers:
+        if f"total/{name}" in found:
+            totals[name] = found[f"total/{name}"].astype(np.float64)
+            continue
+        gradient = samples.first(name, found[f"gradient/{name}"])
+        if f"activation/{name}" in found:
+            layers[name] = gradient, samples.first(name, found[f"activation/{name}"])
+        else:
+            layers[name] = gradient, np.empty((len(gradient), 0), gradient.dtype)
+    return Rows(points, layers, values, evaluated, totals)
 
 
 def _work(resolved: Resolved, points: Sequence[Point], limit: int) -> Work:
@@ -79,7 +94,8 @@ def _work(resolved: Resolved, points: Sequence[Point], limit: int) -> Work:
             for layer in resolved.choice.layers
             for kind in ("gradient", "activation")
         }
-        places = {**run.places, **found, "target/value": RowAxis(0)}
+        sums = {f"total/{layer}": RowAxis(0) for layer in resolved.choice.layers}
+        places = {**run.places, **found, **sums, "target/value": RowAxis(0)}
     return Work(_feeds(resolved, points), places, len(points), limit)
 
 

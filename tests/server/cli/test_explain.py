@@ -228,3 +228,40 @@ def test_help_needs_neither_onnx_nor_onnxruntime() -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     )
     assert result.stdout.endswith("0 set()\n"), result.stderr
+
+
+# --- all layers
+
+BRANCHES = """branches (float[N,2] x) => (float[N,2] y) {
+    h = Tanh(x)
+    left = Sigmoid(h)
+    right = Relu(h)
+    y = Add(left, right)
+}"""
+
+
+def test_the_flow_through_all_layers_is_a_table_and_json(tmp_path: Path) -> None:
+    file = model(tmp_path, BRANCHES)
+    np.save(tmp_path / "x.npy", np.array([[1.0, 2.0]], np.float32))
+    question = (file, "--input", tmp_path / "x.npy", "--target", "0", "--layer", "*", "--method", "neuron-ig")
+    found = explained(*question)
+    assert list(found["layers"]) == ["h", "left", "right", "y"]
+    (pair,) = found["flow"]["cut_sets"]
+    assert pair["layers"] == ["left", "right"]
+    assert abs(pair["residual"][0]) < 1e-2
+    shares = {name: one["share"][0] for name, one in found["flow"]["layers"].items()}
+    assert shares["left"] + shares["right"] == pytest.approx(1, abs=1e-2)
+    printed = run("explain", *question).stdout
+    assert re.search(r"flow through +sample +sum +share +residual", printed)
+    assert re.search(r"left \+ right +0 .* \d+ % ", printed)
+
+
+def test_sums_only_have_no_arrays_to_write(tmp_path: Path) -> None:
+    file = model(tmp_path, BRANCHES)
+    np.save(tmp_path / "x.npy", np.array([[1.0, 2.0]], np.float32))
+    question = (file, "--input", tmp_path / "x.npy", "--target", "0", "--layer", "**", "--sums-only")
+    found = explained(*question, "--method", "neuron-ig")
+    assert {tuple(one["shape"]) for one in found["layers"].values()} == {(1, 0)}
+    refused = run("explain", *question, "--output", tmp_path / "out.npz")
+    assert refused.exit_code
+    assert "--sums-only leaves no arrays" in refused.stderr
