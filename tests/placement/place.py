@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,14 +16,18 @@ from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
 from onnx_attribution.graph_tools.programs.pairs import deeplift_program
 from onnx_attribution.graph_tools.programs.path import NotSeparable, path_program
 from onnx_attribution.graph_tools.programs.rows import rows_program
-from onnx_attribution.graph_tools.programs.signature import Choice
+from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.graph_tools.select.layers import layers_between
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import Array
 
-PROGRAMS = {"gradient": rows_program, "path": path_program, "deeplift_rescale": deeplift_program}
+PROGRAMS: Mapping[str, Callable[..., Program]] = {
+    "gradient": rows_program,
+    "path": path_program,
+    "deeplift_rescale": deeplift_program,
+}
 COPIES = ("MemcpyFromHost", "MemcpyToHost")
 SHAPES = ("Shape", "Size")
 

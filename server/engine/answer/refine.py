@@ -45,7 +45,8 @@ def events(
     """Accepted, Progress between runs, at least one Revision, Completed; without `every` those revisions are left out
     of which it is known that a better one follows."""
     request, recipe, layers = asked[0].request, asked[0].recipe, asked[0].choice.layers
-    best, best_error = 0, np.inf
+    best: int | None = None
+    best_error = np.inf
     spent = asked[0].evaluated
     tolerance = recipe.at.tolerance if isinstance(recipe.at, Path) else None
     reason: StopReason = "max_steps" if recipe.error_estimate else "exact"
@@ -96,7 +97,7 @@ def events(
         found = _Found(number, asked, sums, spent, stage.steps())
         left_out = None
         if stage.goes_on() and not every:
-            best, left_out = number, found
+            best, left_out = None, found
             if (wish := wished()) is not None:
                 reason = wish
                 break
@@ -110,7 +111,7 @@ def events(
                 ]
             )
             error = float(errors[~np.isnan(errors)].max(initial=0)) if not np.isnan(errors).all() else np.inf
-            if number == 0 or error < best_error:
+            if best is None or error < best_error:
                 best, best_error = number, error
         yield _revision(number, request, answers)
         if tolerance is not None and (errors <= tolerance).all():
@@ -120,8 +121,9 @@ def events(
             reason = wish
             break
     if left_out is not None:
-        yield _revision(left_out.number, request, answered(left_out, search=True))
-    yield Completed(reason, best)
+        best = left_out.number
+        yield _revision(best, request, answered(left_out, search=True))
+    yield Completed(reason, best or 0)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,13 @@ def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterat
         open_ones = [(path, k) for path, k in every if path.samples[k].open]
 
 
+def has_room(model: LoadedModel, resolved: Resolved, memory: int) -> bool:
+    """Whether the rows that a sample is likely to need can be kept."""
+    at = resolved.recipe.at
+    assert isinstance(at, Path)
+    return ROWS * row_bytes(model, resolved) * (1 + at.conductance) <= memory
+
+
 def _steps(paths: Sequence[_Paths]) -> int:
     """The segments between the rows of the sample that has most."""
     return max(1, max(one.rows for path in paths for one in path.samples) - 1)

@@ -67,11 +67,13 @@ def _path(method: Along, *, conductance: bool = False) -> Path:
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
     """One stage, or with a tolerance as many as doublings of the steps fit, or as many as rows lie where needed.
 
-    The rows of sums only are those of the trapezoid: where more are needed is told by units.
+    The rows of sums only are those of the trapezoid: where more are needed is told by units. So are those of layers
+    that are too large for their rows to be kept: they are evaluated anew.
     """
     at = asked[0].recipe.at
     assert isinstance(at, Path)
-    if at.quadrature == "auto" and not asked[0].request.sums_only:
+    kept = all(adaptive_path.has_room(model, one, memory) for one in asked)
+    if at.quadrature == "auto" and kept and not asked[0].request.sums_only:
         yield from adaptive_path.stages(model, asked, memory)
         return
     steps = min(TOTALS_START, at.max_steps) if at.quadrature == "auto" else at.steps
