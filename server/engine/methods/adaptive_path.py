@@ -27,9 +27,8 @@ TOGETHER = ""
 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
-    """A stage for each refinement of all samples; or one for all, if their rows do not fit into `memory` at once.
-
-    The rows of samples that are done are dropped. Where a path needs more rows than fit, it ends with what it has.
+    """A stage for each refinement of all samples, while their rows fit into `memory`; then one in which those that need
+    more are evaluated anew, a few at a time. Where the rows of one path do not fit, it ends with what it has.
     """
     paths = [_Paths(model, one, memory) for one in asked]
     every = [(path, k) for path in paths for k in range(len(path.samples))]
@@ -46,6 +45,14 @@ def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterat
             lambda: any(path.samples[k].open for path, k in every),
         )
         open_ones = [(path, k) for path, k in every if path.samples[k].open]
+        if len(open_ones) > 1 and sum(path.kept for path in paths) > memory:
+            for path, k in every:
+                path.samples[k].close()
+            most = max(path.samples[k].rows * path.row_bytes for path, k in open_ones)
+            anew = partial(_in_turn, paths, open_ones, max(memory // (2 * most), 1))
+            again = sum(path.samples[k].rows for path, k in open_ones)
+            yield Stage(lambda: _steps(paths), partial(int, again), anew)
+            return
 
 
 def has_room(model: LoadedModel, resolved: Resolved, memory: int) -> bool:
@@ -72,12 +79,15 @@ def _refined(paths: Sequence[_Paths], ones: Sequence[tuple[_Paths, int]]) -> Eva
 
 
 def _in_turn(paths: Sequence[_Paths], ones: Sequence[tuple[_Paths, int]], room: int) -> Evaluations:
-    """All samples, as many at once as there is room for; of those left when asked to stop only the first rows."""
+    """These samples, as many at once as there is room for. When asked to stop, those that have an answer keep it, and
+    the others have their first rows only."""
     hurried = False
     for start in range(0, len(ones), room):
         part = ones[start : start + room]
         for path in paths:
-            own = [k for of, k in part if of is path]
+            own = [k for of, k in part if of is path and not (hurried and path.samples[k].found)]
+            for k in own:
+                path.begin(k)
             hurried |= bool((yield from path.refine(own)))
             while not hurried and (left := [k for k in own if path.samples[k].open]):
                 hurried |= bool((yield from path.refine(left)))
@@ -117,6 +127,11 @@ class _Sample:
         assert self.found is not None
         return self.found
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether its rows are."""
+        return self.adaptive is not None
+
 
 class _Paths:
     """The paths of all samples of a request about one target."""
@@ -141,23 +156,36 @@ class _Paths:
         )
         ray = is_homogeneous(model.graph, resolved.choice.sources, resolved.choice.target, layers)
         zero = _from_zero(resolved) if ray else np.zeros(samples.count, np.bool_)
-        self.samples = [self._sample(k, limit, bool(zero[k])) for k in range(samples.count)]
+        self.samples = [
+            _Sample(self._adaptive(k, ray), limit, {0.0: 0.0} if ray else {})
+            for k, ray in enumerate(zero.tolist())
+        ]
 
-    def _sample(self, number: int, limit: int, ray: bool) -> _Sample:
+    @property
+    def kept(self) -> int:
+        """The bytes of the rows that are kept."""
+        return sum(one.rows * self.row_bytes for one in self.samples if one.is_kept)
+
+    def begin(self, number: int) -> None:
+        """Begins anew with a sample whose rows were dropped."""
+        one = self.samples[number]
+        if not one.is_kept:
+            one.adaptive, one.rows = self._adaptive(number, ray=False), 0
+
+    def _adaptive(self, number: int, ray: bool) -> Adaptive:
         straight = {
             layer: high[number] - low[number] for layer, (high, low) in self._ends.items() if self._weighs
         }
         layers = self._resolved.choice.layers
         if self._joint and straight:
             straight[TOGETHER] = np.concatenate([one.reshape(-1) for one in straight.values()])
-        adaptive = Adaptive(
+        return Adaptive(
             conductance=self._at.conductance,
             tolerance=self._at.tolerance or 0.0,
             layers=(*layers, TOGETHER) if self._joint else layers,
             straight=straight or None,
             ray=ray,
         )
-        return _Sample(adaptive, limit, {0.0: 0.0} if ray else {})
 
     def refine(self, numbers: Sequence[int]) -> Generator[int, object, object]:
         """Evaluates what these samples want; returns the last word of whoever asked."""
