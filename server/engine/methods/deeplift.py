@@ -82,9 +82,10 @@ def deeplift(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
 
 def deeplift_evaluations(model: LoadedModel, resolved: Resolved, memory: int) -> int:
     """How many rows DeepLIFT evaluates, as far as that is known before."""
-    if not _one_reference(model, resolved):
+    one = _one_reference(model, resolved)
+    if not one:
         return 2 * resolved.samples.count
-    return resolved.samples.count + 1
+    return resolved.samples.count + (model.references.get(_reference_key(resolved, one)) is None)
 
 
 def _ends(resolved: Resolved) -> Ends:
@@ -129,7 +130,7 @@ def _lifted(
         session = model.session(_key(resolved, alone), lambda: _program(model, resolved, alone))
     else:
         first, session = two
-        kept, evaluated = _activations(model, first, resolved, reference, memory)
+        kept, evaluated = _activations(model, first, resolved, shared or {}, memory)
         reference = {**reference, **kept}
         if evaluated:
             yield evaluated
@@ -211,18 +212,23 @@ def _activations(
     model: LoadedModel, session: Session, resolved: Resolved, reference: Mapping[str, Array], memory: int
 ) -> tuple[Mapping[str, Array], int]:
     """The network at a reference, as it was kept or evaluated now; and how many rows that took."""
+    key = _reference_key(resolved, reference)
+    found = model.references.get(key)
+    if found is not None:
+        return found, 0
+    found = session.run({f"baseline/{name}": array for name, array in reference.items()})
+    model.references.put(key, found, memory // KEPT)
+    return found, 1
+
+
+def _reference_key(resolved: Resolved, reference: Mapping[str, Array]) -> tuple[object, ...]:
+    """What the activations at a reference are kept under."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(reference):
         array = np.ascontiguousarray(reference[name])
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes() if array.dtype.kind in "OV" else array.data)
-    key = (*_key(resolved), digest.digest())
-    found = model.references.get(key)
-    if found is not None:
-        return found, 0
-    found = session.run(reference)
-    model.references.put(key, found, memory // KEPT)
-    return found, 1
+        digest.update(array.tobytes())
+    return (*_key(resolved), digest.digest())
 
 
 def _refuse_different_ways(model: LoadedModel, resolved: Resolved, found: Mapping[str, Array]) -> None:
