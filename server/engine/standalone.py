@@ -148,11 +148,20 @@ def _evaluated(wish: Standalone, recipe: Recipe) -> AtInput | Along | Between:
             return AtInput(multiply)
         case recipes.Ends():
             return Between(multiply, at.near_zero, at.reveal_cancel)
+        case recipes.Path() if at.through is not None:
+            raise InvalidArgument(
+                f"{name} cannot be built into a file yet: it is of a neuron; explain evaluates it"
+            )
         case recipes.Path():
             return Along(_line(wish, at), at.conductance, multiply, wish.loop)
+    does = (
+        "it draws points at random"
+        if isinstance(at, recipes.Draws)
+        else "it runs the model as it is, which any runtime does with the model's own file"
+    )
     raise InvalidArgument(
-        f"{name} cannot be built into a file: it runs the model as it is, with groups of features replaced, which any "
-        "runtime does with the model's own file; explain evaluates it, and methods that take gradients can be built"
+        f"{name} cannot be built into a file: {does}; explain evaluates it, and methods that take gradients can be "
+        "built"
     )
 
 

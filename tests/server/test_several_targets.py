@@ -85,6 +85,7 @@ def test_remote_answer_equals_the_embedded_one(
     layers = ["relu1"] if method in SOURCE_METHODS else ["relu1", "conv2"]
     targets = targets_of(engine, images)
     request = AttributionRequest(model, {"image": images}, method, layers, targets=targets, steps=8)
+    engine.attribute(request)  # the reference of DeepLIFT is kept from here on
     there = client.attribute(model, images, method=method, layers=layers, targets=targets, steps=8)
     assert there.layers["relu1"].values.shape[:2] == (3, 2)
     assert_same(there, engine.attribute(request))

@@ -34,7 +34,7 @@ from tests.programs import parsed
 
 Array = NDArray[Any]
 BUILT = (
-    "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig",
+    "gradient", "gradient_x_activation", "integrated_gradients", "internal_influence", "neuron_ig",
     "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default",
 )  # fmt: skip
 
@@ -77,7 +77,7 @@ def test_the_numbers_are_those_of_the_definition_for_one_two_and_three_samples(
 ) -> None:
     net, model, x, baseline = of_definitions(0)
     own: Any = importlib.import_module(f"tests.definitions.{name}")
-    parameters = getattr(own, "CHANGED", {}) if changed else {}
+    parameters = getattr(own, "CHANGED" if changed else "GIVEN", {})
     for layer in (SOURCE, HIDDEN):
         file = built(model, make(name, parameters), [layer], loop=loop)
         assert {node.domain for node in file.graph.node} <= {"", "ai.onnx"}
