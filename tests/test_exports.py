@@ -45,7 +45,7 @@ def test_names_are_those_of_their_modules() -> None:
     assert (References, Target) == (values.References, values.Target)
     assert Engine is HomeOfEngine
     assert onnx_attribution.errors is errors
-    assert repr(methods.NeuronIG()).startswith("NeuronIG(steps=64, ")
+    assert repr(methods.NeuronIG()).startswith("NeuronIG(steps=None, ")
 
 
 def test_the_version_is_that_of_the_project() -> None:
