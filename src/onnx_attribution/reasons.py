@@ -41,6 +41,10 @@ class Reason(StrEnum):
         self.errors, self.meaning, self.instead, self.status = (), "", "", ""
         return self
 
+    def __reduce_ex__(self, protocol: object) -> tuple[type[Reason], tuple[str]]:
+        """By its word: before Python 3.11.4 enums are pickled by names, which words of later versions have not."""
+        return Reason, (self.value,)
+
     # fmt: off
 
     # --- what is asked for
