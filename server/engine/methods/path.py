@@ -27,8 +27,9 @@ from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums, avera
 from onnx_attribution.server.engine.rows.plan import Plan, conductance_plan, mean_plan
 
 Along = IntegratedGradients | NeuronIG | InternalInfluence | NeuronConductance
-TOTALS_START = 16
-"""Steps with which sums only begin, where nobody says how many."""
+TOTALS_START, TOTALS_END = 16, 128
+"""Steps with which a trapezoid begins that stands for rows where they are needed, and ends, if nobody says where: no
+row of it is kept."""
 
 
 @recipe(IntegratedGradients)
@@ -76,10 +77,13 @@ def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterat
     if at.quadrature == "auto" and kept and not asked[0].request.sums_only:
         yield from adaptive_path.stages(model, asked, memory)
         return
-    steps = min(TOTALS_START, at.max_steps) if at.quadrature == "auto" else at.steps
+    steps, most = at.steps, at.max_steps
+    if at.quadrature == "auto":
+        named = asked[0].request.method.parameters().get("max_steps") is not None
+        steps, most = min(TOTALS_START, most), most if named else min(TOTALS_END, most)
     yield _stage(model, asked, memory, steps)
-    while at.tolerance is not None and steps < at.max_steps:
-        steps = min(2 * steps, at.max_steps)
+    while at.tolerance is not None and steps < most:
+        steps = min(2 * steps, most)
         yield _stage(model, asked, memory, steps)
 
 
