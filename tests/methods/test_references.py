@@ -171,7 +171,7 @@ def test_a_reference_of_all_samples_is_evaluated_once_where_that_is_possible(
 
 def test_a_reference_is_kept_for_other_requests(engine: Engine) -> None:
     """y is the sum of squares, so that x contributes x^2 - low^2."""
-    x, low, other = points(4, 3), points(1, 3, seed=1), points(1, 3, seed=2)
+    x, low, other, third = points(4, 3), *(points(1, 3, seed=k) for k in (1, 2, 3))
 
     def asked(engine: Engine, rows: Floats, baseline: Floats) -> tuple[Floats, int]:
         request = AttributionRequest("squares", {"x": rows}, "deeplift_rescale", baselines={"x": baseline})
@@ -183,6 +183,13 @@ def test_a_reference_is_kept_for_other_requests(engine: Engine) -> None:
         (x[:2], low, 2),
         (x, other, 5),
         (x[:1], low, 1),
+        (
+            x[:1],
+            third,
+            2,
+        ),  # a pair; when it comes again the reference is kept, if that is one row too many at first
+        (x[:1], third, 2),
+        (x[:1], third, 1),
         (x, other, 4),
     ):
         found, counted = asked(engine, rows, baseline)

@@ -10,6 +10,8 @@ from typing import TypeVar
 from onnx_attribution.values import Array
 
 Value = TypeVar("Value")
+SEEN = 256
+"""Keys of which it is remembered that they were asked for."""
 
 
 class Cache:
@@ -55,6 +57,21 @@ class Arrays:
     def __init__(self) -> None:
         self._lock = Lock()
         self._entries: OrderedDict[Hashable, Mapping[str, Array]] = OrderedDict()
+        self._seen: OrderedDict[Hashable, None] = OrderedDict()
+
+    def is_seen(self, key: Hashable) -> bool:
+        """Whether a key was asked for lately, or its arrays are there."""
+        with self._lock:
+            return key in self._seen or key in self._entries
+
+    def seen(self, key: Hashable) -> bool:
+        """The same, and remembers that it was asked for."""
+        found = self.is_seen(key)
+        with self._lock:
+            self._seen[key] = None
+            while len(self._seen) > SEEN:
+                self._seen.popitem(last=False)
+        return found
 
     def get(self, key: Hashable) -> Mapping[str, Array] | None:
         """The arrays of a key, if they are still there."""
