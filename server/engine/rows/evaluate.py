@@ -122,10 +122,10 @@ def all_finite(found: Mapping[str, Array]) -> bool:
     return True
 
 
-def between(low: Array, high: Array, alpha: float) -> Array:
-    """The point at `alpha` of the way from `low` to `high`, in their type."""
-    wide = alpha * high.astype(np.float64) + (1 - alpha) * low.astype(np.float64)
-    return wide.astype(high.dtype)
+def between(low: Array, high: Array, alpha: float | Floats) -> Array:
+    """The point at `alpha` of the way from `low` to `high`, in their type; `alpha` may broadcast to them."""
+    high_wide, low_wide = high.astype(np.float64), low.astype(np.float64)
+    return np.asarray((alpha * high_wide + (1 - alpha) * low_wide).astype(high.dtype))
 
 
 def rows_session(
@@ -139,14 +139,3 @@ def rows_session(
             model.network, resolved.choice, rules=table, activations=activations, totals=totals
         ),
     )
-
-
-def pairs(resolved: Resolved, found: Mapping[str, Array]) -> dict[str, tuple[Floats, Floats]]:
-    """Per layer activation and gradient as `[samples, *unit]`."""
-    return {
-        layer: (
-            resolved.samples.units(layer, found[f"activation/{layer}"]),
-            resolved.samples.units(layer, found[f"gradient/{layer}"]),
-        )
-        for layer in resolved.choice.layers
-    }

@@ -13,7 +13,7 @@ from onnx_attribution.graph_tools.programs.rows import Reduction
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.models.scheduler import Work
 from onnx_attribution.server.engine.request.resolve import Resolved
-from onnx_attribution.server.engine.rows.evaluate import Floats, all_finite, row_limit, rows_session
+from onnx_attribution.server.engine.rows.evaluate import Floats, all_finite, between, row_limit, rows_session
 from onnx_attribution.values import Array
 
 Point = tuple[int, float]
@@ -119,14 +119,13 @@ def _feeds(resolved: Resolved, points: Sequence[Point]) -> dict[str, Array]:
     if (alphas == 1).all():
         return run.feeds()
     moved = {
-        name: _between(low, run.x[name], alphas, run.places[name]) for name, low in run.baselines.items()
+        name: between(low, run.x[name], _along(alphas, run.places[name], low.ndim))
+        for name, low in run.baselines.items()
     }
     return {**run.feeds(), **moved}
 
 
-def _between(low: Array, high: Array, alphas: Array, place: RowAxis | None) -> Array:
-    """Each row at its place on the way from `low` to `high`, in their type."""
-    each = np.repeat(np.asarray(alphas, np.float64), 1 if place is None else place.factor)
-    share = each.reshape([-1 if place and k == place.axis else 1 for k in range(high.ndim)])
-    high_wide, low_wide = high.astype(np.float64), low.astype(np.float64)
-    return np.asarray((share * high_wide + (1 - share) * low_wide).astype(high.dtype))
+def _along(alphas: Floats, place: RowAxis | None, rank: int) -> Floats:
+    """One number a row, laid along the axis of the rows of a tensor of this rank."""
+    each = np.repeat(alphas, 1 if place is None else place.factor)
+    return each.reshape([-1 if place and k == place.axis else 1 for k in range(rank)])
