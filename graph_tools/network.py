@@ -26,7 +26,7 @@ class RowAxis:
 
     def first(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         """The array as `[rows, *unit]`; neighbouring elements of one row become the first axis of its unit."""
-        front = np.moveaxis(array, self.axis, 0)
+        front = np.moveaxis(array, self.axis, 0) if self.axis else array
         return front if self.factor == 1 else front.reshape(-1, self.factor, *front.shape[1:])
 
     def back(self, rows: NDArray[Scalar]) -> NDArray[Scalar]:

@@ -180,7 +180,7 @@ def _judge(model: LoadedModel, name: str) -> Verdict:
 
 def _drawn(model: LoadedModel, target: str) -> list[str]:
     """What is drawn before the target: held as it is, so that differences say something."""
-    nodes = [node for node in drawing_before(list(model.graph.nodes), target) if node.op in DRAWING]
+    nodes = [node for node in drawing_before(model.nodes, target) if node.op in DRAWING]
     return [z.name for node in nodes for z in node.outputs if is_float(z)]
 
 
@@ -195,7 +195,7 @@ def _compared(model: LoadedModel) -> list[str]:
 
 def _opaque(model: LoadedModel, target: str) -> list[dict[str, str]]:
     """Nodes before the target whose inputs or outputs are no tensors, or that have no rule."""
-    nodes = list(model.graph.nodes)
+    nodes = model.nodes
     return _without_rule(missing_rules(nodes, [x.name for x in model.graph.inputs], target))
 
 
@@ -211,7 +211,7 @@ def _tried(model: LoadedModel, choice: Choice, name: str, notes: list[str]) -> V
     def refused(*refusals: dict[str, str]) -> Verdict:
         return Verdict(name, False, sources, choice.target, batch, list(refusals), notes)
 
-    missing = missing_rules(list(model.graph.nodes), choice.sources, choice.target)
+    missing = missing_rules(model.nodes, choice.sources, choice.target)
     if missing:
         return refused(*_without_rule(missing))
     found: list[tuple[Reason, str] | None] = []

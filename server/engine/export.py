@@ -222,7 +222,7 @@ def together(
 
 def scalar_of(model: LoadedModel, found: Chosen, target: Target, *, by_index: bool = False) -> Scalar:
     """What is explained of each sample; without an index each has its own: weights, or `by_index` an index."""
-    own = shape_of(model.graph.tensors()[found.tensor]) or ()
+    own = shape_of(model.tensors[found.tensor]) or ()
     place = row_axis(model.network, found.tensor, own)
     unit: list[int | None] = [d if isinstance(d, int) else None for d in own]
     if place is not None:

@@ -77,7 +77,7 @@ def standalone_model(model: LoadedModel, wish: Standalone) -> Exported:
     shared = together(model, sources, layers, found.tensor, notes)
     if isinstance(at, Along) and not shared:
         at = replace(at, loop=True)
-    nodes = list(model.graph.nodes)
+    nodes = model.nodes
     asked = Asked(
         choice,
         scalar_of(model, found, wish.target, by_index=not wish.by_weight),
@@ -229,7 +229,7 @@ def _baselines(model: LoadedModel, wish: Standalone, sources: Sequence[str]) -> 
     any.
     """
     given = {model.tensor(name): value for name, value in (wish.baselines or {}).items()}
-    inputs, nodes = model.network.input_axes, list(model.graph.nodes)
+    inputs, nodes = model.network.input_axes, model.nodes
     found: dict[str, Array | None] = {}
     for source in sources:
         behind = ancestors(nodes, [source])
@@ -254,7 +254,7 @@ def _constant(model: LoadedModel, name: str, value: Baseline | None) -> Array | 
     """A baseline of all samples as a constant."""
     if value is None:
         return None
-    tensor = model.graph.tensors()[name]
+    tensor = model.tensors[name]
     array, kind = np.asarray(value), element_type(tensor)
     sizes = list(tensor.shape or ())
     axis = model.network.input_axes.get(name)

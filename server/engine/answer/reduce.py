@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from onnx_attribution.graph_tools.ir.emit import element_type
-from onnx_attribution.graph_tools.select.cuts import is_joint_cut
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.targets import per_sample
@@ -21,7 +20,6 @@ def layers_of(
     model: LoadedModel, resolved: Resolved, sums: Sums
 ) -> tuple[dict[str, LayerAttribution], Floats | None]:
     """The layers of sums with one entry a sample, and the residual of all together where only these are a cut."""
-    tensors, choice = model.graph.tensors(), resolved.choice
     layers: dict[str, LayerAttribution] = {}
     change = resolved.value - resolved.baseline_value
     complete, sums_only = resolved.recipe.sums_to_change, resolved.request.sums_only
@@ -37,7 +35,7 @@ def layers_of(
             error = sums.errors[name]
         if resolved.cuts[name]:  # no L1 error is less than what the sum misses
             error = np.where(np.isnan(error), error, np.fmax(error, np.abs(residual)))
-        dtype = element_type(tensors[name])
+        dtype = element_type(model.tensors[name])
         layers[name] = LayerAttribution(
             name,
             (np.zeros((len(total), 0)) if sums_only else values).astype(
@@ -49,7 +47,7 @@ def layers_of(
             resolved.cuts[name],
             sums.spread.get(name, none),
         )
-    if not complete or not is_joint_cut(list(model.graph.nodes), choice.sources, choice.target, list(layers)):
+    if not complete or not model.is_joint_cut(resolved.choice):
         return layers, None
     return layers, np.asarray(np.sum([layer.sum for layer in layers.values()], axis=0) - change)
 

@@ -9,8 +9,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.graph_tools.ir.emit import element_type, is_float, is_half
-from onnx_attribution.graph_tools.select.cuts import cut_tensors
+from onnx_attribution.graph_tools.ir.emit import element_type, is_float
 from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.server.engine.answer.nan_origin import origin_of, steep_of
 from onnx_attribution.server.engine.answer.remedies import remedy
@@ -67,11 +66,10 @@ class Answered:
 
     def rounding(self) -> tuple[float, float]:
         """The rounding error of the target, relative; the share of contributions that rounding may take away."""
-        tensors = self.model.graph.tensors()
-        target = tensors[self.resolved.choice.target]
+        target = self.model.tensors[self.resolved.choice.target]
         kind = element_type(target)
         eps = float(ml_dtypes.finfo(kind).eps) if is_float(target) else 0.0  # type: ignore[no-untyped-call]
-        return eps, HALF_RESIDUAL if any(is_half(value) for value in tensors.values()) else RESIDUAL
+        return eps, HALF_RESIDUAL if self.model.holds_halves else RESIDUAL
 
     def complete(self) -> Iterator[tuple[list[str], Floats]]:
         """The layers whose attributions sum to the change, alone or together, and their residuals."""
@@ -267,9 +265,8 @@ def _bypassed(model: LoadedModel, resolved: Resolved, layer: LayerAttribution) -
         if len(shares)
         else "all"
     )
-    nodes = list(model.graph.nodes)
-    cuts = cut_tensors(nodes, resolved.choice.sources, resolved.choice.target)
-    made = [z.name for node in nodes for z in node.outputs]
+    cuts = model.cuts(resolved.choice.sources, resolved.choice.target)
+    made = [z.name for node in model.nodes for z in node.outputs]
     behind = made[made.index(layer.name) :] if layer.name in made else made
     nearest = next((name for name in behind if name in cuts), resolved.choice.target)
     return f"layer {layer.name!r} is no cut: {ends} of the change bypasses it; the next cut is {nearest!r}"

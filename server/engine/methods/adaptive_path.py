@@ -9,8 +9,6 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.graph_tools.select.cuts import is_joint_cut
-from onnx_attribution.graph_tools.select.homogeneous import is_homogeneous
 from onnx_attribution.server.engine.methods.stages import Evaluations, Stage
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Floats, Path, contribution
@@ -147,14 +145,8 @@ class _Paths:
             {} if at.conductance or at.apart else {layer: samples.wide_ends(layer) for layer in layers}
         )
         alone = [layer for layer in layers if resolved.cuts[layer]]
-        self._joint = (
-            resolved.recipe.sums_to_change
-            and not alone
-            and is_joint_cut(
-                list(model.graph.nodes), resolved.choice.sources, resolved.choice.target, list(layers)
-            )
-        )
-        ray = is_homogeneous(model.graph, resolved.choice.sources, resolved.choice.target, layers)
+        self._joint = resolved.recipe.sums_to_change and not alone and model.is_joint_cut(resolved.choice)
+        ray = model.is_homogeneous(resolved.choice)
         zero = _from_zero(resolved) if ray else np.zeros(samples.count, np.bool_)
         self.samples = [
             _Sample(self._adaptive(k, ray), limit, {0.0: 0.0} if ray else {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cached_property
 from threading import RLock
 
 import numpy as np
@@ -14,15 +15,16 @@ import onnx_graphsurgeon as gs
 from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.batch.prove import gradients_apart, prove, row_like
 from onnx_attribution.graph_tools.ir.convert import graph_of
-from onnx_attribution.graph_tools.ir.emit import holds_elements
-from onnx_attribution.graph_tools.ir.reach import ancestors
+from onnx_attribution.graph_tools.ir.emit import holds_elements, is_half
+from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.normalise.noise import drawing_before, flag_of
 from onnx_attribution.graph_tools.programs.footprint import Footprint
 from onnx_attribution.graph_tools.programs.rows import led_to, rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.graph_tools.read.load import ModelSource
-from onnx_attribution.graph_tools.select.cuts import cut_sets, cut_tensors
+from onnx_attribution.graph_tools.select.cuts import cut_sets, cut_tensors, is_joint_cut
+from onnx_attribution.graph_tools.select.homogeneous import is_homogeneous
 from onnx_attribution.graph_tools.select.layers import described, every_layer, layers_between
 from onnx_attribution.graph_tools.select.names import resolve
 from onnx_attribution.graph_tools.select.sources import default_sources, held, token_tensors, words
@@ -41,6 +43,7 @@ from onnx_attribution.values import EVERY_KIND, Array, LayerInfo
 
 LARGE = 1 << 30  # bytes of a row from which on sessions keep no memory between runs
 CAPACITY = 32  # sessions kept for one model; each may hold weights in another layout
+FACTS = 256  # answers kept about the graph, which never changes
 
 
 class LoadedModel(ReadModel):
@@ -62,16 +65,10 @@ class LoadedModel(ReadModel):
         self._cache = Cache(CAPACITY)
         self.scheduler = Scheduler()
         self.references = Arrays()
+        self._facts = Cache(FACTS)
         self._proving = RLock()
-        self._apart: dict[Choice, bool] = {}
         self.apart: set[Choice] = set()  # of which each row needs a reference of its own
         self.undivided: set[object] = set()  # programs of which nothing is of the reference alone
-        self._defaults: dict[str, list[str]] = {}
-        self._named: dict[str, str] = {}
-        self._every: dict[tuple[object, ...], tuple[str, ...]] = {}
-        self._cuts: dict[tuple[object, ...], frozenset[str]] = {}
-        self._cut_sets: dict[Choice, tuple[tuple[str, ...], ...]] = {}
-        self._row_bytes: dict[tuple[object, ...], int] = {}
         self.is_large = self.bytes_per_row(self.network.example) > LARGE
 
     def fitting(self, inputs: Mapping[str, Array]) -> LoadedModel:
@@ -85,6 +82,21 @@ class LoadedModel(ReadModel):
                     self._source, self.backend, stated, self._shapes, self._given, labels=False
                 )
             return self._apart_sizes
+
+    @cached_property
+    def nodes(self) -> list[gs.Node]:
+        """The nodes of the graph."""
+        return list(self.graph.nodes)
+
+    @cached_property
+    def tensors(self) -> dict[str, gs.Tensor]:
+        """The tensors of the graph by name."""
+        return dict(self.graph.tensors())
+
+    @cached_property
+    def holds_halves(self) -> bool:
+        """Whether a tensor is of a type of 16 bits or fewer."""
+        return any(is_half(value) for value in self.tensors.values())
 
     def session(self, key: tuple[object, ...], build: Callable[[], Program]) -> Session:
         """The session of the program with this key, built at the first call."""
@@ -125,7 +137,7 @@ class LoadedModel(ReadModel):
 
         A dimension is a number, that of the rows, or has a name that a dimension of an input has.
         """
-        declared = self.graph.tensors()[name].shape
+        declared = self.tensors[name].shape
         if declared is None:
             return None
         sizes = {
@@ -144,9 +156,7 @@ class LoadedModel(ReadModel):
         """Whether the gradient of one row is that of the row alone and zero in all others; proven at the first call."""
         choice = Choice(sources, sources, target)
         with self._proving:
-            if choice not in self._apart:
-                self._apart[choice] = self.is_large or self._are_apart(choice)
-            return self._apart[choice]
+            return self._facts.get(("apart", choice), lambda: self.is_large or self._are_apart(choice))
 
     def _are_apart(self, choice: Choice) -> bool:
         try:
@@ -173,9 +183,7 @@ class LoadedModel(ReadModel):
         Raises:
             NotFound, InvalidArgument: none or several have the name, or it cannot be a layer.
         """
-        if name not in self._named:
-            self._named[name] = resolve(self.graph, name, self.names)
-        return self._named[name]
+        return self._facts.get(("tensor", name), lambda: resolve(self.graph, name, self.names))
 
     def sources(self, names: Sequence[str], target: str) -> tuple[str, ...]:
         """The sources by name, or the default ones of the target.
@@ -203,13 +211,11 @@ class LoadedModel(ReadModel):
         return found
 
     def _default_sources(self, target: str) -> list[str]:
-        if target not in self._defaults:
-            self._defaults[target] = default_sources(self.graph, target)
-        return self._defaults[target]
+        return self._facts.get(("sources", target), lambda: default_sources(self.graph, target))
 
     def held(self, sources: Sequence[str], target: str) -> str:
         """In words, which inputs reach the target past these sources; "" where none does."""
-        past = held(self.graph, sources, target)
+        past = self._facts.get(("held", tuple(sources), target), lambda: held(self.graph, sources, target))
         if not past:
             return ""
         one, few = ("input", "is"), ("inputs", "are")
@@ -229,12 +235,12 @@ class LoadedModel(ReadModel):
         if names:
             found = tuple(dict.fromkeys(self.tensor(name) for name in names))
             for name in found:
-                if isinstance(self.graph.tensors()[name], gs.Constant):
+                if isinstance(self.tensors[name], gs.Constant):
                     raise InvalidArgument(
                         f"source {name!r} is a constant", reason=Reason.SOURCE_INVALID, name=name
                     )
             return found
-        behind = ancestors(list(self.graph.nodes), [target])
+        behind = ancestors(self.nodes, [target])
         leading = [x for x in self.inputs if x.name in behind]
         alone = self.network.batch == "single"  # no axis is known; scalars are settings rather than samples
         own = [x.name for x in leading if (x.shape if alone else x.batch_axis is not None)]
@@ -268,35 +274,60 @@ class LoadedModel(ReadModel):
         Raises:
             NotDifferentiable: an operator on the way has no rule. InvalidArgument: there is no such layer.
         """
-        key = (sources, targets, pattern)
-        if key not in self._every:
+
+        def find() -> tuple[str, ...]:
             found = tuple(every_layer(self.graph, sources, targets, pattern))
             for target in targets:
                 found = led_to(self.network, Choice(sources, found, target)) if found else ()
-            self._every[key] = found
-        if not self._every[key]:
+            return found
+
+        every = self._facts.get(("every", sources, targets, pattern), find)
+        if not every:
             raise InvalidArgument(
                 f"no layer between {words(list(sources))} and {words(list(targets))} is one that {pattern!r} stands for"
                 + "; '**' stands for every float tensor" * (pattern == EVERY_KIND),
                 reason=Reason.LAYER_INVALID,
             )
-        return self._every[key]
+        return every
+
+    def between(self, sources: tuple[str, ...], target: str) -> frozenset[str]:
+        """The tensors on ways from the sources to the target, both ends included, none behind another source."""
+        return self._facts.get(
+            ("between", sources, target),
+            lambda: (
+                frozenset(dependents(self.nodes, sources))
+                & frozenset(ancestors(self.nodes, [target], frozenset(sources)))
+            ),
+        )
 
     def cuts(self, sources: tuple[str, ...], target: str) -> frozenset[str]:
         """The tensors that every way from the sources to the target crosses."""
-        key = (sources, target)
-        if key not in self._cuts:
-            self._cuts[key] = frozenset(cut_tensors(list(self.graph.nodes), sources, target))
-        return self._cuts[key]
+        return self._facts.get(
+            ("cuts", sources, target), lambda: frozenset(cut_tensors(self.nodes, sources, target))
+        )
+
+    def is_joint_cut(self, choice: Choice) -> bool:
+        """Whether every way to the target crosses one of the layers, and none crosses two."""
+        return self._facts.get(
+            ("joint cut", choice),
+            lambda: is_joint_cut(self.nodes, choice.sources, choice.target, list(choice.layers)),
+        )
+
+    def is_homogeneous(self, choice: Choice) -> bool:
+        """Whether gradients and activations of the layers are alike all along a ray from zero."""
+        return self._facts.get(
+            ("homogeneous", choice),
+            lambda: is_homogeneous(self.graph, choice.sources, choice.target, choice.layers),
+        )
 
     def cut_sets(self, choice: Choice) -> tuple[tuple[str, ...], ...]:
         """Sets of the layers that are cuts together."""
         if len(choice.layers) < 2:
             return ()
-        if choice not in self._cut_sets:
-            nodes = list(self.graph.nodes)
-            self._cut_sets[choice] = tuple(cut_sets(nodes, choice.sources, choice.target, choice.layers))
-        return self._cut_sets[choice]
+        return self._facts.get(
+            ("cut sets", choice),
+            lambda: tuple(cut_sets(self.nodes, choice.sources, choice.target, choice.layers)),
+        )
 
     def first_target(self) -> str:
         """The target that lists are made for: the first float output, or the float tensor before the outputs."""
@@ -305,7 +336,10 @@ class LoadedModel(ReadModel):
 
     def rounding(self, sources: Sequence[str], target: str) -> str:
         """In words, where between the sources and the target the gradient is straight-through; "" for nowhere."""
-        found = [node.op for node in straight_through(list(self.graph.nodes), sources, target)]
+        found = self._facts.get(
+            ("rounding", tuple(sources), target),
+            lambda: [node.op for node in straight_through(self.nodes, sources, target)],
+        )
         if not found:
             return ""
         kinds = ", ".join(dict.fromkeys(found))
@@ -313,7 +347,7 @@ class LoadedModel(ReadModel):
 
     def randomness(self, target: str, inputs: Mapping[str, Array]) -> str:
         """In words, what draws numbers before the target when these inputs are given; "" where nothing does."""
-        drawing = drawing_before(list(self.graph.nodes), target)
+        drawing = self._facts.get(("random", target), lambda: drawing_before(self.nodes, target))
         found = [node for node in drawing if np.any(inputs.get(flag_of(node), True))]
         if not found:
             return ""
@@ -331,10 +365,8 @@ class LoadedModel(ReadModel):
         for name, array in inputs.items():
             axis = self.network.input_axes.get(name)
             shapes.append((name, tuple(1 if k == axis else d for k, d in enumerate(array.shape))))
-        key = tuple(shapes)
-        if key not in self._row_bytes:
-            self._row_bytes[key] = 2 * _total_bytes(self.network.model, dict(shapes))
-        return self._row_bytes[key]
+        key = ("row", tuple(shapes))
+        return self._facts.get(key, lambda: 2 * _total_bytes(self.network.model, dict(shapes)))
 
     def close(self) -> None:
         """Drops the sessions."""

@@ -43,7 +43,7 @@ def baselines_of(
     inputs = model.network.input_axes
     given = by_tensor(model, request.baselines, Reason.BASELINE_INVALID)
     hidden = [s for s in sources if s not in inputs]
-    nodes = list(model.graph.nodes)
+    nodes = model.nodes
     leading = {s: [n for n in inputs if n in ancestors(nodes, [s])] for s in hidden}
     for name in given:
         if name not in sources and not any(name in leads for leads in leading.values()):

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import element_type
-from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
 from onnx_attribution.graph_tools.programs.signature import Choice, Neuron
 from onnx_attribution.graph_tools.select.targets import require_float, require_numbers
 from onnx_attribution.server.engine.models.forward import forward, moved
@@ -229,11 +228,12 @@ def _at_input(
     }
     needed = [*(name for name in names if name in read), *hidden]
     found = [forward(model, run.x, needed) if needed else {} for run in samples.runs]
-    tensors = model.graph.tensors()
     for each, shape in zip(found, shapes, strict=True):
         for name in names:
             if name not in read and name not in hidden:
-                each[name] = np.broadcast_to(np.zeros((), element_type(tensors[name])), shape[name] or ())
+                each[name] = np.broadcast_to(
+                    np.zeros((), element_type(model.tensors[name])), shape[name] or ()
+                )
     return found, known, samples.count * bool(needed)
 
 
@@ -328,7 +328,7 @@ def source_and_layers(
     at = recipe.inner.at
     if isinstance(at, Groups):
         grouped = by_tensor(model, {**at.groups, **at.windows}, Reason.GROUPS_INVALID)
-        named = named or layers or tuple(name for name in model.graph.tensors() if name in grouped)
+        named = named or layers or tuple(name for name in model.tensors if name in grouped)
         find = model.features
     elif isinstance(at, Values):
         for name in layers:
@@ -379,11 +379,9 @@ def _features(
 
 def check_between(model: LoadedModel, choice: Choice) -> None:
     """Refuses a layer that does not lie between source and target, one that other sources cut off included."""
-    nodes = list(model.graph.nodes)
-    after = dependents(nodes, choice.sources)
-    before = ancestors(nodes, [choice.target], frozenset(choice.sources))
+    between = model.between(choice.sources, choice.target)
     for layer in (*choice.layers, *([choice.through.tensor] if choice.through else [])):
-        if layer not in after or layer not in before:
+        if layer not in between:
             raise NotDifferentiable(
                 f"layer {layer!r} does not lie between the source {', '.join(map(repr, choice.sources))} "
                 f"and the target {choice.target!r}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,12 +50,16 @@ class Run:
             for name, array in self.feeds(baselines=baselines).items()
         }
 
-    def take(self, numbers: Sequence[int]) -> Run:
-        """Some of the samples, in this order."""
+    def take(self, numbers: Sequence[int], without: Set[str] = frozenset()) -> Run:
+        """Some of the samples, in this order, `without` some of their inputs and sources."""
         if self.count == 1 and len(numbers) == 1:
             return self
         x, baselines, weight = (
-            {name: taken(array, self.places[name], numbers) for name, array in arrays.items()}
+            {
+                name: taken(array, self.places[name], numbers)
+                for name, array in arrays.items()
+                if name not in without
+            }
             for arrays in (self.x, self.baselines, {WEIGHT: self.weight})
         )
         return Run(self.places, len(numbers), x, baselines, weight[WEIGHT])
@@ -129,10 +133,10 @@ class Samples:
                 numbers = range(start, min(start + limit, run.count))
                 yield run if len(numbers) == run.count else run.take(numbers)
 
-    def take(self, numbers: Sequence[int]) -> Run:
+    def take(self, numbers: Sequence[int], without: Set[str] = frozenset()) -> Run:
         """These samples as one run, which has to hold them all."""
         run = self.runs[numbers[0] // self.a_run]
-        return run.take([number % self.a_run for number in numbers])
+        return run.take([number % self.a_run for number in numbers], without)
 
     def only(self, number: int) -> Samples:
         """One sample with one reference."""

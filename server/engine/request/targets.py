@@ -87,7 +87,7 @@ def _number_tensor(model: LoadedModel, name: str | None) -> str:
     if name is None:
         return target_tensor(model.graph, None)
     found = model.tensor(name)
-    value = model.graph.tensors()[found]
+    value = model.tensors[found]
     if isinstance(value, gs.Variable) and value.type != "tensor_type":
         raise refused(f"the target {what_it_is(value)}", target=found)
     if isinstance(value, gs.Constant) or not holds_numbers(value):
@@ -204,7 +204,7 @@ def _carried(
     A run says which these are: in place of what the activation makes stand the numbers of the places, digit by digit,
     as large as the type can hold; where the target takes one less them, they come out negative.
     """
-    kind = element_type(model.graph.tensors()[choice.made])
+    kind = element_type(model.tensors[choice.made])
     base = 1 << {"float16": 10, "bfloat16": 7}.get(kind.name, 20)
     numbers = np.arange(1, int(np.prod(shape)) + 1).reshape(shape)
 

@@ -10,6 +10,7 @@ the target: what is missing is no more than the error, so that it is a bound bel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,8 @@ from onnx_attribution.server.engine.rows.stored import Floats, Found, Stored
 FIRST, LAST = 2, 64
 """The levels of Chebyshev rows with which a path starts, and up to which they may double."""
 DECIDES = 8
-"""The first level whose agreement with the one before tells a smooth path."""
+"""The first level whose agreement with the one before tells a smooth path, and the one after the first: a run costs
+more than the two rows that the level between might save."""
 SLOW = 0.35
 """A ratio of the disagreements of consecutive levels above which polynomials do not converge."""
 COMPARABLE = 0.3
@@ -40,7 +42,7 @@ NARROW = 2.0**-100
 """The width of a segment at alpha = 0 that is not split: beyond, float32 has no numbers."""
 LEAST = 0.05
 """No estimate is less than this share of what is tolerated."""
-DOUBT = {2: 4.0, 4: 3.0}
+DOUBT = {2: 4.0}
 """The error of a level of few rows is at least so many times what its sum misses of the change."""
 BLIND = 1 / 128
 """The width down to which segments are split to find what no row shows and the change of the target does."""
@@ -86,6 +88,7 @@ class Adaptive:
                 for name, layer in self._layers.items():
                     g, h = rows[name]
                     layer.rows.put(key, g[k], None if h is None else h[k])
+                    layer.renew()
         self._asked = [alpha for alpha in self._asked if alpha not in self._alphas]
         if not self._asked:
             self._evaluate()
@@ -96,12 +99,13 @@ class Adaptive:
         self._change = change
         for name, layer in self._layers.items():
             layer.change = change if cut.get(name, False) else None
+            layer.renew()
         if not self._asked and self._alphas:
             self._asked = self._next()
 
     def sums(self) -> dict[str, Floats]:
         """The best sums so far: attributions, or mean gradients where not conductances are summed."""
-        return {name: layer.rows.shaped(layer.best().values) for name, layer in self._layers.items()}
+        return {name: layer.rows.shaped(layer.best.values) for name, layer in self._layers.items()}
 
     def errors(self) -> dict[str, float]:
         """Estimated L1 errors of the sums, times x - x' where not conductances are summed."""
@@ -122,7 +126,7 @@ class Adaptive:
         """By what the sums were made, in words."""
         if self._ray:
             return "one row"
-        found = {layer.best().how for layer in self._layers.values()}
+        found = {layer.best.how for layer in self._layers.values()}
         return "split" if "split" in found else max(found, key=len) if found else "none"
 
     # --- one round
@@ -134,7 +138,8 @@ class Adaptive:
             elif self._split:
                 layer.segments.refresh()
             else:
-                layer.spectral.level(self._level)
+                layer.spectral.up_to(self._level)
+            layer.renew()
 
     def _next(self) -> list[float]:
         if self._ray:
@@ -143,16 +148,18 @@ class Adaptive:
             self._ray = False  # the sum misses the change: not the ray that it was taken for
             for layer in self._layers.values():
                 layer.ray = []
+                layer.renew()
             return self._fresh(chebyshev.nodes(FIRST))
         if (self.converged and not self._unseen()) or self._rounded():
             return []
         if not self._split:
             if self._level < DECIDES or (self._level < LAST and self._smooth()):
-                self._level *= 2
+                self._level = max(2 * self._level, DECIDES)
                 return self._fresh(chebyshev.nodes(self._level))
             self._split = True
             for layer in self._layers.values():
                 layer.segments.refresh()
+                layer.renew()
             if self.converged and not self._unseen():
                 return []
         if not all(np.isfinite(self._error(name)) for name in self._layers):
@@ -168,7 +175,7 @@ class Adaptive:
 
     def _unseen(self) -> bool:
         """Whether the sums are zero and the target changes all the same."""
-        none = all(layer.rows.measure(layer.best().values) == 0 for layer in self._layers.values())
+        none = all(layer.best.norm == 0 for layer in self._layers.values())
         few = len(self._alphas) <= (DECIDES if self._change is None else 1 / BLIND / 4)
         return none and few and self._change != 0
 
@@ -176,21 +183,21 @@ class Adaptive:
 
     def _error(self, name: str) -> float:
         layer = self._layers[name]
-        found = layer.best()
-        least = LEAST * self._tolerance * layer.rows.measure(found.values)
-        return max(found.error, layer.missing(found.values), least)
+        found = layer.best
+        least = LEAST * self._tolerance * found.norm
+        return max(found.error, found.missing(layer.change), least)
 
     def _excess(self, name: str) -> float:
         """The error of a layer, in units of what is tolerated; infinite for what is not finite."""
         layer = self._layers[name]
-        error, allowed = self._error(name), self._tolerance * layer.rows.measure(layer.best().values)
+        error, allowed = self._error(name), self._tolerance * layer.best.norm
         if not np.isfinite(error) or not np.isfinite(allowed):
             return float("inf")
         return error / allowed if allowed > 0 else (float("inf") if error > 0 else 0.0)
 
     def _rounded(self) -> bool:
         """Whether nothing but rounding is left of every error."""
-        return all(self._error(name) <= 2 * layer.best().rounding for name, layer in self._layers.items())
+        return all(self._error(name) <= 2 * layer.best.rounding for name, layer in self._layers.items())
 
     def _stands(self, excess: float) -> bool:
         """Whether twice the rows gained next to nothing: paths that jump all along are not summed any better."""
@@ -208,11 +215,11 @@ class Adaptive:
         blind = 0.0
         for name in excess:
             layer = self._layers[name]
-            best, parts = layer.best(), np.array(layer.segments.parts)
-            allowed = self._tolerance * layer.rows.measure(best.values)
+            best, parts = layer.best, np.array(layer.segments.parts)
+            allowed = self._tolerance * best.norm
             parts[(np.array(layer.segments.stuck) >= JUMPS) & (nodes[:-1] > 0)] = 0
             score += parts / max(allowed, 1e-9 * parts.sum(), 1e-300)
-            missing, seen = layer.missing(best.values), layer.segments.found[0].error
+            missing, seen = best.missing(layer.change), layer.segments.found[0].error
             if missing > max(allowed, seen):
                 blind = max(blind, 1 - seen / missing)
         possible = widths > np.maximum(NARROW, 2.0**-22 * nodes[:-1])
@@ -260,29 +267,36 @@ class _Layer:
         self.spectral, self.segments = Spectral(rows), Segments(rows)
         self.ray: list[Found] = []
         self.change: float | None = None
+        self._best: Found | None = None
 
     def one_row(self) -> None:
         g, h = self.rows.row(1.0)
         values = g * h if self.rows.conductance else g
         self.ray = [self.rows.found(values, 0.0, self.rows.measure(values), "one row")]
 
+    @property
     def best(self) -> Found:
         """Of all sums the one with the least error, as far as the change of the target tells."""
-        found = self.ray + self.segments.found + [self._doubted(one) for one in self.spectral.found]
-        if not found:
-            return Found(self.rows.sketch(), float("inf"), 0.0, "none")
-        return min(found, key=lambda one: max(one.error, self.missing(one.values)))
+        if self._best is None:
+            self._best = self._chosen()
+        return self._best
 
-    def _doubted(self, one: Found) -> Found:
-        doubt = DOUBT.get(self.spectral.last, 1.5) * self.missing(one.values)
-        return replace(one, error=max(one.error, doubt))
+    def renew(self) -> None:
+        """What is best is to be found anew: there are more rows, or more is known."""
+        self._best = None
+
+    def _chosen(self) -> Found:
+        found = [(one.error, one) for one in self.ray + self.segments.found]
+        found += [(self._doubted(one), one) for one in self.spectral.found]
+        if not found:
+            return self.rows.found(self.rows.sketch(), math.inf, 0.0, "none")
+        error, best = min(found, key=lambda pair: max(pair[0], pair[1].missing(self.change)))
+        return replace(best, error=error)
+
+    def _doubted(self, one: Found) -> float:
+        return max(one.error, DOUBT.get(self.spectral.last, 1.5) * one.missing(self.change))
 
     def smooth(self) -> bool:
         """Whether polynomials converge: by how levels agree, and not refuted by what is missing."""
         each = zip(self.spectral.found, self.spectral.rates, strict=True)
-        return any(rate <= SLOW and self.missing(one.values) <= 3 * one.error for one, rate in each)
-
-    def missing(self, values: Floats) -> float:
-        """What a sum misses of the change; 0 where it need not be the change, infinite where it is not finite."""
-        missing = 0.0 if self.change is None else abs(self.rows.total(values) - self.change)
-        return missing if np.isfinite(missing) else float("inf")
+        return any(rate <= SLOW and one.missing(self.change) <= 3 * one.error for one, rate in each)

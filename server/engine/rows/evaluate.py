@@ -124,8 +124,10 @@ def all_finite(found: Mapping[str, Array]) -> bool:
 
 def between(low: Array, high: Array, alpha: float | Floats) -> Array:
     """The point at `alpha` of the way from `low` to `high`, in their type; `alpha` may broadcast to them."""
-    high_wide, low_wide = high.astype(np.float64), low.astype(np.float64)
-    return np.asarray((alpha * high_wide + (1 - alpha) * low_wide).astype(high.dtype))
+    found = np.multiply(alpha, high, dtype=np.float64)
+    if low.any():
+        found = found + np.multiply(1 - alpha, low, dtype=np.float64)
+    return np.asarray(found, high.dtype)
 
 
 def rows_session(

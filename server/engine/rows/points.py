@@ -114,15 +114,17 @@ def _unit_bytes(model: LoadedModel, resolved: Resolved, layer: str) -> int:
 
 def _feeds(resolved: Resolved, points: Sequence[Point]) -> dict[str, Array]:
     """The inputs of a program of rows: sources at the points, all else as it is at x."""
-    run = resolved.samples.take([sample for sample, _ in points])
+    numbers, samples = [sample for sample, _ in points], resolved.samples
     alphas = np.array([alpha for _, alpha in points])
     if (alphas == 1).all():
-        return run.feeds()
+        return samples.take(numbers).feeds()
+    whole = {samples.place(name) for name in samples.runs[0].baselines} <= {RowAxis(0), None}
+    ends = samples.take(numbers[:1] if whole and len(set(numbers)) == 1 else numbers)
     moved = {
-        name: between(low, run.x[name], _along(alphas, run.places[name], low.ndim))
-        for name, low in run.baselines.items()
+        name: between(low, ends.x[name], _along(alphas, ends.places[name], low.ndim))
+        for name, low in ends.baselines.items()
     }
-    return {**run.feeds(), **moved}
+    return {**samples.take(numbers, without=frozenset(moved)).feeds(), **moved}
 
 
 def _along(alphas: Floats, place: RowAxis | None, rank: int) -> Floats:

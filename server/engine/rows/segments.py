@@ -37,10 +37,7 @@ class Segments:
         if not self.nodes:
             self._rebuild(alphas)
         else:
-            known = set(self.nodes)
-            fresh = [alpha for alpha in alphas if alpha not in known]
-            for alpha in fresh:
-                self._insert(alpha)
+            self._split(alphas)
         error = self._error()
         if error < 1e-3 * self._largest:  # nothing is left of what large squares rounded
             self._rebuild(alphas)
@@ -64,37 +61,53 @@ class Segments:
     def _rebuild(self, alphas: list[float]) -> None:
         self.nodes, self.parts, self.size = list(alphas), [], 0.0
         self._sum, self._squares = np.zeros(self._rows.size), np.zeros(self._rows.size)
-        for low, high in itertools.pairwise(alphas):
-            self.parts.append(self._put(low, high, 1))
+        self.parts = self._put(list(itertools.pairwise(alphas)), 1)
         self.stuck = (self.stuck + [0] * len(self.parts))[: len(self.parts)]
         self._largest = self._error()
 
-    def _insert(self, alpha: float) -> None:
-        at = bisect.bisect(self.nodes, alpha)
-        low, high = self.nodes[at - 1], self.nodes[at]
-        self._put(low, high, -1)
-        self.nodes.insert(at, alpha)
-        before, parts = self.parts[at - 1], [self._put(low, alpha, 1), self._put(alpha, high, 1)]
-        again = self.stuck[at - 1] + 1
-        self.stuck[at - 1 : at] = [again if 0.8 * before < part < 1.25 * before else 0 for part in parts]
-        self.parts[at - 1 : at] = parts
+    def _split(self, alphas: list[float]) -> None:
+        """Puts the parts of segments in their place, where rows came between."""
+        nodes, places = self.nodes, [bisect.bisect_left(alphas, node) for node in self.nodes]
+        inside = [alphas[a : b + 1] for a, b in itertools.pairwise(places)]
+        split = [k for k, each in enumerate(inside) if len(each) > 2]
+        self._put([(nodes[k], nodes[k + 1]) for k in split], -1)
+        fresh = iter(self._put([pair for k in split for pair in itertools.pairwise(inside[k])], 1))
+        parts, stuck = list[float](), list[int]()
+        for before, times, each in zip(self.parts, self.stuck, inside, strict=True):
+            if len(each) == 2:
+                parts.append(before)
+                stuck.append(times)
+                continue
+            for part in itertools.islice(fresh, len(each) - 1):
+                parts.append(part)
+                stuck.append(times + len(each) - 2 if 0.8 * before < part < 1.25 * before else 0)
+        self.nodes, self.parts, self.stuck = list(alphas), parts, stuck
 
-    def _put(self, low: float, high: float, sign: int) -> float:
-        """Add a segment to the sum and the squares, or take it away; the L1 norm of what varies over it."""
-        (left, start), (right, end) = self._rows.row(low), self._rows.row(high)
-        step = end - start
-        lost, gone = ~np.isfinite(left) & (low == 0), ~np.isfinite(right) & (high == 1)
-        if lost.any() or gone.any():  # the other side's gradient, and all of it in doubt
-            left, right = np.where(lost, 0, left), np.where(gone, 0, right)
-            mean = np.where(lost, right, np.where(gone, left, 0.5 * (left + right)))
-        else:
-            mean = 0.5 * (left + right)
-        with np.errstate(invalid="ignore", over="ignore"):
-            piece, varies = mean * step, np.abs((right - left) * step)
-            self._sum += sign * piece
-            self._squares += sign * varies**2
-        self.size += sign * self._rows.measure(piece)
-        return self._rows.measure(varies)
+    def _put(self, segments: list[tuple[float, float]], sign: int) -> list[float]:
+        """Adds segments to the sum and the squares, or takes them away; of each the L1 norm of what varies over it."""
+        if not segments:
+            return []
+        alphas = sorted({alpha for pair in segments for alpha in pair})
+        place = {alpha: k for k, alpha in enumerate(alphas)}
+        lows, highs = ([place[pair[end]] for pair in segments] for end in (0, 1))
+        at_start, at_end = (np.array([pair[end] == end for pair in segments])[:, None] for end in (0, 1))
+        norms = np.zeros(len(segments))
+        for part, g, h in self._rows.blocks(alphas):
+            left, right = g[lows], g[highs]
+            step = h[highs] - h[lows]
+            lost, gone = ~np.isfinite(left) & at_start, ~np.isfinite(right) & at_end
+            if lost.any() or gone.any():  # the other side's gradient, and all of it in doubt
+                left, right = np.where(lost, 0, left), np.where(gone, 0, right)
+                mean = np.where(lost, right, np.where(gone, left, 0.5 * (left + right)))
+            else:
+                mean = 0.5 * (left + right)
+            with np.errstate(invalid="ignore", over="ignore"):
+                piece, varies = mean * step, np.abs((right - left) * step)
+                self._sum[part] += sign * piece.sum(axis=0)
+                self._squares[part] += sign * (varies**2).sum(axis=0)
+                self.size += sign * float(np.abs(self._rows.weighed(piece, part)).sum())
+                norms += np.abs(self._rows.weighed(varies, part)).sum(axis=1)
+        return [float(norm) for norm in norms]
 
 
 def _many(sizes: Floats) -> float:

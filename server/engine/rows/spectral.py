@@ -31,7 +31,13 @@ class Spectral:
         self._doubts: list[float] = []
         self._apart: list[list[float]] = []
 
-    def level(self, level: int) -> None:
+    def up_to(self, level: int) -> None:
+        """The sums of a level, and of those that lead to it."""
+        for k in range(int(np.log2(level)) + 1):
+            if self.last < 2**k and k:
+                self._level(2**k)
+
+    def _level(self, level: int) -> None:
         """The sums of a level, double the one before."""
         before = self._sums or self._of(level // 2)
         self._sums = self._of(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,20 @@ BLOCK = 1 << 16
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A sum over rows, the estimate of its L1 error, the part of it that is rounding, and by what it was made."""
+    """A sum over rows, the estimate of its L1 error, the part of it that is rounding, and by what it was made; its L1
+    norm and its total as they are judged."""
 
     values: Floats
     error: float
     rounding: float
     how: str
+    norm: float
+    total: float
+
+    def missing(self, change: float | None) -> float:
+        """What it misses of the change; 0 where it need not be the change, infinite where it is not finite."""
+        missing = 0.0 if change is None else abs(self.total - change)
+        return missing if math.isfinite(missing) else math.inf
 
 
 class Stored:
@@ -67,18 +76,16 @@ class Stored:
         """The L1 norm, times x - x' of mean gradients."""
         return float(np.abs(self.weighed(values)).sum())
 
-    def total(self, values: Floats) -> float:
-        return float(self.weighed(values).sum())
-
-    def weighed(self, values: Floats) -> Floats:
-        """The values as they are judged: mean gradients times x - x'."""
-        return values if self.scale is None else values * self.scale
+    def weighed(self, values: Floats, units: slice = slice(None)) -> Floats:
+        """The values of these units as they are judged: mean gradients times x - x'."""
+        return values if self.scale is None else values * self.scale[units]
 
     def found(self, values: Floats, error: float, size: float, how: str) -> Found:
         """A sum whose terms have this L1 norm."""
         rounding = ROUNDING * size
-        known = bool(np.isfinite(error)) and bool(np.isfinite(size))
-        return Found(values, max(error, rounding) if known else float("inf"), rounding, how)
+        error = max(error, rounding) if math.isfinite(error) and math.isfinite(size) else math.inf
+        weighed = self.weighed(values)
+        return Found(values, error, rounding, how, float(np.abs(weighed).sum()), float(weighed.sum()))
 
     def shaped(self, values: Floats) -> Floats:
         return values.reshape(self.shape) if self._rows else values
