@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,8 @@ from onnx_attribution.values import Array
 
 ROWS = 33
 """Rows of a sample for which there has to be room, so that all samples are refined together."""
+SMALL = 1 << 19
+"""Bytes of a row from which on it costs more than the work of a round around a run."""
 TOGETHER = ""
 """The name of all layers as one."""
 
@@ -139,6 +142,7 @@ class _Paths:
         assert isinstance(at, Path)
         self._model, self._resolved, self._memory, self._at = model, resolved, memory, at
         self.row_bytes = max(row_bytes(model, resolved), 1) * (1 + at.conductance)
+        self._is_small = model.bytes_per_row(samples.runs[0].x) < SMALL
         limit = min(at.max_steps + 1, max(memory // self.row_bytes, 3))
         self._weighs = not at.conductance and resolved.recipe.reduce is contribution
         self._ends = (
@@ -177,6 +181,7 @@ class _Paths:
             layers=(*layers, TOGETHER) if self._joint else layers,
             straight=straight or None,
             ray=ray,
+            few_rounds=self._is_small,
         )
 
     def refine(self, numbers: Sequence[int]) -> Generator[int, object, object]:
@@ -184,35 +189,35 @@ class _Paths:
         points: list[Point] = [(k, float(alpha)) for k in numbers for alpha in self.samples[k].wanted()]
         said: object = None
         cuts = {**self._resolved.cuts, TOGETHER: True} if self._resolved.recipe.sums_to_change else {}
-        waiting: dict[int, int] = dict.fromkeys(numbers, 0)
+        told = set[int]()
         for rows in rows_at(
             self._model, self._resolved, points, self._memory, activations=self._at.conductance
         ):
-            for k, (sample, alpha) in enumerate(rows.points):
-                one = self.samples[sample]
+            for sample, own in itertools.groupby(enumerate(rows.points), lambda each: each[1][0]):
+                places, points_there = zip(*own, strict=True)
+                one, alphas = self.samples[sample], [alpha for _, alpha in points_there]
                 assert one.adaptive is not None
-                one.rows += 1
-                if alpha in (0.0, 1.0):
-                    one.ends[alpha] = float(rows.values[k])
-                if len(one.ends) == 2 and not waiting[sample]:
+                one.rows += len(alphas)
+                for place, alpha in zip(places, alphas, strict=True):
+                    if alpha in (0.0, 1.0):
+                        one.ends[alpha] = float(rows.values[place])
+                if len(one.ends) == 2 and sample not in told:
                     one.adaptive.note_change(_change(one.ends[0.0], one.ends[1.0]), cuts)
-                    waiting[sample] = 1
-                one.adaptive.add([alpha], self._row(rows.layers, k))
+                    told.add(sample)
+                one.adaptive.add(alphas, self._part(rows.layers, slice(places[0], places[-1] + 1)))
             said = (yield rows.evaluated) or said
         return said
 
-    def _row(
-        self, layers: Mapping[str, tuple[Array, Array]], number: int
+    def _part(
+        self, layers: Mapping[str, tuple[Array, Array]], part: slice
     ) -> dict[str, tuple[Array, Array | None]]:
-        """One row of each layer, and of all of them as one where only together they are a cut."""
-        one = slice(number, number + 1)
+        """These rows of each layer, and of all layers as one where only together they are a cut."""
         found: dict[str, tuple[Array, Array | None]] = {
-            name: (g[one], h[one] if self._at.conductance else None) for name, (g, h) in layers.items()
+            name: (g[part], h[part] if self._at.conductance else None) for name, (g, h) in layers.items()
         }
         if self._joint:
             g, h = (
-                np.concatenate([pair[k][one].reshape(1, -1) for pair in layers.values()], axis=1)
-                for k in (0, 1)
+                np.concatenate([_flat(pair[k][part]) for pair in layers.values()], axis=1) for k in (0, 1)
             )
             found[TOGETHER] = (g, h if self._at.conductance else None)
         return found
@@ -231,6 +236,10 @@ class _Paths:
         ends = (np.array([one.ends.get(end, np.nan) for one in self.samples]) for end in (1.0, 0.0))
         value, baseline_value = ends
         return Sums(fine, {}, value, baseline_value, errors)
+
+
+def _flat(rows: Array) -> Array:
+    return rows.reshape(len(rows), -1)
 
 
 def _change(low: float, high: float) -> float:

@@ -26,14 +26,15 @@ from onnx_attribution.server.engine.rows.stored import Floats, Found, Stored
 FIRST, LAST = 2, 64
 """The levels of Chebyshev rows with which a path starts, and up to which they may double."""
 DECIDES = 8
-"""The first level whose agreement with the one before tells a smooth path, and the one after the first: a run costs
-more than the two rows that the level between might save."""
+"""The first level whose agreement with the one before tells a smooth path."""
 SLOW = 0.35
 """A ratio of the disagreements of consecutive levels above which polynomials do not converge."""
 COMPARABLE = 0.3
 """Segments are split that vary at least so much as the worst one does."""
-GROWTH = 0.25
-"""New rows of a round of splitting, as a share of all rows before."""
+GROWTH, QUICK_GROWTH = 0.25, 0.5
+"""New rows of a round of splitting, as a share of all rows before; the same where few rounds are wanted."""
+QUARTERED = 0.2
+"""Of all that varies: what a segment has to hold to be split into four at once, where few rounds are wanted."""
 JUMPS = 4
 """Splits without effect after which a segment is left: g and h both jump there, or are rounded to steps."""
 PATIENCE = 48
@@ -42,7 +43,7 @@ NARROW = 2.0**-100
 """The width of a segment at alpha = 0 that is not split: beyond, float32 has no numbers."""
 LEAST = 0.05
 """No estimate is less than this share of what is tolerated."""
-DOUBT = {2: 4.0}
+DOUBT = {2: 4.0, 4: 3.0}
 """The error of a level of few rows is at least so many times what its sum misses of the change."""
 BLIND = 1 / 128
 """The width down to which segments are split to find what no row shows and the change of the target does."""
@@ -53,7 +54,7 @@ class Adaptive:
 
     `conductance`: the integral of g dh, which differs by layer; otherwise the mean of g, whose error is judged after
     multiplication by `straight[layer]`, x - x'. `ray`: the gradient is known to be the same all along, so that the row
-    at alpha = 1 is enough.
+    at alpha = 1 is enough. `few_rounds`: rows cost less than what is to be done between runs.
     """
 
     def __init__(
@@ -64,8 +65,11 @@ class Adaptive:
         layers: Sequence[str],
         straight: Mapping[str, NDArray[Any]] | None = None,
         ray: bool = False,
+        few_rounds: bool = False,
     ) -> None:
         self._tolerance, self._ray = tolerance, ray
+        self._few_rounds = few_rounds
+        self._growth, self._second = (QUICK_GROWTH, DECIDES) if few_rounds else (GROWTH, 2 * FIRST)
         scales = {} if conductance or straight is None else straight
         self._layers = {name: _Layer(Stored(conductance, scales.get(name))) for name in layers}
         self._alphas: set[float] = set()
@@ -154,7 +158,7 @@ class Adaptive:
             return []
         if not self._split:
             if self._level < DECIDES or (self._level < LAST and self._smooth()):
-                self._level = max(2 * self._level, DECIDES)
+                self._level = max(2 * self._level, self._second)
                 return self._fresh(chebyshev.nodes(self._level))
             self._split = True
             for layer in self._layers.values():
@@ -227,7 +231,7 @@ class Adaptive:
         if score.sum() > 0:
             score = score / score.sum()
         worst = max(excess.values(), default=2.0)
-        count = max(1, int(np.ceil(len(nodes) * min(GROWTH, max(worst - 1, 0.05)))))
+        count = max(1, int(np.ceil(len(nodes) * min(self._growth, max(worst - 1, 0.05)))))
         taken = _largest(score, count)
         if blind == 0 and self._stands(worst):
             return []
@@ -238,19 +242,24 @@ class Adaptive:
             alpha
             for k in taken
             for alpha in _between(
-                float(nodes[k]), float(nodes[k + 1]), first.rounds_at_end(k, float(score[k]))
+                float(nodes[k]),
+                float(nodes[k + 1]),
+                first.rounds_at_end(k, float(score[k])),
+                4 if self._few_rounds and score[k] > QUARTERED else 2,
             )
         ]
 
 
-def _between(low: float, high: float, rounds: int) -> list[float]:
-    """Where to split a segment: in the middle; towards an end geometrically, further from round to round."""
+def _between(low: float, high: float, rounds: int, parts: int) -> list[float]:
+    """Where to split a segment: into equal parts; towards an end geometrically, further from round to round."""
     steps = [4.0 ** -(2**j) for j in range(min(rounds, 4))]
     if low == 0 and steps:
         return [high * step for step in steps if high * step > NARROW]
     if high == 1 and steps:
         return [1 - (1 - low) * step for step in steps if (1 - low) * step > 2.0**-22]
-    return [(low * high) ** 0.5 if 0 < 8 * low < high else (low + high) / 2]
+    if 0 < 8 * low < high:
+        return [(low * high) ** 0.5]
+    return [low + (high - low) * k / parts for k in range(1, parts)]
 
 
 def _largest(score: Floats, count: int) -> list[int]:

@@ -94,14 +94,12 @@ class Segments:
         norms = np.zeros(len(segments))
         for part, g, h in self._rows.blocks(alphas):
             left, right = g[lows], g[highs]
-            step = h[highs] - h[lows]
-            lost, gone = ~np.isfinite(left) & at_start, ~np.isfinite(right) & at_end
-            if lost.any() or gone.any():  # the other side's gradient, and all of it in doubt
-                left, right = np.where(lost, 0, left), np.where(gone, 0, right)
-                mean = np.where(lost, right, np.where(gone, left, 0.5 * (left + right)))
-            else:
-                mean = 0.5 * (left + right)
             with np.errstate(invalid="ignore", over="ignore"):
+                step, mean = h[highs] - h[lows], 0.5 * (left + right)
+                if not np.isfinite(g).all():  # at an end the other side's gradient, and all of it in doubt
+                    lost, gone = ~np.isfinite(left) & at_start, ~np.isfinite(right) & at_end
+                    left, right = np.where(lost, 0, left), np.where(gone, 0, right)
+                    mean = np.where(lost, right, np.where(gone, left, mean))
                 piece, varies = mean * step, np.abs((right - left) * step)
                 self._sum[part] += sign * piece.sum(axis=0)
                 self._squares[part] += sign * (varies**2).sum(axis=0)

@@ -183,8 +183,17 @@ def test_a_jump_of_both_is_left_in_the_estimate_without_a_row_too_many() -> None
 
 def test_levels_reuse_every_row_and_so_does_splitting() -> None:
     _, asked = followed(column(lambda a: np.maximum(a - 0.377, 0)), column(lambda a: a), tolerance=1e-4)
-    assert [len(alphas) for alphas in asked[:2]] == [3, 6]
-    assert set(np.concatenate(asked[:2])) == set(chebyshev.nodes(8))
+    assert [len(alphas) for alphas in asked[:3]] == [3, 2, 4]
+    assert set(np.concatenate(asked[:3])) == set(chebyshev.nodes(8))
+
+
+def test_few_rounds_take_more_rows_each_and_find_the_same() -> None:
+    kink = (column(lambda a: np.maximum(a - 0.377, 0)), column(lambda a: a))
+    slow, many = followed(*kink, tolerance=1e-4)
+    quick, few = followed(*kink, tolerance=1e-4, few_rounds=True)
+    assert [len(alphas) for alphas in few[:2]] == [3, 6]
+    assert len(few) < len(many)
+    assert one(quick) == pytest.approx(one(slow), rel=2e-4)
 
 
 def test_mean_gradients_are_judged_by_what_they_give_with_the_way() -> None:
