@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_static, shape_of
 from onnx_attribution.graph_tools.operators.conv_data import Axis, as_convolutions, flipped
+from onnx_attribution.graph_tools.operators.gates import BLOCK
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, vjp
 
 
@@ -86,6 +87,10 @@ def kernel_of(node: NodeView, weight: Value) -> tuple[int, ...]:
     return tuple(int(d) for d in declared)
 
 
+FEW = BLOCK // 2
+"""Channels of an image up to which a transposed convolution is the faster one: a convolution computes whole blocks."""
+
+
 @vjp("Conv", linear=[{0, 2}, {1, 2}], bilinear=True, kinds={"weighted"})
 def conv(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, w = node.input(0), node.input(1)
@@ -100,7 +105,9 @@ def _conv_data(op: Emitter, node: NodeView, g: Value, place: Windows, group: int
     """The gradient of the data: a transposed convolution, or with a constant kernel what is faster."""
     x, w = node.input(0), node.input(1)
     counts, sizes, begin = shape_of(node.z), shape_of(x), place.static_begin
-    if isinstance(w, gs.Constant) and begin is not None and set(place.strides) == {1}:
+    known = is_static((counts or ("?",) * 3)[2:]) and is_static((sizes or ("?",) * 3)[2:])
+    few = known and len(place.kernel) == 2 and group == 1 and isinstance(w, gs.Constant) and w.shape[1] <= FEW
+    if isinstance(w, gs.Constant) and begin is not None and set(place.strides) == {1} and not few:
         pads = _stride_one_pads(node, begin, place.extent)
         if pads is not None and min(pads) >= 0:
             made = op(
@@ -109,7 +116,7 @@ def _conv_data(op: Emitter, node: NodeView, g: Value, place: Windows, group: int
             made.shape = x.shape
             return made
     attributes = {"strides": list(place.strides), "dilations": list(place.dilations), "group": group}
-    if begin is not None and is_static((counts or ("?",) * 3)[2:]) and is_static((sizes or ("?",) * 3)[2:]):
+    if begin is not None and known:
         assert counts
         assert sizes
         spatial = zip(place.kernel, place.strides, place.dilations, begin, sizes[2:], counts[2:], strict=True)
