@@ -11,6 +11,8 @@ from dataclasses import dataclass
 Programs = Mapping[str, Callable[[], object]]
 SHORTEST = 0.03  # seconds: a shorter program is repeated until a turn takes as long
 FEWEST = 2
+SETTLED = 0.05
+"""Seconds before each turn: onnxruntime's threads wait busily for about 40 ms after a run, and would slow the next."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def alternating(programs: Programs, rounds: int = 5, seconds: float = math.inf) 
 
 
 def _seconds(run: Callable[[], object], repeats: int) -> float:
+    time.sleep(SETTLED)
     started = time.perf_counter()
     for _ in range(repeats):
         run()

@@ -174,6 +174,8 @@ class Backend:
         options.enable_mem_pattern = (
             False  # a plan of the second run of one shape is memory beside that of the first
         )
+        # else threads wait busily for about 40 ms after each run, beside those of the next session
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         return options

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -52,3 +54,14 @@ def test_weights_are_packed_where_the_memory_for_it_is_there_many_times(
 
 def test_the_memory_that_is_free_is_less_than_the_machine_has() -> None:
     assert 0 <= backend.free_memory() < 1 << 50
+
+
+def test_no_thread_is_busy_once_a_run_is_over(rng: np.random.Generator) -> None:
+    model = parsed(
+        "net (float[N,256] x) => (float[N,N] z) { t = Transpose<perm = [1, 0]>(x)  z = MatMul(x, t) }"
+    )
+    session = Backend("cpu", 2).session(model)
+    session.run({"x": rng.normal(size=(512, 256)).astype(np.float32)})
+    spent = time.process_time()
+    time.sleep(0.03)
+    assert time.process_time() - spent < 0.01
