@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -37,6 +38,7 @@ SINGULAR = {
     "a logarithm near 0": {"Log", "ReduceLogSum"},
     "a root near 0": {"Pow", "Sqrt"},
 }  # fmt: skip
+_SINGULAR = frozenset(op for kinds in SINGULAR.values() for op in kinds)
 DEPTH = 4  # of Ifs inside Ifs that are looked into
 
 
@@ -64,7 +66,7 @@ def steep_of(model: LoadedModel, resolved: Resolved, sample: int, memory: int) -
 
     None where there is none, or where the tensors of one row take more than `memory` bytes.
     """
-    if model.bytes_per_row(resolved.samples.runs[0].x) > memory:
+    if not model.operators & _SINGULAR or model.bytes_per_row(resolved.samples.runs[0].x) > memory:
         return None
     try:
         (nodes, _, low), (others, _, half) = _seen(
@@ -76,9 +78,7 @@ def steep_of(model: LoadedModel, resolved: Resolved, sample: int, memory: int) -
         return None
     growth = {}
     for k, node in enumerate(nodes):
-        if not any(
-            node.op in kinds for kinds in SINGULAR.values()
-        ):  # others have a gradient of their own size
+        if node.op not in _SINGULAR:  # others have a gradient of their own size
             continue
         at_low, at_half = _growth(node, low), _growth(node, half)
         if at_low > STEEP and at_low > STEEP * at_half:
@@ -128,18 +128,24 @@ def _seen(
 ) -> Iterator[tuple[list[gs.Node], tuple[str, ...], dict[str, Array]]]:
     """At each point the nodes, the tensors on the ways from the sources to the target, and their values and
     gradients."""
-    sessions: dict[str, tuple[list[gs.Node], tuple[str, ...], Session]] = {}
     for inputs in points:
         network, way = _in_view(model, choice, inputs)
-        if way not in sessions:
-            graph = graph_of(network.model)
-            nodes = list(graph.nodes)
-            between = layers_between(graph, choice.sources, choice.target)
-            names = tuple(x.name for x in between if choice.target in reachable(nodes, [x.name]))
-            program = rows_program(network, replace(choice, layers=names, through=None))
-            sessions[way] = nodes, names, model.backend.session(program.model, optimise=False)
-        nodes, names, session = sessions[way]
+        nodes, names, session = model.kept(
+            ("in view", way, choice.sources, choice.target), partial(_in_full, model, network, choice)
+        )
         yield nodes, names, session.run(inputs)
+
+
+def _in_full(
+    model: LoadedModel, network: Network, choice: Choice
+) -> tuple[list[gs.Node], tuple[str, ...], Session]:
+    """The nodes, the tensors on the ways from the sources to the target, and the session that returns them all."""
+    graph = graph_of(network.model)
+    nodes = list(graph.nodes)
+    between = layers_between(graph, choice.sources, choice.target)
+    names = tuple(x.name for x in between if choice.target in reachable(nodes, [x.name]))
+    program = rows_program(network, replace(choice, layers=names, through=None))
+    return nodes, names, model.backend.session(program.model, optimise=False)
 
 
 def _in_view(model: LoadedModel, choice: Choice, inputs: Mapping[str, Array]) -> tuple[Network, str]:
@@ -149,12 +155,21 @@ def _in_view(model: LoadedModel, choice: Choice, inputs: Mapping[str, Array]) ->
         asked = conditions(network.model)
         if not asked:
             break
-        program = forward_program(network, asked, choice.sources)
-        found = model.backend.session(program.model, optimise=False).run(inputs)
+        session = model.kept(
+            ("conditions", way, choice.sources),
+            partial(_of_conditions, model, network, asked, choice.sources),
+        )
+        found = session.run(inputs)
         taken = {name: bool(np.all(found.get(name, found.get(f"output/{name}")))) for name in asked}
         network = replace(network, model=with_branches(network.model, taken))
         way += "".join(map(str, map(int, taken.values()))) + "."
     return network, way
+
+
+def _of_conditions(
+    model: LoadedModel, network: Network, asked: Sequence[str], sources: Sequence[str]
+) -> Session:
+    return model.backend.session(forward_program(network, asked, sources).model, optimise=False)
 
 
 def _first(nodes: list[gs.Node], names: Sequence[str], found: Mapping[str, Array]) -> str | None:

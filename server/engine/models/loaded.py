@@ -17,6 +17,7 @@ from onnx_attribution.graph_tools.batch.prove import gradients_apart, prove, row
 from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.ir.emit import holds_elements, is_half
 from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
+from onnx_attribution.graph_tools.ir.subgraphs import inner_nodes
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.normalise.noise import drawing_before, flag_of
 from onnx_attribution.graph_tools.programs.footprint import Footprint
@@ -36,7 +37,7 @@ from onnx_attribution.graph_tools.select.targets import (
 )
 from onnx_attribution.graph_tools.walk.differentiate import straight_through
 from onnx_attribution.server.engine.backend import Backend, Session, Trials
-from onnx_attribution.server.engine.models.cache import Arrays, Cache
+from onnx_attribution.server.engine.models.cache import Arrays, Cache, Value
 from onnx_attribution.server.engine.models.read import ReadModel
 from onnx_attribution.server.engine.models.scheduler import Scheduler
 from onnx_attribution.values import EVERY_KIND, Array, LayerInfo
@@ -94,6 +95,11 @@ class LoadedModel(ReadModel):
         return dict(self.graph.tensors())
 
     @cached_property
+    def operators(self) -> frozenset[str]:
+        """The operators of the graph and of all that it holds."""
+        return frozenset(inner.op for node in self.nodes for inner in (node, *inner_nodes(node)))
+
+    @cached_property
     def holds_halves(self) -> bool:
         """Whether a tensor is of a type of 16 bits or fewer."""
         return any(is_half(value) for value in self.tensors.values())
@@ -108,6 +114,10 @@ class LoadedModel(ReadModel):
             return session
 
         return self._cache.get(key, made)
+
+    def kept(self, key: tuple[object, ...], build: Callable[[], Value]) -> Value:
+        """What holds a session and is built at the first call, kept as sessions are."""
+        return self._cache.get(key, build)
 
     def places_of(self, tensors: Sequence[str]) -> dict[str, RowAxis | None]:
         """Where the rows of these tensors lie, whether or not they can share a run; None: nowhere."""
