@@ -16,10 +16,11 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import InvalidArgument, ModelError, Overloaded, Reason
+from onnx_attribution.errors import AttributionError, InvalidArgument, ModelError, Overloaded, Reason
 from onnx_attribution.graph_tools.ir.weights import place, weights_of
 from onnx_attribution.graph_tools.programs.device import for_device
 from onnx_attribution.graph_tools.programs.footprint import Footprint
+from onnx_attribution.server.engine.interrupt import heeded
 from onnx_attribution.server.engine.messages import is_of_memory, missing, text_of
 from onnx_attribution.values import Array
 
@@ -296,11 +297,16 @@ class Session:
         self.footprint: Footprint | None = None  # of programs that run many rows at once
 
     @contextlib.contextmanager
-    def _run_on(self, place: int | None = None) -> Iterator[tuple[ort.InferenceSession, int]]:
-        """The session for a run, and its place; failures become ModelError and Overloaded."""
+    def _run_on(
+        self, place: int | None = None
+    ) -> Iterator[tuple[ort.InferenceSession, int, ort.RunOptions | None]]:
+        """The session for a run, its place and options; failures become ModelError and Overloaded."""
         with self._devices.taken(place) as taken:
             try:
-                yield self._at(taken), taken
+                with heeded() as options:
+                    yield self._at(taken), taken, options
+            except AttributionError:  # interrupted
+                raise
             except Exception as error:  # onnxruntime raises a dozen unrelated types
                 if is_of_memory(error):
                     raise Overloaded(
@@ -351,13 +357,13 @@ class Session:
             return self.run_keeping(inputs, (), outputs)[0]
         names = list(outputs) or list(self.outputs)
         fed = {name: np.asarray(given[name], order="C") for name in self.inputs if name in given}
-        with self._run_on() as (session, _):
-            found = session.run(names, fed)
+        with self._run_on() as (session, _, options):
+            found = session.run(names, fed, options)
         return dict(zip(names, found, strict=True))
 
     def hold(self, inputs: Mapping[str, Array]) -> dict[str, Held]:
         """Inputs that many runs share, copied to a device once; the arrays must not be written to after."""
-        with self._run_on() as (_, place):
+        with self._run_on() as (_, place, _options):
             arrays = {
                 name: np.asarray(array, order="C") for name, array in inputs.items() if name in self.inputs
             }
@@ -384,7 +390,7 @@ class Session:
         names = list(outputs) or [name for name in self.outputs if name not in keep]
         places = {given.place for given in inputs.values() if isinstance(given, Held)}
         assert len(places) < 2, "what one run reads is held on several devices"
-        with self._run_on(*places) as (session, place):
+        with self._run_on(*places) as (session, place, options):
             bound = session.io_binding()
             for name in self.inputs:
                 given = inputs.get(name)
@@ -397,7 +403,7 @@ class Session:
             for name in keep:
                 bound.bind_output(name, *self._devices.of(place))
             bound.synchronize_inputs()
-            session.run_with_iobinding(bound)
+            session.run_with_iobinding(bound, options)
             bound.synchronize_outputs()
             values = dict(zip((*names, *keep), bound.get_outputs(), strict=True))
             found = {name: values[name].numpy() for name in names}

@@ -14,7 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Literal, TypeVar
 
-from onnx_attribution.errors import DeadlineExceeded, NotReady, Overloaded, Reason
+from onnx_attribution.errors import Cancelled, DeadlineExceeded, NotReady, Overloaded, Reason
+from onnx_attribution.server.engine.interrupt import Interrupt
 from onnx_attribution.values import Event, Progress, Revision, StopReason
 
 __all__ = ["Stop", "Work"]
@@ -32,6 +33,7 @@ class Stop:
     def __init__(self, seconds: float, draining: threading.Event) -> None:
         self.seconds = seconds
         self.has_result = False
+        self.interrupt = Interrupt()
         self._end = time.monotonic() + seconds
         self._margin = min(0.25, seconds / 10)
         self._draining = draining
@@ -55,8 +57,20 @@ class Stop:
         return None
 
     def cancel(self) -> None:
-        """The caller is gone: the next answer is `cancelled`."""
+        """The caller is gone: what runs is ended, and the next answer is `cancelled`."""
         self._cancelled.set()
+        self.interrupt.fire(Cancelled("the request was cancelled"))
+
+    def expire(self) -> None:
+        """The time is over: what runs is ended."""
+        self.interrupt.fire(
+            DeadlineExceeded("the time ran out before the first revision; allow more, or fewer steps")
+        )
+
+    @property
+    def left(self) -> float:
+        """Seconds until what runs has to be ended so that there is still time to answer."""
+        return max(self._end - self._margin - time.monotonic(), 0.0)
 
     def resume(self) -> None:
         """A thread takes the computation up."""
@@ -104,10 +118,18 @@ class Work:
     async def run(self, function: Callable[[], Result], seconds: float, *, compute: bool = True) -> Result:
         """What the function returns, from a thread. Raises: DeadlineExceeded after `seconds`."""
         pool = self._compute if compute else self._questions
+        interrupt = Interrupt()
+
+        def interruptible() -> Result:
+            with interrupt.here():
+                return function()
+
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(pool.submit(function)), seconds)
+            return await asyncio.wait_for(asyncio.wrap_future(pool.submit(interruptible)), seconds)
         except TimeoutError:
             raise DeadlineExceeded(f"no result within {seconds:g} s", seconds=f"{seconds:g}") from None
+        finally:
+            interrupt.fire(Cancelled("nobody waits for it any more"))
 
     async def events(
         self,
@@ -128,8 +150,9 @@ class Work:
         def step() -> tuple[Event, Result] | None:
             nonlocal iterator
             stop.resume()
-            iterator = iterator or start()
-            event = next(iterator, None)
+            with stop.interrupt.here():
+                iterator = iterator or start()
+                event = next(iterator, None)
             stop.pause()
             stop.has_result |= isinstance(event, Revision)
             return None if event is None else (event, prepare(event))
@@ -140,6 +163,7 @@ class Work:
                     self._compute.submit(iterator.close)
 
         working: Future[tuple[Event, Result] | None] | None = None
+        timer = asyncio.get_running_loop().call_later(stop.left, stop.expire)
         try:
             while True:
                 working = self._compute.submit(step)
@@ -162,6 +186,7 @@ class Work:
                     progress = event
                 yield prepared
         finally:
+            timer.cancel()
             stop.cancel()
             if working is not None:
                 working.add_done_callback(close)  # not before the running step has ended

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from onnx_attribution.errors import Cancelled, InvalidArgument, ModelError
+from onnx_attribution.errors import Cancelled, DeadlineExceeded, InvalidArgument, ModelError
 from onnx_attribution.server.engine.answer.reduce import errors_of, flow_of, layers_of, together
 from onnx_attribution.server.engine.answer.warnings import Answered, warnings_of
 from onnx_attribution.server.engine.methods import stages
@@ -76,13 +76,19 @@ def events(
             tensors = ", ".join(dict.fromkeys(one.choice.target for one in asked))
             yield Accepted(request.request_id, model.digest, model.network.batch, tensors, layers, expected)
         evaluation = stage.run()
-        done, wish = spent, None
+        done = spent
+        wish: StopReason | None = None
         while wish is None or number == 0:
             try:
                 done += evaluation.send(wish)
             except StopIteration as end:
                 sums: list[Sums] = end.value
                 break
+            except DeadlineExceeded:
+                if best is None and left_out is None:
+                    raise
+                wish = "deadline_near"
+                continue
             except (InvalidArgument, ModelError):  # what was given, or the program
                 explain(model, asked)
                 raise

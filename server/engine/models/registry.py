@@ -23,6 +23,7 @@ from onnx_attribution.errors import (
 from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.graph_tools.select.names import close_names
 from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.interrupt import current
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import Array, ModelInfo
 
@@ -45,7 +46,10 @@ class Entry:
         with self.lock:
             if self.failure is None and self.model is None:
                 try:
-                    self.model = self.load()
+                    found = self.load()
+                    if (interrupt := current()) is not None:
+                        interrupt.check()  # a step that was ended may have been taken for one that cannot be
+                    self.model = found
                 except (ModelError, NotDifferentiable) as error:
                     unlike = error.reason == Reason.RUNTIME_FAILURE or not isinstance(error, ModelError)
                     reason = Reason.MODEL_LOAD_FAILED if unlike else error.reason

@@ -14,9 +14,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from onnx_attribution.errors import Cancelled, ModelError, Overloaded
+from onnx_attribution.errors import AttributionError, Cancelled
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.server.engine.backend import Session
+from onnx_attribution.server.engine.interrupt import Interrupt, current, for_all
 from onnx_attribution.values import Array
 
 Places = Mapping[str, RowAxis | None]
@@ -32,6 +33,7 @@ class Work:
     places: Places
     rows: int
     limit: int
+    interrupt: Interrupt | None = field(default_factory=current)
     found: dict[str, Array] | None = None
     error: BaseException | None = None
 
@@ -67,8 +69,13 @@ class Scheduler:
         while True:
             with self._changed:
                 while queue.running and not work.is_done:
-                    if not self._changed.wait(POLL) and work in queue.waiting and stop() == "cancelled":
+                    if self._changed.wait(POLL) or work not in queue.waiting:
+                        continue
+                    over = work.interrupt is not None and work.interrupt.error is not None
+                    if over or stop() == "cancelled":
                         queue.waiting.remove(work)
+                        if work.interrupt is not None:
+                            work.interrupt.check()
                         raise Cancelled("the request was cancelled")
                 if work.is_done:
                     break
@@ -123,14 +130,16 @@ def _run(session: Session, batch: Sequence[Work]) -> None:
     try:
         if len(batch) == 1:
             (work,) = batch
-            work.found = session.run(work.feeds)
+            with for_all([work.interrupt]):
+                work.found = session.run(work.feeds)
             return
-        found = session.run(_joined(batch))
+        with for_all(work.interrupt for work in batch):
+            found = session.run(_joined(batch))
         start = 0
         for work in batch:
             work.found = {n: _part(a, work.places.get(n), start, work.rows) for n, a in found.items()}
             start += work.rows
-    except (ModelError, Overloaded) as error:
+    except AttributionError as error:
         if len(batch) == 1:
             batch[0].error = error
             return
