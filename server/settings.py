@@ -63,7 +63,9 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, models: object) -> object:
         """A variable names several folders as PATH does."""
-        return tuple(filter(None, models.split(os.pathsep))) if isinstance(models, str) else models
+        found = tuple(filter(None, models.split(os.pathsep))) if isinstance(models, str) else models
+        # no message may hold a relative path, which could not be told from a word
+        return tuple(Path(one).absolute() for one in found) if isinstance(found, tuple | list) else found
 
     @field_validator("devices", mode="before")
     @classmethod

@@ -158,7 +158,8 @@ def _detail(
 def scrubber(hidden: Iterable[Path] = ()) -> Scrub:
     """What cuts the folders `hidden` and those of the installation off the paths in a text.
 
-    Tensor names look like paths too, so only known folders can be cut.
+    Tensor names look like paths too, so only known folders can be cut, and as absolute paths: a relative one may be a
+    word. What reads files there has to be given absolute paths.
     """
     installed = (
         Path(__file__).resolve().parents[1],
@@ -166,7 +167,8 @@ def scrubber(hidden: Iterable[Path] = ()) -> Scrub:
         Path(tempfile.gettempdir()),
         Path.home(),
     )
-    roots = {str(path) for root in (*hidden, Path.cwd(), *installed) for path in (root, root.resolve())}
+    each = (root.absolute() for root in (*hidden, Path.cwd(), *installed))
+    roots = {str(path) for root in each for path in (root, root.resolve())}
     ordered = sorted((root.rstrip("/") for root in roots if len(root) > 1), key=len, reverse=True)
     known = re.compile("|".join(f"{re.escape(root)}(?:/|(?![\\w.-]))" for root in ordered))
     built = re.compile(r"/(?:onnxruntime_src|workspace|build|home|__w)/\S*?([\w.]+:\d+)")

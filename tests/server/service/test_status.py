@@ -17,6 +17,7 @@ from onnx_attribution.client.errors import from_rpc_error, translated
 from onnx_attribution.errors import Reason
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.server.service.status import scrubber
+from onnx_attribution.server.settings import Settings
 from tests.server.fake_engine import FakeEngine
 from tests.server.stubs import Stubs, ask, serving
 
@@ -139,6 +140,18 @@ def test_no_folder_of_the_server_reaches_a_caller(tmp_path: Path) -> None:
 def test_scrubbing_leaves_names_that_only_begin_like_a_folder() -> None:
     scrub = scrubber([Path("/srv/models")])
     assert scrub("/srv/models2/x /srv/models/x /srv/models") == "/srv/models2/x x "
+
+
+def test_scrubbing_leaves_a_word_that_is_the_relative_name_of_a_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scrub = scrubber([Path("models")])
+    assert scrub("the models are: x") == "the models are: x"
+    assert scrub(f"no {tmp_path}/models/x.onnx") == "no x.onnx"
+    assert Settings(models=(Path("models"),)).models == (tmp_path / "models",)
+    monkeypatch.setenv("ONNX_ATTRIBUTION_MODELS", "models:more")
+    assert Settings().models == (tmp_path / "models", tmp_path / "more")
 
 
 def test_no_error_text_holds_a_path_or_a_type_name(failing: Stubs) -> None:
