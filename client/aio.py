@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -12,9 +13,10 @@ import grpc
 from numpy.typing import ArrayLike
 
 from onnx_attribution.client import messages
+from onnx_attribution.client.audit import ATTEMPTS, Audited, AuditProgress, Log
 from onnx_attribution.client.errors import translated
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
-from onnx_attribution.errors import Cancelled
+from onnx_attribution.errors import Cancelled, NotReady, ServerBug
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
@@ -105,6 +107,81 @@ class AsyncClient:
 
         return AsyncStream(begin)
 
+    async def audit(
+        self,
+        model: str,
+        items: Iterable[Inputs] | AsyncIterable[Inputs],
+        *,
+        window: int = 0,
+        progress: Callable[[AuditProgress], None] | None = None,
+        **options: Any,
+    ) -> AsyncIterator[Audited]:
+        """The attributions of a data set over one stream, in the order in which they are done; see `Client.audit`."""
+        log, attempts, began = Log(model, options, window), 0, time.monotonic()
+        left = _each(items)
+        report = progress or (lambda _: None)
+        while not log.is_over:
+            room, failure = asyncio.Semaphore(0), list[BaseException]()
+            call = self._attributions.Audit()
+            sending = asyncio.create_task(self._send(call, log, left, room, failure))
+            try:
+                with translated():
+                    while (message := await call.read()) is not grpc.aio.EOF:
+                        for _ in range(message.opened.window):
+                            room.release()
+                        if (answer := log.answer(message)) is not None:
+                            attempts = 0
+                            room.release()
+                            report(log.progress(time.monotonic() - began))
+                            yield answer
+                        if failure:
+                            break
+                    else:
+                        await call.code()
+                        if not log.is_over:
+                            await call.read()  # raises what the call ended with
+            except NotReady:
+                attempts += 1
+                if failure or attempts >= ATTEMPTS:
+                    raise
+                await asyncio.sleep(0.1 * 2**attempts)
+                continue
+            finally:
+                sending.cancel()
+                call.cancel()
+            if failure:
+                raise failure[0]
+            if not log.is_over:
+                raise ServerBug("the server ended the audit without its summary")
+
+    async def _send(
+        self,
+        call: Any,
+        log: Log,
+        items: AsyncIterator[Inputs],
+        room: asyncio.Semaphore,
+        failure: list[BaseException],
+    ) -> None:
+        """What is sent on one stream: the opening, what is unanswered, then items while there is room."""
+        try:
+            await call.write(log.opening())
+            for message in list(log.again()):
+                await room.acquire()
+                await call.write(message)
+            while True:
+                await room.acquire()
+                try:
+                    message = log.item(await self._named(log.model, await anext(items), None))
+                except StopAsyncIteration:
+                    break
+                except Exception as error:  # the caller's iterable: told to the caller
+                    failure.append(error)
+                    break
+                await call.write(message)
+            await call.done_writing()
+        except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+            pass  # reading says why the stream has ended
+
     async def predict(
         self, model: str, inputs: Inputs, outputs: Sequence[str] = (), *, timeout: float | None = None
     ) -> dict[str, Array]:
@@ -168,6 +245,15 @@ class AsyncClient:
         if model not in self._only_inputs:
             self._only_inputs[model] = messages.only_input(await self.model(model, timeout=timeout))
         return {self._only_inputs[model]: inputs}
+
+
+async def _each(items: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Inputs]:
+    if isinstance(items, AsyncIterable):
+        async for one in items:
+            yield one
+    else:
+        for one in items:
+            yield one
 
 
 async def _pages(call: Any, request: Any, field: str, timeout: float | None) -> list[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from threading import Lock, Semaphore
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,8 +13,10 @@ import grpc
 from numpy.typing import ArrayLike
 
 from onnx_attribution.client import messages
+from onnx_attribution.client.audit import ATTEMPTS, Audited, AuditProgress, Log
 from onnx_attribution.client.errors import translated
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
+from onnx_attribution.errors import NotReady, ServerBug
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
@@ -103,6 +107,26 @@ class Client:
             call = self._attributions.StreamAttribute(request, timeout=seconds(timeout, STREAM_SECONDS))
         return Stream(call)
 
+    def audit(
+        self,
+        model: str,
+        items: Iterable[Inputs],
+        *,
+        window: int = 0,
+        progress: Callable[[AuditProgress], None] | None = None,
+        **options: Any,
+    ) -> Iterator[Audited]:
+        """The attributions of a data set over one stream, in the order in which they are done.
+
+        Items are taken from the iterable as answers come, at most `window` (0: as the server likes) ahead of them, so
+        that neither side holds more. An item that cannot be explained is answered by its error. A stream that breaks
+        is taken up again where it was. `progress` is called after each answer; `options` are those of `attribute`.
+
+        Raises: AttributionError where the audit as a whole cannot be.
+        """
+        named = (self._named(model, one, None) for one in items)
+        return _Audit(self._attributions.Audit, Log(model, options, window), named, progress).answers()
+
     def predict(
         self, model: str, inputs: Inputs, outputs: Sequence[str] = (), *, timeout: float | None = None
     ) -> dict[str, Array]:
@@ -174,6 +198,92 @@ def _pages(call: Any, request: Any, field: str, timeout: float | None) -> list[A
             request.page_token = response.next_page_token
             if not request.page_token:
                 return found
+
+
+class _Audit:
+    """One audit: the stream that is open now, and the thread of grpc that takes items for it."""
+
+    def __init__(
+        self,
+        call: Any,
+        log: Log,
+        items: Iterator[Mapping[str, ArrayLike]],
+        progress: Callable[[AuditProgress], None] | None,
+    ) -> None:
+        self._open, self._log, self._items = call, log, items
+        self._progress = progress or (lambda _: None)
+        self._failure: BaseException | None = None
+        self._taking = Lock()
+
+    def answers(self) -> Iterator[Audited]:
+        attempts, began = 0, time.monotonic()
+        while not self._log.is_over:
+            stream = _Sending()
+            try:
+                with translated():
+                    call = self._open(self._messages(stream))
+                    try:
+                        for message in call:
+                            if message.HasField("opened"):
+                                stream.room.release(message.opened.window)
+                            if (answer := self._log.answer(message)) is not None:
+                                attempts = 0
+                                stream.room.release()
+                                self._progress(self._log.progress(time.monotonic() - began))
+                                yield answer
+                            if self._failure is not None:
+                                break
+                    finally:
+                        stream.end()
+                        call.cancel()
+            except NotReady:
+                attempts += 1
+                if self._failure is not None or attempts >= ATTEMPTS:
+                    raise
+                time.sleep(0.1 * 2**attempts)
+                continue
+            if self._failure is not None:
+                raise self._failure
+            if not self._log.is_over:
+                raise ServerBug("the server ended the audit without its summary")
+
+    def _messages(self, stream: _Sending) -> Iterator[pb.AuditRequest]:
+        """What is sent, in grpc's thread: the opening, what is unanswered, then items while there is room."""
+        yield self._log.opening()
+        with self._taking:
+            again = list(self._log.again())
+        for message in again:
+            if not stream.has_room():
+                return
+            yield message
+        while stream.has_room():
+            with self._taking:
+                if stream.is_over:
+                    return
+                try:
+                    message = self._log.item(next(self._items))
+                except StopIteration:
+                    return
+                except BaseException as error:  # the caller's iterable: told to the caller, not to grpc
+                    self._failure = error
+                    return
+            yield message
+
+
+class _Sending:
+    """The room of one stream; once it is over nobody waits for any."""
+
+    def __init__(self) -> None:
+        self.room, self.is_over = Semaphore(0), False
+
+    def has_room(self) -> bool:
+        """Waits for room; False where the stream has ended."""
+        self.room.acquire()
+        return not self.is_over
+
+    def end(self) -> None:
+        self.is_over = True
+        self.room.release(1 << 20)
 
 
 class Stream(Iterator[Event]):

@@ -7,11 +7,11 @@ from contextlib import contextmanager, suppress
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from onnx_attribution import errors
 
-__all__ = ["from_rpc_error", "translated"]
+__all__ = ["from_rpc_error", "from_status", "translated"]
 
 CLASSES: Mapping[str, type[errors.AttributionError]] = {
     "OUT_OF_RANGE": errors.InvalidArgument,
@@ -42,8 +42,21 @@ def translated() -> Iterator[None]:
 
 def from_rpc_error(error: grpc.RpcError) -> errors.AttributionError:
     """The error of a failed call, sync or asyncio, with the reason and details that the server sent."""
-    code, text = error.code().name, error.details() or ""
-    info, violations, precondition = _details(error)
+    details = [value for key, value in error.trailing_metadata() or () if key == "grpc-status-details-bin"]
+    status = status_pb2.Status()
+    for value in details:
+        with suppress(DecodeError):
+            status.ParseFromString(value)
+    return _error(error.code().name, error.details() or "", status)
+
+
+def from_status(status: status_pb2.Status) -> errors.AttributionError:
+    """The error of a part of a stream, which came as a message."""
+    return _error(code_pb2.Code.Name(status.code), status.message, status)
+
+
+def _error(code: str, text: str, status: status_pb2.Status) -> errors.AttributionError:
+    info, violations, precondition = _details(status)
     reason = errors.Reason(info.reason) if info.reason else None
     kind = _kind(code, reason, precondition)
     if kind is errors.Overloaded and "larger than max" in text:
@@ -64,14 +77,12 @@ def _kind(code: str, reason: errors.Reason | None, precondition: str) -> type[er
     return CLASSES.get(code, errors.ServerBug)
 
 
-def _details(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo, dict[str, str], str]:
+def _details(status: status_pb2.Status) -> tuple[error_details_pb2.ErrorInfo, dict[str, str], str]:
     """The reason with its metadata, what is wrong by field, and the class that a failed precondition names."""
     info, violations = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     precondition = error_details_pb2.PreconditionFailure()
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            with suppress(DecodeError):
-                for detail in status_pb2.Status.FromString(value).details:
-                    detail.Unpack(info) or detail.Unpack(violations) or detail.Unpack(precondition)
+    with suppress(DecodeError):
+        for detail in status.details:
+            detail.Unpack(info) or detail.Unpack(violations) or detail.Unpack(precondition)
     fields = {one.field: one.description for one in violations.field_violations}
     return info, fields, next((one.type for one in precondition.violations), "")

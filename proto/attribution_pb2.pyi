@@ -1,5 +1,6 @@
 from google.api import field_behavior_pb2 as _field_behavior_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
+from google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -583,16 +584,18 @@ class Progress(_message.Message):
     def __init__(self, done: _Optional[int] = ..., planned: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class ResolvedTarget(_message.Message):
-    __slots__ = ("tensor", "indices", "values", "baseline_values")
+    __slots__ = ("tensor", "indices", "values", "baseline_values", "labels")
     TENSOR_FIELD_NUMBER: _ClassVar[int]
     INDICES_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     BASELINE_VALUES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     tensor: str
     indices: _containers.RepeatedScalarFieldContainer[str]
     values: _containers.RepeatedScalarFieldContainer[float]
     baseline_values: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, tensor: _Optional[str] = ..., indices: _Optional[_Iterable[str]] = ..., values: _Optional[_Iterable[float]] = ..., baseline_values: _Optional[_Iterable[float]] = ...) -> None: ...
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tensor: _Optional[str] = ..., indices: _Optional[_Iterable[str]] = ..., values: _Optional[_Iterable[float]] = ..., baseline_values: _Optional[_Iterable[float]] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LayerSummary(_message.Message):
     __slots__ = ("name", "datatype", "shape", "cut", "sums", "residuals", "error_estimates", "spreads", "shares")
@@ -737,7 +740,7 @@ class TensorInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Union[Shape, _Mapping]] = ..., batch_axis: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "state", "reason", "digest", "opset", "batch_mode", "sources", "inputs", "outputs")
+    __slots__ = ("name", "version", "state", "reason", "digest", "opset", "batch_mode", "sources", "inputs", "outputs", "class_names", "preprocessing", "description", "load_seconds")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Model.State]
@@ -748,6 +751,20 @@ class Model(_message.Message):
     STATE_READY: Model.State
     STATE_FAILED: Model.State
     STATE_UNLOADED: Model.State
+    class ClassNamesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: ClassNames
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[ClassNames, _Mapping]] = ...) -> None: ...
+    class PreprocessingEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Preprocessing
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Preprocessing, _Mapping]] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -758,6 +775,10 @@ class Model(_message.Message):
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAMES_FIELD_NUMBER: _ClassVar[int]
+    PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    LOAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     state: Model.State
@@ -768,7 +789,35 @@ class Model(_message.Message):
     sources: _containers.RepeatedScalarFieldContainer[str]
     inputs: _containers.RepeatedCompositeFieldContainer[TensorInfo]
     outputs: _containers.RepeatedCompositeFieldContainer[TensorInfo]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., state: _Optional[_Union[Model.State, str]] = ..., reason: _Optional[str] = ..., digest: _Optional[str] = ..., opset: _Optional[int] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., sources: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ...) -> None: ...
+    class_names: _containers.MessageMap[str, ClassNames]
+    preprocessing: _containers.MessageMap[str, Preprocessing]
+    description: str
+    load_seconds: float
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., state: _Optional[_Union[Model.State, str]] = ..., reason: _Optional[str] = ..., digest: _Optional[str] = ..., opset: _Optional[int] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., sources: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., class_names: _Optional[_Mapping[str, ClassNames]] = ..., preprocessing: _Optional[_Mapping[str, Preprocessing]] = ..., description: _Optional[str] = ..., load_seconds: _Optional[float] = ...) -> None: ...
+
+class ClassNames(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Preprocessing(_message.Message):
+    __slots__ = ("kind", "size", "scale", "mean", "std", "layout", "colours")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    STD_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    COLOURS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    size: _containers.RepeatedScalarFieldContainer[int]
+    scale: float
+    mean: _containers.RepeatedScalarFieldContainer[float]
+    std: _containers.RepeatedScalarFieldContainer[float]
+    layout: str
+    colours: str
+    def __init__(self, kind: _Optional[str] = ..., size: _Optional[_Iterable[int]] = ..., scale: _Optional[float] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., layout: _Optional[str] = ..., colours: _Optional[str] = ...) -> None: ...
 
 class Layer(_message.Message):
     __slots__ = ("name", "node", "operator", "dtype", "shape", "cut")
@@ -917,3 +966,188 @@ class ListMethodsResponse(_message.Message):
     methods: _containers.RepeatedCompositeFieldContainer[MethodInfo]
     next_page_token: str
     def __init__(self, methods: _Optional[_Iterable[_Union[MethodInfo, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class LoadModelRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class LoadModelResponse(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
+
+class UnloadModelRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class UnloadModelResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UploadModelRequest(_message.Message):
+    __slots__ = ("begin", "data")
+    class Begin(_message.Message):
+        __slots__ = ("name", "version", "size", "sha256")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        VERSION_FIELD_NUMBER: _ClassVar[int]
+        SIZE_FIELD_NUMBER: _ClassVar[int]
+        SHA256_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        version: int
+        size: int
+        sha256: str
+        def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., size: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    begin: UploadModelRequest.Begin
+    data: bytes
+    def __init__(self, begin: _Optional[_Union[UploadModelRequest.Begin, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class UploadModelResponse(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
+
+class AuditOpen(_message.Message):
+    __slots__ = ("request", "window", "resume_from")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FROM_FIELD_NUMBER: _ClassVar[int]
+    request: AttributeRequest
+    window: int
+    resume_from: int
+    def __init__(self, request: _Optional[_Union[AttributeRequest, _Mapping]] = ..., window: _Optional[int] = ..., resume_from: _Optional[int] = ...) -> None: ...
+
+class AuditItem(_message.Message):
+    __slots__ = ("sequence", "inputs", "target")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
+    target: Target
+    def __init__(self, sequence: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., target: _Optional[_Union[Target, _Mapping]] = ...) -> None: ...
+
+class AuditRequest(_message.Message):
+    __slots__ = ("open", "item")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    open: AuditOpen
+    item: AuditItem
+    def __init__(self, open: _Optional[_Union[AuditOpen, _Mapping]] = ..., item: _Optional[_Union[AuditItem, _Mapping]] = ...) -> None: ...
+
+class AuditOpened(_message.Message):
+    __slots__ = ("window", "digest")
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    window: int
+    digest: str
+    def __init__(self, window: _Optional[int] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class AuditResult(_message.Message):
+    __slots__ = ("sequence", "summary", "attributions", "stop_reason")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    summary: AttributionSummary
+    attributions: _containers.RepeatedCompositeFieldContainer[Tensor]
+    stop_reason: StopReason
+    def __init__(self, sequence: _Optional[int] = ..., summary: _Optional[_Union[AttributionSummary, _Mapping]] = ..., attributions: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ...) -> None: ...
+
+class AuditError(_message.Message):
+    __slots__ = ("sequence", "status")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    status: _status_pb2.Status
+    def __init__(self, sequence: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class AuditProgress(_message.Message):
+    __slots__ = ("answered", "seconds", "watermark")
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WATERMARK_FIELD_NUMBER: _ClassVar[int]
+    answered: int
+    seconds: float
+    watermark: int
+    def __init__(self, answered: _Optional[int] = ..., seconds: _Optional[float] = ..., watermark: _Optional[int] = ...) -> None: ...
+
+class AuditSummary(_message.Message):
+    __slots__ = ("results", "errors", "seconds", "worst_residual", "median_residual")
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WORST_RESIDUAL_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_RESIDUAL_FIELD_NUMBER: _ClassVar[int]
+    results: int
+    errors: int
+    seconds: float
+    worst_residual: float
+    median_residual: float
+    def __init__(self, results: _Optional[int] = ..., errors: _Optional[int] = ..., seconds: _Optional[float] = ..., worst_residual: _Optional[float] = ..., median_residual: _Optional[float] = ...) -> None: ...
+
+class AuditResponse(_message.Message):
+    __slots__ = ("opened", "result", "error", "progress", "summary")
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    opened: AuditOpened
+    result: AuditResult
+    error: AuditError
+    progress: AuditProgress
+    summary: AuditSummary
+    def __init__(self, opened: _Optional[_Union[AuditOpened, _Mapping]] = ..., result: _Optional[_Union[AuditResult, _Mapping]] = ..., error: _Optional[_Union[AuditError, _Mapping]] = ..., progress: _Optional[_Union[AuditProgress, _Mapping]] = ..., summary: _Optional[_Union[AuditSummary, _Mapping]] = ...) -> None: ...
+
+class GetServerInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetServerInfoResponse(_message.Message):
+    __slots__ = ("version", "versions", "provider", "threads", "devices", "limits", "methods", "operators", "uploads", "models", "loaded_models")
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class LimitsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    OPERATORS_FIELD_NUMBER: _ClassVar[int]
+    UPLOADS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    LOADED_MODELS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    versions: _containers.ScalarMap[str, str]
+    provider: str
+    threads: int
+    devices: _containers.RepeatedScalarFieldContainer[int]
+    limits: _containers.ScalarMap[str, float]
+    methods: _containers.RepeatedScalarFieldContainer[str]
+    operators: _containers.RepeatedScalarFieldContainer[str]
+    uploads: bool
+    models: int
+    loaded_models: int
+    def __init__(self, version: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., provider: _Optional[str] = ..., threads: _Optional[int] = ..., devices: _Optional[_Iterable[int]] = ..., limits: _Optional[_Mapping[str, float]] = ..., methods: _Optional[_Iterable[str]] = ..., operators: _Optional[_Iterable[str]] = ..., uploads: bool = ..., models: _Optional[int] = ..., loaded_models: _Optional[int] = ...) -> None: ...

@@ -50,6 +50,11 @@ class AttributionServiceStub(object):
                 request_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.AttributeRequest.SerializeToString,
                 response_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.StreamAttributeResponse.FromString,
                 _registered_method=True)
+        self.Audit = channel.stream_stream(
+                '/onnx_attribution.v1.AttributionService/Audit',
+                request_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.AuditRequest.SerializeToString,
+                response_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.AuditResponse.FromString,
+                _registered_method=True)
         self.ListMethods = channel.unary_unary(
                 '/onnx_attribution.v1.AttributionService/ListMethods',
                 request_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.ListMethodsRequest.SerializeToString,
@@ -82,6 +87,15 @@ class AttributionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Audit(self, request_iterator, context):
+        """A data set over one stream: `open`, then items, each answered by one result or error, in the order in which they are
+        done. At most `AuditOpened.window` items are unanswered at once: the server reads no further one. When the client
+        has said that no item follows, `summary` is the last answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListMethods(self, request, context):
         """The methods that this server evaluates, with their parameters.
         """
@@ -106,6 +120,11 @@ def add_AttributionServiceServicer_to_server(servicer, server):
                     servicer.StreamAttribute,
                     request_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.AttributeRequest.FromString,
                     response_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.StreamAttributeResponse.SerializeToString,
+            ),
+            'Audit': grpc.stream_stream_rpc_method_handler(
+                    servicer.Audit,
+                    request_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.AuditRequest.FromString,
+                    response_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.AuditResponse.SerializeToString,
             ),
             'ListMethods': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMethods,
@@ -206,6 +225,33 @@ class AttributionService(object):
             _registered_method=True)
 
     @staticmethod
+    def Audit(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/onnx_attribution.v1.AttributionService/Audit',
+            onnx__attribution_dot_proto_dot_attribution__pb2.AuditRequest.SerializeToString,
+            onnx__attribution_dot_proto_dot_attribution__pb2.AuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListMethods(request,
             target,
             options=(),
@@ -234,7 +280,8 @@ class AttributionService(object):
 
 
 class ModelServiceStub(object):
-    """Says what is served.
+    """Says what is served, and changes it. A model is named `name`, `models/name` (its latest version) or
+    `models/name/versions/n`.
     """
 
     def __init__(self, channel):
@@ -258,10 +305,26 @@ class ModelServiceStub(object):
                 request_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.ListLayersRequest.SerializeToString,
                 response_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.ListLayersResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/onnx_attribution.v1.ModelService/LoadModel',
+                request_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/onnx_attribution.v1.ModelService/UnloadModel',
+                request_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
+        self.UploadModel = channel.stream_unary(
+                '/onnx_attribution.v1.ModelService/UploadModel',
+                request_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.UploadModelRequest.SerializeToString,
+                response_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.UploadModelResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
-    """Says what is served.
+    """Says what is served, and changes it. A model is named `name`, `models/name` (its latest version) or
+    `models/name/versions/n`.
     """
 
     def ListModels(self, request, context):
@@ -279,6 +342,28 @@ class ModelServiceServicer(object):
 
     def ListLayers(self, request, context):
         """The tensors that can be attributed to, in the order of the graph.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """Looks into the model directories for the model, and loads it and runs it once where it is new or has changed. What
+        was served stays until then, and for good where the new one fails.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Serves a model, or one version of it, no more; answers once the requests that run on it have ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadModel(self, request_iterator, context):
+        """Puts a new version into the model directory and loads it: `begin`, then its bytes. Off unless the server allows it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -302,6 +387,21 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.ListLayersRequest.FromString,
                     response_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.ListLayersResponse.SerializeToString,
             ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.LoadModelRequest.FromString,
+                    response_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.UnloadModelRequest.FromString,
+                    response_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'UploadModel': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadModel,
+                    request_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.UploadModelRequest.FromString,
+                    response_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.UploadModelResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'onnx_attribution.v1.ModelService', rpc_method_handlers)
@@ -311,7 +411,8 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """Says what is served.
+    """Says what is served, and changes it. A model is named `name`, `models/name` (its latest version) or
+    `models/name/versions/n`.
     """
 
     @staticmethod
@@ -385,6 +486,163 @@ class ModelService(object):
             '/onnx_attribution.v1.ModelService/ListLayers',
             onnx__attribution_dot_proto_dot_attribution__pb2.ListLayersRequest.SerializeToString,
             onnx__attribution_dot_proto_dot_attribution__pb2.ListLayersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onnx_attribution.v1.ModelService/LoadModel',
+            onnx__attribution_dot_proto_dot_attribution__pb2.LoadModelRequest.SerializeToString,
+            onnx__attribution_dot_proto_dot_attribution__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onnx_attribution.v1.ModelService/UnloadModel',
+            onnx__attribution_dot_proto_dot_attribution__pb2.UnloadModelRequest.SerializeToString,
+            onnx__attribution_dot_proto_dot_attribution__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadModel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/onnx_attribution.v1.ModelService/UploadModel',
+            onnx__attribution_dot_proto_dot_attribution__pb2.UploadModelRequest.SerializeToString,
+            onnx__attribution_dot_proto_dot_attribution__pb2.UploadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class ServerServiceStub(object):
+    """Says what the server is.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetServerInfo = channel.unary_unary(
+                '/onnx_attribution.v1.ServerService/GetServerInfo',
+                request_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.GetServerInfoRequest.SerializeToString,
+                response_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.GetServerInfoResponse.FromString,
+                _registered_method=True)
+
+
+class ServerServiceServicer(object):
+    """Says what the server is.
+    """
+
+    def GetServerInfo(self, request, context):
+        """Versions, devices and every limit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ServerServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetServerInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServerInfo,
+                    request_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.GetServerInfoRequest.FromString,
+                    response_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.GetServerInfoResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'onnx_attribution.v1.ServerService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('onnx_attribution.v1.ServerService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ServerService(object):
+    """Says what the server is.
+    """
+
+    @staticmethod
+    def GetServerInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onnx_attribution.v1.ServerService/GetServerInfo',
+            onnx__attribution_dot_proto_dot_attribution__pb2.GetServerInfoRequest.SerializeToString,
+            onnx__attribution_dot_proto_dot_attribution__pb2.GetServerInfoResponse.FromString,
             options,
             channel_credentials,
             insecure,

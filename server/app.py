@@ -47,13 +47,14 @@ def build(engine: Engine, settings: Settings) -> Server:
         workers=settings.workers,
         max_unary=settings.max_unary,
         max_streams=settings.max_streams,
+        max_audits=settings.max_audits,
         heartbeat=settings.heartbeat_seconds,
     )
     scrub = scrubber(path if path.is_dir() else path.parent for path in settings.models)
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor(scrub)], options=_options(settings), maximum_concurrent_rpcs=512
     )
-    rpc.add_AttributionServiceServicer_to_server(AttributionService(engine, work, settings), server)
+    rpc.add_AttributionServiceServicer_to_server(AttributionService(engine, work, settings, scrub), server)
     rpc.add_ModelServiceServicer_to_server(ModelService(engine, work, settings, scrub), server)
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

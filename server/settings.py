@@ -38,10 +38,13 @@ class Settings(BaseSettings):
     workers: int = Field(default=2, ge=1)
     max_unary: int = Field(default=64, ge=1)
     max_streams: int = Field(default=32, ge=1)
+    max_audits: int = Field(default=8, ge=1)
+    audit_window: int = Field(default=16, ge=1)
     unary_seconds: float = Field(default=60, gt=0)
     stream_seconds: float = Field(default=600, gt=0)
     max_seconds: float = Field(default=3600, gt=0)
     heartbeat_seconds: float = Field(default=15, gt=0)
+    audit_idle_seconds: float = Field(default=120, gt=0)
 
     lame_duck_seconds: float | None = Field(default=None, ge=0)
     grace_seconds: float = Field(default=30, ge=0)

@@ -11,18 +11,20 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, NotReady, Reason
+from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import DOUBLED_STEPS, FIXED_STEPS, MethodInfo
 from onnx_attribution.parameters import parameters_of
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.proto import catalog, events, method_messages, requests, tensors, words
+from onnx_attribution.server.service.audit import Audit
 from onnx_attribution.server.service.status import Scrub
-from onnx_attribution.server.service.threads import Stop, Work
+from onnx_attribution.server.service.threads import Stop, Work, no_result
 from onnx_attribution.server.settings import Settings
 from onnx_attribution.values import (
     Accepted,
     Array,
+    Attribution,
     AttributionRequest,
     Completed,
     Event,
@@ -60,10 +62,11 @@ class Engine(Protocol):
 class AttributionService(rpc.AttributionServiceServicer):
     """Predict, Attribute and StreamAttribute over an engine."""
 
-    def __init__(self, engine: Engine, work: Work, settings: Settings) -> None:
+    def __init__(self, engine: Engine, work: Work, settings: Settings, scrub: Scrub) -> None:
         self._engine = engine
         self._work = work
         self._settings = settings
+        self._scrub = scrub
 
     async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
         def predict() -> pb.PredictResponse:
@@ -82,8 +85,7 @@ class AttributionService(rpc.AttributionServiceServicer):
 
         def prepare(event: Event) -> Event:
             if isinstance(event, Revision):
-                values = (layer.values for layer in event.attribution.layers.values())
-                self._limit_bytes(values, "use StreamAttribute, or ask for fewer samples or layers")
+                self._limit_revision(event)
                 revisions[event.number] = event
             if isinstance(event, Completed) and event.best_revision in revisions:
                 best = revisions[event.best_revision].attribution
@@ -120,6 +122,21 @@ class AttributionService(rpc.AttributionServiceServicer):
                         chunk = pb.Chunk(revision=number, layer=layer, offset=offset, data=data, last=last)
                         yield pb.StreamAttributeResponse(chunk=chunk)
 
+    async def Audit(
+        self, request_iterator: AsyncIterator[pb.AuditRequest], context: Any
+    ) -> AsyncIterator[pb.AuditResponse]:
+        with self._work.admit(Reason.TOO_MANY_AUDITS):
+            audit = Audit(self._work, self._settings, self._answer, self._digest, self._scrub)
+            answers = audit.answers(request_iterator)
+            try:
+                async for answer in answers:
+                    yield answer
+            finally:
+                await answers.aclose()  # type: ignore[attr-defined]  # now, not when it is collected
+
+    def _digest(self, model: str) -> str:
+        return self._engine.info(model).digest
+
     async def ListMethods(self, request: pb.ListMethodsRequest, context: Any) -> pb.ListMethodsResponse:
         page, token = _page(self._engine.methods(), request.page_size or 100, 1000, request.page_token, "")
         return pb.ListMethodsResponse(methods=map(method_messages.to_info, page), next_page_token=token)
@@ -138,21 +155,13 @@ class AttributionService(rpc.AttributionServiceServicer):
         accepted = False
 
         def start() -> Iterator[Event]:
-            request = requests.from_request(message)
-            request = self._limit_steps(request)
-            self._limit_samples(request.model, request.inputs, len(request.each_target))
-            request = dataclasses.replace(request, request_id=request.request_id or uuid.uuid4().hex)
-            return self._engine.stream(request, stop=stop, revisions=every and not message.last_only)
+            return self._started(message, stop, every)
 
         def checked(event: Event) -> Item:
             nonlocal accepted
             accepted |= isinstance(event, Accepted)
             if isinstance(event, Completed) and not stop.has_result:
-                if event.stop_reason == "draining":
-                    raise NotReady("the server is shutting down", reason=Reason.DRAINING)
-                raise DeadlineExceeded(
-                    "the time ran out before the first revision; allow more, or fewer steps"
-                )
+                raise no_result(stop, event.stop_reason)
             return prepare(event)
 
         produced = self._work.events(start, stop, checked)
@@ -163,6 +172,30 @@ class AttributionService(rpc.AttributionServiceServicer):
                     return
         finally:
             await produced.aclose()  # type: ignore[attr-defined]  # now, not when it is collected
+
+    def _started(self, message: pb.AttributeRequest, stop: Stop, every: bool) -> Iterator[Event]:
+        """The engine's events about a message, once it is read and within the limits."""
+        request = requests.from_request(message)
+        request = self._limit_steps(request)
+        self._limit_samples(request.model, request.inputs, len(request.each_target))
+        request = dataclasses.replace(request, request_id=request.request_id or uuid.uuid4().hex)
+        return self._engine.stream(request, stop=stop, revisions=every and not message.last_only)
+
+    def _answer(self, message: pb.AttributeRequest, stop: Stop) -> tuple[Attribution, StopReason]:
+        """The best revision of a message, within what one message holds, and why there is no better one."""
+        revisions: dict[int, Attribution] = {}
+        for event in self._started(message, stop, every=False):
+            if isinstance(event, Revision):
+                self._limit_revision(event)
+                revisions[event.number] = event.attribution
+                stop.has_result = True
+            elif isinstance(event, Completed) and event.best_revision in revisions:
+                return revisions[event.best_revision], event.stop_reason
+        raise no_result(stop)
+
+    def _limit_revision(self, revision: Revision) -> None:
+        values = (layer.values for layer in revision.attribution.layers.values())
+        self._limit_bytes(values, "use StreamAttribute, or ask for sums_only, fewer samples or layers")
 
     def _seconds(self, context: Any, default: float) -> float:
         """The time a call has: the client's, or the default where it states none."""

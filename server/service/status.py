@@ -64,14 +64,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
                 return errors.InvalidArgument("the request is no message of this call, or nested too deep")
 
         codec = {"request_deserializer": parsed, "response_serializer": handler.response_serializer}
+        several = handler.request_streaming
         if handler.response_streaming:
-            stream = handler.unary_stream
+            stream = handler.stream_stream if several else handler.unary_stream
 
             async def guarded_stream(request: Any, context: Any) -> AsyncIterator[Any]:
-                if isinstance(request, errors.InvalidArgument):
-                    await self._abort(request, context)
-                responses = stream(request, context)
+                responses = None
                 try:
+                    responses = stream(_checked_stream(request) if several else _checked(request), context)
                     async for response in responses:
                         yield response
                 except grpc.aio.AbortError:
@@ -79,21 +79,24 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
                 except Exception as error:
                     await self._abort(error, context)
                 finally:
-                    await responses.aclose()
+                    if responses is not None:
+                        await responses.aclose()
 
+            if several:
+                return grpc.stream_stream_rpc_method_handler(guarded_stream, **codec)
             return grpc.unary_stream_rpc_method_handler(guarded_stream, **codec)
-        unary = handler.unary_unary
+        unary = handler.stream_unary if several else handler.unary_unary
 
         async def guarded(request: Any, context: Any) -> Any:
             try:
-                if isinstance(request, errors.InvalidArgument):
-                    raise request
-                return await unary(request, context)
+                return await unary(_checked_stream(request) if several else _checked(request), context)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
                 await self._abort(error, context)
 
+        if several:
+            return grpc.stream_unary_rpc_method_handler(guarded, **codec)
         return grpc.unary_unary_rpc_method_handler(guarded, **codec)
 
     async def _abort(self, error: Exception, context: Any) -> NoReturn:
@@ -102,6 +105,18 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
         # Not abort_with_status: tracing wrappers record no code for it.
         await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
         raise AssertionError("abort returned")
+
+
+def _checked(request: Any) -> Any:
+    """The message. Raises: InvalidArgument, if it could not be read."""
+    if isinstance(request, errors.InvalidArgument):
+        raise request
+    return request
+
+
+async def _checked_stream(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for message in messages:
+        yield _checked(message)
 
 
 def _internal(error: BaseException) -> status_pb2.Status:

@@ -14,7 +14,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Literal, TypeVar
 
-from onnx_attribution.errors import Cancelled, DeadlineExceeded, NotReady, Overloaded, Reason
+from onnx_attribution.errors import (
+    AttributionError,
+    Cancelled,
+    DeadlineExceeded,
+    NotReady,
+    Overloaded,
+    Reason,
+)
 from onnx_attribution.server.engine.interrupt import Interrupt
 from onnx_attribution.values import Event, Progress, Revision, StopReason
 
@@ -63,9 +70,7 @@ class Stop:
 
     def expire(self) -> None:
         """The time is over: what runs is ended."""
-        self.interrupt.fire(
-            DeadlineExceeded("the time ran out before the first revision; allow more, or fewer steps")
-        )
+        self.interrupt.fire(no_result(self))
 
     @property
     def left(self) -> float:
@@ -83,15 +88,30 @@ class Stop:
         self._mark = now
 
 
+def no_result(stop: Stop, reason: StopReason = "deadline_near") -> AttributionError:
+    """The error of a computation that ended before its first revision."""
+    if reason == "draining":
+        return NotReady("the server is shutting down", reason=Reason.DRAINING)
+    return DeadlineExceeded(
+        f"the {stop.seconds:.3g} s ran out before the first revision; allow more, or fewer steps"
+    )
+
+
 class Work:
     """The threads of a server: `workers` for computing, two for questions about models; and what is admitted."""
 
-    def __init__(self, *, workers: int, max_unary: int, max_streams: int, heartbeat: float) -> None:
+    def __init__(
+        self, *, workers: int, max_unary: int, max_streams: int, heartbeat: float, max_audits: int = 8
+    ) -> None:
         self.draining = threading.Event()
         self._compute = ThreadPoolExecutor(workers, "compute")
         self._questions = ThreadPoolExecutor(2, "questions")
         self._heartbeat = heartbeat
-        self._limits = {Reason.QUEUE_FULL: max_unary, Reason.TOO_MANY_STREAMS: max_streams}
+        self._limits = {
+            Reason.QUEUE_FULL: max_unary,
+            Reason.TOO_MANY_STREAMS: max_streams,
+            Reason.TOO_MANY_AUDITS: max_audits,
+        }
         self._admitted = dict.fromkeys(self._limits, 0)
 
     @property
@@ -115,10 +135,20 @@ class Work:
         finally:
             self._admitted[full] -= 1
 
-    async def run(self, function: Callable[[], Result], seconds: float, *, compute: bool = True) -> Result:
-        """What the function returns, from a thread. Raises: DeadlineExceeded after `seconds`."""
+    async def run(
+        self,
+        function: Callable[[], Result],
+        seconds: float,
+        *,
+        compute: bool = True,
+        interrupt: Interrupt | None = None,
+    ) -> Result:
+        """What the function returns, from a thread, whose calls are ended with the waiting for it.
+
+        Raises: DeadlineExceeded after `seconds`.
+        """
         pool = self._compute if compute else self._questions
-        interrupt = Interrupt()
+        interrupt = interrupt or Interrupt()
 
         def interruptible() -> Result:
             with interrupt.here():

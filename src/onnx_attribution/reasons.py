@@ -139,6 +139,11 @@ class Reason(StrEnum):
         "the call allows more time than the server does",
         "give a timeout of at most `limit` seconds",
     )
+    AUDIT_PROTOCOL = (
+        "AUDIT_PROTOCOL", "InvalidArgument",
+        "a message of an audit is out of place: no `open` first, a second one, or sequence numbers that do not rise",
+        "send `open` once, then items whose sequence numbers rise",
+    )
     PAGE_TOKEN_INVALID = (
         "PAGE_TOKEN_INVALID", "InvalidArgument",
         "the page token does not come from this query",
@@ -302,6 +307,11 @@ class Reason(StrEnum):
         "TOO_MANY_STREAMS", "Overloaded",
         "as many streams as may are running",
         "try again later, or end a stream",
+    )
+    TOO_MANY_AUDITS = (
+        "TOO_MANY_AUDITS", "Overloaded",
+        "as many audits as may are running",
+        "try again later, or end an audit",
     )
     DEVICE_OUT_OF_MEMORY = (
         "DEVICE_OUT_OF_MEMORY", "Overloaded",
