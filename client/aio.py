@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from os import PathLike
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +31,7 @@ from onnx_attribution.values import (
     ModelInfo,
     Progress,
     Revision,
+    ServerInfo,
 )
 
 __all__ = ["AsyncClient", "AsyncStream"]
@@ -53,6 +55,7 @@ class AsyncClient:
         )
         self._attributions = rpc.AttributionServiceStub(self._channel)
         self._models = rpc.ModelServiceStub(self._channel)
+        self._server = rpc.ServerServiceStub(self._channel)
         self._only_inputs: dict[str, str] = {}
 
     async def attribute(
@@ -212,6 +215,39 @@ class AsyncClient:
         return [
             catalog.from_layer(x) for x in await _pages(self._models.ListLayers, request, "layers", timeout)
         ]
+
+    async def load(self, model: str, *, timeout: float | None = None) -> ModelInfo:
+        """Has the server look into its model directories, and load a model where its file is new or has changed."""
+        with translated():
+            response = await self._models.LoadModel(
+                pb.LoadModelRequest(model=model), timeout=seconds(timeout, STREAM_SECONDS)
+            )
+        return catalog.from_model(response.model)
+
+    async def unload(self, model: str, *, timeout: float | None = None) -> None:
+        """Has a model served no more, or one version of it; returns once nothing runs on it."""
+        with translated():
+            await self._models.UnloadModel(
+                pb.UnloadModelRequest(model=model), timeout=seconds(timeout, STREAM_SECONDS)
+            )
+
+    async def upload(
+        self, name: str, file: str | PathLike[str], *, version: int = 0, timeout: float | None = None
+    ) -> ModelInfo:
+        """Sends a model file, which the server serves from then on: as this version, or the next one."""
+        with translated():
+            response = await self._models.UploadModel(
+                messages.to_upload(name, file, version), timeout=seconds(timeout, STREAM_SECONDS)
+            )
+        return catalog.from_model(response.model)
+
+    async def server(self, *, timeout: float | None = None) -> ServerInfo:
+        """What the server is: versions, device, methods and limits."""
+        with translated():
+            response = await self._server.GetServerInfo(
+                pb.GetServerInfoRequest(), timeout=seconds(timeout, UNARY_SECONDS)
+            )
+        return catalog.from_server(response)
 
     async def methods(self, *, timeout: float | None = None) -> list[MethodInfo]:
         """The methods that the server evaluates, with their parameters."""

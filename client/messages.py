@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,10 +50,12 @@ __all__ = [
     "to_health",
     "to_predict",
     "to_request",
+    "to_upload",
 ]
 
 UNARY_SECONDS = 60.0
 STREAM_SECONDS = 600.0
+PART = 1 << 20  # bytes of a message of an upload
 MAX_SECONDS = 1e9  # what gRPC can count to
 
 Inputs = Mapping[str, ArrayLike] | ArrayLike
@@ -147,6 +152,29 @@ def to_predict(model: str, inputs: Mapping[str, ArrayLike], outputs: Sequence[st
         return pb.PredictRequest(model=model, inputs=encoded, outputs=names)
     except (TypeError, ValueError):
         raise InvalidArgument(f"model and outputs are names, not {model!r} and {outputs!r}") from None
+
+
+def to_upload(name: str, file: str | PathLike[str], version: int) -> Iterator[pb.UploadModelRequest]:
+    """The messages of an upload, read from the file as they are sent.
+
+    Raises: InvalidArgument, at once, for a file that cannot be read.
+    """
+    try:
+        digest, size = hashlib.sha256(), Path(file).stat().st_size
+        with open(file, "rb") as stream:
+            while part := stream.read(PART):
+                digest.update(part)
+    except (OSError, TypeError) as error:
+        raise InvalidArgument(f"the file {file!r} cannot be read: {error}") from None
+
+    def messages() -> Iterator[pb.UploadModelRequest]:
+        begin = pb.UploadModelRequest.Begin(name=name, version=version, size=size, sha256=digest.hexdigest())
+        yield pb.UploadModelRequest(begin=begin)
+        with open(file, "rb") as stream:
+            while part := stream.read(PART):
+                yield pb.UploadModelRequest(data=part)
+
+    return messages()
 
 
 def arrays(

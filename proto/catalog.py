@@ -8,7 +8,7 @@ from onnx_attribution import values as v
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import words
 
-__all__ = ["from_layer", "from_model", "to_layer", "to_model"]
+__all__ = ["from_layer", "from_model", "from_server", "to_layer", "to_model"]
 
 
 def to_model(info: v.ModelInfo) -> pb.Model:
@@ -23,6 +23,7 @@ def to_model(info: v.ModelInfo) -> pb.Model:
         sources=info.sources,
         inputs=map(_to_tensor_info, info.inputs),
         outputs=map(_to_tensor_info, info.outputs),
+        load_seconds=info.load_seconds,
     )
 
 
@@ -38,6 +39,23 @@ def from_model(message: pb.Model) -> v.ModelInfo:
         sources=tuple(message.sources),
         inputs=tuple(map(_from_tensor_info, message.inputs)),
         outputs=tuple(map(_from_tensor_info, message.outputs)),
+        load_seconds=message.load_seconds,
+    )
+
+
+def from_server(message: pb.GetServerInfoResponse) -> v.ServerInfo:
+    return v.ServerInfo(
+        version=message.version,
+        versions=dict(message.versions),
+        provider=message.provider,
+        threads=message.threads,
+        devices=tuple(message.devices),
+        limits=dict(message.limits),
+        methods=tuple(message.methods),
+        operators=tuple(message.operators),
+        uploads=message.uploads,
+        models=message.models,
+        loaded_models=message.loaded_models,
     )
 
 

@@ -21,8 +21,10 @@ from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.server.engine.engine import Engine as ModelEngine
-from onnx_attribution.server.engine.models.folders import scan_all
-from onnx_attribution.server.service.attribution import AttributionService, Engine, ModelService
+from onnx_attribution.server.service.attribution import AttributionService, Engine
+from onnx_attribution.server.service.info import ServerService
+from onnx_attribution.server.service.models import ModelService
+from onnx_attribution.server.service.repository import Models, Repository, watch
 from onnx_attribution.server.service.status import ErrorInterceptor, scrubber
 from onnx_attribution.server.service.threads import Work
 from onnx_attribution.server.settings import Settings
@@ -36,8 +38,8 @@ MIB = 1 << 20
 log = structlog.get_logger(__name__)
 
 
-def build(engine: Engine, settings: Settings) -> Server:
-    """A server over the engine, not yet listening; needs a running event loop.
+def build(engine: Engine, settings: Settings, repository: Repository | None = None) -> Server:
+    """A server over the engine, not yet listening; needs a running event loop. `repository`: the model directories.
 
     Where structlog is not configured, its log goes to standard error.
     """
@@ -55,7 +57,9 @@ def build(engine: Engine, settings: Settings) -> Server:
         interceptors=[ErrorInterceptor(scrub)], options=_options(settings), maximum_concurrent_rpcs=512
     )
     rpc.add_AttributionServiceServicer_to_server(AttributionService(engine, work, settings, scrub), server)
-    rpc.add_ModelServiceServicer_to_server(ModelService(engine, work, settings, scrub), server)
+    folders = repository or Repository(cast(Models, engine), settings.models)
+    rpc.add_ModelServiceServicer_to_server(ModelService(engine, work, settings, scrub, folders), server)
+    rpc.add_ServerServiceServicer_to_server(ServerService(engine, settings), server)
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
@@ -131,17 +135,22 @@ def serve(settings: Settings) -> None:
         memory_budget=settings.memory_budget_mib * MIB,
         tf32=settings.tf32,
         devices=settings.devices,
+        most_loaded=settings.most_loaded,
     )
     try:
-        for served in scan_all(settings.models, _log_skipped):
-            engine.add(served.name, served.path, version=served.version)
-        asyncio.run(_serve(engine, settings))
+        repository = Repository(engine, settings.models)
+        repository.start(_log_skipped)
+        asyncio.run(_serve(engine, settings, repository))
     finally:
         engine.close()
 
 
 def _log_skipped(file: Path, why: str) -> None:
     log.warning("skipped", file=str(file), why=why)
+
+
+def _log_change(model: str, what: str) -> None:
+    log.info("models", model=model, what=what)
 
 
 @contextmanager
@@ -182,14 +191,18 @@ def background(engine: Engine, settings: Settings) -> Iterator[tuple[str, Server
             raise ready[1]
 
 
-async def _serve(engine: Engine, settings: Settings) -> None:
+async def _serve(engine: Engine, settings: Settings, repository: Repository | None = None) -> None:
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):  # before all that takes time: none is missed
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
-    server = build(engine, settings)
+    server = build(engine, settings, repository)
     port = await server.start()
+    watched = repository if settings.watch else None
+    watching = asyncio.create_task(watch(watched, _log_change)) if watched else None
     log.info("serving", host=settings.host, port=port, models=len(engine.models()))
     await signals.get()
+    if watching is not None:
+        watching.cancel()
     log.info("draining", running=server.work.running)
     draining, second = asyncio.create_task(server.drain()), asyncio.create_task(signals.get())
     await asyncio.wait([draining, second], return_when=asyncio.FIRST_COMPLETED)

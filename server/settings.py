@@ -30,6 +30,11 @@ class Settings(BaseSettings):
     tf32: bool = False
     memory_budget_mib: int = Field(default=2048, ge=1)
 
+    most_loaded: int = Field(default=16, ge=0)
+    watch: bool = False
+    uploads: bool = False
+    max_upload_mib: int = Field(default=2048, ge=1)
+
     max_request_mib: int = Field(default=64, ge=1, le=512)
     max_response_mib: float = Field(default=3, gt=0, le=512)
     max_samples: int = Field(default=256, ge=1)

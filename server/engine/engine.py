@@ -33,7 +33,8 @@ class Engine:
 
     `provider` is "cpu", "cuda" or "auto" (CUDA where a device is there); `threads` are those of one run (default: the
     cores this process may use); `memory_budget` bounds the bytes of the rows of one run. `tf32` and `devices` are for
-    CUDA: whether float32 may be rounded for speed, and the devices that runs are spread over.
+    CUDA: whether float32 may be rounded for speed, and the devices that runs are spread over. At most `most_loaded`
+    models (0: all) stay loaded: those that were used least lately are closed, and loaded again when asked for.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class Engine:
         memory_budget: int = MEMORY,
         tf32: bool = False,
         devices: Sequence[int] = (),
+        most_loaded: int = 0,
     ) -> None:
         self._backend = Backend(provider, threads, tf32=tf32, devices=devices)
         self._memory = memory_budget
-        self._models = Registry(self._backend)
+        self._models = Registry(self._backend, most_loaded)
 
     def __enter__(self) -> Engine:
         return self
@@ -81,13 +83,23 @@ class Engine:
             name, version, model, dict(batch_axes or {}), dict(shapes or {}), dict(example or {})
         )
 
-    def remove(self, name: str, version: int | None = None) -> None:
+    def load(self, name: str, model: ModelSource, *, version: int = 1) -> ModelInfo:
+        """Loads a model and runs it once before it is known under a name, in the place of the one that was.
+
+        Raises:
+            ModelError: it cannot be loaded or run. What was there before stays; the failure of a first one is known.
+        """
+        return self._models.renew(name, version, model, {}, {}, {})
+
+    def remove(self, name: str, version: int | None = None, *, wait: float = 0) -> bool:
         """Drops a version of a model, or all of them; each is closed when no request runs on it any more.
+
+        Returns whether they are closed, for which it waits so many seconds at most.
 
         Raises:
             NotFound: there is no such model or version.
         """
-        self._models.remove(name, version)
+        return self._models.remove(name, version)(wait)
 
     def models(self) -> list[ModelInfo]:
         """What is known of every model, without loading any."""

@@ -1,13 +1,9 @@
-"""The two services: messages to calls of the engine and back. Decides nothing else."""
+"""Predictions and attributions: messages to calls of the engine and back. Decides nothing else."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
-import functools
 import uuid
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -16,8 +12,9 @@ from onnx_attribution.methods import DOUBLED_STEPS, FIXED_STEPS, MethodInfo
 from onnx_attribution.parameters import parameters_of
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
-from onnx_attribution.proto import catalog, events, method_messages, requests, tensors, words
+from onnx_attribution.proto import events, method_messages, requests, tensors, words
 from onnx_attribution.server.service.audit import Audit
+from onnx_attribution.server.service.pages import page
 from onnx_attribution.server.service.status import Scrub
 from onnx_attribution.server.service.threads import Stop, Work, no_result
 from onnx_attribution.server.settings import Settings
@@ -34,7 +31,7 @@ from onnx_attribution.values import (
     StopReason,
 )
 
-__all__ = ["AttributionService", "Engine", "ModelService"]
+__all__ = ["AttributionService", "Engine"]
 
 MIB = 1 << 20
 Item = TypeVar("Item")
@@ -138,8 +135,8 @@ class AttributionService(rpc.AttributionServiceServicer):
         return self._engine.info(model).digest
 
     async def ListMethods(self, request: pb.ListMethodsRequest, context: Any) -> pb.ListMethodsResponse:
-        page, token = _page(self._engine.methods(), request.page_size or 100, 1000, request.page_token, "")
-        return pb.ListMethodsResponse(methods=map(method_messages.to_info, page), next_page_token=token)
+        methods, token = page(self._engine.methods(), request.page_size or 100, 1000, request.page_token, "")
+        return pb.ListMethodsResponse(methods=map(method_messages.to_info, methods), next_page_token=token)
 
     async def _events(
         self,
@@ -242,53 +239,5 @@ class AttributionService(rpc.AttributionServiceServicer):
             raise InvalidArgument(message, reason=Reason.RESULT_TOO_LARGE, limit=limit, actual=actual)
 
 
-class ModelService(rpc.ModelServiceServicer):
-    """ListModels, GetModel and ListLayers over an engine."""
-
-    def __init__(self, engine: Engine, work: Work, settings: Settings, scrub: Scrub) -> None:
-        self._engine = engine
-        self._settings = settings
-        self._scrub = scrub
-        self._run = functools.partial(work.run, seconds=settings.unary_seconds, compute=False)
-
-    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
-        models = sorted(await self._run(self._engine.models), key=lambda info: (info.name, info.version))
-        page, token = _page(models, request.page_size or 100, 1000, request.page_token, "")
-        return pb.ListModelsResponse(models=map(self._message, page), next_page_token=token)
-
-    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
-        info = await self._run(lambda: self._engine.info(request.model))
-        return pb.GetModelResponse(model=self._message(info))
-
-    async def ListLayers(self, request: pb.ListLayersRequest, context: Any) -> pb.ListLayersResponse:
-        layers = await self._run(lambda: self._engine.layers(request.model, request.filter))
-        query = f"{request.model}\n{request.filter}"
-        page, token = _page(layers, request.page_size or 1000, 10000, request.page_token, query)
-        return pb.ListLayersResponse(layers=map(catalog.to_layer, page), next_page_token=token)
-
-    def _message(self, info: ModelInfo) -> pb.Model:
-        return catalog.to_model(dataclasses.replace(info, reason=self._scrub(info.reason)))
-
-
 # Without a deadline, grpcio reports the time until the end of its clock.
 NO_DEADLINE = 10 * 365 * 86400.0
-
-
-def _page(items: Sequence[Item], size: int, limit: int, token: str, query: str) -> tuple[Sequence[Item], str]:
-    """A page and the token of the next; a token holds for the query that it came from."""
-    if size < 0:
-        message = f"must be at least 0, not {size}"
-        raise InvalidArgument(f"page_size {message}", violations={"page_size": message})
-    mark = f"{zlib.crc32(query.encode()):08x}"
-    start = 0
-    if token:
-        try:
-            text, found = base64.urlsafe_b64decode(token).decode().split(".")
-            start = int(text)
-        except (binascii.Error, UnicodeDecodeError, ValueError):
-            found = ""
-        if found != mark or start <= 0:
-            raise InvalidArgument("page_token is not one of this query", reason=Reason.PAGE_TOKEN_INVALID)
-    end = start + min(size, limit)
-    following = base64.urlsafe_b64encode(f"{end}.{mark}".encode()).decode() if end < len(items) else ""
-    return items[start:end], following

@@ -144,6 +144,16 @@ class Reason(StrEnum):
         "a message of an audit is out of place: no `open` first, a second one, or sequence numbers that do not rise",
         "send `open` once, then items whose sequence numbers rise",
     )
+    UPLOAD_DIGEST_MISMATCH = (
+        "UPLOAD_DIGEST_MISMATCH", "InvalidArgument",
+        "the bytes that came are not those that were announced",
+        "send the file's size and sha256 first, then exactly its bytes",
+    )
+    UPLOADS_OFF = (
+        "UPLOADS_OFF", "Unsupported",
+        "the server takes no models from clients",
+        "put the file into its model directory and call LoadModel, or start the server with uploads",
+    )
     PAGE_TOKEN_INVALID = (
         "PAGE_TOKEN_INVALID", "InvalidArgument",
         "the page token does not come from this query",
@@ -282,6 +292,17 @@ class Reason(StrEnum):
         "SERVER_UNREACHABLE", "NotReady",
         "no server answers at the address, or the connection broke",
         "look whether it runs, at this address, and whether the port can be reached; then try again",
+    )
+    MODEL_NOT_READY = (
+        "MODEL_NOT_READY", "NotReady",
+        "the model is being loaded, or requests still run on one that is being unloaded",
+        "try again after the delay that the status names (RetryInfo)",
+    )
+    CONCURRENT_OPERATION = (
+        "CONCURRENT_OPERATION", "NotReady",
+        "another model is being loaded, unloaded or uploaded",
+        "try again when that is done",
+        "ABORTED",
     )
     DRAINING = (
         "DRAINING", "NotReady",

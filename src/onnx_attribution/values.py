@@ -365,6 +365,24 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
+class ServerInfo:
+    """What a server is. `limits` are in samples, steps, calls, seconds or MiB, by the names of the settings;
+    `operators` are those with a derivative."""
+
+    version: str
+    versions: Mapping[str, str]
+    provider: str
+    threads: int
+    devices: tuple[int, ...]
+    limits: Mapping[str, float]
+    methods: tuple[str, ...]
+    operators: tuple[str, ...]
+    uploads: bool
+    models: int
+    loaded_models: int
+
+
+@dataclass(frozen=True)
 class LayerInfo:
     """A tensor that can be attributed to: the node that makes it, and whether it is a cut from source to target."""
 
@@ -390,3 +408,4 @@ class ModelInfo:
     sources: tuple[str, ...] = ()
     inputs: tuple[TensorInfo, ...] = ()
     outputs: tuple[TensorInfo, ...] = ()
+    load_seconds: float = 0.0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
-from threading import Lock
+from threading import Event, Lock
 
 import onnx
 
@@ -24,6 +25,7 @@ from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.graph_tools.select.names import close_names
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.interrupt import current
+from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import Array, ModelInfo
 
@@ -40,16 +42,21 @@ class Entry:
     failure: tuple[str, Reason] | None = None  # an exception would keep its callers' frames
     users: int = 0
     retired: bool = False
+    used: float = 0.0
+    load_seconds: float = 0.0
+    closed: Event = field(default_factory=Event)
 
     def loaded(self) -> LoadedModel:
         """The model, loaded at the first call; a failure is kept and told again."""
+        self.used = time.monotonic()
         with self.lock:
             if self.failure is None and self.model is None:
+                began = time.monotonic()
                 try:
                     found = self.load()
                     if (interrupt := current()) is not None:
                         interrupt.check()  # a step that was ended may have been taken for one that cannot be
-                    self.model = found
+                    self.model, self.load_seconds = found, time.monotonic() - began
                 except (ModelError, NotDifferentiable) as error:
                     unlike = error.reason == Reason.RUNTIME_FAILURE or not isinstance(error, ModelError)
                     reason = Reason.MODEL_LOAD_FAILED if unlike else error.reason
@@ -72,15 +79,19 @@ class Entry:
             sources = ()
         return ModelInfo(
             self.name, self.version, "READY", "", model.digest, model.opset, model.network.batch, sources,
-            model.inputs, model.outputs,
+            model.inputs, model.outputs, self.load_seconds,
         )  # fmt: skip
 
 
 class Registry:
-    """Models by name and version; safe for several threads."""
+    """Models by name and version; safe for several threads.
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    At most `most_loaded` stay loaded (0: all): beyond that those that were used least lately and that nobody uses are
+    closed, and loaded again when they are asked for.
+    """
+
+    def __init__(self, backend: Backend, most_loaded: int = 0) -> None:
+        self._backend, self._most_loaded = backend, most_loaded
         self._entries: dict[str, dict[int, Entry]] = {}
         self._lock = Lock()
         self._closed = False
@@ -95,6 +106,45 @@ class Registry:
         given: Mapping[str, Array] | None,
     ) -> None:
         """Makes a version known; the model that had its place is closed behind the last request that runs on it."""
+        self._put(self._entry(name, version, source, axes, shapes, given))
+
+    def renew(
+        self,
+        name: str,
+        version: int,
+        source: ModelSource,
+        axes: Mapping[str, int | None] | None,
+        shapes: Mapping[str, tuple[int, ...]] | None,
+        given: Mapping[str, Array] | None,
+    ) -> ModelInfo:
+        """Loads a version and runs it once before it takes the place of the one that had it, which else stays.
+
+        Raises:
+            ModelError: it cannot be loaded or run; where there was none, the failed one is known from then on.
+        """
+        entry = self._entry(name, version, source, axes, shapes, given)
+        try:
+            _warm_up(entry.loaded())
+        except ModelError as error:
+            entry.failure = entry.failure or (error.message, error.reason)
+            with self._lock:
+                is_first = version not in self._entries.get(name, {})
+            if is_first:
+                self._put(entry)
+            raise
+        self._put(entry)
+        self._trim()
+        return entry.info()
+
+    def _entry(
+        self,
+        name: str,
+        version: int,
+        source: ModelSource,
+        axes: Mapping[str, int | None] | None,
+        shapes: Mapping[str, tuple[int, ...]] | None,
+        given: Mapping[str, Array] | None,
+    ) -> Entry:
         if not name or "/" in name:
             raise InvalidArgument(
                 f"a model cannot be called {name!r}; a name is not empty and holds no slash", name=name
@@ -103,18 +153,19 @@ class Registry:
             raise InvalidArgument(
                 f"the model {name!r} is a path, bytes or a ModelProto, not {type(source).__name__}", name=name
             )
+        return Entry(name, version, partial(LoadedModel, source, self._backend, axes, shapes, given))
+
+    def _put(self, entry: Entry) -> None:
         with self._lock:
             self._require_open()
-            versions = self._entries.setdefault(name, {})
-            before = versions.get(version)
-            versions[version] = Entry(
-                name, version, partial(LoadedModel, source, self._backend, axes, shapes, given)
-            )
+            versions = self._entries.setdefault(entry.name, {})
+            before = versions.get(entry.version)
+            versions[entry.version] = entry
         if before is not None:
             self._retire([before])
 
-    def remove(self, name: str, version: int | None = None) -> None:
-        """Drops a version, or all of them.
+    def remove(self, name: str, version: int | None = None) -> Callable[[float], bool]:
+        """Drops a version, or all of them; what is returned waits, so many seconds at most, until they are closed.
 
         Raises:
             NotFound: there is no such model or version.
@@ -126,6 +177,12 @@ class Registry:
             if not versions:
                 del self._entries[name]
         self._retire(dropped)
+
+        def wait(seconds: float) -> bool:
+            end = time.monotonic() + seconds
+            return all(entry.closed.wait(max(end - time.monotonic(), 0)) for entry in dropped)
+
+        return wait
 
     @contextmanager
     def use(self, model: str) -> Iterator[LoadedModel]:
@@ -166,16 +223,33 @@ class Registry:
                 entry.users -= 1
             if entry.retired:
                 self._retire([entry])
+            self._trim()
+
+    def _trim(self) -> None:
+        """Closes the models beyond the limit."""
+        if not self._most_loaded:
+            return
+        dropped: list[LoadedModel] = []
+        with self._lock:
+            entries = [entry for versions in self._entries.values() for entry in versions.values()]
+            loaded = sorted((e for e in entries if e.model is not None), key=lambda e: e.used)
+            for entry in loaded[: max(len(loaded) - self._most_loaded, 0)]:
+                if not entry.users and entry.model is not None:
+                    dropped.append(entry.model)
+                    entry.model = None
+        for model in dropped:
+            model.close()
 
     def _retire(self, entries: list[Entry]) -> None:
         """Closes the models that nobody uses; the others follow when their last user leaves."""
         with self._lock:
             for entry in entries:
                 entry.retired = True
-            unused = [entry.model for entry in entries if not entry.users]
-        for model in unused:
-            if model is not None:
-                model.close()
+            unused = [entry for entry in entries if not entry.users]
+        for entry in unused:
+            if entry.model is not None:
+                entry.model.close()
+            entry.closed.set()
 
     def _require_open(self) -> None:
         if self._closed:
@@ -198,3 +272,11 @@ class Registry:
             f"model {name!r} has no version {str(version)!r}; it has: {listed}",
             reason=Reason.VERSION_NOT_FOUND, model=name,
         )  # fmt: skip
+
+
+def _warm_up(model: LoadedModel) -> None:
+    """Runs the model once, as a request would. Raises: ModelError."""
+    try:
+        forward(model, model.network.example, [output.name for output in model.outputs])
+    except InvalidArgument as error:
+        raise ModelError(error.message, reason=Reason.MODEL_LOAD_FAILED) from error
