@@ -11,12 +11,13 @@ from onnx_attribution.graph_tools.operators.ends import (
     mean,
     quotient,
     ratio,
+    shaped,
     share_of_way,
     sigmoid_slope,
     tanh_between,
     times,
 )
-from onnx_attribution.graph_tools.operators.gates import above, fits, leaky
+from onnx_attribution.graph_tools.operators.gates import above, both_away, fits, leaky
 from onnx_attribution.graph_tools.operators.logistic import (
     gauss,
     logistic,
@@ -111,8 +112,15 @@ def relu(op: Emitter, node: NodeView, g: Value) -> Gradients:
 
 @secant("Relu")
 def relu_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
-    """What of the way from the smaller to the larger of x and x' lies above 0; where they are equal, the gradient."""
+    """What of the way from the smaller to the larger of x and x' lies above 0; where they are equal, the gradient.
+
+    Of images the same from sums: max(x, 0) + max(x', 0) of |x| + |x'|, all or nothing where both have one sign.
+    """
     x, y = node.input(0), reference.input(0)
+    if fits(node, x) and not reference.given:
+        above_0 = shaped(op("Add", node.z, reference.z), x)
+        if (away := both_away(op, x, y, above_0)) is not None:
+            return (op("Div", shaped(op("Mul", g, above_0), x), away),)
     return (op("Mul", g, share_of_way(op, op("Max", x, y), op("Abs", op("Sub", x, y)))),)
 
 

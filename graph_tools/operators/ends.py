@@ -151,7 +151,7 @@ def share_of_way(op: Emitter, above: Value, way: Value) -> Value:
 
     A way of no length lies above it or not.
     """
-    ratio = op("Div", above, op("Max", way, op.like(way, float(np.finfo(element_type(way)).tiny))))
+    ratio = op("Div", above, op("Clip", way, op.like(way, float(np.finfo(element_type(way)).tiny))))
     return op("Clip", ratio, op.like(ratio, 0), op.like(ratio, 1))
 
 

@@ -91,11 +91,38 @@ def _step(op: Emitter, x: Value, bound: float, other: float, there: float) -> Va
 
 def leaky(op: Emitter, z: Value, slope: float) -> Value | None:
     """1 where z > 0, else `slope`; None where that is no product with a number for each channel."""
-    channels = (shape_of(z) or ("?", "?"))[1]
-    if not isinstance(channels, int) or channels % BLOCK or not 0 < slope < 1:
+    grown = scaled(op, z, STEEPEST) if 0 < slope < 1 else None
+    if grown is None:
         return None
-    steep = op.constant(np.full((channels, 1, 1, 1), STEEPEST, np.float32))
-    grown = op("Conv", z, steep, group=channels)
     made = op("Clip", grown, op.like(z, slope), op.like(z, 1))
-    grown.shape = made.shape = z.shape
+    made.shape = z.shape
+    return made
+
+
+def both_away(op: Emitter, x: Value, y: Value, above_0: Value) -> Value | None:
+    """|x| + |y|, a bit above 0, where max(x, 0) + max(y, 0) is given; None where that is no sum of blocked ones.
+
+    That of numbers of one sign is exact.
+    """
+    total = _like(op("Add", x, y), x)
+    below_0 = scaled(op, total, -1, float(np.finfo(np.float32).tiny))
+    if below_0 is None:
+        return None
+    return _like(op("Add", _like(op("Add", above_0, above_0), x), below_0), x)
+
+
+def _like(made: gs.Variable, x: Value) -> gs.Variable:
+    made.shape = x.shape
+    return made
+
+
+def scaled(op: Emitter, x: Value, factor: float, more: float = 0) -> Value | None:
+    """factor x + more as a convolution; None where the channels are not whole blocks."""
+    channels = (shape_of(x) or ("?", "?"))[1]
+    if not isinstance(channels, int) or channels % BLOCK:
+        return None
+    weights = op.constant(np.full((channels, 1, 1, 1), factor, np.float32))
+    bias = [op.constant(np.full(channels, more, np.float32))] if more else []
+    made = op("Conv", x, weights, *bias, group=channels)
+    made.shape = x.shape
     return made

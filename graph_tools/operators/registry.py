@@ -41,7 +41,7 @@ class NodeView:
     """A node as a rule sees it. Absent optional inputs and outputs are None.
 
     The variables that its graphs capture follow the inputs; `walk` differentiates such a graph under the same rules.
-    `steady`: what arrives is finite where the network's numbers are.
+    `steady`: what arrives is finite where the network's numbers are. `given`: its tensors are inputs of the program.
     """
 
     operator: str
@@ -54,6 +54,7 @@ class NodeView:
     domain: str = ""
     walk: Walk | None = None
     steady: bool = False
+    given: bool = False
 
     def input(self, index: int) -> Value:
         """A required input."""

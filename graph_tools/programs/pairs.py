@@ -30,6 +30,7 @@ def deeplift_program(
     reveal_cancel: Where | None = None,
     near_zero: NearZero = "midpoint",
     shared: bool = False,
+    given: bool = False,
 ) -> Program:
     """DeepLIFT at x and x' (arXiv 1704.02685): the Rescale rule, or RevealCancel after some linear operators.
 
@@ -39,6 +40,7 @@ def deeplift_program(
 
     With `shared`, `baseline/<source>` holds one row, and what the network makes of it stands for every row of x. That
     row meets the rows by broadcasting: a tensor that holds several elements of a row along its batch axis ends the run.
+    What the network makes of x' is `given` where it is to be taken apart (`halves`).
     """
     draft = Draft(network, choice.sources)
     op, graph, tensors = draft.op, draft.graph, draft.graph.tensors()
@@ -61,7 +63,7 @@ def deeplift_program(
     draft.put_target(choice.target, weight, "target/baseline", there)
     found, lost = lifted(
         draft, choice, references, moving, weight,
-        multiply=multiply, rules=rules, reveal_cancel=reveal_cancel, near_zero=near_zero,
+        multiply=multiply, rules=rules, reveal_cancel=reveal_cancel, near_zero=near_zero, given=given,
     )  # fmt: skip
     for layer, value in found.items():
         draft.put(value, f"contribution/{layer}")
@@ -81,13 +83,14 @@ def lifted(
     rules: RuleTable,
     reveal_cancel: Where | None,
     near_zero: NearZero,
+    given: bool = False,
 ) -> tuple[dict[str, Value], dict[str, Value]]:
     """The contributions of the layers, or multipliers, where `weight` is that of the target, and what is lost.
 
     `references` are the tensors at x', those that depend on a source (`moving`) cloned already.
     """
     op, lost = draft.op, Lost()
-    between = Rules(secant_table(rules), secant_of(references, moving, near_zero, lost), dependents)
+    between = Rules(secant_table(rules), secant_of(references, moving, near_zero, lost, given), dependents)
     found: dict[str, Value] = {}
     if reveal_cancel is None:
         huge: Known = {}

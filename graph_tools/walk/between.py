@@ -48,6 +48,7 @@ def secant_of(
     moving: set[str],
     near_zero: NearZero = "midpoint",
     lost: Lost | None = None,
+    given: bool = False,
 ) -> Callable[[NodeView, Rule], Callable[..., Gradients]]:
     """The choice of the secant: which rule a node follows between x and x'.
 
@@ -55,7 +56,7 @@ def secant_of(
     with the tensors of operators that are recomputed from standard ones; where one of those stands for an output, the
     operator's own is taken. Unless `near_zero` is "midpoint", functions of one input take the plain quotient,
     as other libraries do, and its gradient there where that is rounding noise. `lost` takes what operators without a
-    secant carry of the target's change.
+    secant carry of the target's change; the references are inputs of the program if they are `given`.
     """
     own: dict[str, Value] = {}
     huge: Known = {}
@@ -71,6 +72,7 @@ def secant_of(
             inputs=tuple(x and references.get(x.name, x) for x in node.inputs),
             outputs=tuple(z and references.get(z.name, z) for z in node.outputs),
             active=active,
+            given=given,
         )
         node = replace(node, active=active)
         forward = rule.forward_of(node)

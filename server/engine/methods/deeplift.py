@@ -132,7 +132,7 @@ def _lifted(
         session = model.session(_key(resolved, alone), lambda: _program(model, resolved, alone))
     else:
         first, session = two
-        kept, evaluated = _activations(model, first, resolved, shared or {}, memory)
+        kept, evaluated = _activations(model, first, resolved, shared or {}, memory, session.inputs)
         reference = {**reference, **kept}
         if evaluated:
             yield evaluated
@@ -171,7 +171,7 @@ def _key(resolved: Resolved, *more: object) -> tuple[object, ...]:
     return ("deeplift", resolved.choice, multiply, at.reveal_cancel, at.near_zero, id(recipe.table), *more)
 
 
-def _program(model: LoadedModel, resolved: Resolved, alone: bool) -> Program:
+def _program(model: LoadedModel, resolved: Resolved, alone: bool, given: bool = False) -> Program:
     at, recipe = _ends(resolved), resolved.recipe
     return deeplift_program(
         model.network,
@@ -181,15 +181,20 @@ def _program(model: LoadedModel, resolved: Resolved, alone: bool) -> Program:
         reveal_cancel=at.reveal_cancel,
         near_zero=at.near_zero,
         shared=not alone,
+        given=given,
     )
 
 
 def _in_two(model: LoadedModel, resolved: Resolved) -> tuple[Session, Session] | None:
-    """The network at a reference of one row, and what is done with that at x; None where these cannot be told apart."""
-    whole = _key(resolved)
+    """The network at a reference of one row, and what is done with that at x; None where these cannot be told apart.
+
+    A single sample is a pair with its reference: no tensor is repeated for its rows.
+    """
+    single = resolved.samples.count == 1
+    whole = _key(resolved, single)
     if whole in model.undivided:
         return None
-    made = functools.cache(lambda: halves(_program(model, resolved, alone=False)))
+    made = functools.cache(lambda: halves(_program(model, resolved, alone=single, given=True)))
 
     def half(number: int) -> Program:
         found = made()
@@ -211,12 +216,20 @@ class _Undivided(Exception):
 
 
 def _activations(
-    model: LoadedModel, session: Session, resolved: Resolved, reference: Mapping[str, Array], memory: int
+    model: LoadedModel,
+    session: Session,
+    resolved: Resolved,
+    reference: Mapping[str, Array],
+    memory: int,
+    read: Sequence[str],
 ) -> tuple[Mapping[str, Array], int]:
-    """The network at a reference, as it was kept or evaluated now; and how many rows that took."""
+    """The network at a reference, as it was kept or evaluated now; and how many rows that took.
+
+    What one sample and what several read of it (`read`) is the same, as far as their programs are.
+    """
     key = _reference_key(resolved, reference)
     found = model.references.get(key)
-    if found is not None:
+    if found is not None and all(name in found for name in read if name.startswith("reference/")):
         return found, 0
     found = session.run({f"baseline/{name}": array for name, array in reference.items()})
     model.references.put(key, found, memory // KEPT)
