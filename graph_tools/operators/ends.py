@@ -11,6 +11,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type
+from onnx_attribution.graph_tools.operators.gates import STEADY
+from onnx_attribution.graph_tools.operators.huge import is_sum_of_products
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, Rule
 from onnx_attribution.methods import NearZero
 
@@ -43,7 +45,10 @@ def slope_of_one(
     g: Value,
     near_zero: NearZero = "midpoint",
 ) -> Gradients:
-    """The secant of an elementwise function of one moving input; near 0 its gradient at one point."""
+    """The secant of an elementwise function of one moving input; near 0 its gradient at one point.
+
+    No slope is infinite of an operator that has finite ones, and of finite numbers.
+    """
     x, y = node.input(index), reference.input(index)
     d = op("Sub", x, y)
     point = {"input": node, "reference": reference}.get(near_zero) or midpoint(op, node, reference)
@@ -56,7 +61,11 @@ def slope_of_one(
     exact = near_zero == "midpoint" and "piecewise_linear" in rule.kinds
     close = near(op, x, y, d, floor=0 if exact else 1)
     slope = quotient(op, op("Sub", node.z, reference.z), d, close, local)
-    return [times(op, g, slope) if k == index else None for k in range(len(node.inputs))]
+    finite = node.operator in STEADY and not node.domain and is_sum_of_products(node.input(index))
+    return [
+        (op("Mul", g, slope) if finite else times(op, g, slope)) if k == index else None
+        for k in range(len(node.inputs))
+    ]
 
 
 def shapley(
