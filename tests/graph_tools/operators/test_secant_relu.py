@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import AttributionRequest, Target
+from tests.methods.toys import values
 from tests.programs import parsed
 
 Array = NDArray[Any]
@@ -58,5 +59,5 @@ def test_the_multiplier_is_what_lies_above_0_of_the_way(engine: Engine, name: st
                 f"{name}, {kind}", {"x": samples}, "deeplift_rescale", ["x"], target=Target(index=0),
                 baselines={"x": reference}, multiply_by_inputs=False,
             )  # fmt: skip
-            found = engine.attribute(asked).layers["x"].values
+            found = values(engine.attribute(asked), "x")
             np.testing.assert_allclose(found, expected(samples, reference[None]), rtol=1e-6, atol=1e-37)
