@@ -18,6 +18,7 @@ from onnx_attribution.methods import Custom, Method, MethodInfo, Parameter
 from onnx_attribution.parameters import EXACT, Kind, is_whole, parameters_of, shown
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import tensors
+from onnx_attribution.register import method_named
 
 __all__ = ["from_info", "from_method", "to_info", "to_method"]
 
@@ -68,7 +69,7 @@ def from_method(message: pb.AttributeRequest) -> Method:
 
 
 def _from_custom(message: pb.CustomMethod) -> Method:
-    cls, place = methods.method_named(message.name), f"{CUSTOM}.parameters"
+    cls, place = method_named(message.name), f"{CUSTOM}.parameters"
     kinds = {one.name: one.kind for one in parameters_of(cls)}
     given, found = dict[str, Any](), dict[str, str]()
     for name, value in message.parameters.fields.items():

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.methods import DEFAULT, make, registered, unknown
+from onnx_attribution.methods import DEFAULT, make, registered
+from onnx_attribution.register import unknown
 from onnx_attribution.server.cli import options
 from onnx_attribution.server.cli.asker import quiet
 from onnx_attribution.server.cli.export import LAYER, File, Force, check_out, saved, tell

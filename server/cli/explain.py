@@ -13,7 +13,8 @@ from typing import Annotated, get_args
 import typer
 
 from onnx_attribution.errors import InvalidArgument, Reason
-from onnx_attribution.methods import DEFAULT, MethodInfo, info_of, make, registered, unknown
+from onnx_attribution.methods import DEFAULT, MethodInfo, info_of, make, registered
+from onnx_attribution.register import unknown
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Asker, Place, asking
 from onnx_attribution.server.cli.inputs import (

@@ -18,7 +18,6 @@ from onnx_attribution.values import (
     Array,
     Attribution,
     AttributionRequest,
-    Completed,
     Event,
     LayerInfo,
     ModelInfo,
@@ -135,21 +134,20 @@ class Engine:
         Raises:
             InvalidArgument, NotFound, ModelError, NotDifferentiable: the message names what stands in the way.
         """
-        revisions: dict[int, Attribution] = {}
-        best = 0
+        best: Attribution | None = None
         for event in self.stream(request, revisions=False):
             if isinstance(event, Revision):
-                revisions[event.number] = event.attribution
-            elif isinstance(event, Completed):
-                best = event.best_revision
-        return revisions[best]
+                best = event.attribution
+        assert best is not None
+        return best
 
     def stream(
         self, request: AttributionRequest, *, stop: Stop | None = None, revisions: bool = True
     ) -> Iterator[Event]:
         """The answer as it comes: Accepted, Progress between runs, at least one Revision, Completed.
 
-        Without `revisions` those are left out of which it is known that a better one follows.
+        Without `revisions` those are left out that are no better than one before, or of which it is known that a better
+        one follows: the last is the best.
 
         `stop` is asked between runs: a reason ends the stream with the best revision, once there is one; "cancelled"
         raises Cancelled at once.

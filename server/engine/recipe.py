@@ -21,6 +21,7 @@ from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.graph_tools.operators import VJP, RuleTable
 from onnx_attribution.graph_tools.walk.reveal_nodes import Where
 from onnx_attribution.methods import Custom, Method, MethodInfo, NearZero, Quadrature
+from onnx_attribution.register import method_named
 from onnx_attribution.values import Array
 
 Floats = NDArray[np.float64]
@@ -232,7 +233,7 @@ def recipe_of(method: Method) -> Recipe:
             its name only.
     """
     if isinstance(method, Custom):
-        methods.method_named(method.name)
+        method_named(method.name)
         method = methods.make(method.name, method.parameters())
     made = _recipes.get(type(methods.make(method)))
     if made is None:

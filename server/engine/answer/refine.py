@@ -43,7 +43,7 @@ def events(
     every: bool = True,
 ) -> Iterator[Event]:
     """Accepted, Progress between runs, at least one Revision, Completed; without `every` those revisions are left out
-    of which it is known that a better one follows."""
+    that are no better than one before, or of which it is known that a better one follows."""
     request, recipe, layers = asked[0].request, asked[0].recipe, asked[0].choice.layers
     best: int | None = None
     best_error = np.inf
@@ -119,7 +119,8 @@ def events(
             error = float(errors[~np.isnan(errors)].max(initial=0)) if not np.isnan(errors).all() else np.inf
             if best is None or error < best_error:
                 best, best_error = number, error
-        yield _revision(number, request, answers)
+        if every or best in (None, number):
+            yield _revision(number, request, answers)
         if tolerance is not None and (errors <= tolerance).all():
             reason = "converged"
             break

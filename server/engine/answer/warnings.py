@@ -64,6 +64,12 @@ class Answered:
         """The L1 norm of the attributions of these layers, per sample."""
         return np.asarray(sum(per_sample(np.abs(self.sums.fine[name])) for name in names))
 
+    def ends(self) -> tuple[Floats, Floats]:
+        """Per sample the change of the target, and the larger of its absolute values at x and x'."""
+        high, low = self.resolved.value, self.resolved.baseline_value
+        with np.errstate(invalid="ignore", over="ignore"):
+            return high - low, np.maximum(np.abs(high), np.abs(low))
+
     def rounding(self) -> tuple[float, float]:
         """The rounding error of the target, relative; the share of contributions that rounding may take away."""
         target = self.model.tensors[self.resolved.choice.target]
@@ -173,15 +179,21 @@ def _ends_not_finite(resolved: Resolved) -> Iterator[str]:
             yield f"the target {resolved.choice.target!r} is NaN or infinite at the {end}{_in(bad)}"
 
 
+def _worst(residual: Floats, allowed: Floats, among: Floats | None = None) -> tuple[Mask, int] | None:
+    """The samples whose residuals are more than what is allowed, and of these the one that is first by the residual, or
+    by the numbers that it is chosen among; None where all are allowed."""
+    with np.errstate(invalid="ignore"):
+        missed: Mask = np.isfinite(residual) & (np.abs(residual) > allowed)
+    if not missed.any():
+        return None
+    return missed, int(np.argmax(np.where(missed, np.abs(residual) if among is None else among, -1)))
+
+
 def _missing(answer: Answered, names: Sequence[str], residual: Floats) -> Iterator[str]:
     """Where contributions that sum exactly do not: an operator on the way has no exact secant, or they are noise."""
-    size, (eps, share) = answer.sizes(names), answer.rounding()
-    ends = np.maximum(np.abs(answer.resolved.value), np.abs(answer.resolved.baseline_value))
-    with np.errstate(invalid="ignore"):
-        missed = np.abs(residual) > share * size + 16 * eps * ends
-    missed &= np.isfinite(size)
-    if missed.any():
-        worst = int(np.argmax(np.where(missed, np.abs(residual), -1)))
+    size, (eps, share), (_, ends) = answer.sizes(names), answer.rounding(), answer.ends()
+    if found := _worst(residual, share * size + 16 * eps * ends):
+        _, worst = found
         yield (
             f"the contributions of {_quoted(names)} miss the change by {-residual[worst]:.3g} in sample {worst}, "
             f"where their absolute values sum to {size[worst]:.3g}: an operator between has no exact secant there"
@@ -190,26 +202,22 @@ def _missing(answer: Answered, names: Sequence[str], residual: Floats) -> Iterat
 
 def _unmet(answer: Answered, names: Sequence[str], residual: Floats, memory: int) -> Iterator[str]:
     """Where a path sum misses more of the change than a step size explains that is fine enough."""
-    resolved, size, (eps, share) = answer.resolved, answer.sizes(names), answer.rounding()
-    if not np.isfinite(residual).any():
-        return
+    size, (eps, share), (change, ends) = answer.sizes(names), answer.rounding(), answer.ends()
     with np.errstate(invalid="ignore", over="ignore"):
-        change = resolved.value - resolved.baseline_value
-        ends = np.maximum(np.abs(resolved.value), np.abs(resolved.baseline_value))
         rounded = 4 * max(eps, HALF_EPS) if share == HALF_RESIDUAL else 64 * eps
         noise = 16 * eps * ends + rounded * size
-        missed = np.isfinite(residual) & (np.abs(residual) > MISSED * np.abs(change) + noise)
         ratio = np.abs(residual) / np.maximum(np.abs(change), np.finfo(np.float64).tiny)
-    if not missed.any():
+        found = _worst(residual, MISSED * np.abs(change) + noise, ratio)
+    if found is None:
         return
-    worst = int(np.argmax(np.where(missed, ratio, -1)))
+    missed, worst = found
     share_missed = f"{ratio[worst]:.0%} of the change" if ratio[worst] < 100 else "the change"
     others = f" (and in {missed.sum() - 1} others)" if missed.sum() > 1 else ""
     place = worst * answer.asked.samples.references
     steep = steep_of(answer.model, answer.asked, place, memory) if answer.may_go_on() else None
     begins = f"; the gradient is steep at the baseline, through {steep}" if steep else ""
     better = answer.remedy(place, names, memory) if steep else ""
-    logit = logit_of(answer.model.graph, resolved.choice.target)
+    logit = logit_of(answer.model.graph, answer.resolved.choice.target)
     ways = (
         [better]
         if better
@@ -237,14 +245,11 @@ def _without_noise(asked: Resolved) -> Iterator[str]:
 
 def _scattered(answer: Answered, names: Sequence[str], residual: Floats) -> Iterator[str]:
     """Where a mean over draws misses more of the change than it should: there are too few."""
-    change = answer.resolved.value - answer.resolved.baseline_value
-    eps, _ = answer.rounding()
-    ends = np.maximum(np.abs(answer.resolved.value), np.abs(answer.resolved.baseline_value))
+    size, (eps, _), (change, ends) = answer.sizes(names), answer.rounding(), answer.ends()
     with np.errstate(invalid="ignore", over="ignore"):
-        noise = 64 * eps * (ends + answer.sizes(names))
-        missed = np.isfinite(residual) & (np.abs(residual) > MISSED * np.abs(change) + noise)
-    if missed.any():
-        worst = int(np.argmax(np.where(missed, np.abs(residual), -1)))
+        found = _worst(residual, MISSED * np.abs(change) + 64 * eps * (ends + size))
+    if found:
+        _, worst = found
         yield (
             f"the attributions of {_quoted(names)} sum to {change[worst] + residual[worst]:.3g} in sample {worst}, "
             f"where the target changes by {change[worst]:.3g}: the draws scatter; try more draws, or less noise"

@@ -33,9 +33,9 @@ def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterat
     """
     paths = [_Paths(model, one, memory) for one in asked]
     every = [(path, k) for path in paths for k in range(len(path.samples))]
-    room = max(memory // (ROWS * max(path.row_bytes for path in paths)), 1)
-    if len(every) > room:
-        yield Stage(lambda: _steps(paths), lambda: _planned(every), lambda: _in_turn(paths, every, room))
+    at_once = max(room(model, asked, memory), 1)
+    if len(every) > at_once:
+        yield Stage(lambda: _steps(paths), lambda: _planned(every), lambda: _in_turn(paths, every, at_once))
         return
     open_ones = every
     while open_ones:
@@ -56,11 +56,16 @@ def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterat
             return
 
 
-def has_room(model: LoadedModel, resolved: Resolved, memory: int) -> bool:
-    """Whether the rows that a sample is likely to need can be kept."""
+def room(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> int:
+    """Of how many samples the rows that they are likely to need can be kept at once."""
+    return memory // (ROWS * max(_kept_bytes(model, one) for one in asked))
+
+
+def _kept_bytes(model: LoadedModel, resolved: Resolved) -> int:
+    """The bytes of a row that is kept: gradients, and activations where conductances are made of it."""
     at = resolved.recipe.at
     assert isinstance(at, Path)
-    return ROWS * row_bytes(model, resolved) * (1 + at.conductance) <= memory
+    return max(row_bytes(model, resolved), 1) * (1 + at.conductance)
 
 
 def _steps(paths: Sequence[_Paths]) -> int:
@@ -141,7 +146,7 @@ class _Paths:
         at, samples, layers = resolved.recipe.at, resolved.samples, resolved.choice.layers
         assert isinstance(at, Path)
         self._model, self._resolved, self._memory, self._at = model, resolved, memory, at
-        self.row_bytes = max(row_bytes(model, resolved), 1) * (1 + at.conductance)
+        self.row_bytes = _kept_bytes(model, resolved)
         self._is_small = model.bytes_per_row(samples.runs[0].x) < SMALL
         limit = min(at.max_steps + 1, max(memory // self.row_bytes, 3))
         self._weighs = not at.conductance and resolved.recipe.reduce is contribution

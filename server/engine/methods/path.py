@@ -73,8 +73,8 @@ def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterat
     """
     at = asked[0].recipe.at
     assert isinstance(at, Path)
-    kept = all(adaptive_path.has_room(model, one, memory) for one in asked)
-    if at.quadrature == "auto" and kept and not asked[0].request.sums_only:
+    by_units = at.quadrature == "auto" and not asked[0].request.sums_only
+    if by_units and adaptive_path.room(model, asked, memory):
         yield from adaptive_path.stages(model, asked, memory)
         return
     steps, most = at.steps, at.max_steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from onnx_attribution.errors import (
     Cancelled,
 )
 from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.engine.answer import refine
 from onnx_attribution.values import (
     Accepted,
     Attribution,
@@ -67,6 +69,24 @@ def test_a_tolerance_that_cannot_be_met_ends_at_max_steps_with_the_best_revision
     assert [a.steps for a in found] == [4, 8, 16, 20]
     errors = [relative_error(a) for a in found]
     assert events[-1] == Completed("max_steps", int(np.argmin(errors)))
+
+
+def test_without_revisions_those_are_left_out_that_are_no_better_than_one_before(
+    engine: Engine, request_: AttributionRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The estimates of the four grids are said to be 3, 1, 2 and 4."""
+
+    def asked(**options: Any) -> list[Any]:
+        said = iter([3.0, 1.0, 2.0, 4.0])
+        monkeypatch.setattr(refine, "errors_of", lambda *_: np.array([next(said)]))
+        given = request_.changed(layers=(), steps=4, tolerance=1e-12, max_steps=32)
+        return list(engine.stream(given, **options)) if options else [engine.attribute(given)]
+
+    for every, steps in ((True, [4, 8, 16, 32]), (False, [4, 8])):
+        events = asked(revisions=every)
+        assert [a.steps for a in revisions(events)] == steps
+        assert events[-1] == Completed("max_steps", 1)
+    assert asked()[0].steps == 8
 
 
 def test_a_method_without_a_path_is_exact_in_one_revision(
