@@ -61,6 +61,26 @@ class Plan:
                 found[node] = max(found.get(node, -1), *nodes)
         return found
 
+    @functools.cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """What a run cannot divide without evaluating further rows twice, in the order of the path.
+
+        Where a term lies on both sides of its gradient it is a part on either: what two groups share is one row.
+        """
+        used = {n for term in (*self.fine, *self.coarse) for n in (term.gradient, term.left, term.right)}
+        found = [Group((end,), ()) for end in sorted({*self.ends} - used)]
+        parts = sorted(
+            (part for level, terms in enumerate((self.fine, self.coarse)) for part in _parts(terms, level)),
+            key=lambda part: (min(part.nodes), max(part.nodes)),
+        )
+        start, last = 0, -1
+        for k, part in enumerate(parts):
+            if k > start and min(part.nodes) >= last:
+                found.append(_group(parts[start:k]))
+                start = k
+            last = max(last, *part.nodes)
+        return (*found, _group(parts[start:]))
+
     def needed_from(self, point: int) -> set[int]:
         """The nodes before a point which terms need that are complete only there or behind it."""
         return {node for node, last in self._last_needs.items() if node < point <= last}
@@ -69,6 +89,42 @@ class Plan:
     def ends(self) -> tuple[int, int]:
         """The numbers of the points at x' and at x."""
         return int(np.flatnonzero(self.points == 0)[0]), int(np.flatnonzero(self.points == 1)[0])
+
+
+@dataclass(frozen=True)
+class Part:
+    """A term, by its level and its number there, or one side of it: from one node to another."""
+
+    level: int
+    number: int
+    term: Term
+    left: int
+    right: int
+
+    @property
+    def nodes(self) -> tuple[int, int, int]:
+        return self.term.gradient, self.left, self.right
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parts of terms, and the nodes that they need."""
+
+    nodes: tuple[int, ...]
+    parts: tuple[Part, ...]
+
+
+def _parts(terms: Sequence[Term], level: int) -> Iterator[Part]:
+    for number, term in enumerate(terms):
+        nodes = [term.left, term.right]
+        if term.left < term.gradient < term.right:
+            nodes.insert(1, term.gradient)
+        for left, right in itertools.pairwise(nodes):
+            yield Part(level, number, term, left, right)
+
+
+def _group(parts: Sequence[Part]) -> Group:
+    return Group(tuple(sorted({n for part in parts for n in part.nodes})), tuple(parts))
 
 
 @dataclass(frozen=True)
@@ -188,7 +244,7 @@ def _means(nodes: Sequence[int], weights: Floats) -> tuple[Term, ...]:
 def batches(plan: Plan, samples: int, max_rows: int) -> Iterable[Batch]:
     """The rows and terms of all samples, at most `max_rows` (and at least 3) rows a run; few are laid out once.
 
-    A row that terms of two runs need is evaluated in both.
+    A row that two runs need is evaluated in both: one at each border of the trapezoid, and none of a mean.
     """
     lay = _kept if len(plan.fine) * samples <= KEPT else _batches
     return lay(plan, samples, max_rows)
@@ -203,33 +259,17 @@ def count_rows(plan: Plan, samples: int, max_rows: int) -> int:
 
 def _batches(plan: Plan, samples: int, max_rows: int) -> Iterator[Batch]:
     limit = max(max_rows, 3)
-    ordered = sorted(
-        [(t, 0) for t in plan.fine] + [(t, 1) for t in plan.coarse], key=lambda pair: pair[0].gradient
-    )
     rows: dict[tuple[int, int], int] = {}
-    taken: list[tuple[int, int, int, float, int]] = []
-    used = {n for term, _ in ordered for n in (term.gradient, term.left, term.right)}
+    taken: list[tuple[int, Part]] = []
     for sample in range(samples):
-        for end in sorted({*plan.ends} - used):
-            if len(rows) + 1 > limit:
+        for group in plan.groups:
+            if len(rows) + sum((sample, node) not in rows for node in group.nodes) > limit:
                 yield _batch(plan, rows, taken)
                 rows, taken = {}, []
-            rows[sample, end] = len(rows)
-        for term, level in ordered:
-            needed = [(sample, n) for n in dict.fromkeys((term.gradient, term.left, term.right))]
-            fresh = [key for key in needed if key not in rows]
-            if len(rows) + len(fresh) > limit:
-                yield _batch(plan, rows, taken)
-                rows, taken = {}, []
-                fresh = needed
-            for key in fresh:
-                rows[key] = len(rows)
-            place = {n: rows[sample, n] for _, n in needed}
-            taken.append(
-                (place[term.gradient], place[term.left], place[term.right], term.weight, 2 * sample + level)
-            )
-    if taken:
-        yield _batch(plan, rows, taken)
+            for node in group.nodes:
+                rows.setdefault((sample, node), len(rows))
+            taken += [(sample, part) for part in group.parts]
+    yield _batch(plan, rows, taken)
 
 
 @functools.lru_cache(maxsize=8)
@@ -257,10 +297,15 @@ def by_sample(batch: Batch) -> Iterator[tuple[int, Batch]]:
         )
 
 
-def _batch(
-    plan: Plan, rows: dict[tuple[int, int], int], terms: list[tuple[int, int, int, float, int]]
-) -> Batch:
+def _batch(plan: Plan, rows: dict[tuple[int, int], int], taken: list[tuple[int, Part]]) -> Batch:
+    terms: dict[tuple[int, int, int], tuple[int, int, int, float, int]] = {}
+    for sample, part in taken:
+        key = (part.level, sample, part.number)
+        gradient, left, right = (rows[sample, node] for node in part.nodes)
+        if key in terms:  # the other side of the term
+            left = terms[key][1]
+        terms[key] = (gradient, left, right, part.term.weight, 2 * sample + part.level)
     samples, nodes = np.asarray(list(rows), np.int64).T.copy()
-    table = np.array(terms, np.float64).reshape(-1, 5).T  # whole numbers are exact in it
+    table = np.array(list(terms.values()), np.float64).reshape(-1, 5).T  # whole numbers are exact in it
     gradient, left, right, slot = table[[0, 1, 2, 4]].astype(np.int64)
     return Batch(samples, plan.points[nodes], gradient, left, right, table[3], slot, nodes)

@@ -121,25 +121,38 @@ def test_gauss_legendre_of_many_nodes_integrates_and_takes_no_time() -> None:
 # --- Batches
 
 
-def terms_of(batch: Batch) -> list[tuple[int, int, int, int, int, float]]:
-    """(sample, level, gradient node, left node, right node, weight) of each term of a batch."""
-    found = []
+Side = tuple[int, int, int, int, int, float]
+"""Sample, level, gradient node, left node, right node, weight."""
+
+
+def sides(side: Side) -> list[Side]:
+    """A term that lies on both sides of its gradient as two, which sum to it."""
+    sample, level, gradient, left, right, weight = side
+    if not left < gradient < right:
+        return [side]
+    return [(sample, level, gradient, *pair, weight) for pair in ((left, gradient), (gradient, right))]
+
+
+def terms_of(batch: Batch) -> list[Side]:
+    """The terms of a batch, by their sides."""
+    found: list[Side] = []
     for g, left, right, weight, slot in zip(
         batch.gradient_row, batch.left_row, batch.right_row, batch.weight, batch.slot, strict=True
     ):
         samples = {int(batch.row_sample[k]) for k in (g, left, right)}
         assert samples == {int(slot) // 2}
-        nodes = (int(batch.nodes[k]) for k in (g, left, right))
-        found.append((int(slot) // 2, int(slot) % 2, *nodes, float(weight)))
-    return found  # type: ignore[return-value]
+        gradient, low, high = (int(batch.nodes[k]) for k in (g, left, right))
+        found += sides((int(slot) // 2, int(slot) % 2, gradient, low, high, float(weight)))
+    return found
 
 
-def wanted(plan: Plan, samples: int) -> Counter[tuple[int, int, int, int, int, float]]:
+def wanted(plan: Plan, samples: int) -> Counter[Side]:
     return Counter(
-        (s, level, t.gradient, t.left, t.right, t.weight)
+        side
         for s in range(samples)
         for level, terms in enumerate((plan.fine, plan.coarse))
         for t in terms
+        for side in sides((s, level, t.gradient, t.left, t.right, t.weight))
     )
 
 
@@ -165,6 +178,18 @@ def test_batches_cover_every_term_once_and_hold_no_more_rows_than_may_be(
             found.update(terms_of(batch))
         assert found == wanted(plan, samples)
         assert ends == {(sample, end) for sample in range(samples) for end in (0, 1)}
+
+
+@pytest.mark.parametrize(("limit", "rows"), [(3, 24), (4, 24), (5, 20), (9, 18), (17, 17)])
+def test_runs_of_a_trapezoid_share_one_row(limit: int, rows: int) -> None:
+    """16 segments: pairs of them go with 3 rows, of which the last is the first of the next run."""
+    assert count_rows(conductance_plan("trapezoid", 16), 1, limit) == rows
+
+
+def test_where_all_rows_fit_terms_are_whole() -> None:
+    plan = conductance_plan("trapezoid", 16)
+    (batch,) = batches(plan, 1, 17)
+    assert len(batch.weight) == len(plan.fine) + len(plan.coarse)
 
 
 def test_fewer_rows_than_a_term_needs_are_raised_to_three() -> None:
