@@ -17,7 +17,13 @@ from onnx_attribution.graph_tools.walk.differentiate import Rules
 
 
 def path_program(
-    network: Network, choice: Choice, *, delta: bool = True, rules: RuleTable = VJP, totals: bool = False
+    network: Network,
+    choice: Choice,
+    *,
+    delta: bool = True,
+    rules: RuleTable = VJP,
+    totals: bool = False,
+    products: bool = False,
 ) -> Program:
     """Path sums over many rows in one run: rows and terms are data.
 
@@ -29,6 +35,9 @@ def path_program(
     `target/weight` is `[samples, ...]`.
     Outputs: `sum/<layer>` `[slots, *unit shape]`, in float32 at least, or with `totals` `[slots, 1]` in float64, summed
     over the units; and `target/value` `[rows]`.
+
+    With `products` differences are products with a small matrix, which is quicker where rows are large and few; NaN in
+    one row of an element is then in all differences of that element.
     """
     draft = Draft(network)
     op, graph = draft.op, draft.graph
@@ -41,7 +50,7 @@ def path_program(
     weight.shape = draft.tensor(choice.target).shape
     gradients = draft.gradients(choice, weight, Rules(rules))
     draft.put_target(choice.target, weight, "target/value")
-    sums = _PathSums(op, delta, op("Shape", row_sample), totals)
+    sums = _PathSums(op, delta, op("Shape", row_sample), totals, products)
     for layer in choice.layers:
         total = sums(draft.tensor(layer), gradients[layer], _rows_of(network, layer))
         draft.put(total, f"sum/{layer}")
@@ -106,12 +115,14 @@ def _gather(op: Emitter, samples: Value, place: RowAxis, row_sample: Value) -> V
 class _PathSums:
     """The sums over terms, with the small matrix that all layers share.
 
-    Rows are picked rather than multiplied by 0 and 1, so that NaN in one of them is not in all differences. The sum by
-    slot is a product, which is fast: NaN in one slot of an element is in all slots of that element.
+    Without `products` rows are picked rather than multiplied by 0 and 1, so that NaN in one of them is not in all
+    differences. The sum by slot is a product, which is fast: NaN in one slot of an element is in all slots of that
+    element.
     """
 
-    def __init__(self, op: Emitter, delta: bool, rows: Value, totals: bool = False) -> None:
+    def __init__(self, op: Emitter, delta: bool, rows: Value, totals: bool, products: bool) -> None:
         self.op, self.delta, self.rows, self.totals = op, delta, rows, totals
+        self.matrix: Value | None = None
         names = ["gradient_row", "weight", "slot", "slots"] + (["left_row", "right_row"] if delta else [])
         kinds = {"weight": np.float64, "slots": np.float32}
         by_name = {
@@ -125,9 +136,10 @@ class _PathSums:
         self.inputs = list(by_name.values())
         self.gradient_row = by_name["gradient_row"]
         self.ends = [by_name[n] for n in ("right_row", "left_row") if n in by_name]
-        bits = op.constant(np.asarray([0, 1], dtype=np.float32))
-        hot = op("OneHot", by_name["slot"], op("Shape", by_name["slots"]), bits, axis=0)
-        hot.dtype = np.dtype(np.float32)
+        if delta and products:
+            self.matrix = op("Sub", *(self._hot(end, rows, 1) for end in self.ends))
+            self.matrix.dtype = np.dtype(np.float32)
+        hot = self._hot(by_name["slot"], op("Shape", by_name["slots"]), 0)
         self.hot, self.weight = hot, by_name["weight"]
         self.slots = op("Shape", by_name["slots"])
 
@@ -141,7 +153,11 @@ class _PathSums:
         flat_g = op("Gather", op.cast(self._flat(front), wide), self.gradient_row, axis=0)
         if self.delta:
             flat_h = op.cast(self._flat(self._front(h, rows)), wide)
-            flat_g = op("Mul", flat_g, op("Sub", *(op("Gather", flat_h, end, axis=0) for end in self.ends)))
+            if self.matrix is not None:
+                step = op("MatMul", op.cast(self.matrix, wide), flat_h)
+            else:
+                step = op("Sub", *(op("Gather", flat_h, end, axis=0) for end in self.ends))
+            flat_g = op("Mul", flat_g, step)
         if self.totals:
             each = op.cast(op("ReduceSum", flat_g, op.ints([1]), keepdims=1), np.float64)
             return op(
@@ -150,6 +166,12 @@ class _PathSums:
         by_slot = op("Mul", op.cast(self.hot, wide), op.cast(self.weight, wide))
         summed = op("MatMul", by_slot, flat_g)
         return op("Reshape", summed, op("Concat", self.slots, unit, axis=0), allowzero=1)
+
+    def _hot(self, places: Value, count: Value, axis: int) -> Value:
+        """1 at each place, else 0, along an axis of this many entries."""
+        found = self.op("OneHot", places, count, self.op.constant(np.asarray([0, 1], np.float32)), axis=axis)
+        found.dtype = np.dtype(np.float32)
+        return found
 
     def _front(self, value: Value, rows: RowAxis) -> Value:
         """The value with its rows in front."""

@@ -123,7 +123,9 @@ def warnings_of(answer: Answered, memory: int) -> Iterator[str]:
 
 def _not_finite(answer: Answered, memory: int) -> Iterator[str]:
     bad: dict[str, Mask] = {
-        n: np.asarray(~np.isfinite(a.reshape(len(a), -1)).all(axis=1)) for n, a in answer.every.fine.items()
+        n: np.asarray(~np.isfinite(a.reshape(len(a), -1)).all(axis=1))
+        for n, a in answer.every.fine.items()
+        if not np.isfinite(answer.layers[n].sum).all()  # else all are
     }
     names = [name for name, samples in bad.items() if samples.any()]
     if not names:

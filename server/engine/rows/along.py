@@ -136,9 +136,13 @@ def _add_terms(total: Floats, terms: list[Term], held: list[tuple[int, Array, Ar
 
 def _in_program(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool, memory: int) -> Evaluation:
     table, totals = resolved.recipe.table, only_totals(resolved)
-    key = ("path", resolved.choice, delta, id(table), totals)
+    few = delta and not totals and len(plan.points) == len(plan.alphas)  # large, each in some difference
+    key = ("path", resolved.choice, delta, id(table), totals, few)
     session = model.session(
-        key, lambda: path_program(model.network, resolved.choice, delta=delta, rules=table, totals=totals)
+        key,
+        lambda: path_program(
+            model.network, resolved.choice, delta=delta, rules=table, totals=totals, products=few
+        ),
     )
     common = _common(resolved.samples)
 
@@ -178,7 +182,7 @@ def _together(
     at_ends = np.full((2, resolved.samples.count), np.nan)
     for batch in batches(plan, resolved.samples.count, limit):
         found = session.run({**common, **_fields(batch)})
-        parts = {layer: found[f"sum/{layer}"].astype(np.float64) for layer in resolved.choice.layers}
+        parts = {layer: found[f"sum/{layer}"] for layer in resolved.choice.layers}
         _note_ends(at_ends, plan, batch, found)
         yield len(batch.row_sample)
         if not all_finite(found):  # NaN of one sample is in all slots: of each, only its own run counts
@@ -193,7 +197,10 @@ def _together(
                 for layer, part in parts.items():
                     part[own] = found[f"sum/{layer}"][own]
         for layer, part in parts.items():
-            totals[layer] = totals[layer] + part if layer in totals else part
+            if layer in totals:
+                np.add(totals[layer], part, out=totals[layer])
+            else:
+                totals[layer] = part.astype(np.float64)
     fine = {layer: total[0::2] for layer, total in totals.items()}
     coarse = {layer: total[1::2] for layer, total in totals.items()} if plan.coarse else {}
     low, high = at_ends
