@@ -207,9 +207,15 @@ def main() -> None:
         "--models", type=Path, default=Path(os.environ.get("ONNX_ATTRIBUTION_TEST_DATA", "../shared"))
     )
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        metavar="MODEL",
+        help="these models alone; no table is written unless --output is given",
+    )
     chosen = parser.parse_args()
     started, rows = time.monotonic(), list[Row]()
-    for case in CASES:
+    for case in (case for case in CASES if chosen.only is None or case.model in chosen.only):
         with Engine(provider="cpu", threads=2) as engine:
             for row in measured(engine, case, chosen.models / "models"):
                 rows.append(row)
@@ -217,6 +223,8 @@ def main() -> None:
                       f"estimate {row.estimate:.1e}  uniform {row.uniform}", flush=True)  # fmt: skip
     figures = summary(rows)
     print("\n".join(figures), f"\n{time.monotonic() - started:.0f} s")
+    if chosen.only is not None and chosen.output == RESULTS:
+        return
     by = "quadrature auto of the engine" if WIRED else "the algorithm alone, on rows of the engine"
     table = [
         "# Rows and estimates of quadrature auto",
