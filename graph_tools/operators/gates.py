@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from onnx_attribution.graph_tools.operators.registry import NodeView
 
 STEEPEST = 2.0**127
+CLOSE = 2.0**-124  # to 0, yet normal numbers lie between
 BLOCK = 16  # channels that the blocked layout keeps together, at most
 STEADY = frozenset([
     "Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Celu", "Clip", "Concat", "Conv",
@@ -73,6 +74,22 @@ def below(op: Emitter, x: Value, bound: float, *, reached: bool = False) -> Valu
     """1 where x < bound (`reached`: x <= bound), else 0; None where no HardSigmoid falls that fast."""
     other = np.nextafter(np.float32(bound), np.float32(np.inf if reached else -np.inf))
     return _step(op, x, bound, float(other), 1.0 if reached else 0.0)
+
+
+def of_relu6(op: Emitter, z: Value) -> Value | None:
+    """1 where 0 < z < 6, else 0, of what a ReLU6 made; None where that is no product of factors.
+
+    In whole blocks of channels z is bent up at 0, to 7.5, which leaves one bound: a pass over the tensor less.
+    """
+    channels = (shape_of(z) or ("?", "?"))[1]
+    if not isinstance(channels, int) or channels % BLOCK:
+        rising, falling = above(op, z, 0), below(op, z, 6)
+        return None if rising is None or falling is None else op("Mul", rising, falling)
+    ones = op.constant(np.ones((channels, 1, 1, 1), np.float32))
+    moved = op("Conv", z, ones, op.constant(np.full(channels, -CLOSE, np.float32)), group=channels)
+    bent = op("LeakyRelu", moved, alpha=-7.5 / CLOSE)
+    moved.shape = bent.shape = z.shape
+    return below(op, bent, 6)
 
 
 def _step(op: Emitter, x: Value, bound: float, other: float, there: float) -> Value | None:

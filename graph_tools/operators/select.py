@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators.ends import ratio, shapley, share_of_way, slope_of_one, times
-from onnx_attribution.graph_tools.operators.gates import above, below, fits
+from onnx_attribution.graph_tools.operators.gates import above, below, fits, of_relu6
 from onnx_attribution.graph_tools.operators.registry import VJP, Gradients, NodeView, secant, vjp
 from onnx_attribution.graph_tools.operators.transpose import number_of
 
@@ -117,9 +117,9 @@ def _ends(node: NodeView) -> tuple[float | None, float | None]:
 
 
 def _relu6(op: Emitter, node: NodeView, g: Value) -> Value:
-    rising, falling = above(op, node.z, 0), below(op, node.z, 6)
-    if fits(node, node.z) and rising is not None and falling is not None:
-        return op("Mul", g, op("Mul", rising, falling))
+    factor = of_relu6(op, node.z) if fits(node, node.z) else None
+    if factor is not None:
+        return op("Mul", g, factor)
     inside = op("And", op("Greater", node.z, op.like(node.z, 0)), op("Less", node.z, op.like(node.z, 6)))
     return op("Where", inside, g, op.like(g, 0))
 

@@ -119,7 +119,8 @@ def around(*bounds: float) -> Array:
     """Each bound with its two neighbours, and numbers far away."""
     at = np.asarray(bounds, np.float32)
     near = [np.nextafter(at, np.float32(side)) for side in (-np.inf, np.inf)]
-    far = np.asarray([-np.inf, -1e30, -1, 1, 5, 1e30, np.inf], np.float32)
+    small = np.float32(2) ** np.arange(-126, -118)
+    far = np.asarray([-np.inf, -1e30, -1, *-small, *small, 1, 5, 1e30, np.inf], np.float32)
     found = np.concatenate([at, *near, far])
     normal = (np.abs(found) >= 2.0**-126) | (found == 0)
     kept: Array = found[normal].reshape(1, 1, 1, -1)
@@ -165,10 +166,12 @@ def test_a_clip_passes_what_is_at_a_bound(low: float, high: float, kind: str) ->
 @pytest.mark.parametrize("kind", KINDS)
 def test_relu6_passes_nothing_at_its_bounds(kind: str) -> None:
     """As PyTorch's and TensorFlow's, of which exporters make a Clip."""
-    with np.errstate(over="ignore"):
-        x = around(0, 6).astype(KINDS[kind])
-    found = gradient(CLIP.replace("KIND", kind), x, low=0, high=6)
-    np.testing.assert_array_equal(found, ((x > 0) & (x < 6)).astype(found.dtype))
+    for channels in (1, 16):
+        with np.errstate(over="ignore"):
+            x = np.tile(around(0, 6).astype(KINDS[kind]), (1, channels, 1, 1))
+        text = CLIP.replace("[1,1,", f"[1,{channels},").replace("KIND", kind)
+        found = gradient(text, x, low=0, high=6)
+        np.testing.assert_array_equal(found, ((x > 0) & (x < 6)).astype(found.dtype))
 
 
 @pytest.mark.parametrize("activation", ["Relu(x)", "LeakyRelu<alpha=0.5>(x)", "Clip(x, low, high)"])
