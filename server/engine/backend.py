@@ -17,11 +17,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, ModelError, Overloaded, Reason
-from onnx_attribution.graph_tools.ir.weights import place, weights_of
 from onnx_attribution.graph_tools.programs.device import for_device
 from onnx_attribution.graph_tools.programs.footprint import Footprint
 from onnx_attribution.server.engine.interrupt import heeded
 from onnx_attribution.server.engine.messages import is_of_memory, missing, text_of
+from onnx_attribution.server.engine.weights import linked_to
 from onnx_attribution.values import Array
 
 Provider = Literal["auto", "cpu", "cuda"]
@@ -30,7 +30,6 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # programs, and in 1.31 turns a Pad by zeros before a MaxPool into one by -inf. After MatmulTransposeFusion has swapped
 # a Transpose and a Cast before a MatMul (half precision gets such casts by itself), NchwcTransformer ends the process.
 DISABLED = ["Pad_Fusion", "MatmulTransposeFusion"]
-PACKED = 8  # times the memory that packed weights take has to be free for them
 
 
 def available_cores() -> int:
@@ -43,21 +42,6 @@ def available_cores() -> int:
     except (OSError, ValueError):
         pass
     return cores
-
-
-def free_memory() -> int:
-    """The bytes that this process may still take: the machine's, limited by the container's; 0 where nothing says."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return 0
-    try:
-        most, taken = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
-        free = free if most.strip() == "max" else min(free, int(most) - int(taken))
-    except (OSError, ValueError):
-        pass
-    return max(free, 0)
 
 
 class Devices:
@@ -150,7 +134,7 @@ class Backend:
         self, model: onnx.ModelProto, optimise: bool, arena: bool, extra: dict[str, list[str]]
     ) -> Session:
         options = self._options(optimise, arena)
-        linked, shared = _linked(model if self.provider == "cpu" else for_device(model), options)
+        linked, shared = linked_to(model if self.provider == "cpu" else for_device(model), options)
         text = linked.SerializeToString()
 
         def make(place: int) -> ort.InferenceSession:
@@ -242,35 +226,6 @@ class Trials:
             self._written = None
             self._written = (key, self._backend.session(model, optimise=False))
         return self._written[1].run(inputs, outputs)
-
-
-def _linked(
-    model: onnx.ModelProto, options: ort.SessionOptions
-) -> tuple[onnx.ModelProto, list[NDArray[np.uint8]]]:
-    """The model with what it holds apart within onnxruntime's reach, and what has to live as long as its session.
-
-    Each weight is given as a file in memory, which onnxruntime reads where it is.
-    """
-    held = weights_of(model.graph.initializer)
-    if not held:
-        return model, []
-    linked = onnx.ModelProto()
-    linked.CopyFrom(model)
-    names = {name: f"memory/{k}" for k, name in enumerate(held)}
-    for tensor in linked.graph.initializer:
-        if tensor.name in held:
-            place(tensor, names[tensor.name], 0, held[tensor.name].data.nbytes)
-    shared = [h.data for h in held.values()]
-    options.add_external_initializers_from_files_in_memory(
-        list(names.values()), shared, [data.nbytes for data in shared]
-    )
-    options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
-    # A gradient packs weights twice, as they are and transposed: 330 MB more for a BERT of 264 MB, 27 for a ResNet-50
-    # of 102. Without, their forward passes take 6 to 11 % and 2 to 4 % longer, their gradients up to 7 %.
-    packed = 2 * sum(data.nbytes for data in shared)
-    if PACKED * packed > free_memory():
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    return linked, shared
 
 
 class Session:
