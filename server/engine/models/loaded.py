@@ -20,6 +20,7 @@ from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
 from onnx_attribution.graph_tools.ir.subgraphs import inner_nodes
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.normalise.noise import drawing_before, flag_of
+from onnx_attribution.graph_tools.operators import VJP
 from onnx_attribution.graph_tools.programs.footprint import Footprint
 from onnx_attribution.graph_tools.programs.rows import led_to, rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
@@ -68,6 +69,7 @@ class LoadedModel(ReadModel):
         self.references = Arrays()
         self._facts = Cache(FACTS)
         self._proving = RLock()
+        self._proven: tuple[object, Session] | None = None
         self.apart: set[Choice] = set()  # of which each row needs a reference of its own
         self.undivided: set[object] = set()  # programs of which nothing is of the reference alone
         self.is_large = self.bytes_per_row(self.network.example) > LARGE
@@ -106,14 +108,18 @@ class LoadedModel(ReadModel):
 
     def session(self, key: tuple[object, ...], build: Callable[[], Program]) -> Session:
         """The session of the program with this key, built at the first call."""
+        return self._cache.get(key, lambda: self._made(key, build))
 
-        def made() -> Session:
-            program = build()
-            session = self.backend.session(program.model, arena=not self.is_large)
-            session.footprint = Footprint(program.model)
-            return session
-
-        return self._cache.get(key, made)
+    def _made(self, key: tuple[object, ...], build: Callable[[], Program]) -> Session:
+        """A new session, or the one that proved something, if that is asked for next; else that one goes."""
+        proven, self._proven = self._proven, None
+        if proven is not None and proven[0] == key:
+            return proven[1]
+        del proven  # before the next one takes its memory
+        program = build()
+        session = self.backend.session(program.model, arena=not self.is_large)
+        session.footprint = Footprint(program.model)
+        return session
 
     def kept(self, key: tuple[object, ...], build: Callable[[], Value]) -> Value:
         """What holds a session and is built at the first call, kept as sessions are."""
@@ -170,10 +176,18 @@ class LoadedModel(ReadModel):
 
     def _are_apart(self, choice: Choice) -> bool:
         try:
-            session = self.session(("rows", choice), lambda: rows_program(self.network, choice))
+            key = (
+                "rows",
+                choice,
+                id(VJP),
+                False,
+                None,
+            )  # as `rows_session` has it for gradients of the sources
+            session = self._made(key, lambda: rows_program(self.network, choice, activations=False))
         except NotDifferentiable:
             return True  # the request is refused, by name
         hidden = [name for name in choice.sources if name not in self.network.input_axes]
+        self._proven = key, session
         run = Trials(self.backend)
         rows = []
         for number, kind in enumerate(("usual", "large", "small")):
@@ -380,6 +394,7 @@ class LoadedModel(ReadModel):
 
     def close(self) -> None:
         """Drops the sessions."""
+        self._proven = None
         self._cache.clear()
         self.references.clear()
         if self._apart_sizes is not None:
