@@ -165,18 +165,23 @@ def _apart(op: Emitter, g: Value, axes: Sequence[Axis]) -> Value:
     """
     shape = shape_of(g) or ()
     wide = [axis.stride * axis.made for axis in axes]
-    scales = np.asarray([1, 1, *(axis.stride for axis in axes)], np.float32)
-    attributes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor", "mode": "nearest"}
-    repeated = op("Resize", g, None, scales, **attributes)
+    repeats = repeated(op, g, [axis.stride for axis in axes])
     pattern = np.zeros((1, 1, *wide), np.float32)
     pattern[:, :, :: axes[0].stride, :: axes[1].stride] = 1
     rows = op("Expand", pattern, op("Concat", op.dims(g, 0, 1), op.ints([1, *wide]), axis=0))
     chosen = op("Conv", rows, np.ones((int(shape[1]), 1, 1, 1), np.float32))
     rows.shape = [*(g.shape or [])[:1], 1, *wide]
-    repeated.shape = chosen.shape = [*(g.shape or [])[:2], *wide]
-    made = op("Mul", repeated, chosen)
-    made.shape = repeated.shape
+    repeats.shape = chosen.shape = [*(g.shape or [])[:2], *wide]
+    made = op("Mul", repeats, chosen)
+    made.shape = repeats.shape
     return made
+
+
+def repeated(op: Emitter, image: Value, times: Sequence[int]) -> Value:
+    """Each element of a float32 image so many times along the spatial axes, in the layout of convolutions."""
+    scales = np.asarray([1, 1, *times], np.float32)
+    attributes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor", "mode": "nearest"}
+    return op("Resize", image, None, scales, **attributes)
 
 
 def _taking_turns(

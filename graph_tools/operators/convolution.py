@@ -108,7 +108,7 @@ def _conv_data(op: Emitter, node: NodeView, g: Value, place: Windows, group: int
     known = is_static((counts or ("?",) * 3)[2:]) and is_static((sizes or ("?",) * 3)[2:])
     few = known and len(place.kernel) == 2 and group == 1 and isinstance(w, gs.Constant) and w.shape[1] <= FEW
     if isinstance(w, gs.Constant) and begin is not None and set(place.strides) == {1} and not few:
-        pads = _stride_one_pads(node, begin, place.extent)
+        pads = stride_one_pads(node, begin, place.extent)
         if pads is not None and min(pads) >= 0:
             made = op(
                 "Conv", g, flipped(op, w, group), pads=pads, dilations=list(place.dilations), group=group
@@ -136,7 +136,7 @@ def _conv_data(op: Emitter, node: NodeView, g: Value, place: Windows, group: int
     return fit(op, op("ConvTranspose", g, w, **attributes), place.begin, x)
 
 
-def _stride_one_pads(node: NodeView, begin: Sequence[int], extent: Sequence[int]) -> list[int] | None:
+def stride_one_pads(node: NodeView, begin: Sequence[int], extent: Sequence[int]) -> list[int] | None:
     """The pads of the convolution that undoes one of stride 1; None where the end padding is not known."""
     auto = node.attribute("auto_pad", "NOTSET")
     rank = len(begin)

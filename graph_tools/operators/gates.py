@@ -64,6 +64,18 @@ def fits(node: NodeView, x: Value) -> bool:
     return node.steady and element_type(x) == np.float32 and len(shape_of(x) or ()) == 4
 
 
+def fits_blocks(x: Value) -> bool:
+    """Whether a tensor is a float32 image of whole blocks of channels."""
+    shape = shape_of(x) or ()
+    return len(shape) == 4 and in_blocks(x) and element_type(x) == np.float32
+
+
+def in_blocks(x: Value) -> bool:
+    """Whether the number of channels is known, and that of whole blocks."""
+    channels = (shape_of(x) or ("?", "?"))[1]
+    return isinstance(channels, int) and channels % BLOCK == 0
+
+
 def above(op: Emitter, x: Value, bound: float, *, reached: bool = False) -> Value | None:
     """1 where x > bound (`reached`: x >= bound), else 0; None where no HardSigmoid rises that fast."""
     other = np.nextafter(np.float32(bound), np.float32(-np.inf if reached else np.inf))
@@ -81,10 +93,10 @@ def of_relu6(op: Emitter, z: Value) -> Value | None:
 
     In whole blocks of channels z is bent up at 0, to 7.5, which leaves one bound: a pass over the tensor less.
     """
-    channels = (shape_of(z) or ("?", "?"))[1]
-    if not isinstance(channels, int) or channels % BLOCK:
+    if not in_blocks(z):
         rising, falling = above(op, z, 0), below(op, z, 6)
         return None if rising is None or falling is None else op("Mul", rising, falling)
+    channels = int(z.shape[1])
     ones = op.constant(np.ones((channels, 1, 1, 1), np.float32))
     moved = op("Conv", z, ones, op.constant(np.full(channels, -CLOSE, np.float32)), group=channels)
     bent = op("LeakyRelu", moved, alpha=-7.5 / CLOSE)

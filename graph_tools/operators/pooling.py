@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.operators.convolution import Windows, fit, windows
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, is_static, shape_of
+from onnx_attribution.graph_tools.operators.conv_data import repeated
+from onnx_attribution.graph_tools.operators.convolution import Windows, fit, stride_one_pads, windows
 from onnx_attribution.graph_tools.operators.ends import cross, quotient
+from onnx_attribution.graph_tools.operators.gates import fits_blocks
 from onnx_attribution.graph_tools.operators.indexing import by_position, with_inputs
 from onnx_attribution.graph_tools.operators.pool_routes import route
 from onnx_attribution.graph_tools.operators.reduce import mean_factor
@@ -82,8 +85,12 @@ def max_unpool_credit(op: Emitter, node: NodeView, places: Sequence[Value], g: V
 
 @vjp("GlobalAveragePool", linear=[{0}], kinds={"carries"})
 def global_average_pool(op: Emitter, node: NodeView, g: Value) -> Gradients:
-    x = node.input(0)
-    return (op("Expand", op("Mul", g, mean_factor(op, x, node.z, range(2, rank_of(x)))), op.shape(x)),)
+    x, sizes = node.input(0), shape_of(node.input(0)) or ()
+    share = op("Mul", g, mean_factor(op, x, node.z, range(2, rank_of(x))))
+    if fits_blocks(x) and is_static(sizes[2:]) and op.graph.opset >= 13:
+        declare(share, dimensions(node.z))
+        return (declare(repeated(op, share, [int(n) for n in sizes[2:]]), dimensions(x)),)
+    return (op("Expand", share, op.shape(x)),)
 
 
 @vjp("GlobalMaxPool")
@@ -112,12 +119,12 @@ def global_max_pool_secant(op: Emitter, node: NodeView, reference: NodeView, g: 
 def average_pool(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x = node.input(0)
     place_of = windows(op, node, node.attribute("kernel_shape"), x, node.z)
-    if _is_whole(node, place_of):
-        share = op("Mul", g, op.like(g, 1 / np.prod(place_of.kernel)))
-    else:
-        share = op("Mul", g, _weights(op, node, place_of))
-        share.shape = node.z.shape
-    return (spread(op, share, x, node.z, place_of),)
+    whole = _is_whole(node, place_of)
+    return (
+        spread(
+            op, node, g, place_of, 1 / math.prod(place_of.kernel) if whole else _weights(op, node, place_of)
+        ),
+    )
 
 
 def _is_whole(node: NodeView, place_of: Windows) -> bool:
@@ -158,13 +165,16 @@ def _reach(op: Emitter, z: Value, place_of: Windows) -> Value:
     return op("Add", steps, op.ints(place_of.extent))
 
 
-def spread(op: Emitter, share: Value, x: Value, z: Value, place_of: Windows) -> Value:
-    """Zeros of the shape of `x` with the `share` of each window added to all its elements."""
-    rank = len(place_of.kernel)
+def spread(op: Emitter, node: NodeView, g: Value, place_of: Windows, share: float | Value = 1.0) -> Value:
+    """Zeros of the shape of the input with `g`, times `share`, of each window added to all its elements."""
+    x, z, rank = node.input(0), node.z, len(place_of.kernel)
+    if (averaged := _as_average(op, node, g, place_of, share)) is not None:
+        return averaged
+    g = _times(op, g, share, z)
     if place_of.strides == place_of.kernel == place_of.extent and place_of.static_begin == (0,) * rank:
-        return _tiled(op, share, x, z, place_of.kernel)
-    single = op("Reshape", share, op("Concat", op.ints([-1, 1]), op.dims(z, 2), axis=0))
-    kernel = convert(op, op.constant(np.ones((1, 1, *place_of.kernel), dtype=np.float32)), share)
+        return _tiled(op, g, x, z, place_of.kernel)
+    single = op("Reshape", g, op("Concat", op.ints([-1, 1]), op.dims(z, 2), axis=0))
+    kernel = convert(op, op.constant(np.ones((1, 1, *place_of.kernel), dtype=np.float32)), g)
     full = op(
         "ConvTranspose", single, kernel, strides=list(place_of.strides), dilations=list(place_of.dilations)
     )
@@ -172,17 +182,53 @@ def spread(op: Emitter, share: Value, x: Value, z: Value, place_of: Windows) -> 
     return op.reshape_like(fitted, x)
 
 
+def _as_average(
+    op: Emitter, node: NodeView, g: Value, place_of: Windows, share: float | Value
+) -> Value | None:
+    """Of windows one step apart: the means over the windows that hold an element, in the layout of convolutions.
+
+    None where onnxruntime's pools are slow: beyond float32 images of whole blocks of channels.
+    """
+    begin, dense = place_of.static_begin, {*place_of.strides, *place_of.dilations} == {1}
+    if begin is None or not dense or not fits_blocks(g):
+        return None
+    pads = stride_one_pads(node, begin, place_of.extent)
+    if (
+        pads is None or min(pads) < 0 or pads[: len(begin)] != pads[len(begin) :]
+    ):  # CUDA's kernel takes no others
+        return None
+    count = math.prod(place_of.kernel)
+    g = _times(
+        op, g, share * count if isinstance(share, float) else op("Mul", share, op.like(share, count)), node.z
+    )
+    made = op("AveragePool", g, kernel_shape=list(place_of.kernel), pads=pads, count_include_pad=1)
+    return declare(made, dimensions(node.input(0)))
+
+
+def _times(op: Emitter, g: Value, share: float | Value, z: Value) -> Value:
+    """`g` times a number for each window or one for all, which may be 1."""
+    if isinstance(share, float):
+        if math.isclose(share, 1):
+            return g
+        share = op.like(g, share)
+    return declare(op("Mul", g, share), dimensions(z))
+
+
 def _tiled(op: Emitter, share: Value, x: Value, z: Value, kernel: tuple[int, ...]) -> Value:
     """Windows that lie side by side: each share is repeated over its window."""
     rank = len(kernel)
+    inner = [d * k if isinstance(d, int) else "?" for d, k in zip(dimensions(z)[2:], kernel, strict=True)]
+    if rank == 2 and element_type(share) == np.float32 and op.graph.opset >= 13:
+        whole = repeated(op, share, kernel)
+        declare(whole, [*dimensions(z)[:2], *inner])
+        return place(op, whole, x, whole, {})
     apart = op("Unsqueeze", share, op.ints(range(3, 3 + 2 * rank, 2)))
     parts = [op.dims(z, 0, 2)]
     for axis, size in enumerate(kernel, start=2):
         parts += [op.dims(z, axis, axis + 1), op.ints([size])]
-    repeated = op("Expand", apart, op("Concat", *parts, axis=0))
+    repeats = op("Expand", apart, op("Concat", *parts, axis=0))
     sides = op("Mul", op.dims(z, 2), op.ints(kernel))
-    whole = op("Reshape", repeated, op("Concat", op.dims(z, 0, 2), sides, axis=0), allowzero=1)
-    inner = [d * k if isinstance(d, int) else "?" for d, k in zip(dimensions(z)[2:], kernel, strict=True)]
+    whole = op("Reshape", repeats, op("Concat", op.dims(z, 0, 2), sides, axis=0), allowzero=1)
     declare(whole, [*dimensions(z)[:2], *inner])
     return place(op, whole, x, whole, {})
 
@@ -192,7 +238,7 @@ def lp_pool(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, p = node.input(0), node.attribute("p", 2)
     share = op("Mul", g, _power(op, node.z, 1 - p))
     place_of = windows(op, node, node.attribute("kernel_shape"), x, node.z)
-    return (op("Mul", spread(op, share, x, node.z, place_of), _slope(op, x, p)),)
+    return (op("Mul", spread(op, node, share, place_of), _slope(op, x, p)),)
 
 
 @vjp("GlobalLpPool")
@@ -223,7 +269,7 @@ def lp_pool_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -
     share = op("Mul", g, _power_slope(op, (z, w), (_raised(op, z, p), _raised(op, w, p)), root=True, p=p))
     place_of = windows(op, node, node.attribute("kernel_shape"), x, z)
     slope = _power_slope(op, (x, y), (_raised(op, x, p), _raised(op, y, p)), root=False, p=p)
-    return (op("Mul", spread(op, share, x, z, place_of), slope),)
+    return (op("Mul", spread(op, node, share, place_of), slope),)
 
 
 def _power_slope(

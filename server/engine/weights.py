@@ -53,9 +53,9 @@ def linked_to(
         list(names.values()), shared, [data.nbytes for data in shared]
     )
     options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
-    # Each session packs for itself what it multiplies by: Python's interface shares nothing packed. A gradient of a BERT
-    # of 174 MB takes 16 MB without and 360 MB with, of a ResNet-50 202 and 220 MB, as convolutions pack none. Without,
-    # forward passes of a BERT take 5 to 13 % longer, gradients up to 8 %.
+    # Each session packs for itself what it multiplies by: Python's interface shares nothing packed. A gradient of a
+    # BERT of 174 MB takes 16 MB without and 360 MB with, of a ResNet-50 202 and 220 MB, as convolutions pack none.
+    # Without, forward passes of a BERT take 5 to 13 % longer, gradients up to 8 %.
     if PACKED * packed_bytes(model, {name: h.data.nbytes for name, h in held.items()}) > free_memory():
         options.add_session_config_entry("session.disable_prepacking", "1")
     return linked, shared

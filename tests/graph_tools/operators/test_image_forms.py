@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -264,6 +265,54 @@ def test_of_an_infinite_gradient_the_rest_of_a_window_is_0() -> None:
     x = np.asarray([0, -1, 4, 1], np.float32).reshape(1, 1, 1, 4)
     found = gradient(text, x, np.ones((1, 1, 1, 2), np.float32))
     np.testing.assert_array_equal(found.reshape(-1), [np.inf, 0, 0.25, 0])
+
+
+# --- What a mean reads
+
+MEANS: list[tuple[dict[str, Any], str]] = [
+    ({"kernel_shape": [2, 2], "strides": [2, 2]}, "Resize"),
+    ({"kernel_shape": [3, 2], "strides": [3, 2]}, "Resize"),
+    ({"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, "Resize"),
+    ({"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, "AveragePool"),
+    ({"kernel_shape": [3, 2], "pads": [2, 0, 0, 1], "count_include_pad": 1}, "ConvTranspose"),
+    ({"kernel_shape": [3, 4], "pads": [2, 1, 2, 1], "count_include_pad": 1}, "AveragePool"),
+    ({"kernel_shape": [4, 1]}, "AveragePool"),
+    ({"kernel_shape": [3, 2], "auto_pad": "SAME_UPPER"}, "ConvTranspose"),
+    ({"kernel_shape": [3, 5], "auto_pad": "SAME_LOWER"}, "AveragePool"),
+    ({"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}, "ConvTranspose"),
+    ({"kernel_shape": [2, 2], "dilations": [2, 2]}, "ConvTranspose"),
+    ({}, "Resize"),
+]
+
+
+@pytest.mark.parametrize("channels", [2, 16])
+@pytest.mark.parametrize(("attributes", "by"), MEANS, ids=str)
+def test_a_mean_goes_back_to_what_it_is_of(attributes: dict[str, Any], by: str, channels: int) -> None:
+    """Each element has what the pool of 1 there and 0 elsewhere makes of what arrives."""
+    shape = (channels, 5, 6)
+    operator = "AveragePool" if attributes else "GlobalAveragePool"
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["x"], ["z"], **attributes)],
+        "mean",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", *shape])],
+        [helper.make_empty_tensor_value_info("z")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    model = onnx.shape_inference.infer_shapes(model)
+    units = np.eye(math.prod(shape), dtype=np.float32).reshape(-1, *shape)
+    (pooled,) = session(model)({"x": units})
+    g = np.random.default_rng(1).standard_normal((1, *pooled.shape[1:])).astype(np.float32)
+    graded, names = gradient_model(model, ["x"])
+    outputs = [v.name for v in graded.graph.output]
+    given = {
+        name: a
+        for name, a in {"x": units[:1], "v/z": g}.items()
+        if name in {v.name for v in graded.graph.input}
+    }
+    found = session(graded)(given)[outputs.index(names["x"])]
+    wanted = (pooled.astype(np.float64) * g).sum(axis=(1, 2, 3)).reshape(1, *shape)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    assert by in operators(model) or channels == 2
 
 
 # --- Secants
