@@ -7,6 +7,8 @@ PEERS_VENV ?= .venv-peers
 PLACEMENT_VENV ?= .venv-placement
 # Versions to hold fast, e.g. PINS='onnxruntime==1.31.1'
 PINS ?=
+# As many processes as cores; PARALLEL= runs the tests one after the other.
+PARALLEL ?= -n auto --dist worksteal
 # Model files and expected numbers too large to commit; without them the tests that need them are skipped.
 ifneq ($(wildcard ../shared),)
 export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
@@ -17,10 +19,10 @@ export PATH := $(abspath $(VENV)/bin):$(PATH)
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
 test: $(VENV)/stamp
-	python -m pytest -q
+	python -m pytest -q $(PARALLEL)
 # The tests again, with the share of lines and branches that they reach; what subprocesses do is not counted.
 coverage: $(VENV)/stamp
-	python -m pytest -q --cov
+	python -m pytest -q $(PARALLEL) --cov
 conformance: $(VENV)/stamp
 	python -m tests.conformance
 completeness: $(VENV)/stamp
