@@ -14,7 +14,7 @@ import grpc
 from numpy.typing import ArrayLike
 
 from onnx_attribution.client import messages
-from onnx_attribution.client.audit import ATTEMPTS, Audited, AuditProgress, Log
+from onnx_attribution.client.audit import Audited, AuditProgress, Log
 from onnx_attribution.client.errors import translated
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
 from onnx_attribution.errors import Cancelled, NotReady, ServerBug
@@ -102,11 +102,13 @@ class AsyncClient:
         Without `revisions` those are left out of which it is known that a better one follows.
         """
 
+        end = time.monotonic() + seconds(timeout, STREAM_SECONDS)
+
         async def begin() -> Any:
             request = messages.to_request(model, await self._named(model, inputs, timeout), **options)
             request.last_only = not revisions
             with translated():
-                return self._attributions.StreamAttribute(request, timeout=seconds(timeout, STREAM_SECONDS))
+                return self._attributions.StreamAttribute(request, timeout=end - time.monotonic())
 
         return AsyncStream(begin)
 
@@ -145,7 +147,7 @@ class AsyncClient:
                             await call.read()  # raises what the call ended with
             except NotReady:
                 attempts += 1
-                if failure or attempts >= ATTEMPTS:
+                if failure or attempts >= messages.ATTEMPTS:
                     raise
                 await asyncio.sleep(0.1 * 2**attempts)
                 continue
@@ -311,22 +313,29 @@ class AsyncStream(AsyncIterator[Event]):
         self._begin = begin
         self._call: Any = None
         self._assembler = messages.Assembler()
+        self._resuming = messages.Resuming()
         self._closed = False
         self._ended = False
 
     async def __anext__(self) -> Event:
         while not self._ended:
-            message = await self._read()
+            try:
+                message = await self._read()
+            except NotReady as error:
+                await asyncio.sleep(self._resuming.delay(error))
+                self._assembler, self._call = messages.Assembler(), None
+                continue
             if message is grpc.aio.EOF:
                 self._ended = True
                 break
             event = self._assembler.feed(message)
-            if event is not None:
+            if event is not None and self._resuming.is_new(event):
                 return event
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
         self._closed = True
+        self._resuming.close()
         if self._call is not None:
             self._call.cancel()
 

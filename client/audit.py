@@ -15,10 +15,7 @@ from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import events, tensors
 from onnx_attribution.values import Attribution
 
-__all__ = ["ATTEMPTS", "AuditProgress", "Audited", "Log"]
-
-ATTEMPTS = 4
-"""How often in a row a broken stream is taken up again without an answer in between."""
+__all__ = ["AuditProgress", "Audited", "Log"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import grpc
 from numpy.typing import ArrayLike
 
 from onnx_attribution.client import messages
-from onnx_attribution.client.audit import ATTEMPTS, Audited, AuditProgress, Log
+from onnx_attribution.client.audit import Audited, AuditProgress, Log
 from onnx_attribution.client.errors import translated
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
 from onnx_attribution.errors import NotReady, ServerBug
@@ -102,13 +102,18 @@ class Client:
     ) -> Stream:
         """The events of an attribution as they arrive; leaving the `with` block or closing it cancels the call.
 
-        Without `revisions` those are left out of which it is known that a better one follows.
+        A stream that breaks is asked for once more, within the same time; its revisions then begin anew. Without
+        `revisions` those are left out of which it is known that a better one follows.
         """
         request = messages.to_request(model, self._named(model, inputs, timeout), **options)
         request.last_only = not revisions
-        with translated():
-            call = self._attributions.StreamAttribute(request, timeout=seconds(timeout, STREAM_SECONDS))
-        return Stream(call)
+        end = time.monotonic() + seconds(timeout, STREAM_SECONDS)
+
+        def begin() -> Any:
+            with translated():
+                return self._attributions.StreamAttribute(request, timeout=end - time.monotonic())
+
+        return Stream(begin)
 
     def audit(
         self,
@@ -274,7 +279,7 @@ class _Audit:
                         call.cancel()
             except NotReady:
                 attempts += 1
-                if self._failure is not None or attempts >= ATTEMPTS:
+                if self._failure is not None or attempts >= messages.ATTEMPTS:
                     raise
                 time.sleep(0.1 * 2**attempts)
                 continue
@@ -325,19 +330,27 @@ class _Sending:
 class Stream(Iterator[Event]):
     """The events of one call. Closed, left or forgotten, it cancels the call on the server."""
 
-    def __init__(self, call: Any) -> None:
-        self._call = call
+    def __init__(self, begin: Callable[[], Any]) -> None:
+        self._begin = begin
+        self._resuming = messages.Resuming()
         self._assembler = messages.Assembler()
+        self._call = begin()
 
     def __next__(self) -> Event:
         while True:
-            with translated():
-                message = next(self._call)
+            try:
+                with translated():
+                    message = next(self._call)
+            except NotReady as error:
+                time.sleep(self._resuming.delay(error))
+                self._assembler, self._call = messages.Assembler(), self._begin()
+                continue
             event = self._assembler.feed(message)
-            if event is not None:
+            if event is not None and self._resuming.is_new(event):
                 return event
 
     def close(self) -> None:
+        self._resuming.close()
         self._call.cancel()
 
     def __enter__(self) -> Self:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, Reason, ServerBug
+from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, NotReady, Reason, ServerBug
 from onnx_attribution.methods import DEFAULT, Method, make
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import events, requests, tensors
 from onnx_attribution.values import (
+    Accepted,
     Array,
     Attribution,
     AttributionRequest,
@@ -41,6 +42,7 @@ __all__ = [
     "Assembler",
     "Inputs",
     "Report",
+    "Resuming",
     "arrays",
     "best",
     "is_serving",
@@ -56,6 +58,10 @@ __all__ = [
 UNARY_SECONDS = 60.0
 STREAM_SECONDS = 600.0
 PART = 1 << 20  # bytes of a message of an upload
+ATTEMPTS = 4
+"""How often in a row a broken stream is asked for, without an event in between."""
+FINAL = (Reason.CLIENT_CLOSED, Reason.CONCURRENT_OPERATION)
+"""Reasons with which waiting a moment is no help."""
 MAX_SECONDS = 1e9  # what gRPC can count to
 
 Inputs = Mapping[str, ArrayLike] | ArrayLike
@@ -259,6 +265,33 @@ class Assembler:
         values = [buffer.array() for buffer in self._buffers]
         self._buffers = []
         return Revision(self._summary.number, events.from_summary(self._summary.summary, values))
+
+
+class Resuming:
+    """Whether a stream that broke is asked for once more, and which of its events are told again."""
+
+    def __init__(self) -> None:
+        self._attempts = 0
+        self._is_accepted = self._is_closed = False
+
+    def delay(self, error: NotReady) -> float:
+        """Seconds to wait before the next attempt. Raises: NotReady, the given one, if there is to be none."""
+        self._attempts += 1
+        if self._is_closed or self._attempts >= ATTEMPTS or error.reason in FINAL:
+            raise error
+        return float(0.1 * 2**self._attempts)
+
+    def is_new(self, event: Event) -> bool:
+        """Whether an event is one for the caller: what was accepted once is not told again."""
+        if isinstance(event, Accepted):
+            known, self._is_accepted = self._is_accepted, True
+            return not known
+        self._attempts = 0
+        return True
+
+    def close(self) -> None:
+        """No further attempt is made."""
+        self._is_closed = True
 
 
 def best(revisions: Mapping[int, Attribution], completed: Completed | None) -> Attribution:

@@ -109,24 +109,9 @@ def test_a_server_that_comes_back_is_given_what_it_had_not_answered() -> None:
         client = Client(address)
         answers = client.audit("linear", rows(30), window=4)
         answered += [next(answers).sequence for _ in range(7)]
-    back: list[object] = []
-    ready, over = threading.Event(), threading.Event()
-
-    def again() -> None:
-        with app.background(engine, Settings(port=port)) as (_, server):
-            back.append(server)
-            ready.set()
-            over.wait(20)
-
-    thread = threading.Thread(target=again)
-    thread.start()
-    try:
-        assert ready.wait(10)
+    with app.background(engine, Settings(port=port)):
         answered += [one.sequence for one in answers]
-    finally:
-        over.set()
-        thread.join()
-        client.close()
+    client.close()
     assert sorted(answered) == list(range(30))
 
 
@@ -156,7 +141,7 @@ def test_items_below_resume_from_are_left_out_and_the_summary_comes_last() -> No
     with serving() as stubs:
         sent = [opened(resume_from=2), item(0), item(1), item(2), item(5)]
         found = list(stubs.attributions.Audit(iter(sent), timeout=10))
-    assert [one.result.sequence for one in found if one.HasField("result")] == [2, 5]
+    assert sorted(one.result.sequence for one in found if one.HasField("result")) == [2, 5]
     assert found[0].HasField("opened")
     assert (found[-1].summary.results, found[-1].summary.errors) == (2, 0)
 

@@ -16,6 +16,8 @@ from onnx_attribution import errors
 from onnx_attribution.client import AsyncClient, Client
 from onnx_attribution.client.messages import Assembler
 from onnx_attribution.proto import attribution_pb2 as pb
+from onnx_attribution.server import app
+from onnx_attribution.server.settings import Settings
 from onnx_attribution.values import (
     Accepted,
     Completed,
@@ -237,3 +239,29 @@ def test_chunk_out_of_place_breaks_the_stream() -> None:
         assembler.feed(pb.StreamAttributeResponse(revision=revision))
         with pytest.raises(errors.ServerBug, match="stream is broken"):
             assembler.feed(pb.StreamAttributeResponse(chunk=chunk))
+
+
+def test_a_stream_that_breaks_is_asked_for_once_more() -> None:
+    engine = FakeEngine()
+    with app.background(engine, Settings(port=0, grace_seconds=0.1)) as (address, _):
+        client = Client(address)
+        stream = client.stream("stuck", X, request_id="same")
+        assert isinstance(next(stream), Accepted)
+        port = int(address.rsplit(":", 1)[1])
+    with app.background(FakeEngine(), Settings(port=port, stream_seconds=0.5)), client, stream:
+        assert isinstance(next(stream), Progress)  # what was accepted is not told again
+
+
+def test_a_server_that_is_not_there_is_given_up_soon() -> None:
+    began = time.monotonic()
+    with Client("127.0.0.1:1") as client, pytest.raises(errors.NotReady, match="no server answers"):
+        client.attribute("linear", X)
+    assert time.monotonic() - began < 5
+
+
+def test_a_closed_stream_is_not_asked_for_again(client: Client) -> None:
+    stream = client.stream("slow", X)
+    next(stream)
+    stream.close()
+    with pytest.raises(errors.Cancelled):
+        list(stream)
