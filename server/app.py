@@ -23,6 +23,7 @@ from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.server.engine.engine import Engine as ModelEngine
 from onnx_attribution.server.service.attribution import AttributionService, Engine
 from onnx_attribution.server.service.info import ServerService
+from onnx_attribution.server.service.isolated import IsolatedEngine
 from onnx_attribution.server.service.models import ModelService
 from onnx_attribution.server.service.repository import Models, Repository, watch
 from onnx_attribution.server.service.status import ErrorInterceptor, scrubber
@@ -129,7 +130,8 @@ class Server:
 def serve(settings: Settings) -> None:
     """Serves the models of the settings until a signal: the first drains, the second aborts."""
     log_to_stderr()
-    engine = ModelEngine(
+    make = IsolatedEngine if settings.isolate else ModelEngine
+    engine = make(
         provider=settings.provider,
         threads=settings.threads or None,
         memory_budget=settings.memory_budget_mib * MIB,

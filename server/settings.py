@@ -32,6 +32,7 @@ class Settings(BaseSettings):
 
     most_loaded: int = Field(default=16, ge=0)
     watch: bool = False
+    isolate: bool = False
     uploads: bool = False
     max_upload_mib: int = Field(default=2048, ge=1)
 

@@ -298,6 +298,11 @@ class Reason(StrEnum):
         "the model is being loaded, or requests still run on one that is being unloaded",
         "try again after the delay that the status names (RetryInfo)",
     )
+    PROCESS_ENDED = (
+        "PROCESS_ENDED", "NotReady",
+        "the process that runs the models has ended, as onnxruntime does on some files; another is started",
+        "try again; if it ends at the same model each time, that file is the cause",
+    )
     CONCURRENT_OPERATION = (
         "CONCURRENT_OPERATION", "NotReady",
         "another model is being loaded, unloaded or uploaded",

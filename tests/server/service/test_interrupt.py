@@ -40,16 +40,16 @@ ENDLESS = parse_model(
 """A network that ends quickly at x and never at a baseline of zeros."""
 
 
+QUICK = parse_model(
+    '<ir_version: 8, opset_import: ["" : 17]> net (float[N,2] x) => (float[N,2] y) { y = Sin(x) }'
+)
+
+
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     with Engine(provider="cpu") as engine:
         engine.add("endless", ENDLESS)
-        engine.add(
-            "quick",
-            parse_model(
-                '<ir_version: 8, opset_import: ["" : 17]> net (float[N,2] x) => (float[N,2] y) { y = Sin(x) }'
-            ),
-        )
+        engine.add("quick", QUICK)
         yield engine
 
 
