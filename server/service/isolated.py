@@ -1,8 +1,8 @@
 """An engine in a process of its own: a model that ends the process does not end the server.
 
-The child does what it is told over a pipe: calls by number, those that stream one event at a time. Where it ends, every
-call that ran there is told so, with the models that were at work; another child is started with the next call, and knows
-the same models.
+The child does what it is told over a pipe: calls by number, those that stream one event at a time. Where it ends, all
+calls that ran there are told so, with the models that were at work; with the next call another child is started, and
+knows the same models.
 """
 
 from __future__ import annotations
