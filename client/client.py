@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from onnx_attribution.client import messages
 from onnx_attribution.client.audit import Audited, AuditProgress, Log
+from onnx_attribution.client.channel import Link, Tls
 from onnx_attribution.client.errors import translated
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
 from onnx_attribution.errors import NotReady, ServerBug
@@ -45,20 +46,25 @@ class Client:
 
     Arrays may be anything that numpy takes; where the model has one input, its name may be left out. Every call
     takes a `timeout` in seconds and raises the classes of `onnx_attribution.errors`.
+
+    `tls` encrypts: True with the usual roots, or `Tls` with files of one's own. `token` is sent with each call; to
+    another machine only encrypted, unless `allow_insecure`.
     """
 
     def __init__(
-        self, address: str = "127.0.0.1:8081", *, credentials: grpc.ChannelCredentials | None = None
+        self,
+        address: str = "127.0.0.1:8081",
+        *,
+        tls: Tls | bool = False,
+        token: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        allow_insecure: bool = False,
     ) -> None:
-        options = messages.CHANNEL_OPTIONS
-        self._channel = (
-            grpc.insecure_channel(address, options)
-            if credentials is None
-            else grpc.secure_channel(address, credentials, options)
-        )
-        self._attributions = rpc.AttributionServiceStub(self._channel)
-        self._models = rpc.ModelServiceStub(self._channel)
-        self._server = rpc.ServerServiceStub(self._channel)
+        link = Link(address, tls, token, credentials, allow_insecure)
+        self._channel = link.channel(grpc, messages.CHANNEL_OPTIONS)
+        self._attributions = link.stub(rpc.AttributionServiceStub, self._channel)
+        self._models = link.stub(rpc.ModelServiceStub, self._channel)
+        self._server = link.stub(rpc.ServerServiceStub, self._channel)
         self._only_inputs: dict[str, str] = {}
 
     def attribute(

@@ -25,6 +25,16 @@ HINTS: Mapping[type[errors.AttributionError], str] = {
     errors.DeadlineExceeded: "the call took longer than its timeout; allow more by timeout=",
     errors.MessageTooLarge: "send fewer samples at once, or raise the server's max_request_mib",
 }
+# What to say of a connection that fails, by what grpc says of it; the first that fits.
+CONNECTION_HINTS: Mapping[str, str] = {
+    "WRONG_VERSION_NUMBER": "the server does not encrypt; leave tls= out",
+    "certificate has expired": "that is the server's certificate, which has to be renewed there",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is of none of the roots; give those of its authority: "
+    "tls=Tls(roots=...)",
+    "Hostname Verification": "the server's certificate is for another name; tls=Tls(name=...) says which",
+    "Socket closed": "the server closed the connection: it has ended, or wants encryption (tls=), or a client "
+    "certificate of its authority that has not expired (tls=Tls(certificate=..., key=...))",
+}
 
 
 @contextmanager
@@ -62,7 +72,9 @@ def _error(code: str, text: str, status: status_pb2.Status) -> errors.Attributio
     if kind is errors.Overloaded and "larger than max" in text:
         kind = errors.MessageTooLarge
     if reason is None and kind in HINTS:
-        text = f"{text}; {HINTS[kind]}" if text else HINTS[kind]
+        told = (hint for sign, hint in CONNECTION_HINTS.items() if kind is errors.NotReady and sign in text)
+        hint = next(told, HINTS[kind])
+        text = f"{text}; {hint}" if text else hint
     translated_error = kind(text, reason=reason, violations=violations, code=code)
     translated_error.metadata = dict(info.metadata)
     return translated_error

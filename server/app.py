@@ -21,6 +21,8 @@ from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.server.engine.engine import Engine as ModelEngine
+from onnx_attribution.server.operate.tls import server_credentials
+from onnx_attribution.server.service.access import Access
 from onnx_attribution.server.service.attribution import AttributionService, Engine
 from onnx_attribution.server.service.info import ServerService
 from onnx_attribution.server.service.isolated import IsolatedEngine
@@ -55,7 +57,9 @@ def build(engine: Engine, settings: Settings, repository: Repository | None = No
     )
     scrub = scrubber(path if path.is_dir() else path.parent for path in settings.models)
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor(scrub)], options=_options(settings), maximum_concurrent_rpcs=512
+        interceptors=[ErrorInterceptor(scrub, Access.of(settings))],
+        options=_options(settings),
+        maximum_concurrent_rpcs=512,
     )
     rpc.add_AttributionServiceServicer_to_server(AttributionService(engine, work, settings, scrub), server)
     folders = repository or Repository(cast(Models, engine), settings.models)
@@ -83,8 +87,13 @@ class Server:
     async def start(self) -> int:
         """Listens, and returns the port. Raises: InvalidArgument if the address cannot be had."""
         await self._publish_health()
+        credentials = server_credentials(self._settings)
         try:
-            port: int = self._server.add_insecure_port(self._settings.address)
+            port: int = (
+                self._server.add_insecure_port(self._settings.address)
+                if credentials is None
+                else self._server.add_secure_port(self._settings.address, credentials)
+            )
         except RuntimeError:
             raise InvalidArgument(f"cannot listen on {self._settings.address}: is the port in use?") from None
         await self._server.start()

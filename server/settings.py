@@ -23,6 +23,11 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8081, ge=0, le=65535)
     allow_insecure: bool = False
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+    token_file: Path | None = None
+    default_role: Literal["read", "attribute", "admin"] | None = None
 
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=0, ge=0)
@@ -46,6 +51,7 @@ class Settings(BaseSettings):
     max_streams: int = Field(default=32, ge=1)
     max_audits: int = Field(default=8, ge=1)
     audit_window: int = Field(default=16, ge=1)
+    max_per_caller: int = Field(default=8, ge=0)
     unary_seconds: float = Field(default=60, gt=0)
     stream_seconds: float = Field(default=600, gt=0)
     max_seconds: float = Field(default=3600, gt=0)
@@ -83,11 +89,20 @@ class Settings(BaseSettings):
         return tuple(filter(None, devices.split(","))) if isinstance(devices, str) else devices
 
     @model_validator(mode="after")
+    def _require_both_halves(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key are set together, or neither is")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("client_ca is for encrypted connections: set certificate and key, too")
+        return self
+
+    @model_validator(mode="after")
     def _refuse_open_plaintext(self) -> Self:
-        if not is_loopback(self.host) and not self.allow_insecure:
+        if not is_loopback(self.host) and self.certificate is None and not self.allow_insecure:
+            seen = "calls and their tokens" if self.token_file is not None else "calls"
             raise ValueError(
-                f"{self.host!r} can be reached from other machines, and calls are not encrypted; "
-                "listen on 127.0.0.1 or allow it with allow_insecure"
+                f"{self.host!r} can be reached from other machines, and {seen} are not encrypted; set certificate and "
+                "key, listen on 127.0.0.1 or allow it with allow_insecure"
             )
         return self
 

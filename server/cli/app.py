@@ -15,6 +15,7 @@ from onnx_attribution.server.cli.methods import methods
 from onnx_attribution.server.cli.ops import ops
 from onnx_attribution.server.cli.serve import serve
 from onnx_attribution.server.cli.status import EPILOG, guarded
+from onnx_attribution.server.cli.token import token
 
 app = typer.Typer(
     name="onnx-attribution",
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list of commands
     serve: "Serves models over gRPC until Ctrl-C.",
+    token: "Makes a token for a caller of a server.",
     layers: "Lists the layers that can be attributed to.",
     check: "Says whether files can be attributed.",
     explain: "Attributes a target to inputs or layers.",

@@ -6,13 +6,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
 from onnx_attribution.client.client import Client
 from onnx_attribution.errors import InvalidArgument, ModelError, Reason
 from onnx_attribution.methods import MethodInfo
+from onnx_attribution.server.cli.login import Login
 from onnx_attribution.server.cli.output import shape_text
 from onnx_attribution.server.cli.samples import Parts, examples
 from onnx_attribution.values import (
@@ -39,6 +40,7 @@ class Place:
     threads: int
     batch_axes: Mapping[str, int | None]
     shapes: Mapping[str, tuple[int, ...]]
+    login: Login = field(default_factory=Login)
 
 
 class Asker(Protocol):
@@ -73,7 +75,7 @@ def asking(place: Place, read: Read | None = None) -> Iterator[Asker]:
         )
     if not re.fullmatch(r"\S+:[0-9]{1,5}|unix:\S+", place.server):
         raise InvalidArgument(f"--server {place.server!r} is not of the form HOST:PORT")
-    with Client(place.server) as client:
+    with place.login.client(place.server) as client:
         yield _Remote(client, place.model)
 
 

@@ -27,6 +27,7 @@ from onnx_attribution.server.cli.inputs import (
     read_references,
     shapes_of,
 )
+from onnx_attribution.server.cli.login import Login
 from onnx_attribution.server.cli.method import Given, parsed, with_parameters
 from onnx_attribution.server.cli.pictures import FLOATS, Layout, Picture
 from onnx_attribution.server.cli.pixels import colour_of
@@ -165,12 +166,19 @@ def explain(
     batch_axis: options.BatchAxis = None,
     shape: options.Shape = None,
     server: options.Server = None,
+    ca: options.Ca = None,
+    certificate: options.Certificate = None,
+    key: options.Key = None,
+    token: options.Token = None,
     model: options.Model = None,
     json: options.Json = False,
     parameters: Given = (),
 ) -> None:
     """Says how much each unit of the chosen layers contributes to the target, for each sample of the inputs."""
-    place = Place(model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []))
+    place = Place(
+        model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []),
+        Login(ca, certificate, key, token),
+    )  # fmt: skip
     picture = _picture(scale, mean, std, layout, resize, background)
     wanted_rows = parse_rows(rows) if rows is not None else None
     question = _Question(

@@ -9,6 +9,7 @@ import typer
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Place, asking
 from onnx_attribution.server.cli.inputs import axes_of, shapes_of
+from onnx_attribution.server.cli.login import Login
 
 
 def layers(
@@ -24,11 +25,18 @@ def layers(
     batch_axis: options.BatchAxis = None,
     shape: options.Shape = None,
     server: options.Server = None,
+    ca: options.Ca = None,
+    certificate: options.Certificate = None,
+    key: options.Key = None,
+    token: options.Token = None,
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
     """Lists the layers between the sources and the target: name, node, operator, shape, type, whether it is a cut."""
-    place = Place(model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []))
+    place = Place(
+        model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []),
+        Login(ca, certificate, key, token),
+    )  # fmt: skip
     with asking(place) as asker:
         info, found = asker.info(), asker.layers(pattern)
     if json:

@@ -10,22 +10,26 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from onnx_attribution.client.client import Client
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.parameters import Parameter
 from onnx_attribution.server.cli import options, output
+from onnx_attribution.server.cli.login import Login
 from onnx_attribution.server.cli.status import say
 
 
 def methods(
     server: options.Server = None,
+    ca: options.Ca = None,
+    certificate: options.Certificate = None,
+    key: options.Key = None,
+    token: options.Token = None,
     json: options.Json = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the page of the documentation.")
     ] = False,
 ) -> None:
     """Lists the methods: their parameters with bounds and defaults, their papers, and what Captum calls them."""
-    found = _known(server)
+    found = _known(server, Login(ca, certificate, key, token))
     if json:
         output.print_json({"methods": [_plain(one) for one in found]})
     elif markdown:
@@ -34,9 +38,9 @@ def methods(
         _print(found)
 
 
-def _known(server: str | None) -> Sequence[MethodInfo]:
+def _known(server: str | None, login: Login) -> Sequence[MethodInfo]:
     if server is not None:
-        with Client(server) as client:
+        with login.client(server) as client:
             return client.methods()
     import onnx_attribution.server.engine.methods  # noqa: F401  # whose recipes are listed
     from onnx_attribution.server.engine.recipe import failures, infos

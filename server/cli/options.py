@@ -25,6 +25,36 @@ Shape = Annotated[
     ),
 ]
 Server = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask this server instead.")]
+Ca = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        envvar="ONNX_ATTRIBUTION_CA",
+        help="With --server: encrypt, and trust the authority in this file, or `system`: those that grpc knows.",
+    ),
+]
+Certificate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        envvar="ONNX_ATTRIBUTION_CLIENT_CERTIFICATE",
+        help="With --server: the certificate to connect with.",
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", envvar="ONNX_ATTRIBUTION_CLIENT_KEY", help="With --server: the certificate's key."
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        envvar="ONNX_ATTRIBUTION_TOKEN",
+        help="With --server: the token of each call; the variable keeps it out of lists of processes.",
+    ),
+]
 Model = Annotated[str | None, typer.Option(metavar="NAME", help="The model's name on the server.")]
 Logit = Annotated[
     bool,

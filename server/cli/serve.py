@@ -47,6 +47,18 @@ def serve(
             "--allow-insecure", help="Listen where other machines can reach it, without encryption."
         ),
     ] = False,
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Encrypt: the server's certificate, with --key.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="The certificate's key.")] = None,
+    client_ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Let in only who has a certificate of this authority."),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Let in only callers of this file; `token` adds them to it."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Serves the models until Ctrl-C: the first drains, the second aborts.
@@ -64,6 +76,7 @@ def serve(
     from onnx_attribution.server.settings import Settings
 
     given: dict[str, Any] = {"host": host, "port": port, "provider": provider, "threads": threads}
+    given |= {"certificate": certificate, "key": key, "client_ca": client_ca, "token_file": token_file}
     given = {name: value for name, value in given.items() if value is not None}
     given |= {"devices": tuple(device)} if device else {}
     given |= {name: True for name, on in (("tf32", tf32), ("allow_insecure", allow_insecure)) if on}

@@ -16,14 +16,13 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from onnx_attribution import errors
-from onnx_attribution.proto import attribution_pb2 as pb
+from onnx_attribution.server.service.access import EXEMPT, Access
 
 __all__ = ["DOMAIN", "ErrorInterceptor", "Scrub", "scrubber", "to_status"]
 
 Scrub = Callable[[str], str]
 
 DOMAIN = "onnx-attribution"
-OURS = f"/{pb.DESCRIPTOR.package}."
 RETRY_SECONDS = 1
 # The status travels in the trailing metadata, which gRPC limits to 8 KiB by default.
 MAX_MESSAGE, MAX_WORD, MAX_ENTRIES = 1500, 200, 8
@@ -39,20 +38,21 @@ def to_status(error: BaseException, scrub: Scrub) -> status_pb2.Status:
     metadata = {key: scrub(text)[:MAX_WORD] for key, text in list(error.metadata.items())[:MAX_ENTRIES]}
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     text = scrub(error.message)[:MAX_MESSAGE]
-    return _status(code, text, info, _detail(code, error, text, scrub))
+    return _status(code, text, info, *_details(code, error, text, scrub))
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no types
-    """Outermost: aborts a call with the status of whatever its handler raised."""
+    """Outermost: aborts a call with the status of what its handler raised, or before it `access`."""
 
-    def __init__(self, scrub: Scrub) -> None:
+    def __init__(self, scrub: Scrub, access: Access) -> None:
         self._scrub = scrub
+        self._access = access
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(OURS):
+        handler, method = await continuation(handler_call_details), handler_call_details.method
+        if handler is None or method.startswith(EXEMPT):
             return handler  # an unknown method; or health and reflection, which report their own errors
         parse = handler.request_deserializer
 
@@ -71,9 +71,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
             async def guarded_stream(request: Any, context: Any) -> AsyncIterator[Any]:
                 responses = None
                 try:
-                    responses = stream(_checked_stream(request) if several else _checked(request), context)
-                    async for response in responses:
-                        yield response
+                    with self._access.call(method, context):
+                        responses = stream(
+                            _checked_stream(request) if several else _checked(request), context
+                        )
+                        async for response in responses:
+                            yield response
                 except grpc.aio.AbortError:
                     raise
                 except Exception as error:
@@ -89,7 +92,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
 
         async def guarded(request: Any, context: Any) -> Any:
             try:
-                return await unary(_checked_stream(request) if several else _checked(request), context)
+                with self._access.call(method, context):
+                    return await unary(_checked_stream(request) if several else _checked(request), context)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
@@ -126,24 +130,21 @@ def _internal(error: BaseException) -> status_pb2.Status:
         reason=errors.Reason.INTERNAL, domain=DOMAIN, metadata={"incident": incident}
     )
     text = f"the server failed; its log knows this as incident {incident}"
-    return _status(grpc.StatusCode.INTERNAL, text, info, None)
+    return _status(grpc.StatusCode.INTERNAL, text, info)
 
 
-def _status(
-    code: grpc.StatusCode, text: str, info: error_details_pb2.ErrorInfo, detail: Any
-) -> status_pb2.Status:
+def _status(code: grpc.StatusCode, text: str, *parts: Any) -> status_pb2.Status:
     details = []
-    for part in (info, detail):
-        if part is not None:
-            packed = any_pb2.Any()
-            packed.Pack(part)
-            details.append(packed)
+    for part in parts:
+        packed = any_pb2.Any()
+        packed.Pack(part)
+        details.append(packed)
     return status_pb2.Status(code=code_pb2.Code.Value(code.name), message=text, details=details)
 
 
-def _detail(
+def _details(
     code: grpc.StatusCode, error: errors.AttributionError, text: str, scrub: Scrub
-) -> Any:  # a message or None; these messages have no types
+) -> list[Any]:  # messages, which have no types
     """What the API guidelines want beside the reason, by code."""
     match code:
         case grpc.StatusCode.INVALID_ARGUMENT:
@@ -153,21 +154,27 @@ def _detail(
                 )
                 for field, description in list(error.violations.items())[:MAX_ENTRIES]
             ]
-            return error_details_pb2.BadRequest(field_violations=violations) if violations else None
+            return [error_details_pb2.BadRequest(field_violations=violations)] if violations else []
         case grpc.StatusCode.NOT_FOUND:
             kind = error.reason.removesuffix("_NOT_FOUND").lower()
             name = next(iter(error.metadata.values()), "")[:MAX_WORD]
-            return error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name)
+            return [error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name)]
         case grpc.StatusCode.FAILED_PRECONDITION:
             kind = next((kind.__name__ for kind in errors.KINDS if isinstance(error, kind)), "")
             violation = error_details_pb2.PreconditionFailure.Violation(
                 type=kind, description=text[:MAX_WORD]
             )
-            return error_details_pb2.PreconditionFailure(violations=[violation])
+            return [error_details_pb2.PreconditionFailure(violations=[violation])]
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.RESOURCE_EXHAUSTED:
             delay = duration_pb2.Duration(seconds=RETRY_SECONDS)
-            return error_details_pb2.RetryInfo(retry_delay=delay)
-    return None
+            retry = error_details_pb2.RetryInfo(retry_delay=delay)
+            if "limit" not in error.metadata:
+                return [retry]
+            exceeded = error_details_pb2.QuotaFailure.Violation(
+                subject=error.metadata.get("caller", "server")[:MAX_WORD], description=text[:MAX_WORD]
+            )
+            return [retry, error_details_pb2.QuotaFailure(violations=[exceeded])]
+    return []
 
 
 def scrubber(hidden: Iterable[Path] = ()) -> Scrub:

@@ -339,6 +339,11 @@ class Reason(StrEnum):
         "as many audits as may are running",
         "try again later, or end an audit",
     )
+    RATE_LIMITED = (
+        "RATE_LIMITED", "Overloaded",
+        "as many calls of this caller are running as one caller may have",
+        "wait for one of them, or try again after the delay that the status names (RetryInfo)",
+    )
     DEVICE_OUT_OF_MEMORY = (
         "DEVICE_OUT_OF_MEMORY", "Overloaded",
         "the memory does not suffice for a run",
@@ -361,8 +366,13 @@ class Reason(StrEnum):
     )
     CREDENTIALS_INVALID = (
         "CREDENTIALS_INVALID", "Unauthenticated",
-        "there are no credentials, or they are not accepted",
+        "the credentials are not accepted",
         "send those that the server or the proxy before it expects",
+    )
+    CREDENTIALS_MISSING = (
+        "CREDENTIALS_MISSING", "Unauthenticated",
+        "there are no credentials",
+        "give the client a token (token=, --token) or a certificate",
     )
     PERMISSION_DENIED = (
         "PERMISSION_DENIED", "PermissionDenied",

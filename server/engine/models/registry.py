@@ -259,8 +259,8 @@ class Registry:
         if name in self._entries:
             return self._entries[name]
         close = ", ".join(close_names(name, list(self._entries)))
-        known = f"close names: {close}" if close else f"there are {len(self._entries)} models"
-        raise NotFound(f"no model {name!r}; {known}", reason=Reason.MODEL_NOT_FOUND, model=name, close=close)
+        known = f"; close names: {close}" if close else ""
+        raise NotFound(f"no model {name!r}{known}", reason=Reason.MODEL_NOT_FOUND, model=name, close=close)
 
     def _version(self, name: str, version: int | str) -> Entry:
         versions = self._versions(name)

@@ -322,7 +322,7 @@ def test_an_unknown_model_is_refused_with_close_names_only() -> None:
             engine.add(name, parsed("(float[N] x) => (float[N] y) { y = Relu(x) }"))
         with pytest.raises(NotFound, match=r"no model 'resnet'; close names: resnet\d\d, resnet\d\d$"):
             engine.info("resnet")
-        with pytest.raises(NotFound, match=r"no model 'qqq'; there are 4 models$"):
+        with pytest.raises(NotFound, match=r"no model 'qqq'$"):
             engine.info("qqq")
 
 

@@ -1,0 +1,111 @@
+"""How a client reaches its server: encryption, certificates and the token of each call."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from onnx_attribution.errors import InvalidArgument
+
+__all__ = ["Link", "Tls"]
+
+TOKEN = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Encryption. Each is a file in PEM form, read when the client is made.
+
+    `roots`: whose certificates a server may have; those that come with grpc if None. `certificate` and `key`: the
+    client's own, where the server asks for one. `name`: what the server's certificate is for, if not its address.
+    """
+
+    roots: str | os.PathLike[str] | None = None
+    certificate: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
+    name: str = ""
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Raises: InvalidArgument, for files that cannot be read, or one without the other."""
+        if (self.certificate is None) != (self.key is None):
+            raise InvalidArgument("a client's certificate and its key are given together, or neither is")
+        return grpc.ssl_channel_credentials(_read(self.roots), _read(self.key), _read(self.certificate))
+
+    @property
+    def options(self) -> tuple[tuple[str, str], ...]:
+        return (("grpc.ssl_target_name_override", self.name),) if self.name else ()
+
+
+@dataclass(frozen=True)
+class Link:
+    """A way to a server.
+
+    Raises: InvalidArgument, for a token that would be sent to another machine unencrypted, and as `Tls` does.
+    """
+
+    address: str
+    tls: Tls | bool = False
+    token: str | None = None
+    credentials: grpc.ChannelCredentials | None = None
+    """In place of `tls`, those that grpc makes."""
+    allow_insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tls and self.credentials is not None:
+            raise InvalidArgument("give tls or credentials, not both")
+        if self.token is not None and not (isinstance(self.token, str) and TOKEN.fullmatch(self.token)):
+            raise InvalidArgument("a token is text without spaces, of plain letters, digits and signs")
+        is_open = not self.tls and self.credentials is None and not _is_near(self.address)
+        if self.token is not None and is_open and not self.allow_insecure:
+            raise InvalidArgument(
+                f"the token would go to {self.address} unencrypted, where others can read it; give tls=, or "
+                "allow_insecure=True where the way is safe"
+            )
+
+    def channel(self, kind: Any, options: tuple[tuple[str, int | str], ...]) -> Any:
+        """A channel of `grpc` or `grpc.aio`."""
+        tls = Tls() if self.tls is True else self.tls
+        if tls:
+            return kind.secure_channel(self.address, tls.credentials(), (*options, *tls.options))
+        if self.credentials is not None:
+            return kind.secure_channel(self.address, self.credentials, options)
+        return kind.insecure_channel(self.address, options)
+
+    def stub(self, kind: Callable[[Any], Any], channel: Any) -> Any:
+        """A stub whose calls carry the token."""
+        stub = kind(channel)
+        if self.token is not None:
+            metadata = (("authorization", f"Bearer {self.token}"),)
+            for name, call in list(vars(stub).items()):
+                setattr(stub, name, partial(call, metadata=metadata))
+        return stub
+
+
+def _read(file: str | os.PathLike[str] | None) -> bytes | None:
+    if file is None:
+        return None
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"cannot read {str(file)!r}: {error.strerror}") from None
+
+
+def _is_near(address: str) -> bool:
+    """Whether an address is one of this machine."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = re.sub(r"^(dns|ipv4|ipv6):(/*[^/]*/)?", "", address).rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,31 @@
+"""How a command reaches a server that is not open to all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx_attribution.client.channel import Tls
+from onnx_attribution.client.client import Client
+from onnx_attribution.errors import InvalidArgument
+
+SYSTEM = "system"
+
+
+@dataclass(frozen=True)
+class Login:
+    """The authority that is trusted, the certificate to connect with, its key, and the token of each call."""
+
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    token: str | None = None
+
+    def client(self, address: str) -> Client:
+        """Raises: InvalidArgument, for what does not belong together, or cannot be read."""
+        if self.ca is None and (self.certificate or self.key):
+            raise InvalidArgument(
+                f"--certificate and --key are for encrypted connections: give --ca, too (or --ca {SYSTEM})"
+            )
+        roots = None if self.ca == SYSTEM else self.ca
+        tls = False if self.ca is None else Tls(roots, self.certificate, self.key)
+        return Client(address, tls=tls, token=self.token)
