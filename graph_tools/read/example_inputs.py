@@ -51,6 +51,8 @@ RANKS = (2, 4, 3, 1, 0, 5)
 TOLD = 8  # sizes that are taken from constants
 PRODUCTS = 600  # combinations of sides
 HUGE = 1 << 23  # elements of inputs that are made up
+LARGEST = 1 << 28  # elements of an input that the file declares
+MAX_RANK = 64  # that of numpy
 PATIENCE = 20.0  # seconds of search, once the likely sizes are tried
 
 
@@ -70,6 +72,8 @@ def example_inputs(
     for value in model.graph.input:
         if not value.type.HasField("tensor_type"):
             raise _no_tensor(model, value)
+        if value.name not in (given or {}):
+            _require_small(value, (shapes or {}).get(value.name, dims_of(value)))
     failure: ModelError | None = None
     has_integers = any(x.type.tensor_type.elem_type not in FLOATS for x in model.graph.input)
     known, quiet = compared(model), switched_off(model)
@@ -89,7 +93,10 @@ def example_inputs(
             failure = failure or error
             continue
         return inputs
-    assert failure is not None
+    if failure is None:
+        raise ModelError(
+            "no inputs were found on which the model could be tried: give an example, or input shapes"
+        )
     raise failure
 
 
@@ -120,6 +127,19 @@ def examples(
             run(plain, larger, [o.name for o in plain.graph.output])
             return [first, larger]
     return [first, second]
+
+
+def _require_small(value: onnx.ValueInfoProto, dims: Dims | None) -> None:
+    """Refuses an input that is large before anything is known of it. Raises: ModelError."""
+    least = math.prod(d for d in dims or () if isinstance(d, int) and d > 0)
+    if least > LARGEST or len(dims or ()) > MAX_RANK:
+        told = f"{least} elements, and with more than {LARGEST}"
+        told = told if least > LARGEST else f"{len(dims or ())} axes, and with more than {MAX_RANK}"
+        raise ModelError(
+            f"the input {value.name!r} is declared with {told} no model can be tried; declare its sizes as names, or "
+            "give an example",
+            reason=Reason.MODEL_INVALID, input=value.name,
+        )  # fmt: skip
 
 
 def _no_tensor(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> ModelError:
@@ -213,6 +233,7 @@ def _sized(model: onnx.ModelProto, dims: Mapping[str, Dims]) -> Iterator[dict[st
         likely.append((grids[:1], told))
     if 1 < len(free) <= 3:
         likely.append((_products(free, SIDES)[:PRODUCTS], [1]))
+    least = sum(math.prod(d for d in shape if isinstance(d, int)) for shape in dims.values())
     begun = time.monotonic()
     for k, (found, firsts) in enumerate(likely):
         for start in dict.fromkeys(firsts):
@@ -224,7 +245,7 @@ def _sized(model: onnx.ModelProto, dims: Mapping[str, Dims]) -> Iterator[dict[st
                     name: tuple(sizes[d] if isinstance(d, str) else max(d or 0, 0) for d in shape)
                     for name, shape in dims.items()
                 }
-                if not (free or batch) or sum(map(math.prod, chosen.values())) <= HUGE:
+                if not (free or batch) or sum(map(math.prod, chosen.values())) <= max(HUGE, least):
                     yield chosen
 
 

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnx_attribution.errors import ModelError, Reason
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 from onnx_attribution.graph_tools.ir.weights import Weights, is_apart, require_values, size_of
+from onnx_attribution.graph_tools.read.limits import require_bounded
 
 MAX_OPSET = 26  # what onnxruntime 1.31 runs; 1.32 and onnx 1.23 go to 28 and to IR version 14
 MAX_IR = 13
+MAX_LOCATION = 1024  # characters of the name of an external file
+MAX_SHARED = 4  # times that tensors may take the bytes of an external file
+SMALL = 16 << 20  # bytes that they may take anyway
 
 ModelSource = str | PathLike[str] | bytes | onnx.ModelProto
 
@@ -51,15 +59,19 @@ def _read(source: ModelSource, weights: Weights | None) -> onnx.ModelProto:
     if isinstance(source, onnx.ModelProto):
         model = onnx.ModelProto()
         model.CopyFrom(source)
+        require_bounded(model)
         _refuse_external(model)
     elif isinstance(source, bytes):
         model = _parse(source, weights)
+        require_bounded(model)
         _refuse_external(model)
     else:
         path = Path(source)
         if not path.is_file():
             raise ModelError(f"no file {path.name!r}", reason=Reason.MODEL_INVALID, file=path.name)
         model = _parse(path, weights)
+        require_bounded(model)
+        _require_once(filter(None, (_External.of(tensor, path) for tensor in _tensors(model))))
         for tensor in model.graph.initializer:
             _read_external(tensor, path, weights)
         for tensor in _tensors(model):
@@ -145,59 +157,114 @@ def _refuse_external(model: onnx.ModelProto) -> None:
             )  # fmt: skip
 
 
-def _read_external(tensor: TensorProto, path: Path, weights: Weights | None) -> None:
-    """Reads external values in, in place; large ones go to `weights`, where that is given.
+@dataclass(frozen=True)
+class _External:
+    """Where the values of a tensor lie."""
 
-    Raises:
-        ModelError: the file is missing, too short, or none that a model may read.
-    """
-    if tensor.data_location != TensorProto.EXTERNAL or is_apart(tensor):
-        return
-    entries = {e.key: e.value for e in tensor.external_data}
-    location = entries.get("location", "")
+    tensor: str
+    model: str
+    file: Path
+    shown: str
+    offset: int
+    length: int
 
-    def refused(why: str) -> ModelError:
+    @classmethod
+    def of(cls, tensor: TensorProto, path: Path) -> _External | None:
+        """None for values that the model holds.
+
+        Raises:
+            ModelError: the file is missing, too short, or none that a model may read.
+        """
+        if tensor.data_location != TensorProto.EXTERNAL or is_apart(tensor):
+            return None
+        entries = {e.key: e.value for e in tensor.external_data}
+        location = entries.get("location", "")
         shown = location if _is_inside(location) else os.path.basename(location)
-        return ModelError(
-            f"the values of tensor {tensor.name!r} of {path.name!r} should be in the external file {shown!r}, {why}",
-            reason=Reason.MODEL_INVALID, file=path.name, tensor=tensor.name, external=shown,
-        )  # fmt: skip
+        refused = partial(_refused, tensor.name, path.name, shown[:MAX_LOCATION])
+        try:
+            needed = size_of(tensor.data_type, tensor.dims)
+            offset, length = int(entries.get("offset") or 0), int(entries.get("length") or needed)
+        except KeyError as error:
+            raise refused("but it has no element type; export the model again") from error
+        except ValueError as error:
+            raise refused("but its offset or length is no number; export the model again") from error
+        if not _is_inside(location):
+            raise refused(
+                "which is not in the folder of the model; only files there and below are read: put it there"
+            )
+        if len(location) > MAX_LOCATION:
+            raise refused(f"whose name is longer than {MAX_LOCATION} characters; give it a shorter one")
+        file = path.parent / location
+        try:
+            _require_plain(file, len(Path(location).parts), refused)
+            size = file.stat().st_size
+        except OSError as error:
+            raise refused(f"which cannot be read: {error.strerror}") from error
+        if offset < 0 or length != needed:
+            raise refused(
+                f"with {length} bytes from {offset} on, but its type and shape take {needed} bytes; export the model "
+                "again"
+            )
+        if offset + length > size:
+            raise refused(
+                f"which has {size} bytes, but {offset + length} are needed; copy the whole file beside the model"
+            )
+        return cls(tensor.name, path.name, file, shown, offset, length)
 
-    try:
-        needed = size_of(tensor.data_type, tensor.dims)
-        offset, length = int(entries.get("offset") or 0), int(entries.get("length") or needed)
-    except KeyError as error:
-        raise refused("but it has no element type; export the model again") from error
-    except ValueError as error:
-        raise refused("but its offset or length is no number; export the model again") from error
-    if not _is_inside(location):
-        raise refused(
-            "which is not in the folder of the model; only files there and below are read: put it there"
-        )
-    file = path.parent / location
-    links = [f for f in (file, *file.parents[: len(Path(location).parts) - 1]) if f.is_symlink()]
-    if links:
+    def read(self) -> NDArray[np.uint8]:
+        """Raises: ModelError, if the file cannot be read or memory does not hold the values."""
+        refused = partial(_refused, self.tensor, self.model, self.shown)
+        try:
+            return np.fromfile(self.file, np.uint8, self.length, offset=self.offset)
+        except OSError as error:
+            raise refused(f"which cannot be read: {error.strerror}") from error
+        except MemoryError as error:
+            raise refused(f"whose {self.length} bytes are more than the memory there is") from error
+
+
+def _refused(tensor: str, model: str, shown: str, why: str) -> ModelError:
+    return ModelError(
+        f"the values of tensor {tensor!r} of {model!r} should be in the external file {shown!r}, {why}",
+        reason=Reason.MODEL_INVALID, file=model, tensor=tensor, external=shown,
+    )  # fmt: skip
+
+
+def _require_plain(file: Path, depth: int, refused: Callable[[str], ModelError]) -> None:
+    """Refuses what is no file, or could lead to any file. `depth`: so many parts of the path lie below the model's."""
+    if any(part.is_symlink() for part in (file, *file.parents[: depth - 1])):
         raise refused(
             "which is a symbolic link or behind one; a link could lead to any file, so none is followed: put a copy of "
             "the file in its place"
         )
     if not file.is_file():
         raise refused("which is missing; it belongs beside the model")
-    found = file.stat()
-    if found.st_nlink > 1:
+    if file.stat().st_nlink > 1:
         raise refused(
             "which is a hard link; it could be any file, so it is not read: put a copy in its place"
         )
-    if offset < 0 or length != needed:
-        raise refused(
-            f"with {length} bytes from {offset} on, but its type and shape take {needed} bytes; export the model again"
-        )
-    if offset + length > found.st_size:
-        raise refused(
-            f"which has {found.st_size} bytes, but {offset + length} are needed; copy the whole file beside the model"
-        )
-    values = np.fromfile(file, np.uint8, length, offset=offset)
-    if weights is not None and len(values) == length >= weights.large:
+
+
+def _require_once(found: Iterable[_External]) -> None:
+    """Refuses a small file that many tensors take for theirs, so that it would be large in memory.
+
+    Raises:
+        ModelError: they take it `MAX_SHARED` times, and that is no small matter.
+    """
+    taken: Counter[Path] = Counter()
+    for one in found:
+        taken[one.file] += one.length
+        if taken[one.file] > max(MAX_SHARED * one.file.stat().st_size, SMALL):
+            why = f"which the tensors take more than {MAX_SHARED} times over; export the model again"
+            raise _refused(one.tensor, one.model, one.shown, why)
+
+
+def _read_external(tensor: TensorProto, path: Path, weights: Weights | None) -> None:
+    """Reads external values in, in place; large ones go to `weights`, where that is given. Raises: as `_External`."""
+    place = _External.of(tensor, path)
+    if place is None:
+        return
+    values = place.read()
+    if weights is not None and len(values) == place.length >= weights.large:
         weights.hold(tensor, values)
         return
     tensor.raw_data = values.tobytes()
@@ -207,7 +274,8 @@ def _read_external(tensor: TensorProto, path: Path, weights: Weights | None) -> 
 
 def _is_inside(location: str) -> bool:
     """Whether a location is a relative path that does not climb."""
-    return bool(location) and not os.path.isabs(location) and ".." not in Path(location).parts
+    parts = location.split("/")
+    return bool(location) and not os.path.isabs(location) and ".." not in parts and "\0" not in location
 
 
 def digest(source: ModelSource) -> str:

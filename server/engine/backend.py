@@ -265,7 +265,7 @@ class Session:
             except Exception as error:  # onnxruntime raises a dozen unrelated types
                 if is_of_memory(error):
                     raise Overloaded(
-                        "the memory does not suffice", reason=Reason.DEVICE_OUT_OF_MEMORY
+                        f"the memory does not suffice: {text_of(error)}", reason=Reason.DEVICE_OUT_OF_MEMORY
                     ) from error
                 text = text_of(error)
                 raise ModelError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+LONGEST = 4000
+
 _MEMORY = re.compile(
     r"failed to allocate|bad_?alloc|alloc_failed|out of memory|available memory of", re.IGNORECASE
 )
@@ -25,21 +27,26 @@ _MISSING = re.compile(
 
 def is_of_memory(error: Exception) -> bool:
     """Whether the memory did not suffice."""
-    return _MEMORY.search(str(error)) is not None
+    return _MEMORY.search(_told(error)) is not None
 
 
 def missing(error: Exception) -> dict[str, str]:
     """The operator that onnxruntime does not have, and the node where it is one node that it cannot run."""
-    found = _MISSING.search(str(error))
+    found = _MISSING.search(_told(error))
     if found is None:
         return {}
     name = found["operator"] or found["standard"] or found["kernel"]
     return {"domain": found["domain"] or "", "operator": name, "node": found["node"] or ""}
 
 
+def _told(error: Exception) -> str:
+    """A message without the rest of a name that never ends, in which expressions would be sought for as long."""
+    return str(error)[:LONGEST]
+
+
 def text_of(error: Exception) -> str:
     """The first line of an onnxruntime message: the node that failed, and why, without places in its source."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = (_told(error).strip().splitlines() or [type(error).__name__])[0]
     node = _NODE.match(line)
     if node is not None:  # the innermost, where graphs are nested
         line = f"{node[1]} (node {node[2]!r}): {line[node.end() :]}"
