@@ -11,17 +11,12 @@ from onnx_attribution.server.operate.signals import Signals
 
 def main() -> int:
     Signals()  # until the server has its own
-    from pydantic import ValidationError
-
     from onnx_attribution.server.app import serve
-    from onnx_attribution.server.settings import Settings
+    from onnx_attribution.server.settings import read
 
     try:
         paths = tuple(map(Path, sys.argv[1:]))
-        serve(Settings(models=paths) if paths else Settings())
-    except ValidationError as error:
-        print(*(f"{detail['loc']}: {detail['msg']}" for detail in error.errors()), sep="\n", file=sys.stderr)
-        return 2
+        serve(read({"models": paths} if paths else {}))
     except AttributionError as error:
         print(error.message, file=sys.stderr)
         return 2

@@ -1,29 +1,34 @@
-"""The server around an engine: listener, health, reflection, and an end in two stages."""
+"""The server around an engine: gRPC and HTTP, health, what is known of its calls, and an end in two stages."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import AttributionError, InvalidArgument
+from onnx_attribution.graph_tools.select.names import close_names
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.server.engine.engine import Engine as ModelEngine
+from onnx_attribution.server.operate.http import Http, routes
+from onnx_attribution.server.operate.logs import CallLog, configure
+from onnx_attribution.server.operate.metrics import Metrics
 from onnx_attribution.server.operate.tls import server_credentials
 from onnx_attribution.server.service.access import Access
 from onnx_attribution.server.service.attribution import AttributionService, Engine
+from onnx_attribution.server.service.calls import CallInterceptor, Listener
+from onnx_attribution.server.service.health import Health
 from onnx_attribution.server.service.info import ServerService
 from onnx_attribution.server.service.isolated import IsolatedEngine
 from onnx_attribution.server.service.models import ModelService
@@ -32,7 +37,10 @@ from onnx_attribution.server.service.status import ErrorInterceptor, scrubber
 from onnx_attribution.server.service.threads import Work
 from onnx_attribution.server.settings import Settings
 
-__all__ = ["Server", "background", "build", "serve"]
+if TYPE_CHECKING:
+    from onnx_attribution.server.operate.traces import Traces
+
+__all__ = ["Server", "background", "build", "engine_of", "serve"]
 
 SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
 HEALTH_SECONDS = 1.0
@@ -41,13 +49,24 @@ MIB = 1 << 20
 log = structlog.get_logger(__name__)
 
 
-def build(engine: Engine, settings: Settings, repository: Repository | None = None) -> Server:
+def build(
+    engine: Engine,
+    settings: Settings,
+    repository: Repository | None = None,
+    *,
+    metrics: Metrics | None = None,
+    listeners: Sequence[Listener] = (),
+) -> Server:
     """A server over the engine, not yet listening; needs a running event loop. `repository`: the model directories.
 
+    `metrics` are those that the engine was given as its observer; `listeners` are told of every call.
     Where structlog is not configured, its log goes to standard error.
     """
     if not structlog.is_configured():
-        log_to_stderr()  # structlog's own default prints the local variables of tracebacks
+        configure(
+            settings.log_level, settings.log_format
+        )  # structlog's own prints local variables in tracebacks
+    metrics = metrics or Metrics()
     work = Work(
         workers=settings.workers,
         max_unary=settings.max_unary,
@@ -55,9 +74,13 @@ def build(engine: Engine, settings: Settings, repository: Repository | None = No
         max_audits=settings.max_audits,
         heartbeat=settings.heartbeat_seconds,
     )
+    work.observer = metrics
+    metrics.watch(lambda: work.pending, lambda: work.running, engine.models)
     scrub = scrubber(path if path.is_dir() else path.parent for path in settings.models)
+    traces = _traces(settings)
+    calls = CallInterceptor((metrics, *listeners, *traces))
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor(scrub, Access.of(settings))],
+        interceptors=[calls, ErrorInterceptor(scrub, Access.of(settings))],
         options=_options(settings),
         maximum_concurrent_rpcs=512,
     )
@@ -65,27 +88,54 @@ def build(engine: Engine, settings: Settings, repository: Repository | None = No
     folders = repository or Repository(cast(Models, engine), settings.models)
     rpc.add_ModelServiceServicer_to_server(ModelService(engine, work, settings, scrub, folders), server)
     rpc.add_ServerServiceServicer_to_server(ServerService(engine, settings), server)
-    health = HealthServicer()
+    health = Health()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
-    return Server(server, health, engine, work, settings)
+    watched = folders if settings.watch else None
+    return Server(server, health, engine, work, settings, metrics, watched, traces)
+
+
+class Closing(Protocol):
+    """What has something left to do when the server ends."""
+
+    def close(self) -> None: ...
 
 
 class Server:
-    """A gRPC server with a graceful end. The engine is its owner's to close."""
+    """A gRPC server and a port of HTTP with a graceful end. The engine is its owner's to close."""
 
     def __init__(
-        self, server: grpc.aio.Server, health: HealthServicer, engine: Engine, work: Work, settings: Settings
+        self,
+        server: grpc.aio.Server,
+        health: Health,
+        engine: Engine,
+        work: Work,
+        settings: Settings,
+        metrics: Metrics,
+        watched: Repository | None = None,
+        closing: Sequence[Closing] = (),
     ) -> None:
         self.work = work
+        self.http_port: int | None = None
+        self.ready = threading.Event()
+        """Set once the models that are preloaded are loaded, or have failed."""
         self._server = server
         self._health = health
         self._engine = engine
         self._settings = settings
-        self._watch: asyncio.Task[None] | None = None
+        self._metrics = metrics
+        self._watched = watched
+        self._closing = closing
+        self._http = Http(routes(self.unready, metrics)) if settings.http else None
+        self._is_ending = False
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> int:
-        """Listens, and returns the port. Raises: InvalidArgument if the address cannot be had."""
+        """Listens, and returns the port. Raises: InvalidArgument if an address cannot be had, or no model fits a name
+        that is to be preloaded."""
+        wanted = _preloaded(self._engine, self._settings.preload)
+        if not wanted:
+            self.ready.set()
         await self._publish_health()
         credentials = server_credentials(self._settings)
         try:
@@ -96,12 +146,29 @@ class Server:
             )
         except RuntimeError:
             raise InvalidArgument(f"cannot listen on {self._settings.address}: is the port in use?") from None
+        if self._http is not None:
+            self.http_port = await self._http.start(*self._settings.http_address)
         await self._server.start()
-        self._watch = asyncio.create_task(self._watch_health())
+        self._tasks = [asyncio.create_task(self._watch_health())]
+        if self._watched is not None:
+            self._tasks.append(asyncio.create_task(watch(self._watched, _log_change)))
+        if wanted:
+            self._tasks.append(asyncio.create_task(self._preload(wanted)))
         return port
+
+    def unready(self) -> str:
+        """What stands in the way of more calls, "" if nothing does."""
+        if self._is_ending:
+            return "the server is shutting down"
+        if not self.ready.is_set():
+            return "models are being loaded"
+        if (seconds := self.work.overdue) > self._settings.hung_seconds:
+            return f"a run has not returned, {seconds:.0f} s after its request ended"
+        return ""
 
     async def drain(self) -> None:
         """The graceful end: streams finish with their best revision, new calls are refused, then all is stopped."""
+        self._is_ending = True
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.lame_duck)
         self.work.draining.set()
@@ -113,11 +180,32 @@ class Server:
 
     async def stop(self) -> None:
         """The abrupt end: cancels what still runs."""
-        if self._watch is not None:
-            self._watch.cancel()
+        self._is_ending = True
+        for task in self._tasks:
+            task.cancel()
         # Streams that have ended are given a moment to send their last message.
         await self._server.stop(0.5 if self.work.draining.is_set() and not self.work.running else 0)
+        if self._http is not None:
+            await self._http.stop()
         self.work.close()
+        for one in self._closing:
+            await asyncio.to_thread(one.close)
+
+    async def _preload(self, models: Sequence[str]) -> None:
+        """Loads the models and runs each once; one that cannot be loaded is listed as failed."""
+        for model in models:
+            try:
+                await self.work.run(
+                    lambda model=model: self._engine.warm_up(model),  # type: ignore[misc]  # mypy#15459
+                    self._settings.max_seconds,
+                    compute=False,
+                )
+            except AttributionError as error:
+                log.warning("not loaded", model=model, why=error.message)
+            except Exception as error:
+                log.error("not loaded", model=model, exc_info=error)
+        self.ready.set()
+        await self._publish_health()
 
     async def _watch_health(self) -> None:
         while True:
@@ -126,32 +214,43 @@ class Server:
                 await self._publish_health()
 
     async def _publish_health(self) -> None:
-        """The server and its services serve; a model does unless it failed to load."""
-        serving = health_pb2.HealthCheckResponse.SERVING
-        for name in ("", *SERVICES):
-            await self._health.set(name, serving)
-        for info in await asyncio.to_thread(self._engine.models):
-            failed = info.state == "FAILED"
-            status = health_pb2.HealthCheckResponse.NOT_SERVING if failed else serving
-            await self._health.set(f"models/{info.name}", status)
+        """The server and its services serve once they are ready; a model does unless it failed to load."""
+        models = await asyncio.to_thread(self._engine.models)
+        self._metrics.models = frozenset(info.name for info in models)
+        serving, not_serving = (
+            health_pb2.HealthCheckResponse.SERVING,
+            health_pb2.HealthCheckResponse.NOT_SERVING,
+        )
+        own = not_serving if self.unready() else serving
+        states = dict.fromkeys(("", *SERVICES), own)
+        for info in models:
+            states[f"models/{info.name}"] = not_serving if info.state == "FAILED" else serving
+        await self._health.set(states)
 
 
-def serve(settings: Settings) -> None:
-    """Serves the models of the settings until a signal: the first drains, the second aborts."""
-    log_to_stderr()
-    make = IsolatedEngine if settings.isolate else ModelEngine
-    engine = make(
+def engine_of(settings: Settings, metrics: Metrics | None = None) -> ModelEngine | IsolatedEngine:
+    """An engine as the settings want it, without models; `metrics` count what it does, but in a process of its own."""
+    options: dict[str, Any] = {} if settings.isolate else {"observer": metrics}
+    return (IsolatedEngine if settings.isolate else ModelEngine)(
         provider=settings.provider,
         threads=settings.threads or None,
         memory_budget=settings.memory_budget_mib * MIB,
         tf32=settings.tf32,
         devices=settings.devices,
         most_loaded=settings.most_loaded,
+        **options,
     )
+
+
+def serve(settings: Settings) -> None:
+    """Serves the models of the settings until a signal: the first drains, the second aborts."""
+    configure(settings.log_level, settings.log_format)
+    metrics = Metrics()
+    engine = engine_of(settings, metrics)
     try:
         repository = Repository(engine, settings.models)
         repository.start(_log_skipped)
-        asyncio.run(_serve(engine, settings, repository))
+        asyncio.run(_serve(engine, settings, repository, metrics))
     finally:
         engine.close()
 
@@ -165,13 +264,20 @@ def _log_change(model: str, what: str) -> None:
 
 
 @contextmanager
-def background(engine: Engine, settings: Settings) -> Iterator[tuple[str, Server]]:
+def background(
+    engine: Engine,
+    settings: Settings,
+    repository: Repository | None = None,
+    *,
+    metrics: Metrics | None = None,
+    listeners: Sequence[Listener] = (),
+) -> Iterator[tuple[str, Server]]:
     """A server on a thread of this process: its address and itself; drained at the end."""
     ready: list[tuple[str, Server, asyncio.AbstractEventLoop] | BaseException] = []
     known, ended = threading.Event(), asyncio.Event()
 
     async def run() -> None:
-        server = build(engine, settings)
+        server = build(engine, settings, repository, metrics=metrics, listeners=listeners)
         port = await server.start()
         address = settings.address.removesuffix(str(settings.port)) + str(port)
         ready.append((address, server, asyncio.get_running_loop()))
@@ -202,18 +308,20 @@ def background(engine: Engine, settings: Settings) -> Iterator[tuple[str, Server
             raise ready[1]
 
 
-async def _serve(engine: Engine, settings: Settings, repository: Repository | None = None) -> None:
+async def _serve(
+    engine: Engine,
+    settings: Settings,
+    repository: Repository | None = None,
+    metrics: Metrics | None = None,
+) -> None:
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):  # before all that takes time: none is missed
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
-    server = build(engine, settings, repository)
+    server = build(engine, settings, repository, metrics=metrics, listeners=[CallLog()])
     port = await server.start()
-    watched = repository if settings.watch else None
-    watching = asyncio.create_task(watch(watched, _log_change)) if watched else None
-    log.info("serving", host=settings.host, port=port, models=len(engine.models()))
+    http = f"{settings.http_address[0]}:{server.http_port}" if server.http_port else None
+    log.info("serving", host=settings.host, port=port, http=http, models=len(engine.models()))
     await signals.get()
-    if watching is not None:
-        watching.cancel()
     log.info("draining", running=server.work.running)
     draining, second = asyncio.create_task(server.drain()), asyncio.create_task(signals.get())
     await asyncio.wait([draining, second], return_when=asyncio.FIRST_COMPLETED)
@@ -227,27 +335,30 @@ async def _serve(engine: Engine, settings: Settings, repository: Repository | No
     log.info("stopped")
 
 
-class _Stderr:
-    """Standard error as it is at each write: tests and embedding programs replace it."""
+def _traces(settings: Settings) -> list[Traces]:
+    if not settings.traces:
+        return []
+    try:
+        from onnx_attribution.server.operate.traces import Traces, exporting
 
-    def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+        return [Traces(exporting())]
+    except ModuleNotFoundError as error:
+        raise InvalidArgument(
+            f"traces need {error.name}; install it with: pip install 'onnx-attribution[otel]'"
+        ) from None
 
-    def flush(self) -> None:
-        sys.stderr.flush()
 
-
-def log_to_stderr() -> None:
-    """Sends the server's log to standard error."""
-    # Plain tracebacks: the rich ones print local variables, and inputs must never be logged.
-    render = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )
-    stamp = structlog.processors.TimeStamper(fmt="iso")
-    structlog.configure(
-        processors=[structlog.processors.add_log_level, stamp, render],
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Stderr())),
-    )
+def _preloaded(engine: Engine, wanted: Sequence[str]) -> list[str]:
+    """The models that fit the names or globs. Raises: InvalidArgument for one that fits none."""
+    known = list(dict.fromkeys(info.name for info in engine.models())) if wanted else []
+    found: dict[str, None] = {}
+    for pattern in wanted:
+        fitting = [name for name in known if fnmatchcase(name, pattern)]
+        if not fitting:
+            close = ", ".join(close_names(pattern, known)) or f"there are {len(known)} models"
+            raise InvalidArgument(f"preload: no model {pattern!r}; close names: {close}")
+        found |= dict.fromkeys(fitting)
+    return list(found)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -12,13 +12,15 @@ from onnx_attribution.server.cli.explain import explain
 from onnx_attribution.server.cli.export import expose, gradient
 from onnx_attribution.server.cli.layers import layers
 from onnx_attribution.server.cli.methods import methods
+from onnx_attribution.server.cli.models import models
 from onnx_attribution.server.cli.ops import ops
-from onnx_attribution.server.cli.serve import serve
+from onnx_attribution.server.cli.serve import Commands, serve
 from onnx_attribution.server.cli.status import EPILOG, guarded
 from onnx_attribution.server.cli.token import token
 
 app = typer.Typer(
     name="onnx-attribution",
+    cls=Commands,
     help="Which neurons of an ONNX model contribute how much to its output.",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -29,6 +31,7 @@ app = typer.Typer(
 SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list of commands
     serve: "Serves models over gRPC until Ctrl-C.",
     token: "Makes a token for a caller of a server.",
+    models: "Lists the models of a server.",
     layers: "Lists the layers that can be attributed to.",
     check: "Says whether files can be attributed.",
     explain: "Attributes a target to inputs or layers.",

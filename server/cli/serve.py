@@ -1,109 +1,155 @@
-"""`serve DIR`: the server in the foreground."""
+"""`serve DIR`: the server in the foreground. Its options are the settings, whatever those are."""
 
 from __future__ import annotations
 
+import inspect
+import types
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperGroup
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.cli import options, output
-from onnx_attribution.server.cli.status import say
+from onnx_attribution.server.cli.status import EPILOG, guarded, say
+
+if TYPE_CHECKING:
+    from onnx_attribution.values import ModelInfo
+
+ALSO = {"devices": ("--device",)}
+"""Other names of flags."""
 
 
-def serve(
-    folders: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="DIR", help="Folders with NAME.onnx, NAME/model.onnx or NAME/VERSION/model.onnx."
-        ),
-    ],
-    host: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Address to listen on; default 127.0.0.1.")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(metavar="NUMBER", help="Port; 0: a free one; default 8081.")
-    ] = None,
-    provider: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Where to run: auto, cpu or cuda.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(metavar="NUMBER", help="Threads of one run; 0: as many as there are cores.")
-    ] = None,
-    device: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="NUMBER", help="A CUDA device; runs are spread over several. Default: the first."
-        ),
-    ] = None,
-    tf32: Annotated[
-        bool,
-        typer.Option("--tf32", help="Let CUDA round the factors of float32 products: faster, less exact."),
-    ] = False,
-    allow_insecure: Annotated[
-        bool,
-        typer.Option(
-            "--allow-insecure", help="Listen where other machines can reach it, without encryption."
-        ),
-    ] = False,
-    certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Encrypt: the server's certificate, with --key.")
-    ] = None,
-    key: Annotated[Path | None, typer.Option(metavar="FILE", help="The certificate's key.")] = None,
-    client_ca: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Let in only who has a certificate of this authority."),
-    ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Let in only callers of this file; `token` adds them to it."),
-    ] = None,
-    json: options.Json = False,
-) -> None:
-    """Serves the models until Ctrl-C: the first drains, the second aborts.
+def serve(json: bool = False, **given: Any) -> None:
+    """Serves the models of folders until Ctrl-C: the first drains, the second aborts.
 
-    ONNX_ATTRIBUTION_* variables set what has no option.
+    Each option is also a variable, as ONNX_ATTRIBUTION_MAX_STEPS, and a key of the TOML file that --config names, as
+    max_steps. Options go before variables, and those before the file.
     """
     from onnx_attribution.server.operate.signals import Signals
 
     signals = Signals()  # before the imports that take time
-    from pydantic import ValidationError
+    import os
 
-    from onnx_attribution.server.app import background, log_to_stderr
-    from onnx_attribution.server.engine import Engine
-    from onnx_attribution.server.engine.models.folders import scan_all
-    from onnx_attribution.server.settings import Settings
+    from onnx_attribution.server.settings import read, unknown_variables
 
-    given: dict[str, Any] = {"host": host, "port": port, "provider": provider, "threads": threads}
-    given |= {"certificate": certificate, "key": key, "client_ca": client_ca, "token_file": token_file}
-    given = {name: value for name, value in given.items() if value is not None}
-    given |= {"devices": tuple(device)} if device else {}
-    given |= {name: True for name, on in (("tf32", tf32), ("allow_insecure", allow_insecure)) if on}
-    try:
-        settings = Settings(models=tuple(folders), **given)
-    except ValidationError as error:
-        problems = ("--" + ".".join(map(str, one["loc"])) + f": {one['msg']}" for one in error.errors())
-        raise InvalidArgument("; ".join(problem.removeprefix("--: ") for problem in problems)) from None
-    log_to_stderr()
-    found = scan_all(settings.models, lambda file, why: say(f"skipped {str(file)!r}: {why}"))
-    if not found:
-        raise InvalidArgument(f"no models in {', '.join(map(str, folders))}")
-    with Engine(
-        provider=settings.provider,
-        threads=settings.threads or None,
-        memory_budget=settings.memory_budget_mib << 20,
-        tf32=settings.tf32,
-        devices=settings.devices,
-    ) as engine:
-        for one in found:
-            engine.add(one.name, one.path, version=one.version)
-        with background(engine, settings) as (address, _):
+    settings = read({name: value for name, value in given.items() if value not in (None, [], ())})
+    for wrong in unknown_variables(os.environ):
+        say(wrong)
+    if not settings.models:
+        raise InvalidArgument("no models: name their folders, as in `onnx-attribution serve models`")
+    from onnx_attribution.server.app import background, engine_of
+    from onnx_attribution.server.operate.logs import CallLog, configure
+    from onnx_attribution.server.operate.metrics import Metrics
+    from onnx_attribution.server.service.repository import Repository
+
+    configure(settings.log_level, settings.log_format)
+    metrics = Metrics()
+    with engine_of(settings, metrics) as engine:
+        repository = Repository(engine, settings.models)
+        repository.start(lambda file, why: say(f"skipped {str(file)!r}: {why}"))
+        if not engine.models() and not (settings.uploads or settings.watch):
+            raise InvalidArgument(f"no models in {', '.join(map(str, settings.models))}")
+        with background(engine, settings, repository, metrics=metrics, listeners=[CallLog()]) as (
+            address,
+            server,
+        ):
             signals.expect()
-            names = sorted({one.name for one in found})
-            if json:
-                output.print_json({"address": address, "models": names})
-            else:
-                print(f"serving {', '.join(names)} on {address}; Ctrl-C ends it", flush=True)
+            while not server.ready.wait(0.1) and not signals.is_there:
+                pass
+            if not signals.is_there:
+                port = server.http_port
+                http = None if port is None else f"http://{settings.http_address[0]}:{port}"
+                if json:
+                    output.print_json(_told(address, http, engine.models()))
+                else:
+                    print(_line(address, http, engine.models()), flush=True)
             signals.wait()
             say("draining; Ctrl-C again aborts")
+
+
+def _told(address: str, http: str | None, models: Sequence[ModelInfo]) -> dict[str, object]:
+    failed = {info.name: info.reason for info in models if info.state == "FAILED"}
+    served = sorted({info.name for info in models} - set(failed))
+    return {"address": address, "http": http, "models": served, "failed": failed}
+
+
+def _line(address: str, http: str | None, models: Sequence[ModelInfo]) -> str:
+    """One line, however many models there are."""
+    failed = sum(info.state == "FAILED" for info in models)
+    count = len(models) - failed
+    parts = [f"serving {count} model{'s' * (count != 1)} on {address}"]
+    parts += [f"{failed} failed to load"] * bool(failed)
+    parts += [f"health and metrics on {http}"] if http else []
+    return f"{', '.join(parts)}; `onnx-attribution models --server {address}` lists them; Ctrl-C ends it"
+
+
+class Commands(TyperGroup):
+    """The commands; the options of `serve` are made when they are asked for, since the settings take time to import."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name."""
+        return _command() if cmd_name == "serve" else super().get_command(ctx, cmd_name)
+
+
+# Until the command is asked for.
+serve.__signature__ = inspect.Signature()  # type: ignore[attr-defined]
+
+
+def _command() -> Any:
+    """`serve` with an option for each setting."""
+    from onnx_attribution.server.settings import Settings
+
+    hints = get_type_hints(Settings)
+    parameters = [_parameter(name, hints[name], info) for name, info in Settings.model_fields.items()]
+    parameters.append(_keyword("json", options.Json, False))
+
+    def command(**given: Any) -> None:
+        serve(**given)
+
+    command.__doc__ = serve.__doc__
+    command.__name__ = "serve"
+    command.__signature__ = inspect.Signature(sorted(parameters, key=lambda one: one.name != "models"))  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    alone = typer.Typer(rich_markup_mode=None, add_completion=False)
+    alone.command("serve", epilog=EPILOG, short_help="Serves models over gRPC until Ctrl-C.")(
+        guarded(command)
+    )
+    return typer.main.get_command(alone)
+
+
+def _parameter(name: str, kind: Any, info: Any) -> inspect.Parameter:
+    """The option of a setting. Values are passed on as text: the settings read them, as they do variables."""
+    text = info.description or ""
+    default = info.default
+    if name == "models":
+        return _keyword(name, Annotated[list[Path] | None, typer.Argument(metavar="DIR", help=text)], None)
+    flag = f"--{name.replace('_', '-')}"
+    if kind is bool:
+        return _keyword(
+            name, Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=text)], None
+        )
+    if default not in (None, ()) and "default" not in text:
+        text = (
+            f"{text.removesuffix('.')}; default {default:g}."
+            if isinstance(default, float)
+            else (f"{text.removesuffix('.')}; default {default}.")
+        )
+    option = typer.Option(flag, *ALSO.get(name, ()), metavar=_metavar(kind), help=text)
+    many = get_origin(kind) is tuple
+    return _keyword(name, Annotated[list[str] | None if many else str | None, option], None)
+
+
+def _keyword(name: str, kind: Any, default: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def _metavar(kind: Any) -> str:
+    """What a value looks like."""
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    if get_origin(kind) in (Union, types.UnionType, tuple):
+        return _metavar(get_args(kind)[0])
+    return {int: "NUMBER", float: "NUMBER", Path: "FILE"}.get(kind, "TEXT")

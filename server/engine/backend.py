@@ -21,6 +21,7 @@ from onnx_attribution.graph_tools.programs.device import for_device
 from onnx_attribution.graph_tools.programs.footprint import Footprint
 from onnx_attribution.server.engine.interrupt import heeded
 from onnx_attribution.server.engine.messages import is_of_memory, missing, text_of
+from onnx_attribution.server.engine.observe import Observer, Silent
 from onnx_attribution.server.engine.weights import linked_to
 from onnx_attribution.values import Array
 
@@ -84,6 +85,7 @@ class Backend:
         *,
         tf32: bool = False,
         devices: Sequence[int] = (),
+        observer: Observer | None = None,
     ) -> None:
         found = ort.get_available_providers()
         if provider == "auto":
@@ -103,6 +105,7 @@ class Backend:
                 f"there is no CUDA device {absent[0]}", reason=Reason.PROVIDER_UNAVAILABLE, provider=provider
             )
         self.provider = provider
+        self.observer = observer or Silent()
         self.threads = threads or available_cores()
         self.tf32 = tf32
         self.devices = Devices(provider, devices or (0,))

@@ -11,6 +11,7 @@ from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.engine.answer.refine import Stop, events
 from onnx_attribution.server.engine.backend import Backend, Provider
 from onnx_attribution.server.engine.models.registry import Registry
+from onnx_attribution.server.engine.observe import Observer
 from onnx_attribution.server.engine.recipe import infos, recipe_of, without_derivatives
 from onnx_attribution.server.engine.request.resolve import resolve
 from onnx_attribution.server.engine.request.samples import predict
@@ -34,6 +35,7 @@ class Engine:
     cores this process may use); `memory_budget` bounds the bytes of the rows of one run. `tf32` and `devices` are for
     CUDA: whether float32 may be rounded for speed, and the devices that runs are spread over. At most `most_loaded`
     models (0: all) stay loaded: those that were used least lately are closed, and loaded again when asked for.
+    `observer` is told of each run.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class Engine:
         tf32: bool = False,
         devices: Sequence[int] = (),
         most_loaded: int = 0,
+        observer: Observer | None = None,
     ) -> None:
-        self._backend = Backend(provider, threads, tf32=tf32, devices=devices)
+        self._backend = Backend(provider, threads, tf32=tf32, devices=devices, observer=observer)
         self._memory = memory_budget
         self._models = Registry(self._backend, most_loaded)
 
@@ -111,6 +114,14 @@ class Engine:
             NotFound: no such model. ModelError: it cannot be loaded.
         """
         return self._models.info(model)
+
+    def warm_up(self, model: str) -> ModelInfo:
+        """Loads a model and runs it once, so that no request has to wait for either.
+
+        Raises:
+            NotFound: no such model. ModelError: it cannot be loaded.
+        """
+        return self._models.warm_up(model)
 
     def methods(self) -> list[MethodInfo]:
         """The methods that can be asked for, with their parameters."""

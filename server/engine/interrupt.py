@@ -6,6 +6,7 @@ one `Interrupt`; the thread that works on it names it with `here`, and every cal
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -26,13 +27,14 @@ class Interrupt:
         self._ends: dict[int, Callable[[], None]] = {}
         self._count = 0
         self.error: AttributionError | None = None
+        self.fired_at = 0.0  # as of time.monotonic
 
     def fire(self, error: AttributionError) -> None:
         """Ends all calls that run; these and later ones raise the error. Only the first one counts."""
         with self._lock:
             if self.error is not None:
                 return
-            self.error = error
+            self.error, self.fired_at = error, time.monotonic()
             ends = list(self._ends.values())
         for end in ends:
             end()

@@ -26,6 +26,11 @@ class Signals:
         """From now on there is something to end well: the next signal is for `wait`."""
         self._wanted = True
 
+    @property
+    def is_there(self) -> bool:
+        """Whether there is one to be waited for."""
+        return not self._received.empty()
+
     def wait(self) -> int:
         """The first signal after `expect`."""
         while True:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from onnx_attribution.errors import AttributionError, Cancelled, NotReady, Reason
 from onnx_attribution.methods import MethodInfo
@@ -68,6 +68,10 @@ class IsolatedEngine:
         found: ModelInfo = self._call("info", model, about=model)
         return found
 
+    def warm_up(self, model: str) -> ModelInfo:
+        found: ModelInfo = self._call("warm_up", model, about=model)
+        return found
+
     def layers(self, model: str, pattern: str = "") -> list[LayerInfo]:
         found: list[LayerInfo] = self._call("layers", model, pattern, about=model)
         return found
@@ -89,6 +93,12 @@ class IsolatedEngine:
                 yield event
         finally:
             child.close_stream(number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Ends the child."""

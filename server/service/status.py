@@ -24,6 +24,7 @@ Scrub = Callable[[str], str]
 
 DOMAIN = "onnx-attribution"
 RETRY_SECONDS = 1
+PUSHBACK_MS = 250  # until gRPC itself tries again, which may be at another server
 # The status travels in the trailing metadata, which gRPC limits to 8 KiB by default.
 MAX_MESSAGE, MAX_WORD, MAX_ENTRIES = 1500, 200, 8
 
@@ -106,8 +107,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
     async def _abort(self, error: Exception, context: Any) -> NoReturn:
         status = to_status(error, self._scrub)
         code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+        trailing: tuple[tuple[str, str | bytes], ...] = (
+            ("grpc-status-details-bin", status.SerializeToString()),
+        )
+        if isinstance(error, errors.AttributionError) and error.reason == errors.Reason.DRAINING:
+            trailing += (("grpc-retry-pushback-ms", str(PUSHBACK_MS)),)
         # Not abort_with_status: tracing wrappers record no code for it.
-        await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+        await context.abort(code, status.message, trailing)
         raise AssertionError("abort returned")
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from onnx_attribution.errors import (
     AttributionError,
@@ -23,6 +23,7 @@ from onnx_attribution.errors import (
     Reason,
 )
 from onnx_attribution.server.engine.interrupt import Interrupt
+from onnx_attribution.server.service.calls import current
 from onnx_attribution.values import Event, Progress, Revision, StopReason
 
 __all__ = ["Stop", "Work"]
@@ -97,6 +98,13 @@ def no_result(stop: Stop, reason: StopReason = "deadline_near") -> AttributionEr
     )
 
 
+class Observer(Protocol):
+    """Told from the threads; returns at once."""
+
+    def stopped(self, seconds: float) -> None:
+        """A computation has returned so long after its request had ended."""
+
+
 class Work:
     """The threads of a server: `workers` for computing, two for questions about models; and what is admitted."""
 
@@ -104,6 +112,7 @@ class Work:
         self, *, workers: int, max_unary: int, max_streams: int, heartbeat: float, max_audits: int = 8
     ) -> None:
         self.draining = threading.Event()
+        self.observer: Observer | None = None
         self._compute = ThreadPoolExecutor(workers, "compute")
         self._questions = ThreadPoolExecutor(2, "questions")
         self._heartbeat = heartbeat
@@ -113,6 +122,20 @@ class Work:
             Reason.TOO_MANY_AUDITS: max_audits,
         }
         self._admitted = dict.fromkeys(self._limits, 0)
+        self._waiting: set[object] = set()
+        self._computing: set[Interrupt] = set()
+
+    @property
+    def pending(self) -> int:
+        """How many calls wait for a thread."""
+        return len(self._waiting)
+
+    @property
+    def overdue(self) -> float:
+        """For how many seconds a computation has gone on whose request has ended; 0 if there is none."""
+        now = time.monotonic()
+        ended = (one.fired_at for one in list(self._computing) if one.error is not None)
+        return max((now - at for at in ended), default=0.0)
 
     @property
     def running(self) -> int:
@@ -149,13 +172,9 @@ class Work:
         """
         pool = self._compute if compute else self._questions
         interrupt = interrupt or Interrupt()
-
-        def interruptible() -> Result:
-            with interrupt.here():
-                return function()
-
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(pool.submit(interruptible)), seconds)
+            future = self._submit(pool, function, interrupt)
+            return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
         except TimeoutError:
             raise DeadlineExceeded(f"no result within {seconds:g} s", seconds=f"{seconds:g}") from None
         finally:
@@ -180,9 +199,8 @@ class Work:
         def step() -> tuple[Event, Result] | None:
             nonlocal iterator
             stop.resume()
-            with stop.interrupt.here():
-                iterator = iterator or start()
-                event = next(iterator, None)
+            iterator = iterator or start()
+            event = next(iterator, None)
             stop.pause()
             stop.has_result |= isinstance(event, Revision)
             return None if event is None else (event, prepare(event))
@@ -196,7 +214,7 @@ class Work:
         timer = asyncio.get_running_loop().call_later(stop.left, stop.expire)
         try:
             while True:
-                working = self._compute.submit(step)
+                working = self._submit(self._compute, step, stop.interrupt)
                 waiting = asyncio.wrap_future(working)
                 try:
                     while not (await asyncio.wait([waiting], timeout=min(self._heartbeat, patience)))[0]:
@@ -220,6 +238,30 @@ class Work:
             stop.cancel()
             if working is not None:
                 working.add_done_callback(close)  # not before the running step has ended
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, function: Callable[[], Result], interrupt: Interrupt
+    ) -> Future[Result]:
+        """The function on a thread, ended by the interrupt; the call knows how long it waited for the thread."""
+        call, asked, place = current(), time.monotonic(), object()
+        self._waiting.add(place)
+
+        def run() -> Result:
+            self._waiting.discard(place)
+            if call is not None:
+                call.waited += time.monotonic() - asked
+            self._computing.add(interrupt)
+            try:
+                with interrupt.here():
+                    return function()
+            finally:
+                self._computing.discard(interrupt)
+                if interrupt.error is not None and self.observer is not None:
+                    self.observer.stopped(time.monotonic() - interrupt.fired_at)
+
+        future = pool.submit(run)
+        future.add_done_callback(lambda _: self._waiting.discard(place))  # it may never have begun
+        return future
 
     def close(self) -> None:
         """Waits for nothing that has not begun."""

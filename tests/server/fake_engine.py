@@ -43,6 +43,7 @@ class FakeEngine:
         self.computing = threading.Event()
         self.ended = threading.Event()
         self.asked = 0
+        self.warmed: list[str] = []
         self.methods_asked: list[Method] = []
         self.inputs: tuple[TensorInfo, ...] = (TensorInfo("x", "float32", ("N", 3), 0),)
 
@@ -58,6 +59,10 @@ class FakeEngine:
         if model not in {info.name for info in self.models()}:
             raise NotFound(f"no model {model!r}; there is linear", reason=Reason.MODEL_NOT_FOUND, model=model)
         return self._info(model)
+
+    def warm_up(self, model: str) -> ModelInfo:
+        self.warmed.append(model)
+        return self.info(model)
 
     def layers(self, model: str, pattern: str = "") -> list[LayerInfo]:
         self.info(model)

@@ -15,6 +15,7 @@ from onnx_attribution.client import Client
 from onnx_attribution.errors import AttributionError
 from onnx_attribution.server import app
 from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.operate.logs import configure
 from onnx_attribution.server.service.tokens import add_token
 from onnx_attribution.server.settings import Settings
 from onnx_attribution.values import Array, AttributionRequest, Event
@@ -47,7 +48,7 @@ class Failing(Engine):
 def plain_log() -> Iterator[None]:
     """The log as `serve` writes it."""
     before = structlog.get_config()
-    app.log_to_stderr()
+    configure()
     yield
     structlog.configure(**before)
 

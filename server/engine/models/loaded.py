@@ -65,7 +65,7 @@ class LoadedModel(ReadModel):
         self._separating = RLock()
         self.graph = graph_of(self.network.model)
         self._cache = Cache(CAPACITY)
-        self.scheduler = Scheduler()
+        self.scheduler = Scheduler(backend.observer)
         self.references = Arrays()
         self._facts = Cache(FACTS)
         self._proving = RLock()

@@ -196,6 +196,16 @@ class Registry:
             entry.loaded()
             return entry.info()
 
+    def warm_up(self, model: str) -> ModelInfo:
+        """Loads a model and runs it once. Raises: NotFound; ModelError, which stays known, if that fails."""
+        with self._held(model) as entry:
+            try:
+                _warm_up(entry.loaded())
+            except ModelError as error:
+                entry.failure = entry.failure or (error.message, error.reason)
+                raise
+            return entry.info()
+
     def infos(self) -> list[ModelInfo]:
         """What is known of every model, by name and version."""
         with self._lock:

@@ -6,6 +6,7 @@ has one piece of work in the queue at a time, so that nobody waits for more than
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from onnx_attribution.errors import AttributionError, Cancelled
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.server.engine.backend import Session
 from onnx_attribution.server.engine.interrupt import Interrupt, current, for_all
+from onnx_attribution.server.engine.observe import Observer, Silent
 from onnx_attribution.values import Array
 
 Places = Mapping[str, RowAxis | None]
@@ -51,7 +53,8 @@ class _Queue:
 class Scheduler:
     """The queues of a model's sessions."""
 
-    def __init__(self) -> None:
+    def __init__(self, observer: Observer | None = None) -> None:
+        self._observer = observer or Silent()
         self._queues: WeakKeyDictionary[Session, _Queue] = WeakKeyDictionary()
         self._changed = Condition()
 
@@ -80,9 +83,12 @@ class Scheduler:
                 if work.is_done:
                     break
                 queue.running, batch = True, _taken(queue.waiting)
+            began = time.monotonic()
             try:
                 _run(session, batch)
             finally:
+                rows = sum(one.rows for one in batch)
+                self._observer.ran(rows, len(batch), time.monotonic() - began)
                 with self._changed:
                     queue.running = False
                     self._changed.notify_all()

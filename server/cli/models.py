@@ -1,0 +1,52 @@
+"""`models`: what a server serves, what failed and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from onnx_attribution.client.client import Client
+from onnx_attribution.errors import AttributionError, ModelError
+from onnx_attribution.server.cli import options, output
+from onnx_attribution.values import ModelInfo
+
+
+def models(
+    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")] = "127.0.0.1:8081",
+    load: Annotated[
+        bool, typer.Option("--load", help="Have those loaded that are not yet, to see whether they can be.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(metavar="NUMBER", help="How long each may take to load.")] = 300,
+    json: options.Json = False,
+) -> None:
+    """Lists the models of a server with their state, and the reason why one failed to load.
+
+    A model is loaded when it is first asked for; until then it is UNLOADED.
+    """
+    with Client(server) as client:
+        found = client.models()
+        if load:
+            _load(client, found, seconds)
+            found = client.models()
+    if json:
+        keys = ("name", "version", "state", "reason", "digest", "batch")
+        rows = [{key: asdict(info)[key] for key in keys} for info in found]
+        output.print_json({"server": server, "models": rows})
+    else:
+        output.print_models(found)
+
+
+def _load(client: Client, found: Sequence[ModelInfo], seconds: float) -> None:
+    """Asks for each model. Raises: AttributionError, where not the model is the reason of a failure."""
+    for info in found:
+        if info.state != "UNLOADED":
+            continue
+        try:
+            client.model(f"{info.name}/versions/{info.version}", timeout=seconds)
+        except ModelError:
+            continue  # it is listed with its reason
+        except AttributionError as error:
+            raise error.reworded(f"model {info.name!r}: {error.message}") from error
