@@ -10,6 +10,7 @@ from onnx_attribution.server.cli.build import build
 from onnx_attribution.server.cli.check import check
 from onnx_attribution.server.cli.explain import explain
 from onnx_attribution.server.cli.export import expose, gradient
+from onnx_attribution.server.cli.health import health
 from onnx_attribution.server.cli.layers import layers
 from onnx_attribution.server.cli.methods import methods
 from onnx_attribution.server.cli.models import models
@@ -32,6 +33,7 @@ SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list o
     serve: "Serves models over gRPC until Ctrl-C.",
     token: "Makes a token for a caller of a server.",
     models: "Lists the models of a server.",
+    health: "Says whether a server serves.",
     layers: "Lists the layers that can be attributed to.",
     check: "Says whether files can be attributed.",
     explain: "Attributes a target to inputs or layers.",
