@@ -5,6 +5,9 @@ VENV ?= .venv
 PEERS_VENV ?= .venv-peers
 # onnxruntime-gpu excludes onnxruntime.
 PLACEMENT_VENV ?= .venv-placement
+# What builds, checks and lists; and what an image for CPUs holds.
+RELEASE_VENV ?= .venv-release
+SERVED_VENV ?= .venv-served
 # Versions to hold fast, e.g. PINS='onnxruntime==1.31.1'
 PINS ?=
 # As many processes as cores; PARALLEL= runs the tests one after the other.
@@ -15,7 +18,8 @@ export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
 endif
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: demo test coverage conformance completeness fuzz peers wild placement browser check bench proto docs
+.PHONY: demo test coverage conformance completeness fuzz peers wild placement browser check bench proto docs \
+	image locks sbom licences release
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
 test: $(VENV)/stamp
@@ -52,6 +56,39 @@ docs: $(VENV)/stamp
 	onnx-attribution methods --markdown > docs/methods.md
 	python -m onnx_attribution.errors > docs/errors.md
 
+# The steps of deploy/Dockerfile, and a server of what they made: no container engine is needed.
+image: $(VENV)/stamp
+	python -m tests.image
+# The versions and hashes that images install.
+LOCK = $(RELEASE_VENV)/bin/uv pip compile --quiet --no-config --upgrade --generate-hashes --no-header --no-annotate \
+	--python $(RELEASE_VENV)/bin/python --python-platform linux
+locks: $(RELEASE_VENV)/stamp
+	sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | $(LOCK) --python-version 3.11 - -o deploy/locks/build.txt
+	$(LOCK) --python-version 3.11 pyproject.toml --extra server -o deploy/locks/cpu.txt
+	$(LOCK) --python-version 3.12 pyproject.toml --extra gpu -o deploy/locks/gpu.txt
+# What the image for CPUs holds, as CycloneDX.
+sbom: $(RELEASE_VENV)/stamp
+	rm -rf $(SERVED_VENV)
+	$(PYTHON) -m venv $(SERVED_VENV)
+	$(SERVED_VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r deploy/locks/cpu.txt
+	$(SERVED_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps .
+	$(SERVED_VENV)/bin/python -m pip uninstall -q --yes pip setuptools
+	mkdir -p dist
+	$(RELEASE_VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --output-format JSON -o dist/onnx-attribution.cdx.json $(SERVED_VENV)/bin/python
+licences: $(RELEASE_VENV)/stamp
+	rm -rf $(SERVED_VENV)
+	$(PYTHON) -m venv $(SERVED_VENV)
+	$(SERVED_VENV)/bin/python -m pip install -q --disable-pip-version-check '.[server,plot,progress,references]'
+	$(RELEASE_VENV)/bin/pip-licenses --python $(SERVED_VENV)/bin/python --from=mixed --format=json | \
+		$(RELEASE_VENV)/bin/python -m tests.release.licences > docs/licences.md
+# Both distributions, ready to publish: built, checked, installed, and the README's lines tried.
+release: $(VENV)/stamp $(RELEASE_VENV)/stamp
+	rm -rf dist/onnx_attribution-*
+	$(RELEASE_VENV)/bin/python -m build --outdir dist .
+	$(RELEASE_VENV)/bin/twine check --strict dist/onnx_attribution-*
+	python -m tests.release dist/onnx_attribution-*
+
 $(VENV)/stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[dev]' $(PINS)
@@ -62,6 +99,12 @@ $(PEERS_VENV)/stamp: pyproject.toml
 	$(PYTHON) -m venv $(PEERS_VENV)
 	$(PEERS_VENV)/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0
 	$(PEERS_VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[server,peers]' $(PINS)
+	@touch $@
+
+$(RELEASE_VENV)/stamp: Makefile
+	$(PYTHON) -m venv $(RELEASE_VENV)
+	$(RELEASE_VENV)/bin/python -m pip install -q --disable-pip-version-check \
+		'build>=1.3' 'twine>=6' 'cyclonedx-bom>=7' 'pip-licenses>=5' 'uv>=0.9'
 	@touch $@
 
 # What is not to be had here is missing then, and `make placement` says so.
