@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import PIL
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -142,6 +143,8 @@ def test_every_mode_becomes_its_colours(mode: str, pixels: NDArray[np.uint8], tm
     else:
         image = Image.fromarray(pixels)
         image = image.convert("P") if mode in ("P", "PA") else image
+        if mode == "YCbCr" and int(PIL.__version__.partition(".")[0]) < 13:
+            pytest.skip("pillow 12 calls the TIFF that it writes of this mode truncated")
         image.convert(mode).save(tmp_path / "p.tif")
         want = np.asarray(image.convert("RGB"))
     found = read(tmp_path / "p.tif", COLOUR)
