@@ -23,6 +23,9 @@ def health(
     json: options.Json = False,
 ) -> None:
     """Asks a server whether it serves (grpc.health.v1): exit status 0 if it does, 1 if not."""
+    if server is None and not model and (url := _readiness()):
+        _say(url, "", _over_http(url, seconds), json)
+        return
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -36,6 +39,10 @@ def health(
         except grpc.RpcError as error:
             known = {grpc.StatusCode.NOT_FOUND: "SERVICE_UNKNOWN"}
             state = known.get(error.code(), "UNREACHABLE")
+    _say(address, service, state, json)
+
+
+def _say(address: str, service: str, state: str, json: bool) -> None:
     if json:
         output.print_json({"address": address, "service": service, "state": state})
     elif state == "SERVING":
@@ -43,6 +50,31 @@ def health(
     if state != "SERVING":
         say(f"{service or 'the server'} at {address}: {state}")
         raise typer.Exit(FAILED)
+
+
+def _readiness() -> str | None:
+    """Where a server that encrypts says whether it serves: over HTTP, which needs no certificate."""
+    from onnx_attribution.server.settings import Settings
+
+    settings = Settings(allow_insecure=True)
+    if settings.certificate is None or not settings.http:
+        return None
+    host, port = settings.http_address
+    called = EVERYWHERE.get(host, host)
+    return f"http://{f'[{called}]' if ':' in called else called}:{port}/readyz"
+
+
+def _over_http(url: str, seconds: float) -> str:
+    from urllib.error import HTTPError
+    from urllib.request import ProxyHandler, build_opener
+
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=seconds):
+            return "SERVING"
+    except HTTPError:
+        return "NOT_SERVING"
+    except OSError:
+        return "UNREACHABLE"
 
 
 def _own() -> str:

@@ -79,7 +79,9 @@ def serve(stage: Stage, environment: dict[str, str], models: Path) -> None:
         *(word.replace("/models", str(models)) for word in stage.words("CMD")),
     ]
     # A test listens on loopback, on a free port.
-    environment |= {"ONNX_ATTRIBUTION_HOST": "127.0.0.1", "ONNX_ATTRIBUTION_PORT": str(free_port())}
+    for name in ("", "HTTP_"):
+        environment[f"ONNX_ATTRIBUTION_{name}HOST"] = "127.0.0.1"
+        environment[f"ONNX_ATTRIBUTION_{name}PORT"] = str(free_port())
     address = f"127.0.0.1:{environment['ONNX_ATTRIBUTION_PORT']}"
     began = time.monotonic()
     with started(entry, stage, environment, models) as server:

@@ -88,8 +88,8 @@ def test_variables_are_settings_and_ports_are_theirs(stage: Stage, monkeypatch: 
         assert name.removeprefix("ONNX_ATTRIBUTION_").lower() in Settings.model_fields, name
         monkeypatch.setenv(name, value)
     settings = Settings(allow_insecure=True)
-    assert settings.host == "0.0.0.0"
-    assert stage.last("EXPOSE").split() == [str(settings.port), "8080"]
+    assert (settings.host, settings.http_host) == ("0.0.0.0", "0.0.0.0")
+    assert stage.last("EXPOSE").split() == [str(settings.port), str(settings.http_port)]
     with pytest.raises(ValueError, match="not encrypted"):
         Settings()  # the image alone does not decide for plaintext
 

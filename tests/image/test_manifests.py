@@ -60,7 +60,7 @@ def test_pods_of_the_image_get_what_the_server_is_set_to(monkeypatch: pytest.Mon
     assert not {"command", "args"} & CONTAINER.keys()  # the image's own
     ports = {one["name"]: one["containerPort"] for one in CONTAINER["ports"]}
     found = settings({one["name"]: one["value"] for one in CONTAINER["env"]}, monkeypatch)
-    assert ports["grpc"] == found.port
+    assert ports == {"grpc": found.port, "http": found.http_port}
     assert set(ports.values()) == PORTS
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert CONTAINER[probe]["grpc"]["port"] == found.port

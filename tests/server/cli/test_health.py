@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,26 @@ def test_nobody_who_listens_is_status_1_within_the_time() -> None:
         result = run("health", "--server", address, "--seconds", "0.2")
     assert result.exit_code == 1
     assert f"{address}: UNREACHABLE" in result.stderr
+
+
+@pytest.mark.parametrize(("code", "state"), [(200, "SERVING"), (503, "NOT_SERVING")])
+def test_a_server_that_encrypts_is_asked_over_http(
+    code: int, state: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Ready(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code if self.path == "/readyz" else 404)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    for name in ("certificate", "key"):
+        (tmp_path / name).write_text("")
+        monkeypatch.setenv(f"ONNX_ATTRIBUTION_{name.upper()}", str(tmp_path / name))
+    with HTTPServer(("127.0.0.1", 0), Ready) as listening:
+        threading.Thread(target=listening.handle_request, daemon=True).start()
+        monkeypatch.setenv("ONNX_ATTRIBUTION_HTTP_PORT", str(listening.server_port))
+        result = run("health", "--json")
+    assert json.loads(result.stdout)["state"] == state
+    assert result.exit_code == (0 if state == "SERVING" else 1)
