@@ -17,7 +17,8 @@ from onnx_attribution.server.settings import Settings
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnx", "grpcio", "protobuf", "numpy")
 LIMITS = (
     "max_request_mib", "max_response_mib", "max_samples", "max_steps", "max_unary", "max_streams", "max_audits",
-    "audit_window", "unary_seconds", "stream_seconds", "max_seconds", "heartbeat_seconds", "audit_idle_seconds",
+    "max_per_caller", "audit_window", "unary_seconds",
+    "stream_seconds", "max_seconds", "heartbeat_seconds", "audit_idle_seconds",
     "memory_budget_mib", "most_loaded", "max_upload_mib",
 )  # fmt: skip
 """The settings that callers meet."""

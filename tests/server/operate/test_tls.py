@@ -151,10 +151,12 @@ async def test_token_goes_with_every_call_of_both_clients_and_comes_before_the_c
             assert client.models()
             assert client.methods()
             assert client.layers("linear", "layer1999")
+            assert len(list(client.audit("linear", [X, X]))) == 2
         async with AsyncClient(address, tls=named, token=token) as aio:
             assert (await aio.predict("linear", {"x": X}))["y"].shape == (2, 2)
             assert (await aio.attribute("linear", X)).layers["x"].values.shape == (2, 3)
             assert await aio.models()
+            assert len([answer async for answer in aio.audit("linear", [X, X])]) == 2
         with Client(address, tls=named) as client:
             assert client.models()
             with pytest.raises(PermissionDenied):
