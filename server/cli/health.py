@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from onnx_attribution.server.cli import options, output
+from onnx_attribution.server.cli.login import Login
 from onnx_attribution.server.cli.status import FAILED, say
 
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}
@@ -18,6 +19,9 @@ def health(
         str | None,
         typer.Option(metavar="HOST:PORT", help="The server; default: where `serve` would listen."),
     ] = None,
+    ca: options.Ca = None,
+    certificate: options.Certificate = None,
+    key: options.Key = None,
     model: options.Model = None,
     seconds: Annotated[float, typer.Option(min=0.001, metavar="NUMBER", help="How long to wait.")] = 3.0,
     json: options.Json = False,
@@ -31,7 +35,8 @@ def health(
 
     address = server or _own()
     service = f"models/{model}" if model else ""
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+    link = Login(ca, certificate, key).link(address)
+    with link.channel(grpc, (("grpc.enable_http_proxy", 0),)) as channel:
         try:
             asked = health_pb2.HealthCheckRequest(service=service)
             answer = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=seconds, wait_for_ready=True)

@@ -11,11 +11,16 @@ import typer
 from onnx_attribution.client.client import Client
 from onnx_attribution.errors import AttributionError, ModelError
 from onnx_attribution.server.cli import options, output
+from onnx_attribution.server.cli.login import Login
 from onnx_attribution.values import ModelInfo
 
 
 def models(
     server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")] = "127.0.0.1:8081",
+    ca: options.Ca = None,
+    certificate: options.Certificate = None,
+    key: options.Key = None,
+    token: options.Token = None,
     load: Annotated[
         bool, typer.Option("--load", help="Have those loaded that are not yet, to see whether they can be.")
     ] = False,
@@ -26,7 +31,7 @@ def models(
 
     A model is loaded when it is first asked for; until then it is UNLOADED.
     """
-    with Client(server) as client:
+    with Login(ca, certificate, key, token).client(server) as client:
         found = client.models()
         if load:
             _load(client, found, seconds)

@@ -9,6 +9,7 @@ from typing import Any, Literal, TextIO, cast
 import structlog
 
 from onnx_attribution.proto import attribution_pb2 as pb
+from onnx_attribution.server.service.access import current_caller
 from onnx_attribution.server.service.calls import Call
 
 __all__ = ["CallLog", "configure"]
@@ -55,7 +56,9 @@ class CallLog:
 
     def ended(self, call: Call) -> None:
         """One line."""
+        caller = current_caller()
         known = {
+            "caller": caller.name if caller is not None else "",
             "model": call.model,
             "method": call.method,
             "reason": call.reason,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from onnx_attribution.client import Client
 from onnx_attribution.errors import AttributionError
 from onnx_attribution.server import app
 from onnx_attribution.server.engine import Engine
-from onnx_attribution.server.operate.logs import configure
+from onnx_attribution.server.operate.logs import CallLog, configure
 from onnx_attribution.server.service.tokens import add_token
 from onnx_attribution.server.settings import Settings
 from onnx_attribution.values import Array, AttributionRequest, Event
@@ -65,7 +66,8 @@ def test_log_holds_nothing_of_a_request(
         engine.add("broken", line)
         engine.add("words", parsed("g (string[N] x) => (string[N] y) { y = Identity(x) }"))
         engine.add("rows", parsed("g (float[N, 3] x, int64[N] k) => (y) { y = Gather(x, k) }"))
-        with app.background(engine, Settings(port=0, token_file=file)) as (address, _):
+        settings = Settings(port=0, token_file=file)
+        with app.background(engine, settings, listeners=[CallLog()]) as (address, _):
             with Client(address, token=token) as client:
                 attempts: list[Callable[[], Any]] = [
                     lambda: client.predict("line", {"x": x}),
@@ -81,7 +83,6 @@ def test_log_holds_nothing_of_a_request(
                     lambda: client.predict("rows", {"x": x, "k": np.array([int(NUMBER)])}),
                     lambda: client.predict("broken", {"x": x}),
                     lambda: client.attribute("broken", x, target=0),
-                    lambda: client.model(WORD),
                 ]  # fmt: skip
                 for attempt in attempts:
                     with suppress(AttributionError):
@@ -91,5 +92,6 @@ def test_log_holds_nothing_of_a_request(
     out, log = capfd.readouterr()
     assert log.count("internal error") == 2  # it is the log that is looked at
     assert "RuntimeError: broken" in log
+    assert "caller=alice" in re.sub(r"\x1b\[\d*m", "", log)
     found = [secret for secret in (*SECRETS, token) if secret in (log + out).lower() or secret in log + out]
     assert not found, log

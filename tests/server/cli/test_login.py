@@ -37,6 +37,8 @@ def test_commands_bring_certificate_and_token(
             known = (*where, "--certificate", alice.certificate, "--key", alice.key)
             assert json.loads(run("layers", "digits", *known, "--token", token, "--json").stdout)["layers"]
             assert "neuron_ig" in run("methods", *known, "--token", token).stdout
+            assert "digits" in run("models", *known, "--token", token).stdout
+            assert "SERVING" in run("health", *known).stdout  # for which nobody needs a token
             stranger = run("layers", "digits", *where)
             assert (stranger.exit_code, "client certificate" in stranger.stderr) == (1, True)
             nameless = run("layers", "digits", *known)
