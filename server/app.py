@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from onnx_attribution.errors import AttributionError, InvalidArgument
@@ -89,7 +89,7 @@ def build(
     rpc.add_ModelServiceServicer_to_server(ModelService(engine, work, settings, scrub, folders), server)
     rpc.add_ServerServiceServicer_to_server(ServerService(engine, settings), server)
     health = Health()
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    health.add_to(server)
     reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
     watched = folders if settings.watch else None
     return Server(server, health, engine, work, settings, metrics, watched, traces)
@@ -197,7 +197,7 @@ class Server:
             try:
                 await self.work.run(
                     lambda model=model: self._engine.warm_up(model),  # type: ignore[misc]  # mypy#15459
-                    self._settings.max_seconds,
+                    self._settings.stream_seconds,
                     compute=False,
                 )
             except AttributionError as error:

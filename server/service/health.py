@@ -57,9 +57,28 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it ships 
                 if self._states.get(request.service, Status.SERVICE_UNKNOWN) == last:
                     await self._changed.wait()
 
-    async def List(self, request: Any, context: Any) -> Any:
-        """The states of all."""
+    async def List(self, request: bytes, context: Any) -> bytes:
+        """The states of all, as HealthListResponse."""
         if len(self._states) > MOST_LISTED:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "there are too many to list")
-        statuses = {name: Status(status=state) for name, state in self._states.items()}
-        return health_pb2.HealthListResponse(statuses=statuses)
+        entries = (
+            _part(1, name.encode()) + _part(2, Status(status=state).SerializeToString())
+            for name, state in self._states.items()
+        )
+        return b"".join(_part(1, entry) for entry in entries)
+
+    def add_to(self, server: Any) -> None:
+        """Has the server answer; `List` in its own encoding, since many versions of the package do not know it."""
+        handler = grpc.unary_unary_rpc_method_handler(self.List)
+        listing = grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"List": handler})
+        server.add_generic_rpc_handlers((listing,))  # the first one of a name holds
+        health_pb2_grpc.add_HealthServicer_to_server(self, server)
+
+
+def _part(number: int, data: bytes) -> bytes:
+    """A field of bytes, text or a message in protobuf's encoding."""
+    length, size = len(data), bytearray()
+    while length > 0x7F:
+        size.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes((number << 3 | 2, *size, length)) + data

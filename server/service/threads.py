@@ -123,7 +123,7 @@ class Work:
         }
         self._admitted = dict.fromkeys(self._limits, 0)
         self._waiting: set[object] = set()
-        self._computing: set[Interrupt] = set()
+        self._computing: dict[object, Interrupt] = {}
 
     @property
     def pending(self) -> int:
@@ -134,7 +134,7 @@ class Work:
     def overdue(self) -> float:
         """For how many seconds a computation has gone on whose request has ended; 0 if there is none."""
         now = time.monotonic()
-        ended = (one.fired_at for one in list(self._computing) if one.error is not None)
+        ended = (one.fired_at for one in list(self._computing.values()) if one.error is not None)
         return max((now - at for at in ended), default=0.0)
 
     @property
@@ -250,12 +250,12 @@ class Work:
             self._waiting.discard(place)
             if call is not None:
                 call.waited += time.monotonic() - asked
-            self._computing.add(interrupt)
+            self._computing[place] = interrupt
             try:
                 with interrupt.here():
                     return function()
             finally:
-                self._computing.discard(interrupt)
+                del self._computing[place]
                 if interrupt.error is not None and self.observer is not None:
                     self.observer.stopped(time.monotonic() - interrupt.fired_at)
 
