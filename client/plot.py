@@ -122,7 +122,9 @@ def _row(
     values = np.asarray(layer.values[k], np.float64)
     sample = f"  sample {k}" if len(layer.values) > 1 else ""
     shape = " × ".join(map(str, values.shape)) or "one number"
-    part.suptitle(f"{answer.method}  {_short(layer.name)}  ({shape}){sample}", fontsize=10, fontweight="bold")
+    label = _label(answer, k)
+    title = f"{answer.method}  {_short(layer.name)}  ({shape}){sample}" + f"  {label}" * bool(label)
+    part.suptitle(title, fontsize=10, fontweight="bold", parse_math=False)
     found = tokens_of(layer.name, values.shape, tokens, k, is_map=image is not None)
     if found is not None:
         notes = _positions(part, values, found)
@@ -290,6 +292,11 @@ def _bare(axes: Axes) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_color("#bbbbbb")
+
+
+def _label(answer: Attribution, k: int) -> str:
+    """What the class of a sample's target is called; "" where that is not known."""
+    return _short(answer.target.labels[k]) if answer.target.labels else ""
 
 
 def _caption(answer: Attribution, layer: LayerAttribution, k: int, baseline: str) -> tuple[str, str]:

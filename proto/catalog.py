@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from onnx_attribution import values as v
 from onnx_attribution.proto import attribution_pb2 as pb
@@ -24,6 +25,9 @@ def to_model(info: v.ModelInfo) -> pb.Model:
         inputs=map(_to_tensor_info, info.inputs),
         outputs=map(_to_tensor_info, info.outputs),
         load_seconds=info.load_seconds,
+        description=info.description,
+        class_names={name: pb.ClassNames(names=each) for name, each in info.class_names.items()},
+        preprocessing={name: _to_preprocessing(each) for name, each in info.preprocessing.items()},
     )
 
 
@@ -40,6 +44,9 @@ def from_model(message: pb.Model) -> v.ModelInfo:
         inputs=tuple(map(_from_tensor_info, message.inputs)),
         outputs=tuple(map(_from_tensor_info, message.outputs)),
         load_seconds=message.load_seconds,
+        description=message.description,
+        class_names={name: tuple(each.names) for name, each in message.class_names.items()},
+        preprocessing={name: _from_preprocessing(each) for name, each in message.preprocessing.items()},
     )
 
 
@@ -73,6 +80,32 @@ def to_layer(info: v.LayerInfo) -> pb.Layer:
 def from_layer(message: pb.Layer) -> v.LayerInfo:
     shape = _from_shape(message.shape) if message.HasField("shape") else None
     return v.LayerInfo(message.name, message.node, message.operator, message.dtype, shape, message.cut)
+
+
+def _to_preprocessing(given: v.Preprocessing) -> pb.Preprocessing:
+    return pb.Preprocessing(
+        kind=given.kind,
+        size=given.size or (),
+        scale=given.scale,
+        mean=given.mean,
+        std=given.std,
+        layout=given.layout or "",
+        colours=given.colours or "",
+    )
+
+
+def _from_preprocessing(message: pb.Preprocessing) -> v.Preprocessing:
+    """A word that is not known, of a newer server, is kept: whoever reads it will say so."""
+    size = (message.size[0], message.size[1]) if len(message.size) == 2 else None
+    return v.Preprocessing(
+        cast(v.Held, message.kind),
+        size,
+        message.scale or 1.0,
+        tuple(message.mean),
+        tuple(message.std),
+        cast(v.Order, message.layout) if message.layout else None,
+        cast(v.Colours, message.colours) if message.colours else None,
+    )
 
 
 def _to_tensor_info(info: v.TensorInfo) -> pb.TensorInfo:

@@ -159,12 +159,13 @@ def _to_target(target: v.ResolvedTarget) -> pb.ResolvedTarget:
         indices=target.index,
         values=_floats(target.value),
         baseline_values=_floats(target.baseline_value),
+        labels=target.labels,
     )
 
 
 def _from_target(message: pb.ResolvedTarget) -> v.ResolvedTarget:
     values, baselines = (np.array(part, np.float64) for part in (message.values, message.baseline_values))
-    return v.ResolvedTarget(message.tensor, tuple(message.indices), values, baselines)
+    return v.ResolvedTarget(message.tensor, tuple(message.indices), values, baselines, tuple(message.labels))
 
 
 def _floats(array: Array) -> list[float]:

@@ -17,10 +17,12 @@ from onnx_attribution.server.cli.login import Login
 from onnx_attribution.server.cli.output import shape_text
 from onnx_attribution.server.cli.samples import Parts, examples
 from onnx_attribution.values import (
+    Array,
     AttributionRequest,
     Event,
     LayerInfo,
     ModelInfo,
+    Preprocessing,
     TensorInfo,
 )
 
@@ -52,15 +54,18 @@ class Asker(Protocol):
 
     def methods(self) -> list[MethodInfo]: ...
 
+    def example(self) -> dict[str, Array]: ...
+
     def stream(self, request: AttributionRequest) -> Iterator[Event]: ...
 
 
-Read = Callable[[Sequence[TensorInfo]], Parts]
+Read = Callable[[Sequence[TensorInfo], Mapping[str, Preprocessing]], Parts]
 
 
 @contextmanager
 def asking(place: Place, read: Read | None = None) -> Iterator[Asker]:
-    """Whom to ask. `read` gives inputs on which a file can be tried that refuses random ones.
+    """Whom to ask. `read` gives inputs on which a file can be tried that refuses random ones, by what it declares of
+    them and what the file beside it says.
 
     Raises:
         InvalidArgument: an option that only files have, with a server. ModelError: the file cannot be used.
@@ -147,6 +152,9 @@ class _Embedded:
     def methods(self) -> list[MethodInfo]:
         return self._engine.methods()
 
+    def example(self) -> dict[str, Array]:
+        return self._engine.example(self._model)
+
     def stream(self, request: AttributionRequest) -> Iterator[Event]:
         return self._engine.stream(replace(request, model=self._model))
 
@@ -164,6 +172,9 @@ class _Remote:
 
     def methods(self) -> list[MethodInfo]:
         return self._client.methods()
+
+    def example(self) -> dict[str, Array]:
+        return {}  # it stays on the server
 
     def stream(self, request: AttributionRequest) -> Iterator[Event]:
         return self._client.stream(
@@ -185,10 +196,15 @@ def _try_given(engine: Engine, place: Place, read: Read | None, failure: ModelEr
     Raises:
         ModelError: it does not run on those either, or there are none.
     """
+    from onnx_attribution.server.engine.models.card import card_of
+
+    if failure.reason == Reason.CARD_INVALID:
+        raise failure
     file = Path(place.model)
     infos = {} if read is None else {info.name: info for info in _declared_inputs(file)}
     failures = []
-    for example in examples(read(tuple(infos.values())) if read is not None else {}, infos):
+    given = {} if read is None else read(tuple(infos.values()), card_of(file).preprocessing)
+    for example in examples(given, infos):
         engine.add(file.name, file, batch_axes=place.batch_axes, shapes=place.shapes, example=example)
         try:
             engine.info(file.name)

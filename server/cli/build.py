@@ -136,7 +136,7 @@ def build(
         if target_weights and asked.index is not None:
             raise InvalidArgument("--target-weights takes the place of an index: give one of them")
         known = source or (model.sources((), model.first_target()) if baseline else ())
-        fixed = read_baselines(baseline or [], known, model.inputs, Picture())
+        fixed = read_baselines(baseline or [], known, model.inputs, Picture(said=model.card.preprocessing))
         wish = Standalone(
             make(name, given),
             layer or (),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -31,7 +31,7 @@ from onnx_attribution.server.cli.login import Login
 from onnx_attribution.server.cli.method import Given, parsed, with_parameters
 from onnx_attribution.server.cli.pictures import FLOATS, Layout, Picture
 from onnx_attribution.server.cli.pixels import colour_of
-from onnx_attribution.server.cli.samples import count_of
+from onnx_attribution.server.cli.samples import Parts, count_of, taken
 from onnx_attribution.server.cli.target import parse_target
 from onnx_attribution.server.cli.written import check_places, draw_answer, write_npz
 from onnx_attribution.values import (
@@ -39,10 +39,13 @@ from onnx_attribution.values import (
     Attribution,
     AttributionRequest,
     Baseline,
+    Colours,
     Completed,
     ModelInfo,
+    Preprocessing,
     Progress,
     Revision,
+    TensorInfo,
 )
 
 MAX_SAMPLES = 256  # of the engine, which is not imported for a text of help
@@ -140,15 +143,24 @@ def explain(
         ),
     ] = None,
     mean: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="NUMBERS", help="Subtracted after scaling; one number, or one a channel: 0.5,0.5,0.5"
+            metavar="NUMBERS",
+            help="Subtracted after scaling; one number, or one a channel: 0.5,0.5,0.5; default 0.",
         ),
-    ] = "0",
-    std: Annotated[str, typer.Option(metavar="NUMBERS", help="Divided by after that.")] = "1",
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="NUMBERS", help="Divided by after that; default 1.")
+    ] = None,
     layout: Annotated[
         str | None,
         typer.Option(metavar="LAYOUT", help="nchw or nhwc; default: guessed from the input's shape."),
+    ] = None,
+    colours: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORDER", help="rgb, bgr or gray: what the input takes of a picture; default rgb."
+        ),
     ] = None,
     resize: Annotated[bool, typer.Option("--resize", help="Bring pictures to the model's size.")] = False,
     background: Annotated[
@@ -179,7 +191,7 @@ def explain(
         model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []),
         Login(ca, certificate, key, token),
     )  # fmt: skip
-    picture = _picture(scale, mean, std, layout, resize, background)
+    picture = _picture(scale, mean, std, layout, colours, resize, background)
     wanted_rows = parse_rows(rows) if rows is not None else None
     question = _Question(
         method.replace("-", "_").lower(), tuple(layer or ()), tuple(source or ()), tuple(target or ()),
@@ -191,9 +203,18 @@ def explain(
     check_places(out, plot)
 
     given = input or []
-    with asking(place, lambda infos: read_parts(given, infos, picture)) as asker:
+
+    def read(infos: Sequence[TensorInfo], said: Mapping[str, Preprocessing]) -> Parts:
+        return read_parts(given, infos, replace(picture, said=said))
+
+    with asking(place, read) as asker:
         info, about = asker.info(), _method(asker, question.method)
-        arrays = read_inputs(given, info.inputs, picture, wanted_rows, info.batch)
+        picture = replace(picture, said=info.preprocessing)
+        if not given and (arrays := asker.example()):
+            picture.note("no --input is given: the example beside the model is explained")
+            arrays = taken(arrays, {one.name: one for one in info.inputs}, info.batch, wanted_rows)
+        else:
+            arrays = read_inputs(given, info.inputs, picture, wanted_rows, info.batch)
         request = question.request(info, about, arrays, picture)
         with _telling_of_rows(count_of(arrays, info.inputs, info.batch)):
             answer = _answer(asker, request)
@@ -201,7 +222,7 @@ def explain(
     if out is not None:
         write_npz(out, {name: one.values for name, one in answer.layers.items()})
     if plot is not None:
-        draw_answer(plot, answer, arrays, info, picture.layout, question.baseline)
+        draw_answer(plot, answer, arrays, info, picture, question.baseline)
     if json:
         output.print_json(output.explain_json(answer))
         return
@@ -295,27 +316,41 @@ def _method(asker: Asker, name: str) -> MethodInfo:
 
 
 def _picture(
-    scale: str | None, mean: str, std: str, layout: str | None, resize: bool, background: str | None
+    scale: str | None,
+    mean: str | None,
+    std: str | None,
+    layout: str | None,
+    colours: str | None,
+    resize: bool,
+    background: str | None,
 ) -> Picture:
     if layout is not None and layout not in get_args(Layout):
         raise InvalidArgument(f"no layout {layout!r}; there are: {', '.join(get_args(Layout))}")
     factors = parse_numbers(scale, "--scale") if scale is not None else (None,)
     if len(factors) != 1:
         raise InvalidArgument("--scale is one number; what differs by channel goes into --std")
-    averages, deviations = parse_numbers(mean, "--mean"), parse_numbers(std, "--std")
-    given = {"--scale": [f for f in factors if f is not None], "--mean": averages, "--std": deviations}
+    averages = None if mean is None else parse_numbers(mean, "--mean")
+    deviations = None if std is None else parse_numbers(std, "--std")
+    given = {
+        "--scale": [f for f in factors if f is not None],
+        "--mean": averages or (),
+        "--std": deviations or (),
+    }
     for option, values in given.items():
         if not all(map(math.isfinite, values)) or (option != "--mean" and 0 in values):
             raise InvalidArgument(f"{option} holds {', '.join(f'{value:g}' for value in values)}")
+    if colours is not None and colours not in get_args(Colours):
+        raise InvalidArgument(f"no colours {colours!r}; there are: {', '.join(get_args(Colours))}")
     if background is not None:
         colour_of(background, "RGB")
     return Picture(
         factors[0],
         averages,
         deviations,
-        layout,  # type: ignore[arg-type]
+        cast("Layout | None", layout),
         resize,
         background,
+        cast("Colours | None", colours),
     )
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from onnx_attribution.values import Attribution, Flow, LayerInfo, ModelInfo
+from onnx_attribution.values import Attribution, Flow, LayerInfo, ModelInfo, Preprocessing
 
 if TYPE_CHECKING:
     from onnx_attribution.server.engine.check import Verdict
@@ -72,10 +72,13 @@ def layers_json(file: str, info: ModelInfo, layers: Sequence[LayerInfo]) -> dict
     """The object of `layers --json`."""
     return {
         "file": file,
+        "description": info.description,
         "batch": info.batch,
         "sources": info.sources,
         "inputs": [asdict(one) for one in info.inputs],
         "outputs": [asdict(one) for one in info.outputs],
+        "class_names": info.class_names,
+        "preprocessing": {name: asdict(one) for name, one in info.preprocessing.items()},
         "layers": [asdict(one) for one in layers],
     }
 
@@ -83,15 +86,39 @@ def layers_json(file: str, info: ModelInfo, layers: Sequence[LayerInfo]) -> dict
 def print_layers(info: ModelInfo, layers: Sequence[LayerInfo]) -> None:
     """The table of `layers`."""
     out = console()
-    for title, tensors in (("input", info.inputs), ("output", info.outputs)):
+    if info.description:
+        out.print(escape(info.description), soft_wrap=True)
+    ways = {name: _way_text(one) for name, one in info.preprocessing.items()}
+    classes = {name: f"{len(each)} classes: {_few(each)}" for name, each in info.class_names.items()}
+    for title, tensors, said in (("input", info.inputs, ways), ("output", info.outputs, classes)):
         for one in tensors:
-            out.print(f"{title} {escape(one.name)}: {one.dtype} {escape(shape_text(one.shape))}")
+            more = f"; {said.pop(one.name)}" if one.name in said else ""
+            out.print(
+                escape(f"{title} {one.name}: {one.dtype} {shape_text(one.shape)}{more}"), soft_wrap=bool(more)
+            )
+    for name, text in classes.items():  # of a tensor that is no output
+        out.print(escape(f"tensor {name}: {text}"), soft_wrap=True)
     out.print(f"batch {info.batch}, opset {info.opset}; source {escape(', '.join(info.sources) or 'none')}")
     table = _table("layer", "node", "operator", "shape", "type", "cut")
     for layer in layers:
         row = (layer.name, layer.node, layer.operator, shape_text(layer.shape), layer.dtype, MARKS[layer.cut])
         table.add_row(*map(escape, row))
     out.print(table)
+
+
+def _way_text(way: Preprocessing) -> str:
+    """How an input is made of what people hold, in words."""
+    if way.kind != "image":
+        return way.kind
+    lists = [", ".join(f"{one:.4g}" for one in each) for each in (way.mean or (0.0,), way.std or (1.0,))]
+    mean, std = (f"[{text}]" if "," in text else text for text in lists)
+    size = f" of {way.size[0]} x {way.size[1]}" if way.size else ""
+    words = [f"image{size}", f"(pixel * {way.scale:.4g} - {mean}) / {std}", way.layout, way.colours]
+    return ", ".join(word for word in words if word)
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
 
 
 def shape_text(shape: Iterable[int | str | None] | None) -> str:
@@ -128,7 +155,13 @@ def print_verdict(file: str, verdict: Verdict | None, error: str) -> None:
 def explain_json(answer: Attribution) -> dict[str, object]:
     """The object of `explain --json`; lists hold one entry a sample, of several targets such a list for each."""
     targets = [
-        {"tensor": one.tensor, "index": one.index, "value": one.value, "baseline_value": one.baseline_value}
+        {
+            "tensor": one.tensor,
+            "index": one.index,
+            "label": one.labels or None,
+            "value": one.value,
+            "baseline_value": one.baseline_value,
+        }
         for one in answer.targets
     ]
     return {
@@ -189,13 +222,15 @@ def print_answer(model: str, answer: Attribution) -> None:
 
 
 def _targets(answer: Attribution) -> Table:
-    table = _table("sample", "target", "at the input", "at the baseline", "change", right=(2, 3, 4))
+    named = any(one.labels for one in answer.targets)
+    columns = ["sample", "target", *["class"] * named, "at the input", "at the baseline", "change"]
+    table = _table(*columns, right=range(2 + named, len(columns)))
     for one in answer.targets:
         for k, index in enumerate(one.index):
             value, base = float(one.value[k]), float(one.baseline_value[k])
-            table.add_row(
-                str(k), escape(f"{one.tensor}[{index}]"), number(value), number(base), number(value - base)
-            )
+            label = [(one.labels[k] if one.labels else "") or "-"] * named
+            row = (str(k), f"{one.tensor}[{index}]", *label, *map(number, (value, base, value - base)))
+            table.add_row(*map(escape, row))
     return table
 
 

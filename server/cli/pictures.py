@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.server.cli.output import shape_text
 from onnx_attribution.server.cli.pixels import Shown, shown
-from onnx_attribution.values import Array, TensorInfo
+from onnx_attribution.values import Array, Colours, Preprocessing, TensorInfo
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,20 +26,40 @@ Shape = tuple[int | str | None, ...]
 
 @dataclass(frozen=True)
 class Picture:
-    """How the pixels of a picture become numbers: `(pixel * scale - mean) / std`, per channel.
+    """How the pixels of a picture become numbers: `(pixel * scale - mean) / std`, per channel. None: it is not said.
 
     A pixel counts from 0 (black) to 255 (white), whatever the depth of the file. Without a scale, pixels are divided by
     255 for float inputs and left as they are for integer ones. `background` is the colour that shows through
-    transparent pixels. `notes` collects what the reader of the answer should know of the files.
+    transparent pixels. `said` is by input what the file beside the model says, where options do not. `notes` collects
+    what the reader of the answer should know of the files.
     """
 
     scale: float | None = None
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     layout: Layout | None = None
     resize: bool = False
     background: str | None = None
+    colours: Colours | None = None
+    size: tuple[int, int] | None = None
+    said: Mapping[str, Preprocessing] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list, compare=False)
+
+    def of(self, name: str) -> Picture:
+        """The same for one input, with what is said of it."""
+        said = self.said.get(name)
+        if said is None or said.kind != "image":
+            return self
+        layouts: dict[str, Layout] = {"chw": "nchw", "hwc": "nhwc"}
+        return replace(
+            self,
+            scale=said.scale if self.scale is None else self.scale,
+            mean=self.mean or said.mean,
+            std=self.std or said.std,
+            layout=self.layout or layouts.get(said.layout or ""),
+            size=said.size,
+            colours=self.colours or said.colours,
+        )
 
     def note(self, text: str) -> None:
         """Keeps a note, once."""
@@ -103,6 +124,7 @@ def read_picture(path: Path, info: TensorInfo | None, picture: Picture) -> Array
     """
     if info is None:
         info = TensorInfo("", "float32", (None,) * 4, 0)
+    picture = picture.of(info.name)
     shape, axes = info.shape or (), axes_of_picture(info, picture.layout)
     if axes is None:
         raise _misfit(f"{_input(info)}; a picture fills [batch, channels, height, width]")
@@ -112,15 +134,16 @@ def read_picture(path: Path, info: TensorInfo | None, picture: Picture) -> Array
             f"{_input(info)}; one picture does not fill its first axis of {lead}: put the pixels into a .npy file, or "
             f"state --batch-axis {info.name}={axes.batch}"
         )
-    kind = _type(info)
+    kind, channels = _type(info), _channels(info, axes)
+    _check_colours(info, channels, picture.colours)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # pillow's, of large files and odd metadata: what cannot be read raises
-        found = shown(path, _channels(info, axes), picture.background, picture.note)
+        found = shown(path, 1 if picture.colours == "gray" else channels, picture.background, picture.note)
     _check_depth(path, found, info, kind, picture)
     found = found._replace(image=_sized(path, found, (shape[axes.height], shape[axes.width]), info, picture))
-    numbers = _numbers(found, _channels(info, axes), kind, picture)
+    numbers = _numbers(found, channels, kind, picture)
     if axes.channels is None:
         numbers = numbers[..., 0]
     elif axes.channels < axes.height:
@@ -151,6 +174,13 @@ def _type(info: TensorInfo) -> np.dtype[np.generic]:
     return kind
 
 
+def _check_colours(info: TensorInfo, channels: int, colours: Colours | None) -> None:
+    if colours is not None and colours not in get_args(Colours):
+        raise InvalidArgument(f"no colours {colours!r}; there are: {', '.join(get_args(Colours))}")
+    if channels == 1 and colours not in (None, "gray"):
+        raise _misfit(f"{_input(info)}, one channel, which has no colours; say --colours gray")
+
+
 def _check_depth(
     path: Path, found: Shown, info: TensorInfo, kind: np.dtype[np.generic], picture: Picture
 ) -> None:
@@ -176,7 +206,9 @@ def _sized(path: Path, found: Shown, size: Shape, info: TensorInfo, picture: Pic
     from PIL import Image as Images
 
     image, (height, width) = found.image, size
-    if picture.resize:
+    if picture.size is not None:
+        image = image.resize(picture.size[::-1], Images.Resampling.BILINEAR)
+    elif picture.resize:
         if not isinstance(height, int) or not isinstance(width, int):
             raise _misfit(f"--resize needs a size in the file; {_input(info)}")
         image = image.resize((width, height), Images.Resampling.BILINEAR)
@@ -195,11 +227,14 @@ def _numbers(
     if pixels.shape[2] != channels:  # grey numbers; what has no alpha is opaque
         opaque = [np.full_like(pixels, 255)] if channels == 4 else []
         pixels = np.concatenate([pixels] * 3 + opaque, axis=2)
+    if picture.colours == "bgr":
+        pixels = pixels[..., [2, 1, 0, *range(3, channels)]]
+    mean, std = picture.mean or (0.0,), picture.std or (1.0,)
     scale = picture.scale if picture.scale is not None else (1 / 255 if kind.kind == "f" else 1.0)
-    for option, values in (("--mean", picture.mean), ("--std", picture.std)):
+    for option, values in (("--mean", mean), ("--std", std)):
         if len(values) not in (1, channels):
             raise InvalidArgument(f"{option} has {len(values)} numbers; the picture has {channels} channels")
-    return np.asarray((pixels * scale - np.asarray(picture.mean)) / np.asarray(picture.std))
+    return np.asarray((pixels * scale - np.asarray(mean)) / np.asarray(std))
 
 
 def _cast(path: Path, numbers: NDArray[np.float64], info: TensorInfo, kind: np.dtype[np.generic]) -> Array:

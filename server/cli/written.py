@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.server.cli.pictures import Layout, axes_of_picture
+from onnx_attribution.server.cli.pictures import Picture, axes_of_picture
 from onnx_attribution.values import Array, Attribution, BatchMode, ModelInfo, TensorInfo
 
 SETTINGS = ("mask", "type", "segment", "position", "length")
@@ -46,18 +46,21 @@ def draw_answer(
     answer: Attribution,
     arrays: Mapping[str, Array],
     info: ModelInfo,
-    layout: Layout | None,
+    picture: Picture,
     baselines: Sequence[str],
 ) -> None:
     """The picture of `--plot`: behind it the first input that can be looked at, or labelled by tokens or bytes."""
     from onnx_attribution.client.plot import draw
 
-    images, channels_last = None, layout == "nhwc"
+    images, channels_last = None, picture.layout == "nhwc"
     for one in info.inputs:
-        axes = axes_of_picture(one, layout)
+        own = picture.of(one.name)
+        axes = axes_of_picture(one, own.layout)
         if one.name in arrays and one.dtype != "string" and axes is not None and axes.channels is not None:
             images = _samples(arrays[one.name], one, info.batch)
             channels_last = axes.channels > axes.width
+            if own.colours == "bgr" and images.shape[-1 if channels_last else 1] == 3:
+                images = np.flip(images, -1 if channels_last else 1)
             break
     try:
         draw(

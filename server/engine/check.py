@@ -80,7 +80,8 @@ def check_file(
     try:
         model = LoadedModel(path, backend, batch_axes, shapes, example)
     except ModelError as error:
-        if "operator" in error.metadata:  # no runtime has it, and nothing is computed before it
+        # No runtime has the operator, and nothing is computed before it; or the file beside the model is at fault.
+        if "operator" in error.metadata or error.reason == Reason.CARD_INVALID:
             raise
         weights = Weights()
         plain = declared(load(path, weights))

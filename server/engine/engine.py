@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.read.load import ModelSource
@@ -73,16 +75,24 @@ class Engine:
         batch_axes: Mapping[str, int | None] | None = None,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         example: Mapping[str, Array] | None = None,
+        card: str | PathLike[str] | None = None,
     ) -> None:
         """Makes a model known under a name; it is read at first use.
 
         A model of the same name and version is replaced, and closed when no request runs on it any more.
 
         `batch_axes` states the batch axis of inputs (None: shared by all samples) where the file leaves it in doubt;
-        `shapes` and `example` give inputs on which the model runs, where random ones do not suffice.
+        `shapes` and `example` give inputs on which the model runs, where random ones do not suffice. `card` is the
+        small file that says what the model is; by default the one beside it, NAME.toml beside NAME.onnx.
         """
         self._models.add(
-            name, version, model, dict(batch_axes or {}), dict(shapes or {}), dict(example or {})
+            name,
+            version,
+            model,
+            dict(batch_axes or {}),
+            dict(shapes or {}),
+            dict(example or {}),
+            None if card is None else Path(card),
         )
 
     def load(self, name: str, model: ModelSource, *, version: int = 1) -> ModelInfo:
@@ -122,6 +132,11 @@ class Engine:
             NotFound: no such model. ModelError: it cannot be loaded.
         """
         return self._models.warm_up(model)
+
+    def example(self, model: str) -> dict[str, Array]:
+        """The inputs that the small file beside a model has as an example; none where it has none."""
+        with self._models.use(model) as loaded:
+            return loaded.example
 
     def methods(self) -> list[MethodInfo]:
         """The methods that can be asked for, with their parameters."""

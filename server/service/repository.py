@@ -12,9 +12,11 @@ from threading import Lock
 from typing import Protocol
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotFound, NotReady, Reason
+from onnx_attribution.server.engine.models.card import files_beside
 from onnx_attribution.server.engine.models.folders import Report, Served, scan_all
 from onnx_attribution.values import ModelInfo
 
+State = tuple[str, int, int, str]
 UNLOAD_SECONDS = 60.0
 """How long an unload waits for the requests that run on the model."""
 
@@ -35,7 +37,7 @@ class Repository:
     def __init__(self, engine: Models, folders: Iterable[Path] = ()) -> None:
         self._engine, self.folders = engine, tuple(folders)
         self._changing = Lock()
-        self._states: dict[tuple[str, int], tuple[int, int, str]] = {}
+        self._states: dict[tuple[str, int], tuple[State, ...]] = {}
 
     def start(self, skipped: Report) -> None:
         """Makes everything known that is there; each is loaded at its first use."""
@@ -169,8 +171,13 @@ def split(model: str) -> tuple[str, int | None]:
     return name, int(version) if version else None
 
 
-def _state(path: Path) -> tuple[int, int, str]:
-    """What tells a file from another one in its place: size, time of change, and for small ones the bytes."""
-    found = path.stat()
-    small = hashlib.sha256(path.read_bytes()).hexdigest() if found.st_size < 1 << 20 else ""
-    return found.st_size, found.st_mtime_ns, small
+def _state(path: Path) -> tuple[State, ...]:
+    """What tells a model, with its card and the files that this names, from another one in its place: size, time of
+    change, and for small ones the bytes."""
+    return _file_state(path), *(_file_state(file) for file in files_beside(path) if file.is_file())
+
+
+def _file_state(file: Path) -> State:
+    found = file.stat()
+    small = hashlib.sha256(file.read_bytes()).hexdigest() if found.st_size < 1 << 20 else ""
+    return file.name, found.st_size, found.st_mtime_ns, small

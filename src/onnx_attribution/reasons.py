@@ -195,6 +195,11 @@ class Reason(StrEnum):
         "the file is not there, is no ONNX model, lacks values, or onnxruntime does not accept it",
         "export the model again, with its external data beside it; onnx.checker says more",
     )
+    CARD_INVALID = (
+        "CARD_INVALID", "ModelError",
+        "the small file beside the model (NAME.toml), or one that it names, cannot be read or does not fit the model",
+        "the message names the line or the key: change it there, or take the file away",
+    )
     OPSET_UNSUPPORTED = (
         "OPSET_UNSUPPORTED", "ModelError",
         "the file has a newer opset or IR version than can be run",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -20,6 +20,9 @@ Selector = Index | tuple[Index, ...] | NDArray[np.floating] | Region | None  # w
 Selection = Selector | Sequence[Selector] | Array  # for all samples, or one for each
 BatchMode = Literal["dynamic", "freed", "single"]
 ModelState = Literal["READY", "FAILED", "UNLOADED"]
+Held = Literal["image", "text", "audio", "array"]
+Order = Literal["chw", "hwc"]
+Colours = Literal["rgb", "bgr", "gray"]
 Kind = TypeVar("Kind", "LayerAttribution", "LayerFlow")
 StopReason = Literal["max_steps", "converged", "exact", "deadline_near", "draining"]
 
@@ -207,12 +210,14 @@ class LayerAttribution:
 @dataclass(frozen=True)
 class ResolvedTarget:
     """The target as it was taken: the tensor, per sample the index in words, its value at x and at the baseline; NaN
-    there for methods that compare with none."""
+    there for methods that compare with none. `labels` are per sample what the file beside the model calls the classes
+    of the index; empty where it does not say."""
 
     tensor: str
     index: tuple[str, ...]
     value: NDArray[np.float64]
     baseline_value: NDArray[np.float64]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -395,8 +400,30 @@ class LayerInfo:
 
 
 @dataclass(frozen=True)
+class Preprocessing:
+    """How an input is made of what people hold. Of an image: `(pixel * scale - mean) / std`, a pixel counting from 0
+    (black) to 255 (white), resized to `size` (height and width), where that is said.
+
+    `mean` and `std` are one number, or one for each channel in the order of `colours`; `layout` is the order of the
+    axes of one sample. None: it is not said.
+    """
+
+    kind: Held
+    size: tuple[int, int] | None = None
+    scale: float = 1.0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    layout: Order | None = None
+    colours: Colours | None = None
+
+
+@dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a served model. `state` is READY, or FAILED with its `reason`, or UNLOADED before first use."""
+    """What is known of a served model. `state` is READY, or FAILED with its `reason`, or UNLOADED before first use.
+
+    What the file beside a loaded model says: `description`, by output the names of its classes, by input its
+    `preprocessing`.
+    """
 
     name: str
     version: int
@@ -409,3 +436,6 @@ class ModelInfo:
     inputs: tuple[TensorInfo, ...] = ()
     outputs: tuple[TensorInfo, ...] = ()
     load_seconds: float = 0.0
+    description: str = ""
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)

@@ -165,7 +165,9 @@ def _answer(
         layers, joint = layers_of(model, resolved, sums)
         answered = Answered(model, asked, every, resolved, sums, layers, joint, steps, remedies, may_go_on)
         warnings = resolved.warnings + tuple(warnings_of(answered, memory))
-    target = ResolvedTarget(resolved.choice.target, resolved.index, resolved.value, resolved.baseline_value)
+    target = ResolvedTarget(
+        resolved.choice.target, resolved.index, resolved.value, resolved.baseline_value, resolved.labels
+    )
     return Attribution(
         resolved.request.method.name,
         model.network.batch,

@@ -282,6 +282,7 @@ def _moved(resolved: Resolved, points: _Points) -> Resolved:
         recipe=of,
         samples=samples,
         index=tuple(resolved.index[row] for row in rows),
+        labels=(),
         value=np.full(len(rows), np.nan),
         baseline_value=np.full(len(rows), np.nan),
         selection=resolved.selection[rows],

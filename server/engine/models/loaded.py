@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -28,6 +29,7 @@ from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.graph_tools.select.cuts import cut_sets, cut_tensors, is_joint_cut
 from onnx_attribution.graph_tools.select.homogeneous import is_homogeneous
 from onnx_attribution.graph_tools.select.layers import described, every_layer, layers_between
+from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.graph_tools.select.names import resolve
 from onnx_attribution.graph_tools.select.sources import default_sources, held, token_tensors, words
 from onnx_attribution.graph_tools.select.targets import (
@@ -39,6 +41,7 @@ from onnx_attribution.graph_tools.select.targets import (
 from onnx_attribution.graph_tools.walk.differentiate import straight_through
 from onnx_attribution.server.engine.backend import Backend, Session, Trials
 from onnx_attribution.server.engine.models.cache import Arrays, Cache, Value
+from onnx_attribution.server.engine.models.card import Card
 from onnx_attribution.server.engine.models.read import ReadModel
 from onnx_attribution.server.engine.models.scheduler import Scheduler
 from onnx_attribution.values import EVERY_KIND, Array, LayerInfo
@@ -59,11 +62,13 @@ class LoadedModel(ReadModel):
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         given: Mapping[str, Array] | None = None,
         labels: bool = True,
+        card: Card | str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__init__(source, backend, axes, shapes, given, labels)
+        super().__init__(source, backend, axes, shapes, given, labels, card)
         self._apart_sizes: LoadedModel | None = None
         self._separating = RLock()
         self.graph = graph_of(self.network.model)
+        self._check_card()
         self._cache = Cache(CAPACITY)
         self.scheduler = Scheduler(backend.observer)
         self.references = Arrays()
@@ -82,9 +87,38 @@ class LoadedModel(ReadModel):
             if self._apart_sizes is None:
                 stated = self._axes if self.network.batch == "single" else self.network.input_axes
                 self._apart_sizes = LoadedModel(
-                    self._source, self.backend, stated, self._shapes, self._given, labels=False
+                    self._source,
+                    self.backend,
+                    stated,
+                    self._shapes,
+                    self._given,
+                    labels=False,
+                    card=self.card,
                 )
             return self._apart_sizes
+
+    def _check_card(self) -> None:
+        """Raises: ModelError: the card does not fit the model."""
+        if self.card.class_names or self.card.preprocessing:
+            rows = {one.name: self.network.rows.get(one.name) for one in self.outputs}
+            axes = {name: None if place is None else place.axis for name, place in rows.items()}
+            self.card.check(self.inputs, self.outputs, self.tensors.keys(), axes, self.default_target())
+
+    @property
+    def example(self) -> dict[str, Array]:
+        """The inputs that the card has as an example; none where it has none."""
+        return dict(self._example)
+
+    def classes_of(self, tensor: str) -> tuple[str, ...]:
+        """What the card calls the classes of a tensor, or of the output whose final activation takes the tensor."""
+        names = self.card.class_names
+        if not names or tensor in names:
+            return names.get(tensor, ())
+        for output, own in names.items():
+            found = logit_of(self.graph, output) if output in self.tensors else None
+            if found is not None and found.tensor == tensor and not found.made and found.sign > 0:
+                return own
+        return ()
 
     @cached_property
     def nodes(self) -> list[gs.Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import cast
 
@@ -22,6 +23,7 @@ from onnx_attribution.graph_tools.read.example_inputs import examples
 from onnx_attribution.graph_tools.read.load import ModelSource, digest, load
 from onnx_attribution.graph_tools.select.names import Names, names_of
 from onnx_attribution.server.engine.backend import Backend, Trials
+from onnx_attribution.server.engine.models.card import Card, card_of
 from onnx_attribution.values import Array, TensorInfo
 
 SLOW = 2.0  # seconds of a run from which on one sample has to do for the comparison with the original
@@ -29,7 +31,8 @@ Examples = list[dict[str, Array]]
 
 
 class ReadModel:
-    """What a file becomes. `labels`: whether a dimension's name may say that sizes are equal."""
+    """What a file becomes. `labels`: whether a dimension's name may say that sizes are equal; `card`: the small file
+    of the model, or what it says; None: the one beside it."""
 
     def __init__(
         self,
@@ -39,12 +42,16 @@ class ReadModel:
         shapes: Mapping[str, tuple[int, ...]] | None,
         given: Mapping[str, Array] | None,
         labels: bool,
+        card: Card | str | os.PathLike[str] | None = None,
     ) -> None:
-        self._source, self._axes, self._shapes, self._given = source, axes, shapes, given
+        self._source, self._axes, self._shapes = source, axes, shapes
         self.backend = backend
         self.labels = labels
         self.weights = Weights()  # lives as long as its model
         model, run = load(source, self.weights), Trials(backend)
+        self.card = card if isinstance(card, Card) else card_of(source, card)
+        self._example = self.card.example_for(_said(model)) if self.card.example_file else {}
+        self._given = {**self._example, **(given or {})} or None
         self.names: Names = names_of(model)
         self.digest = digest(source)
         self.opset = opset_of(model)
@@ -195,6 +202,12 @@ def _told(said: onnx.ValueInfoProto, found: onnx.ValueInfoProto) -> tuple[int | 
         d if isinstance(d, int) else (label if isinstance(label, str) else None) or d or "?"
         for d, label in zip(dims, labels, strict=True)
     )
+
+
+def _said(model: onnx.ModelProto) -> list[TensorInfo]:
+    """What a file says of its inputs, names of sizes aside."""
+    inputs = declared(model, labels=False).graph.input
+    return [TensorInfo(v.name, _type(v), dims_of(v), None) for v in inputs]
 
 
 def _type(value: onnx.ValueInfoProto) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
+from pathlib import Path
 from threading import Event, Lock
 
 import onnx
@@ -79,7 +80,8 @@ class Entry:
             sources = ()
         return ModelInfo(
             self.name, self.version, "READY", "", model.digest, model.opset, model.network.batch, sources,
-            model.inputs, model.outputs, self.load_seconds,
+            model.inputs, model.outputs, self.load_seconds, model.card.description, model.card.class_names,
+            model.card.preprocessing,
         )  # fmt: skip
 
 
@@ -104,9 +106,10 @@ class Registry:
         axes: Mapping[str, int | None] | None,
         shapes: Mapping[str, tuple[int, ...]] | None,
         given: Mapping[str, Array] | None,
+        card: Path | None = None,
     ) -> None:
         """Makes a version known; the model that had its place is closed behind the last request that runs on it."""
-        self._put(self._entry(name, version, source, axes, shapes, given))
+        self._put(self._entry(name, version, source, axes, shapes, given, card))
 
     def renew(
         self,
@@ -116,13 +119,14 @@ class Registry:
         axes: Mapping[str, int | None] | None,
         shapes: Mapping[str, tuple[int, ...]] | None,
         given: Mapping[str, Array] | None,
+        card: Path | None = None,
     ) -> ModelInfo:
         """Loads a version and runs it once before it takes the place of the one that had it, which else stays.
 
         Raises:
             ModelError: it cannot be loaded or run; where there was none, the failed one is known from then on.
         """
-        entry = self._entry(name, version, source, axes, shapes, given)
+        entry = self._entry(name, version, source, axes, shapes, given, card)
         try:
             _warm_up(entry.loaded())
         except ModelError as error:
@@ -144,6 +148,7 @@ class Registry:
         axes: Mapping[str, int | None] | None,
         shapes: Mapping[str, tuple[int, ...]] | None,
         given: Mapping[str, Array] | None,
+        card: Path | None = None,
     ) -> Entry:
         if not name or "/" in name:
             raise InvalidArgument(
@@ -153,7 +158,8 @@ class Registry:
             raise InvalidArgument(
                 f"the model {name!r} is a path, bytes or a ModelProto, not {type(source).__name__}", name=name
             )
-        return Entry(name, version, partial(LoadedModel, source, self._backend, axes, shapes, given))
+        load = partial(LoadedModel, source, self._backend, axes, shapes, given, card=card)
+        return Entry(name, version, load)
 
     def _put(self, entry: Entry) -> None:
         with self._lock:

@@ -55,6 +55,7 @@ class Resolved:
     features: Features | None = None
     evaluated: int = 0
     stop: Callable[[], object] = lambda: None
+    labels: tuple[str, ...] = ()
 
     def known(self, value: NDArray[np.float64], baseline_value: NDArray[np.float64]) -> Resolved:
         """The same with the target's values at x and x', as far as these are there."""
@@ -73,6 +74,7 @@ class Resolved:
             value=self.value[[number]],
             baseline_value=self.baseline_value[[number]],
             selection=self.selection[[number]],
+            labels=self.labels[number : number + 1],
         )
 
 
@@ -150,14 +152,14 @@ def resolve(
     for k, (found, target) in enumerate(zip(wanted, asked, strict=True)):
         name, lead = found.tensor, rows[found.tensor]
         with _named(model, request, k):
-            plus, words = targets.selection(model, found, target, plain, at_x)
+            plus, words, labels, notes = targets.selection(model, found, target, plain, at_x)
             value = baseline_value = np.full(samples.count, np.nan)
             if name not in known:
                 value = targets.values([each[name] for each in at_x], lead, plus)
             if name in unsure:
                 baseline_value = targets.values([each[name] for each in at_reference], lead, plus)
         weighted = samples.weighted(name, plus, [each[name] for each in at_x])
-        said = (*warnings, *found.notes, *own[name])
+        said = (*warnings, *found.notes, *notes, *own[name])
         resolved.append(
             Resolved(
                 request,
@@ -173,6 +175,7 @@ def resolve(
                 features,
                 evaluated if k == 0 else 0,
                 stop,
+                labels,
             )
         )
     return resolved

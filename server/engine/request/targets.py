@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -20,6 +21,9 @@ from onnx_attribution.server.engine.request.samples import Samples
 from onnx_attribution.server.engine.request.selectors import put, refused, selectors_of
 from onnx_attribution.values import Array, Selection, Target
 
+FEW = 3
+"""Classes that are named together."""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -27,7 +31,8 @@ class Chosen:
 
     These are two where a logit has not the places of what is made of it: `made` is then the tensor between them that
     has those of the logit. `axis` is that of the classes where it is known, counted from the end; `sign` is -1 where
-    the target is the tensor's negative. `whole`: it is the sum of the tensor.
+    the target is the tensor's negative. `whole`: it is the sum of the tensor. `classes` is the tensor that was asked
+    for, which a card may have names of classes for.
     """
 
     tensor: str
@@ -37,6 +42,7 @@ class Chosen:
     made: str = ""
     sign: int = 1
     whole: bool = False
+    classes: str = ""
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -70,12 +76,12 @@ def chosen(model: LoadedModel, given: Target, recipe: Recipe) -> Chosen:
         if found.sign < 0:
             notes.append(f"the logit of {target!r} is the negative of {found.tensor!r}")
         indexed = target if found.made else found.tensor
-        return Chosen(found.tensor, indexed, tuple(notes), found.axis, found.made, found.sign)
+        return Chosen(found.tensor, indexed, tuple(notes), found.axis, found.made, found.sign, classes=target)
     if found is None or all(target != out.name for out in model.graph.outputs):
-        return Chosen(target, target, tuple(notes))
+        return Chosen(target, target, tuple(notes), classes=target)
     advice = f"the target {target!r} is made by {found.operator}, which saturates; recommended is its logit"
     axis = None if found.made else found.axis
-    return Chosen(target, target, (*notes, f"{advice} {found.tensor!r}"), axis)
+    return Chosen(target, target, (*notes, f"{advice} {found.tensor!r}"), axis, classes=target)
 
 
 def _number_tensor(model: LoadedModel, name: str | None) -> str:
@@ -155,14 +161,24 @@ def _masked(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArra
     return np.multiply(values, weights, out=np.zeros_like(values), where=weights != 0)
 
 
+class Selected(NamedTuple):
+    """The target's weights `[samples, *unit]`, the selection in words, what the card calls its classes, as
+    `ResolvedTarget.labels`, and what is to be said of that."""
+
+    weights: NDArray[np.float64]
+    words: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 def selection(
     model: LoadedModel,
     choice: Chosen,
     target: Target,
     samples: Samples,
     at_x: Sequence[Mapping[str, Array]],
-) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """The target's weights `[samples, *unit]` and the selection in words.
+) -> Selected:
+    """What a target selects.
 
     Raises:
         InvalidArgument: what is selected is not there.
@@ -170,12 +186,15 @@ def selection(
     indexed = [found[choice.indexed] for found in at_x]
     stack = stacked(indexed, samples.place(choice.indexed))
     if choice.whole:
-        return np.ones_like(stack), ("sum",) * len(stack)
+        return Selected(np.ones_like(stack), ("sum",) * len(stack))
     if not choice.made:
         stack = choice.sign * stack
     plus, said = weights(stack, target.index, "index", samples.references)
+    names = model.classes_of(choice.classes)
+    labels = class_labels(plus, names)
     if target.minus is not None:
         minus, less = weights(stack, target.minus, "minus", samples.references)
+        labels = _subtracted(labels, class_labels(minus, names))
         plus, said = plus - minus, tuple(f"{a} - {b}" for a, b in zip(said, less, strict=True))
     if choice.made:
         parts = samples.split(choice.indexed, plus, [array.shape for array in indexed])
@@ -189,7 +208,28 @@ def selection(
         plus, said = -plus, tuple(f"-({one})" for one in said)
     if target.mean_centred:
         plus, said = centred(plus, choice.axis), tuple(f"{word} - mean" for word in said)
-    return plus, said
+        labels = _subtracted(labels, ("mean",) * len(labels))
+    notes = () if labels or not names else (
+        f"the {len(names)} names of classes of {choice.classes!r} are left out: of its shape {list(stack.shape[1:])} "
+        "for each sample not one axis alone has that size",
+    )  # fmt: skip
+    return Selected(plus, said, labels if any(labels) else (), notes)
+
+
+def class_labels(weights: NDArray[np.float64], names: Sequence[str]) -> tuple[str, ...]:
+    """Per sample the names of the classes that weights `[samples, *unit]` select, "" for more than `FEW`; empty where
+    no axis, or several, have a size for each name."""
+    axes = [axis for axis, size in enumerate(weights.shape) if axis and size == len(names)]
+    if len(axes) != 1:
+        return ()
+    chosen = (weights != 0).any(axis=tuple(k for k in range(1, weights.ndim) if k != axes[0]))
+    found = [np.flatnonzero(each) for each in chosen]
+    return tuple(", ".join(names[int(k)] for k in each) if len(each) <= FEW else "" for each in found)
+
+
+def _subtracted(plus: Sequence[str], minus: Sequence[str]) -> tuple[str, ...]:
+    """The names of a difference, where both sides have some."""
+    return tuple(f"{a} - {b}" if a and b else "" for a, b in zip(plus, minus, strict=True))
 
 
 def _carried(

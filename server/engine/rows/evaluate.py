@@ -62,6 +62,7 @@ def averaged(resolved: Resolved, sums: Sums) -> tuple[Resolved, Sums]:
     answered = replace(
         resolved,
         index=resolved.index[::count],
+        labels=resolved.labels[::count],
         value=resolved.value[::count],
         baseline_value=apart(resolved.baseline_value).mean(axis=1),
     )

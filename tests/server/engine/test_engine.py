@@ -74,9 +74,9 @@ def test_eight_threads_load_a_model_once(
     loads = []
 
     class Counted(LoadedModel):
-        def __init__(self, *given: Any) -> None:
+        def __init__(self, *given: Any, **options: Any) -> None:
             loads.append(1)
-            super().__init__(*given)
+            super().__init__(*given, **options)
 
     monkeypatch.setattr("onnx_attribution.server.engine.models.registry.LoadedModel", Counted)
     with Engine(provider="cpu", threads=1) as engine, ThreadPoolExecutor(8) as pool:

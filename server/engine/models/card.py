@@ -1,0 +1,431 @@
+"""The small file beside a model, its card: what it is, the names of its classes, how inputs are made, an example.
+
+Beside NAME.onnx it is NAME.toml. What is wrong with it makes the model one that cannot be loaded: a card that nobody
+reads would go unnoticed.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import tomllib
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast, get_args
+
+import numpy as np
+import onnx
+
+from onnx_attribution.errors import ModelError, Reason
+from onnx_attribution.graph_tools.read.load import ModelSource
+from onnx_attribution.graph_tools.select.names import close_names
+from onnx_attribution.values import Array, Colours, Held, Order, Preprocessing, TensorInfo
+
+__all__ = ["Card", "card_of", "files_beside"]
+
+Size = int | str | None
+Word = TypeVar("Word", Held, Order, Colours)
+KEYS = ("description", "class_names", "preprocessing", "example")
+IMAGE_KEYS = ("size", "scale", "mean", "std", "layout", "colours")
+MAX_TEXT, MAX_EXAMPLE = 1 << 20, 256 << 20
+"""Bytes of the card and of a file of names; bytes of an example."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card says, whose file has this name. `example` has by input an array, of the file `example_file`."""
+
+    name: str = ""
+    description: str = ""
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
+    example: Mapping[str, Array] = field(default_factory=dict)
+    example_file: str = ""
+
+    def refuse(self, key: str, why: str) -> NoReturn:
+        """Raises: ModelError, which names the file and the key."""
+        raise refusal(self.name, key, why)
+
+    def example_for(self, inputs: Sequence[TensorInfo]) -> dict[str, Array]:
+        """The example in the types of a model's inputs.
+
+        Raises:
+            ModelError: an array is missing, too many, or of another type or shape.
+        """
+        if not self.example_file:
+            return {}
+        key = f"example {self.example_file!r}"
+        known = [one.name for one in inputs]
+        for name in self.example:
+            if name not in known:
+                self.refuse(key, f"{name!r} is no input of the model; {_nearest(name, known)}")
+        found = {}
+        for one in inputs:
+            if one.name not in self.example:
+                self.refuse(key, f"there is no array for input {one.name!r}")
+            found[one.name] = self._typed(key, self.example[one.name], one)
+        return found
+
+    def _typed(self, key: str, array: Array, info: TensorInfo) -> Array:
+        kind = np.dtype(object if info.dtype == "string" else info.dtype)
+        alike = {"f": "fV", "i": "iu", "u": "iu", "b": "b", "U": "O", "S": "O", "T": "O"}
+        if array.dtype != kind and kind.kind not in alike.get(array.dtype.kind, ""):
+            self.refuse(key, f"{info.name!r} is of type {array.dtype.name}; the model takes {info.dtype}")
+        with np.errstate(over="ignore"):
+            cast = array.astype(kind)
+        if array.dtype.kind in "iu" and not np.array_equal(cast, array):
+            self.refuse(key, f"{info.name!r} holds numbers outside {info.dtype}")
+        shape = info.shape
+        if shape is not None and (
+            len(shape) != array.ndim
+            or any(isinstance(d, int) and d != n for d, n in zip(shape, array.shape, strict=True))
+        ):
+            self.refuse(key, f"{info.name!r} has shape {list(array.shape)}; the model takes {_text(shape)}")
+        return cast
+
+    def check(
+        self,
+        inputs: Sequence[TensorInfo],
+        outputs: Sequence[TensorInfo],
+        tensors: Collection[str],
+        rows: Mapping[str, int | None],
+        scores: str | None,
+    ) -> None:
+        """Compares the card with the model: its inputs, outputs and tensors; `rows` are the batch axes of the outputs,
+        `scores` is the float tensor before outputs that hold none.
+
+        Raises:
+            ModelError: a name that is none of them, or sizes that are not the model's.
+        """
+        instead = f"; the scores are {scores!r}" if scores else ""
+        by_name = {one.name: one for one in outputs}
+        for name, names in self.class_names.items():
+            key = f"class_names.{name}"
+            if name not in by_name:
+                if name not in tensors:
+                    self.refuse(key, f"{name!r} is no output of the model; {_nearest(name, list(by_name))}")
+                continue
+            shape = by_name[name].shape
+            if shape is None:
+                self.refuse(key, f"output {name!r} is no tensor{instead}")
+            own = [d for axis, d in enumerate(shape) if axis != rows.get(name)]
+            if not any(d == len(names) or not isinstance(d, int) for d in own):
+                self.refuse(
+                    key,
+                    f"there are {len(names)} names, and output {name!r} has shape {_text(shape)}: no axis for "
+                    f"{'them' if len(names) > 1 else 'it'}{instead}",
+                )
+        by_name = {one.name: one for one in inputs}
+        for name, way in self.preprocessing.items():
+            if name not in by_name:
+                self.refuse(
+                    f"preprocessing.{name}",
+                    f"{name!r} is no input of the model; {_nearest(name, list(by_name))}",
+                )
+            if way.kind == "image":
+                self._check_image(name, way, by_name[name])
+
+    def _check_image(self, name: str, way: Preprocessing, info: TensorInfo) -> None:
+        """Refuses sizes that no order of the axes gives the input."""
+        key, shape = f"preprocessing.{name}", info.shape
+        if shape is None:
+            return
+        own = [d for axis, d in enumerate(shape) if axis != (0 if len(shape) == 4 else info.batch_axis)]
+        if len(own) not in (2, 3) or info.dtype in ("string", "bool"):
+            self.refuse(f"{key}.kind", f"input {name!r} takes {info.dtype} {_text(shape)}, no image")
+        orders: tuple[Order, ...] = (way.layout,) if way.layout else ("chw", "hwc")
+        planes = (
+            [own[1:] + own[:1] if order == "chw" else own for order in orders] if len(own) == 3 else [own]
+        )
+        size: tuple[Size, ...] = way.size or (None, None)
+        fits = [plane for plane in planes if _fit(size, plane[:2])]
+        if not fits:
+            self.refuse(f"{key}.size", f"{list(size)} is not that of input {name!r}, {_text(shape)}")
+        channels = [plane[2] if len(plane) == 3 else 1 for plane in fits]
+        if way.colours is not None and way.colours != "gray" and all(c == 1 for c in channels):
+            self.refuse(f"{key}.colours", f"input {name!r}, {_text(shape)}, has one channel: 'gray'")
+        for word, values in (("mean", way.mean), ("std", way.std)):
+            if len(values) > 1 and not any(_fit((len(values),), (c,)) for c in channels):
+                self.refuse(
+                    f"{key}.{word}",
+                    f"there are {len(values)} numbers, and no axis of input {name!r}, {_text(shape)}, has as many "
+                    "channels",
+                )
+
+
+def card_of(source: ModelSource, given: str | os.PathLike[str] | None = None) -> Card:
+    """The card of a model: the file that is given, else the one beside it, which need not be there.
+
+    Raises:
+        ModelError: there is something wrong with it, or a file that it names.
+    """
+    path = Path(given) if given is not None else _beside(source)
+    if path is None or (given is None and not os.path.lexists(path)):
+        return Card()
+    return _card(path, _parsed(path))
+
+
+def files_beside(source: str | os.PathLike[str]) -> list[Path]:
+    """The card beside a model and the files that it names, as far as they are there."""
+    path = _beside(source)
+    if path is None or not path.is_file():
+        return []
+    try:
+        data = _parsed(path)
+    except ModelError:
+        return [path]
+    names = data.get("class_names")
+    named = [data.get("example"), *(names.values() if isinstance(names, dict) else ())]
+    beside = [path.parent / one for one in named if isinstance(one, str) and _is_inside(one)]
+    return [path, *(one for one in dict.fromkeys(beside) if one.is_file())]
+
+
+def refusal(file: str, key: str, why: str) -> ModelError:
+    return ModelError(f"{file}: {key}: {why}", reason=Reason.CARD_INVALID, file=file, key=key)
+
+
+def _beside(source: ModelSource) -> Path | None:
+    if isinstance(source, bytes | onnx.ModelProto):
+        return None
+    return Path(source).with_suffix(".toml")
+
+
+# --- the file
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(_text_of(path, path.name, "the file"))
+    except tomllib.TOMLDecodeError as error:
+        raise ModelError(
+            f"{path.name}: it is no TOML: {error}", reason=Reason.CARD_INVALID, file=path.name
+        ) from None
+    except RecursionError:
+        raise ModelError(
+            f"{path.name}: it is nested too deep", reason=Reason.CARD_INVALID, file=path.name
+        ) from None
+
+
+def _card(path: Path, data: dict[str, Any]) -> Card:
+    table = _Table(path, "", data, KEYS)
+    names = {
+        output: _names(path, f"class_names.{output}", value)
+        for output, value in table.table("class_names").items()
+    }
+    ways = {
+        name: _preprocessing(_Table(path, f"preprocessing.{name}", value, ("kind", *IMAGE_KEYS)))
+        for name, value in table.table("preprocessing").items()
+    }
+    file = table.text("example")
+    return Card(path.name, table.text("description"), names, ways, _example(path, file) if file else {}, file)
+
+
+def _preprocessing(table: _Table) -> Preprocessing:
+    kind = table.word("kind", get_args(Held))
+    if kind is None:
+        table.refuse("kind", f"it is missing; there are {_listed(get_args(Held))}")
+    if kind != "image":
+        for key in IMAGE_KEYS:
+            if key in table.data:
+                table.refuse(key, f"it is of images, and the kind is {kind!r}")
+        return Preprocessing(cast("Held", kind))
+    if "scale" not in table.data:
+        table.refuse("scale", 'it is missing: "1/255" for pixels from 0 to 1, 1 for pixels from 0 to 255')
+    size = table.numbers("size", (2,))
+    if any(one != int(one) or one < 1 for one in size):
+        table.refuse("size", f"{list(size)} is not a height and a width in pixels")
+    (scale,) = table.numbers("scale", (1,))
+    mean, std = table.numbers("mean", (1, 3, 4)), table.numbers("std", (1, 3, 4))
+    for key, values in (("scale", (scale,)), ("std", std)):
+        if 0 in values:
+            table.refuse(key, "it holds 0")
+    return Preprocessing(
+        "image",
+        (int(size[0]), int(size[1])) if size else None,
+        scale,
+        mean,
+        std,
+        cast("Order | None", table.word("layout", get_args(Order))),
+        cast("Colours | None", table.word("colours", get_args(Colours))),
+    )
+
+
+class _Table:
+    """A table of a card, whose keys are these; `key` is its own."""
+
+    def __init__(self, path: Path, key: str, data: object, keys: Sequence[str]) -> None:
+        self.path, self.key = path, key
+        if not isinstance(data, dict):
+            raise refusal(path.name, key, f"it is a table of keys, not {data!r:.80}")
+        self.data: dict[str, Any] = data
+        for one in data:
+            if one not in keys:
+                self.refuse(one, f"there is no such key; {_nearest(one, keys)}")
+
+    def refuse(self, key: str, why: str) -> NoReturn:
+        raise refusal(self.path.name, ".".join(filter(None, (self.key, key))), why)
+
+    def table(self, key: str) -> dict[str, Any]:
+        found = self.data.get(key, {})
+        if not isinstance(found, dict):
+            self.refuse(key, f"it is a table, [{key}], not {found!r:.80}")
+        return found
+
+    def text(self, key: str) -> str:
+        found = self.data.get(key, "")
+        if not isinstance(found, str):
+            self.refuse(key, f"it is text, not {found!r:.80}")
+        return found
+
+    def word(self, key: str, words: Sequence[str]) -> str | None:
+        found = self.data.get(key)
+        if found is not None and found not in words:
+            self.refuse(key, f"{found!r:.80} is none of {_listed(words)}")
+        return found
+
+    def numbers(self, key: str, counts: Collection[int]) -> tuple[float, ...]:
+        """A number or a list of so many; a number may be text, a fraction such as "1/255"."""
+        if key not in self.data:
+            return ()
+        given = self.data[key]
+        found = [_number(one) for one in (given if isinstance(given, list) else [given])]
+        numbers = tuple(one for one in found if one is not None)
+        if len(numbers) != len(found) or len(numbers) not in counts:
+            wanted = " or ".join(map(str, sorted(counts)))
+            self.refuse(key, f"{given!r:.80} is not {wanted} number{'s' * (set(counts) != {1})}")
+        return numbers
+
+
+def _number(given: object) -> float | None:
+    try:
+        if isinstance(given, str):
+            above, slash, below = given.partition("/")
+            found = float(above) / float(below) if slash else float(above)
+        elif isinstance(given, int | float) and not isinstance(given, bool):
+            found = float(given)
+        else:
+            return None
+    except (ValueError, ArithmeticError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+# --- the files that it names
+
+
+def _names(path: Path, key: str, given: object) -> tuple[str, ...]:
+    """The names of classes: a list, or a file of one a line."""
+    if isinstance(given, str):
+        text = _text_of(_inside(path, key, given), path.name, key).removeprefix("\ufeff")
+        lines = text.split("\n")
+        given = [line.strip() for line in (lines[:-1] if not lines[-1].strip() else lines)]
+        where = [f"line {number + 1} of it" for number in range(len(given))]
+    elif isinstance(given, list):
+        where = [f"entry {number}" for number in range(len(given))]
+    else:
+        raise refusal(path.name, key, f"it is a list of names, or the name of a file, not {given!r:.80}")
+    for at, one in zip(where, given, strict=True):
+        if not isinstance(one, str) or not one.strip():
+            raise refusal(path.name, key, f"{at} is no name: {one!r:.80}")
+    if not given:
+        raise refusal(path.name, key, "there are no names")
+    return tuple(given)
+
+
+def _example(path: Path, file: str) -> dict[str, Array]:
+    """The arrays of an npz by name, none larger than the file says before it is read."""
+    key, found = "example", {}
+    data = _bytes(_inside(path, key, file), path.name, key, MAX_EXAMPLE)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = [one for one in archive.infolist() if one.filename.endswith(".npy")]
+            if sum(one.file_size for one in members) > MAX_EXAMPLE:
+                raise refusal(
+                    path.name, key, f"the arrays of {file!r} take more than {MAX_EXAMPLE >> 20} MiB"
+                )
+            for one in members:
+                with archive.open(one) as opened:
+                    version = np.lib.format.read_magic(opened)
+                    header = (
+                        np.lib.format.read_array_header_1_0
+                        if version == (1, 0)
+                        else np.lib.format.read_array_header_2_0
+                    )
+                    shape, _, kind = header(opened)
+                    if kind.hasobject or math.prod(shape) * kind.itemsize > one.file_size:
+                        raise ValueError("its size is not that of its shape, or it holds Python's objects")
+                with archive.open(one) as opened:
+                    found[one.filename[:-4]] = np.lib.format.read_array(opened, allow_pickle=False)
+    except ModelError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib fail in many ways on a broken file
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise refusal(path.name, key, f"{file!r} is no npz of numbers or text: {why}") from error
+    return found
+
+
+def _inside(path: Path, key: str, name: str) -> Path:
+    """The file that a card names. Raises: ModelError: it may lie outside of the folder."""
+    if not _is_inside(name):
+        shown = os.path.basename(name)
+        raise refusal(path.name, key, f"{shown!r} is not in the folder of the model; put it there")
+    file, parts = path.parent / name, len(Path(name).parts)
+    if any(one.is_symlink() for one in (file, *file.parents[: parts - 1])):
+        raise refusal(path.name, key, f"{name!r} is a link or behind one; put a copy in its place")
+    return file
+
+
+def _is_inside(name: str) -> bool:
+    return bool(name) and "\0" not in name and not os.path.isabs(name) and ".." not in Path(name).parts
+
+
+def _text_of(path: Path, card: str, key: str) -> str:
+    try:
+        return _bytes(path, card, key, MAX_TEXT).decode()
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise refusal(card, key, f"{path.name!r} is no UTF-8 text at line {line}") from None
+
+
+def _bytes(path: Path, card: str, key: str, most: int) -> bytes:
+    """The bytes of a regular file that has no other name. Raises: ModelError."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            what = "is a link; put a copy in its place" if path.is_symlink() else "is missing, or no file"
+            raise refusal(card, key, f"{path.name!r} {what}")
+        found = path.stat()
+        if found.st_nlink > 1:
+            raise refusal(card, key, f"{path.name!r} is a hard link; put a copy in its place")
+        if found.st_size > most:
+            raise refusal(card, key, f"{path.name!r} has more than {most >> 20} MiB")
+        with path.open("rb") as opened:
+            return opened.read(most)
+    except OSError as error:
+        raise refusal(card, key, f"{path.name!r} cannot be read: {error.strerror}") from None
+
+
+# --- words
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """In words, the known names that are like a name, or all."""
+    close = close_names(name, known)
+    return f"close is {_listed(close)}" if close else f"there are {_listed(known)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:20])) + ", ..." * (len(names) > 20)
+
+
+def _text(shape: Sequence[Size]) -> str:
+    return "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
+
+
+def _fit(one: Sequence[Size], other: Sequence[Size]) -> bool:
+    """Whether sizes can be equal; those that are not said can be any."""
+    return all(
+        a == b or not isinstance(a, int) or not isinstance(b, int) for a, b in zip(one, other, strict=True)
+    )
