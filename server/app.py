@@ -20,6 +20,8 @@ from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.graph_tools.select.names import close_names
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
+from onnx_attribution.proto import open_inference_pb2 as oip
+from onnx_attribution.proto import open_inference_pb2_grpc as oip_rpc
 from onnx_attribution.server.engine.engine import Engine as ModelEngine
 from onnx_attribution.server.operate.http import Http, routes
 from onnx_attribution.server.operate.logs import CallLog, configure
@@ -29,6 +31,7 @@ from onnx_attribution.server.service.access import Access
 from onnx_attribution.server.service.attribution import AttributionService, Engine
 from onnx_attribution.server.service.calls import CallInterceptor, Listener
 from onnx_attribution.server.service.health import Health
+from onnx_attribution.server.service.inference import InferenceService
 from onnx_attribution.server.service.info import ServerService
 from onnx_attribution.server.service.isolated import IsolatedEngine
 from onnx_attribution.server.service.models import ModelService
@@ -42,7 +45,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "background", "build", "engine_of", "serve"]
 
-SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
+SERVICES = tuple(
+    service.full_name
+    for file in (pb.DESCRIPTOR, oip.DESCRIPTOR)
+    for service in file.services_by_name.values()
+)
 HEALTH_SECONDS = 1.0
 MIB = 1 << 20
 
@@ -88,6 +95,7 @@ def build(
     folders = repository or Repository(cast(Models, engine), settings.models)
     rpc.add_ModelServiceServicer_to_server(ModelService(engine, work, settings, scrub, folders), server)
     rpc.add_ServerServiceServicer_to_server(ServerService(engine, settings), server)
+    oip_rpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(engine, work, settings), server)
     health = Health()
     health.add_to(server)
     reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)

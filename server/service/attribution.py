@@ -7,13 +7,13 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-from onnx_attribution.errors import InvalidArgument, Reason
-from onnx_attribution.methods import DOUBLED_STEPS, FIXED_STEPS, MethodInfo
-from onnx_attribution.parameters import parameters_of
+from onnx_attribution.errors import Reason
+from onnx_attribution.methods import MethodInfo
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.proto import events, method_messages, requests, tensors, words
 from onnx_attribution.server.service.audit import Audit
+from onnx_attribution.server.service.limits import Limits
 from onnx_attribution.server.service.pages import page
 from onnx_attribution.server.service.status import Scrub
 from onnx_attribution.server.service.threads import Stop, Work, no_result
@@ -33,7 +33,6 @@ from onnx_attribution.values import (
 
 __all__ = ["AttributionService", "Engine"]
 
-MIB = 1 << 20
 Item = TypeVar("Item")
 
 
@@ -64,18 +63,19 @@ class AttributionService(rpc.AttributionServiceServicer):
         self._engine = engine
         self._work = work
         self._settings = settings
+        self._limits = Limits(engine, settings)
         self._scrub = scrub
 
     async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
         def predict() -> pb.PredictResponse:
             inputs = requests.from_tensors(request.inputs, "inputs")
-            self._limit_samples(request.model, inputs)
+            self._limits.samples(request.model, inputs)
             outputs = self._engine.predict(request.model, inputs, tuple(request.outputs))
-            self._limit_bytes(outputs.values(), "ask for fewer samples or outputs")
+            self._limits.bytes(outputs.values(), "ask for fewer samples or outputs")
             return pb.PredictResponse(outputs=[tensors.encode(*item) for item in outputs.items()])
 
         with self._work.admit():
-            return await self._work.run(predict, self._seconds(context, self._settings.unary_seconds))
+            return await self._work.run(predict, self._limits.seconds(context, self._settings.unary_seconds))
 
     async def Attribute(self, request: pb.AttributeRequest, context: Any) -> pb.AttributeResponse:
         response = pb.AttributeResponse()
@@ -148,7 +148,7 @@ class AttributionService(rpc.AttributionServiceServicer):
         every: bool = True,
     ) -> AsyncIterator[Item]:
         """The engine's events; ends after the first one where the request is only validated."""
-        stop = Stop(self._seconds(context, default_seconds), self._work.draining)
+        stop = Stop(self._limits.seconds(context, default_seconds), self._work.draining)
         context.add_done_callback(lambda _: stop.cancel())
         accepted = False
 
@@ -174,8 +174,8 @@ class AttributionService(rpc.AttributionServiceServicer):
     def _started(self, message: pb.AttributeRequest, stop: Stop, every: bool) -> Iterator[Event]:
         """The engine's events about a message, once it is read and within the limits."""
         request = requests.from_request(message)
-        request = self._limit_steps(request)
-        self._limit_samples(request.model, request.inputs, len(request.each_target))
+        request = self._limits.steps(request)
+        self._limits.samples(request.model, request.inputs, len(request.each_target))
         request = dataclasses.replace(request, request_id=request.request_id or uuid.uuid4().hex)
         return self._engine.stream(request, stop=stop, revisions=every and not message.last_only)
 
@@ -193,52 +193,4 @@ class AttributionService(rpc.AttributionServiceServicer):
 
     def _limit_revision(self, revision: Revision) -> None:
         values = (layer.values for layer in revision.attribution.layers.values())
-        self._limit_bytes(values, "use StreamAttribute, or ask for sums_only, fewer samples or layers")
-
-    def _seconds(self, context: Any, default: float) -> float:
-        """The time a call has: the client's, or the default where it states none."""
-        remaining: float | None = context.time_remaining()
-        if remaining is None or remaining > NO_DEADLINE:
-            return default
-        limit = self._settings.max_seconds
-        if remaining > limit:
-            message = f"the deadline is {remaining:.0f} s away; at most {limit:g} s are allowed"
-            raise InvalidArgument(message, reason=Reason.DEADLINE_TOO_LONG, limit=f"{limit:g}")
-        return remaining
-
-    def _limit_steps(self, request: AttributionRequest) -> AttributionRequest:
-        """The request with no more steps than the limit where it leaves them open. Raises: InvalidArgument."""
-        found, limit, method = requests.Violations(), self._settings.max_steps, request.method
-        for one in parameters_of(type(method)):
-            if one.accuracy and one.kind == "integer":
-                place, value = f"{method.name}.{one.name}", getattr(method, one.name)
-                found.require(value is None or value <= limit, place, f"must be at most {limit}")
-                open_until = {"steps": FIXED_STEPS, "max_steps": DOUBLED_STEPS}.get(one.name, 0)
-                if value is None and limit < open_until:
-                    request = request.changed(**{one.name: limit})
-        found.raise_if_any()
-        return request
-
-    def _limit_samples(self, model: str, inputs: Mapping[str, Array], targets: int = 1) -> None:
-        limit = self._settings.max_samples
-        for info in self._engine.info(model).inputs:
-            array = inputs.get(info.name)
-            if array is None or info.batch_axis is None or array.ndim <= info.batch_axis:
-                continue  # the engine says what is wrong with it
-            samples = array.shape[info.batch_axis]
-            if samples * targets > limit:
-                each = f", each for {targets} targets" * (targets > 1)
-                raise InvalidArgument(
-                    f"input {info.name!r} holds {samples} samples{each}; at most {limit} may be asked for at once",
-                    reason=Reason.REQUEST_TOO_LARGE, limit=limit, actual=samples * targets,
-                )  # fmt: skip
-
-    def _limit_bytes(self, arrays: Iterator[Array] | Any, hint: str) -> None:
-        limit, actual = int(self._settings.max_response_mib * MIB), sum(array.nbytes for array in arrays)
-        if actual > limit:
-            message = f"the result is {actual} bytes, and one message holds at most {limit}; {hint}"
-            raise InvalidArgument(message, reason=Reason.RESULT_TOO_LARGE, limit=limit, actual=actual)
-
-
-# Without a deadline, grpcio reports the time until the end of its clock.
-NO_DEADLINE = 10 * 365 * 86400.0
+        self._limits.bytes(values, "use StreamAttribute, or ask for sums_only, fewer samples or layers")

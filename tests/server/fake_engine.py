@@ -54,6 +54,7 @@ class FakeEngine:
         return infos()
 
     def info(self, model: str) -> ModelInfo:
+        model = _bare(model)
         if model in self.failures:
             raise self.failures[model]
         if model not in {info.name for info in self.models()}:
@@ -76,7 +77,7 @@ class FakeEngine:
         self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str] = ()
     ) -> dict[str, Array]:
         self.info(model)
-        if model == "big":
+        if _bare(model) == "big":
             return {"y": np.zeros((1, 1_500_000), np.float32)}
         return {"y": np.asarray(inputs["x"], np.float32) @ W}
 
@@ -145,5 +146,9 @@ class FakeEngine:
     def _info(self, name: str) -> ModelInfo:
         if name in self.failures:
             return ModelInfo(name, 1, "FAILED", str(self.failures[name]))
-        output = TensorInfo("y", "float32", ("N", 2), 0)
+        output = TensorInfo("y", "float32", ("N", 2), None)
         return ModelInfo(name, 1, "READY", "", "sha256:0", 21, "dynamic", ("x",), self.inputs, (output,))
+
+
+def _bare(model: str) -> str:
+    return model.removeprefix("models/").partition("/versions/")[0]
