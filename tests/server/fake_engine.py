@@ -101,10 +101,10 @@ class FakeEngine:
         self, request: AttributionRequest, stop: Callable[[], StopReason | Literal["cancelled"] | None]
     ) -> Iterator[Event]:
         for number in range(1, 3):
-            if request.model != "stuck":
+            if _bare(request.model) != "stuck":
                 yield Revision(number, self._attribution(request, 32 * number))
             yield Progress(32 * number, 64, 0.1)
-        while request.model in ("slow", "stuck"):
+        while _bare(request.model) in ("slow", "stuck"):
             time.sleep(0.01)
             self.asked += 1
             reason = stop()
@@ -114,7 +114,7 @@ class FakeEngine:
                     raise Cancelled("stopped")
                 yield Completed(reason, 2)
                 return
-            if request.model == "slow":
+            if _bare(request.model) == "slow":
                 yield Progress(64, 64, 0.1)
         yield Completed("max_steps", 2)
 
@@ -124,7 +124,7 @@ class FakeEngine:
         index = target if isinstance(target, int) else 0
         names = tuple(request.layers) or ("x",)
         values: Array = x * W[:, index]
-        if request.model == "big":
+        if _bare(request.model) == "big":
             values = np.tile(np.arange(1_500_000, dtype=np.float32), (len(x), 1))
         sums = values.sum(1, dtype=np.float64)
         nan = np.full(len(x), np.nan)

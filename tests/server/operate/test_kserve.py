@@ -1,0 +1,114 @@
+"""KServe's protocols over a port."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.server.fake_engine import FakeEngine, W, X
+from tests.server.service.rest.asking import rest_of, serving_http
+
+BODY = json.dumps({"instances": X.tolist()}).encode()
+
+
+@pytest.fixture(scope="module")
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture(scope="module")
+def address(engine: FakeEngine) -> Iterator[str]:
+    settings: dict[str, Any] = {"max_request_mib": 1, "unary_seconds": 2}
+    with serving_http(rest_of(engine, **settings), **settings) as address:
+        yield address
+
+
+def post(url: str, body: bytes, **headers: str) -> Any:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, named), timeout=10) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def test_prediction_and_explanation(address: str) -> None:
+    status, found = post(f"{address}/v1/models/linear:predict", BODY)
+    assert (status, found["predictions"]) == (200, (X @ W).tolist())
+    status, found = post(f"{address}/v1/models/linear:explain", BODY)
+    assert [one["layers"]["x"]["values"] for one in found["explanations"]] == (X * W[:, 0]).tolist()
+
+
+def test_metadata_and_health(address: str) -> None:
+    for path in (
+        "/",
+        "/v1/models",
+        "/v2",
+        "/v2/",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/linear/ready",
+    ):
+        with urllib.request.urlopen(address + path, timeout=5) as response:
+            assert json.load(response)
+
+
+@pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_compressed_bodies_are_read(address: str, encoding: str, compress: Any) -> None:
+    url = f"{address}/v1/models/linear:predict"
+    assert post(url, compress(BODY), content_encoding=encoding)[0] == 200
+    status, found = post(url, BODY, content_encoding=encoding)
+    assert (status, "not compressed" in found["error"]) == (400, True)
+    status, found = post(url, compress(bytes(2 << 20)), content_encoding=encoding)
+    assert (status, found["reason"]) == (413, "MESSAGE_TOO_LARGE")
+    status, found = post(url, BODY, content_encoding="br")
+    assert (status, "gzip or deflate" in found["error"]) == (400, True)
+
+
+def test_large_bodies_are_refused_before_and_while_they_come(address: str) -> None:
+    url = f"{address}/v1/models/linear:predict"
+    assert post(url, bytes((1 << 20) + 1))[0] == 413
+    host = address.removeprefix("http://")
+    connection = http.client.HTTPConnection(host, timeout=5)
+    connection.request("POST", "/v1/models/linear:predict", iter([bytes(1 << 19)] * 3), encode_chunked=True,
+                       headers={"transfer-encoding": "chunked"})  # fmt: skip
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_body_that_does_not_come_is_not_waited_for(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as caller:
+        caller.sendall(b"POST /v1/models/linear:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        assert b"504" in caller.recv(1000).split(b"\r\n")[0]
+
+
+def test_caller_that_leaves_ends_what_runs(address: str, engine: FakeEngine) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    head = f"POST /v1/models/slow:explain HTTP/1.1\r\nhost: x\r\ncontent-length: {len(BODY)}\r\n\r\n"
+    engine.computing.clear()
+    engine.ended.clear()
+    began = time.monotonic()
+    with socket.create_connection((host, int(port)), timeout=5) as caller:
+        caller.sendall(head.encode() + BODY)
+        assert engine.computing.wait(5)
+    assert engine.ended.wait(5)
+    assert time.monotonic() - began < 1.5  # its time would be over after two seconds
+
+
+def test_other_paths_and_methods(address: str) -> None:
+    status, found = post(f"{address}/v1/models/linear", b"")
+    assert (status, "takes GET" in found["error"]) == (405, True)
+    status, found = post(f"{address}/v2/nothing", b"")
+    assert (status, "no POST /v2/nothing" in found["error"]) == (404, True)
