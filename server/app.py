@@ -15,6 +15,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
+from starlette.routing import BaseRoute
 
 from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.graph_tools.select.names import close_names
@@ -24,6 +25,7 @@ from onnx_attribution.proto import open_inference_pb2 as oip
 from onnx_attribution.proto import open_inference_pb2_grpc as oip_rpc
 from onnx_attribution.server.engine.engine import Engine as ModelEngine
 from onnx_attribution.server.operate.http import Http, routes
+from onnx_attribution.server.operate.kserve import routes as kserve_routes
 from onnx_attribution.server.operate.logs import CallLog, configure
 from onnx_attribution.server.operate.metrics import Metrics
 from onnx_attribution.server.operate.tls import server_credentials
@@ -36,6 +38,7 @@ from onnx_attribution.server.service.info import ServerService
 from onnx_attribution.server.service.isolated import IsolatedEngine
 from onnx_attribution.server.service.models import ModelService
 from onnx_attribution.server.service.repository import Models, Repository, watch
+from onnx_attribution.server.service.rest.rest import Rest
 from onnx_attribution.server.service.status import ErrorInterceptor, scrubber
 from onnx_attribution.server.service.threads import Work
 from onnx_attribution.server.settings import Settings
@@ -85,22 +88,31 @@ def build(
     metrics.watch(lambda: work.pending, lambda: work.running, engine.models)
     scrub = scrubber(path if path.is_dir() else path.parent for path in settings.models)
     traces = _traces(settings)
-    calls = CallInterceptor((metrics, *listeners, *traces))
+    told = (metrics, *listeners, *traces)
+    calls = CallInterceptor(told)
     server = grpc.aio.server(
         interceptors=[calls, ErrorInterceptor(scrub, Access.of(settings))],
         options=_options(settings),
         maximum_concurrent_rpcs=512,
     )
-    rpc.add_AttributionServiceServicer_to_server(AttributionService(engine, work, settings, scrub), server)
+    attributions = AttributionService(engine, work, settings, scrub)
+    rpc.add_AttributionServiceServicer_to_server(attributions, server)
     folders = repository or Repository(cast(Models, engine), settings.models)
     rpc.add_ModelServiceServicer_to_server(ModelService(engine, work, settings, scrub, folders), server)
     rpc.add_ServerServiceServicer_to_server(ServerService(engine, settings), server)
-    oip_rpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(engine, work, settings), server)
+    inference = InferenceService(engine, work, settings)
+    oip_rpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
     health = Health()
     health.add_to(server)
     reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
     watched = folders if settings.watch else None
-    return Server(server, health, engine, work, settings, metrics, watched, traces)
+    more = []
+    if settings.kserve:
+        rest = Rest(attributions, inference, engine, work, settings, scrub, told)
+        more = kserve_routes(rest, settings)
+    built = Server(server, health, engine, work, settings, metrics, watched, traces, more)
+    inference.is_ready = lambda: not built.unready()
+    return built
 
 
 class Closing(Protocol):
@@ -122,6 +134,7 @@ class Server:
         metrics: Metrics,
         watched: Repository | None = None,
         closing: Sequence[Closing] = (),
+        more: Sequence[BaseRoute] = (),
     ) -> None:
         self.work = work
         self.http_port: int | None = None
@@ -134,7 +147,7 @@ class Server:
         self._metrics = metrics
         self._watched = watched
         self._closing = closing
-        self._http = Http(routes(self.unready, metrics)) if settings.http else None
+        self._http = Http([*routes(self.unready, metrics), *more]) if settings.http else None
         self._is_ending = False
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
         description="What callers may do without a token; default admin on loopback, else attribute.",
     )
     http: bool = Field(default=True, description="Answer /livez, /readyz and /metrics over HTTP.")
+    kserve: bool = Field(
+        default=False, description="Answer KServe's protocols, versions 1 and 2, over HTTP as well."
+    )
     http_host: str = Field(
         default="127.0.0.1",
         description="Address of HTTP. What it tells is not secret, but for the names of models.",
@@ -190,6 +193,13 @@ class Settings(BaseSettings):
                 f"{self.host!r} can be reached from other machines, and {seen} are not encrypted; set certificate and "
                 "key, listen on 127.0.0.1 or allow it with allow_insecure"
             )
+        if self.kserve and not is_loopback(self.http_host) and not self.allow_insecure:
+            raise ValueError(
+                f"{self.http_host!r} can be reached from other machines, and calls of KServe's protocols are not "
+                "encrypted; let http_host be 127.0.0.1 or allow it with allow_insecure"
+            )
+        if self.kserve and not self.http:
+            raise ValueError("kserve is answered over HTTP; leave out --no-http")
         return self
 
     @classmethod

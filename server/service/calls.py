@@ -21,7 +21,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from onnx_attribution.proto import attribution_pb2 as pb
 
-__all__ = ["Call", "CallInterceptor", "Listener", "current", "observed"]
+__all__ = ["Call", "CallInterceptor", "Listener", "current", "observed", "read_request", "read_response"]
 
 KINDS = {
     (False, False): "unary",
@@ -186,18 +186,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
     def _received(self, call: Call, given: Any, is_stream: bool) -> Any:
         if is_stream:
             return self._each_received(call, given)
-        _read_request(call, given)
+        read_request(call, given)
         self._every.tell("received", call, given)
         return given
 
     async def _each_received(self, call: Call, given: Any) -> AsyncIterator[Any]:
         async for message in given:
-            _read_request(call, message)
+            read_request(call, message)
             self._every.tell("received", call, message)
             yield message
 
     def _sent(self, call: Call, message: Any) -> None:
-        _read_response(call, message)
+        read_response(call, message)
         self._every.tell("sent", call, message)
 
 
@@ -250,7 +250,7 @@ def _reason(trailing: Sequence[tuple[str, Any]]) -> str:
     return ""
 
 
-def _read_request(call: Call, message: Any) -> None:
+def read_request(call: Call, message: Any) -> None:
     """Takes what the message says of what is asked for: its own fields, or those of the request that it opens with."""
     fields = getattr(getattr(message, "DESCRIPTOR", None), "fields_by_name", ())
     if "open" in fields and message.HasField("open"):
@@ -269,7 +269,7 @@ def _read_request(call: Call, message: Any) -> None:
         call.has_tolerance = "tolerance" in known and parameters.HasField("tolerance")
 
 
-def _read_response(call: Call, message: Any) -> None:
+def read_response(call: Call, message: Any) -> None:
     """Takes what the message says of how far the answer is."""
     fields = getattr(getattr(message, "DESCRIPTOR", None), "fields_by_name", ())
     if "accepted" in fields and message.HasField("accepted"):
@@ -277,7 +277,7 @@ def _read_response(call: Call, message: Any) -> None:
         call.request_id = call.request_id or message.accepted.request_id[:MAX_WORD]
     for name in ("revision", "result"):
         if name in fields and message.HasField(name):
-            _read_response(call, getattr(message, name))
+            read_response(call, getattr(message, name))
     if "completed" in fields and message.HasField("completed"):
         call.stop_reason = message.completed.stop_reason
     if "stop_reason" in fields:

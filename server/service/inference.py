@@ -56,21 +56,20 @@ REFUSED = {
 
 
 class InferenceService(rpc.GRPCInferenceServiceServicer):
-    """ServerLive to ModelInfer over an engine. `is_ready`: whether the server takes more calls."""
+    """ServerLive to ModelInfer over an engine."""
 
-    def __init__(
-        self, engine: Engine, work: Work, settings: Settings, is_ready: Callable[[], bool] = lambda: True
-    ) -> None:
+    def __init__(self, engine: Engine, work: Work, settings: Settings) -> None:
+        self.is_ready: Callable[[], bool] = lambda: True
+        """Whether the server takes more calls, as far as it is not draining."""
         self._engine, self._work, self._settings = engine, work, settings
         self._limits = Limits(engine, settings)
-        self._is_ready = is_ready
         self._run = functools.partial(work.run, seconds=settings.unary_seconds, compute=False)
 
     async def ServerLive(self, request: oip.ServerLiveRequest, context: Any) -> oip.ServerLiveResponse:
         return oip.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: oip.ServerReadyRequest, context: Any) -> oip.ServerReadyResponse:
-        return oip.ServerReadyResponse(ready=self._is_ready() and not self._work.draining.is_set())
+        return oip.ServerReadyResponse(ready=self.is_ready() and not self._work.draining.is_set())
 
     async def ServerMetadata(
         self, request: oip.ServerMetadataRequest, context: Any

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -19,6 +19,14 @@ from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import events, requests, tensors, words
 from onnx_attribution.proto import open_inference_pb2 as oip
 from onnx_attribution.server.service.attribution import AttributionService, Engine
+from onnx_attribution.server.service.calls import (
+    Call,
+    Listener,
+    current,
+    observed,
+    read_request,
+    read_response,
+)
 from onnx_attribution.server.service.inference import InferenceService, reference
 from onnx_attribution.server.service.rest import v1, v2
 from onnx_attribution.server.service.rest.arrays import parsed, written
@@ -39,6 +47,7 @@ STATUSES = {
     "PERMISSION_DENIED": 403, "UNAUTHENTICATED": 401, "RESOURCE_EXHAUSTED": 429, "FAILED_PRECONDITION": 400,
     "ABORTED": 409, "OUT_OF_RANGE": 400, "UNIMPLEMENTED": 501, "UNAVAILABLE": 503,
 }  # fmt: skip
+MAX_NAME = 128
 REASONS = {Reason.MESSAGE_TOO_LARGE: 413}
 
 
@@ -74,6 +83,7 @@ class Answer:
         return cls(status, written(value), {"content-type": "application/json", **headers})
 
 
+Handler = Callable[..., Awaitable[Answer]]
 Guard = Callable[[str, Asked], AbstractContextManager[None]]
 """The time of a call, by the path of the call of gRPC that it stands for; raises if it may not be made."""
 
@@ -105,7 +115,7 @@ class _Context:
 
 
 class Rest:
-    """Answers to requests. `guard` may refuse them."""
+    """Answers to requests. `listeners` are told of each as of a call of gRPC; `guard` may refuse it."""
 
     def __init__(
         self,
@@ -115,14 +125,15 @@ class Rest:
         work: Work,
         settings: Settings,
         scrub: Scrub,
+        listeners: Sequence[Listener] = (),
         guard: Guard = _everybody,
     ) -> None:
         self._attributions, self._inference = attributions, inference
         self._engine, self._work, self._settings = engine, work, settings
-        self._scrub, self._guard = scrub, guard
+        self._scrub, self._listeners, self._guard = scrub, listeners, guard
         self._open = 0
         model = r"(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+))?"
-        self._routes: list[tuple[str, re.Pattern[str], str, Callable[..., Awaitable[Answer]]]] = [
+        self._routes: list[tuple[str, re.Pattern[str], str, Handler]] = [
             (method, re.compile(pattern), call, handler)
             for method, pattern, call, handler in (
                 ("GET", r"/", INFERENCE + "ServerLive", self._alive),
@@ -160,32 +171,36 @@ class Rest:
 
     async def answer(self, asked: Asked) -> Answer:
         """The answer, whatever happens."""
-        try:
-            other = []
-            for method, pattern, call, handler in self._routes:
-                match = pattern.fullmatch(asked.path)
-                if match and method == asked.method:
-                    with self._guard(call, asked), self._room() if method == "POST" else nullcontext():
-                        places = {name: place or "" for name, place in match.groupdict().items()}
-                        return await handler(asked, **places)
-                if match:
-                    other.append(method)
-            if other:
-                return Answer.of(
-                    {"error": f"{asked.path} takes {', '.join(other)}"}, 405, allow=", ".join(other)
-                )
-            return Answer.of({"error": f"no {asked.method} {asked.path[:200]} here"}, 404)
-        except Exception as error:
-            return self._refusal(error)
+        other = []
+        for method, pattern, path, handler in self._routes:
+            match = pattern.fullmatch(asked.path)
+            if match and method == asked.method:
+                places = {name: place or "" for name, place in match.groupdict().items()}
+                service, _, name = path.removeprefix("/").partition("/")
+                call = Call(service, name, "http", tuple(asked.headers.items()))
+                call.model = places.get("model", "")[:MAX_NAME]
+                with observed(self._listeners, call):
+                    return await self._answered(call, path, asked, handler, places)
+            if match:
+                other.append(method)
+        if other:
+            return Answer.of({"error": f"{asked.path} takes {', '.join(other)}"}, 405, allow=", ".join(other))
+        return Answer.of({"error": f"no {asked.method} {asked.path[:200]} here"}, 404)
 
-    def _refusal(self, error: Exception) -> Answer:
-        """The answer to a request that failed."""
-        status = to_status(error, self._scrub)
-        info = error_details_pb2.ErrorInfo()
-        reason = next((str(info.reason) for one in status.details if one.Unpack(info)), "")
-        code = REASONS.get(Reason(reason)) or STATUSES.get(code_pb2.Code.Name(status.code), 500)
-        retry = {"retry-after": str(RETRY_SECONDS)} if code in (429, 503) else {}
-        return Answer.of({"error": status.message, "reason": reason}, code, **retry)
+    async def _answered(
+        self, call: Call, path: str, asked: Asked, handler: Handler, places: Mapping[str, str]
+    ) -> Answer:
+        try:
+            with self._guard(path, asked), self._room() if asked.method == "POST" else nullcontext():
+                return await handler(asked, **places)
+        except Exception as error:
+            status = to_status(error, self._scrub)
+            info = error_details_pb2.ErrorInfo()
+            call.code = code_pb2.Code.Name(status.code)
+            call.reason = next((str(info.reason) for one in status.details if one.Unpack(info)), "")
+            number = REASONS.get(Reason(call.reason)) or STATUSES.get(call.code, 500)
+            retry = {"retry-after": str(RETRY_SECONDS)} if number in (429, 503) else {}
+            return Answer.of({"error": status.message, "reason": call.reason}, number, **retry)
 
     async def _alive(self, asked: Asked) -> Answer:
         return Answer.of({"status": "alive"})
@@ -265,8 +280,12 @@ class Rest:
             return requests.to_request(asks)
 
         message = await asyncio.to_thread(request)
+        if call := current():
+            read_request(call, message)
         with _Context(v1.seconds_of(given)).open() as context:
             response = await self._attributions.Attribute(message, context)
+        if call:
+            read_response(call, response)
 
         def answer() -> Answer:
             arrays = [tensors.decode(one) for one in response.attributions]

@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from onnx_attribution.server import app
+from onnx_attribution.server.settings import Settings
 from tests.server.fake_engine import FakeEngine, W, X
-from tests.server.service.rest.asking import rest_of, serving_http
 
 BODY = json.dumps({"instances": X.tolist()}).encode()
 
@@ -28,9 +30,9 @@ def engine() -> FakeEngine:
 
 @pytest.fixture(scope="module")
 def address(engine: FakeEngine) -> Iterator[str]:
-    settings: dict[str, Any] = {"max_request_mib": 1, "unary_seconds": 2}
-    with serving_http(rest_of(engine, **settings), **settings) as address:
-        yield address
+    settings = Settings(port=0, kserve=True, max_request_mib=1, unary_seconds=2)
+    with app.background(engine, settings) as (_, server):
+        yield f"http://127.0.0.1:{server.http_port}"
 
 
 def post(url: str, body: bytes, **headers: str) -> Any:
@@ -112,3 +114,31 @@ def test_other_paths_and_methods(address: str) -> None:
     assert (status, "takes GET" in found["error"]) == (405, True)
     status, found = post(f"{address}/v2/nothing", b"")
     assert (status, "no POST /v2/nothing" in found["error"]) == (404, True)
+
+
+def test_calls_are_counted_and_named(address: str) -> None:
+    post(f"{address}/v1/models/linear:explain", BODY)
+    post(f"{address}/v1/models/no:predict", BODY)
+    with urllib.request.urlopen(f"{address}/metrics", timeout=5) as response:
+        lines = response.read().decode().splitlines()
+    ended = [line for line in lines if line.startswith("grpc_server_handled_total")]
+    assert any('"Attribute"' in line and '"http"' in line and '"OK"' in line for line in ended)
+    assert any('"ModelInfer"' in line and '"http"' in line and '"NotFound"' in line for line in ended)
+    assert any("neuron_ig" in line and "linear" in line for line in lines)
+
+
+def test_paths_are_there_only_where_they_are_asked_for(engine: FakeEngine) -> None:
+    with (
+        app.background(engine, Settings(port=0)) as (_, server),
+        pytest.raises(urllib.error.HTTPError) as caught,
+    ):
+        urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/v2", timeout=5)
+    with caught.value as error:
+        assert error.code == 404
+
+
+@pytest.mark.parametrize("given", [{"http_host": "0.0.0.0"}, {"http": False}])
+def test_open_or_missing_port_must_be_meant(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"allow_insecure|no-http"):
+        Settings(kserve=True, **given)
+    assert Settings(kserve=True, http_host="0.0.0.0", allow_insecure=True).kserve

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from onnx_attribution.server.service.attribution import AttributionService
@@ -43,32 +41,6 @@ def said(answer: Answer) -> Any:
         raise AssertionError(word)
 
     return json.loads(answer.body, parse_constant=refuse)
-
-
-@contextmanager
-def serving_http(rest: Rest, **settings: Any) -> Iterator[str]:
-    """The address of a server on loopback."""
-    import threading
-    import time
-
-    import uvicorn
-    from starlette.applications import Starlette
-
-    from onnx_attribution.server.operate.kserve import routes
-
-    app = Starlette(routes=routes(rest, Settings(**settings)))
-    config = uvicorn.Config(app, port=0, lifespan="off", log_config=None, ws="none", http="h11")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        end = time.monotonic() + 10
-        while not server.started and time.monotonic() < end:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
 
 
 def _as_it_is(text: str) -> str:
