@@ -8,6 +8,8 @@ PLACEMENT_VENV ?= .venv-placement
 # What builds, checks and lists; and what an image for CPUs holds.
 RELEASE_VENV ?= .venv-release
 SERVED_VENV ?= .venv-served
+# tritonclient and kserve, which know the server by its ports only.
+INTEROP_VENV ?= .venv-interop
 # Versions to hold fast, e.g. PINS='onnxruntime==1.31.1'
 PINS ?=
 # As many processes as cores; PARALLEL= runs the tests one after the other.
@@ -18,7 +20,7 @@ export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
 endif
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: demo test coverage conformance completeness fuzz peers wild placement browser check bench proto docs \
+.PHONY: demo test coverage conformance completeness fuzz peers wild placement interop browser check bench proto docs \
 	image locks sbom licences release
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
@@ -40,6 +42,11 @@ wild: $(VENV)/stamp
 # Which nodes would run on CUDA; needs gcc and no device.
 placement: $(PLACEMENT_VENV)/stamp
 	$(PLACEMENT_VENV)/bin/python -m tests.placement $(PLACEMENT)
+# The clients of others against `serve --kserve`, each in a process of its own: their messages have the same names.
+interop: $(VENV)/stamp $(INTEROP_VENV)/stamp
+	@for client in triton kserve; do \
+		$(INTEROP_VENV)/bin/python -m pytest -q -rs --noconftest -W ignore tests/interop/test_$$client.py; \
+		status=$$?; [ $$status = 0 ] || [ $$status = 5 ] || exit $$status; done # 5: skipped, with the reason
 # Built files in Chromium, with onnxruntime-web; what is missing is said, and skips the tests.
 browser: $(VENV)/stamp .browser/stamp
 	python -m pytest -q -rs tests/browser
@@ -114,6 +121,14 @@ $(PLACEMENT_VENV)/stamp: pyproject.toml
 	-$(PLACEMENT_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps onnxruntime-gpu==1.31.1
 	-$(PLACEMENT_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps \
 		nvidia-cuda-runtime~=13.0 nvidia-cuda-crt~=13.0
+	@touch $@
+
+# What is not to be had here is missing then, and `make interop` says so.
+$(INTEROP_VENV)/stamp: pyproject.toml
+	$(PYTHON) -m venv $(INTEROP_VENV)
+	$(INTEROP_VENV)/bin/python -m pip install -q --disable-pip-version-check 'pytest>=8.4' 'pytest-asyncio>=1.2' numpy protobuf
+	-$(INTEROP_VENV)/bin/python -m pip install -q --disable-pip-version-check 'tritonclient[grpc,http]>=2.60'
+	-$(INTEROP_VENV)/bin/python -m pip install -q --disable-pip-version-check 'kserve>=0.15'
 	@touch $@
 
 .browser/stamp: tests/browser/package.json

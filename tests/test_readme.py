@@ -55,6 +55,15 @@ def test_client_code_runs_against_a_server(digits_path: Path) -> None:
     assert re.fullmatch(r"\[[\d.]+\] \[[\d.]+\]\n", spread)
 
 
+def test_explanation_over_http_runs_against_a_server(digits_path: Path) -> None:
+    (code,) = [block for block in blocks("python") if ":explain" in block]
+    with Engine(provider="cpu") as engine:
+        engine.add("digits", digits_path)
+        with background(engine, Settings(port=0, kserve=True)) as (_, server):
+            shown = executed(code.replace("127.0.0.1:8080", f"127.0.0.1:{server.http_port}"))
+    assert shown.startswith("(32, 8, 8) ")
+
+
 def test_embedded_code_runs() -> None:
     (code,) = [block for block in blocks("python") if "Engine(" in block]
     assert len(code.splitlines()) <= 10
