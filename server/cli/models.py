@@ -9,22 +9,23 @@ from typing import Annotated
 import typer
 
 from onnx_attribution.client.client import Client
-from onnx_attribution.errors import AttributionError, ModelError
+from onnx_attribution.errors import DeadlineExceeded, ModelError, Overloaded, ServerBug
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.login import Login
+from onnx_attribution.server.cli.status import say
 from onnx_attribution.values import ModelInfo
 
 
 def models(
     server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")] = "127.0.0.1:8081",
-    ca: options.Ca = None,
-    certificate: options.Certificate = None,
-    key: options.Key = None,
-    token: options.Token = None,
     load: Annotated[
         bool, typer.Option("--load", help="Have those loaded that are not yet, to see whether they can be.")
     ] = False,
     seconds: Annotated[float, typer.Option(metavar="NUMBER", help="How long each may take to load.")] = 300,
+    ca: options.Ca = None,
+    certificate: options.Certificate = None,
+    key: options.Key = None,
+    token: options.Token = None,
     json: options.Json = False,
 ) -> None:
     """Lists the models of a server with their state, and the reason why one failed to load.
@@ -41,11 +42,11 @@ def models(
         rows = [{key: asdict(info)[key] for key in keys} for info in found]
         output.print_json({"server": server, "models": rows})
     else:
-        output.print_models(found)
+        output.print_models(found, tried=load)
 
 
 def _load(client: Client, found: Sequence[ModelInfo], seconds: float) -> None:
-    """Asks for each model. Raises: AttributionError, where not the model is the reason of a failure."""
+    """Asks for each model; what fails for another reason than the model is said, and the others are asked for."""
     for info in found:
         if info.state != "UNLOADED":
             continue
@@ -53,5 +54,5 @@ def _load(client: Client, found: Sequence[ModelInfo], seconds: float) -> None:
             client.model(f"{info.name}/versions/{info.version}", timeout=seconds)
         except ModelError:
             continue  # it is listed with its reason
-        except AttributionError as error:
-            raise error.reworded(f"model {info.name!r}: {error.message}") from error
+        except (DeadlineExceeded, Overloaded, ServerBug) as error:
+            say(f"model {info.name!r}: {error.message}")

@@ -51,15 +51,15 @@ def _plain(value: object) -> object:
 # --- models
 
 
-def print_models(models: Sequence[ModelInfo]) -> None:
-    """The table of `models`, and how many there are of each kind."""
+def print_models(models: Sequence[ModelInfo], *, tried: bool) -> None:
+    """The table of `models`, and how many there are of each kind; `tried`: all have been loaded once."""
     out = console()
     table = _table("model", "version", "state", "batch", "reason")
     for info in models:
         table.add_row(*map(escape, (info.name, str(info.version), info.state, info.batch or "", info.reason)))
     out.print(table)
     failed = sum(info.state == "FAILED" for info in models)
-    unloaded = sum(info.state == "UNLOADED" for info in models)
+    unloaded = 0 if tried else sum(info.state == "UNLOADED" for info in models)
     counts = [f"{len(models) - failed} served", f"{failed} failed"]
     counts += [f"{unloaded} not loaded yet, of which it is not known whether they can be"] * bool(unloaded)
     out.print(", ".join(counts))
