@@ -114,7 +114,7 @@ def files_of(path: Path) -> list[Path]:
     """
     tensors = _tensors(_parse(path, Weights()))
     named = (e.value for t in tensors for e in t.external_data if e.key == "location")
-    return [path, *(path.parent / each for each in dict.fromkeys(named) if _is_inside(each))]
+    return [path, *(path.parent / each for each in dict.fromkeys(named) if is_inside(each))]
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
@@ -179,7 +179,7 @@ class _External:
             return None
         entries = {e.key: e.value for e in tensor.external_data}
         location = entries.get("location", "")
-        shown = location if _is_inside(location) else os.path.basename(location)
+        shown = location if is_inside(location) else os.path.basename(location)
         refused = partial(_refused, tensor.name, path.name, shown[:MAX_LOCATION])
         try:
             needed = size_of(tensor.data_type, tensor.dims)
@@ -188,7 +188,7 @@ class _External:
             raise refused("but it has no element type; export the model again") from error
         except ValueError as error:
             raise refused("but its offset or length is no number; export the model again") from error
-        if not _is_inside(location):
+        if not is_inside(location):
             raise refused(
                 "which is not in the folder of the model; only files there and below are read: put it there"
             )
@@ -196,7 +196,7 @@ class _External:
             raise refused(f"whose name is longer than {MAX_LOCATION} characters; give it a shorter one")
         file = path.parent / location
         try:
-            _require_plain(file, len(Path(location).parts), refused)
+            require_plain(file, len(Path(location).parts), refused)
             size = file.stat().st_size
         except OSError as error:
             raise refused(f"which cannot be read: {error.strerror}") from error
@@ -229,7 +229,7 @@ def _refused(tensor: str, model: str, shown: str, why: str) -> ModelError:
     )  # fmt: skip
 
 
-def _require_plain(file: Path, depth: int, refused: Callable[[str], ModelError]) -> None:
+def require_plain(file: Path, depth: int, refused: Callable[[str], ModelError]) -> None:
     """Refuses what is no file, or could lead to any file. `depth`: so many parts of the path lie below the model's."""
     if any(part.is_symlink() for part in (file, *file.parents[: depth - 1])):
         raise refused(
@@ -272,7 +272,7 @@ def _read_external(tensor: TensorProto, path: Path, weights: Weights | None) -> 
     del tensor.external_data[:]
 
 
-def _is_inside(location: str) -> bool:
+def is_inside(location: str) -> bool:
     """Whether a location is a relative path that does not climb."""
     parts = location.split("/")
     return bool(location) and not os.path.isabs(location) and ".." not in parts and "\0" not in location

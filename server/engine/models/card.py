@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from onnx_attribution.errors import ModelError, Reason
-from onnx_attribution.graph_tools.read.load import ModelSource
+from onnx_attribution.graph_tools.read.load import ModelSource, is_inside, require_plain
 from onnx_attribution.graph_tools.select.names import close_names
 from onnx_attribution.values import Array, Colours, Held, Order, Preprocessing, TensorInfo
 
@@ -179,8 +179,15 @@ def files_beside(source: str | os.PathLike[str]) -> list[Path]:
         return [path]
     names = data.get("class_names")
     named = [data.get("example"), *(names.values() if isinstance(names, dict) else ())]
-    beside = [path.parent / one for one in named if isinstance(one, str) and _is_inside(one)]
-    return [path, *(one for one in dict.fromkeys(beside) if one.is_file())]
+    beside = [path.parent / one for one in named if isinstance(one, str) and is_inside(one)]
+    return [path, *(one for one in dict.fromkeys(beside) if _is_there(one))]
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def refusal(file: str, key: str, why: str) -> ModelError:
@@ -199,7 +206,7 @@ def _beside(source: ModelSource) -> Path | None:
 def _parsed(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(_text_of(path, path.name, "the file"))
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # or a number of too many digits
         raise ModelError(
             f"{path.name}: it is no TOML: {error}", reason=Reason.CARD_INVALID, file=path.name
         ) from None
@@ -319,7 +326,7 @@ def _number(given: object) -> float | None:
 def _names(path: Path, key: str, given: object) -> tuple[str, ...]:
     """The names of classes: a list, or a file of one a line."""
     if isinstance(given, str):
-        text = _text_of(_inside(path, key, given), path.name, key).removeprefix("\ufeff")
+        text = _text_of(path, given, key).removeprefix("\ufeff")
         lines = text.split("\n")
         given = [line.strip() for line in (lines[:-1] if not lines[-1].strip() else lines)]
         where = [f"line {number + 1} of it" for number in range(len(given))]
@@ -338,7 +345,7 @@ def _names(path: Path, key: str, given: object) -> tuple[str, ...]:
 def _example(path: Path, file: str) -> dict[str, Array]:
     """The arrays of an npz by name, none larger than the file says before it is read."""
     key, found = "example", {}
-    data = _bytes(_inside(path, key, file), path.name, key, MAX_EXAMPLE)
+    data = _bytes(path, file, key, MAX_EXAMPLE)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [one for one in archive.infolist() if one.filename.endswith(".npy")]
@@ -367,44 +374,32 @@ def _example(path: Path, file: str) -> dict[str, Array]:
     return found
 
 
-def _inside(path: Path, key: str, name: str) -> Path:
-    """The file that a card names. Raises: ModelError: it may lie outside of the folder."""
-    if not _is_inside(name):
-        shown = os.path.basename(name)
-        raise refusal(path.name, key, f"{shown!r} is not in the folder of the model; put it there")
-    file, parts = path.parent / name, len(Path(name).parts)
-    if any(one.is_symlink() for one in (file, *file.parents[: parts - 1])):
-        raise refusal(path.name, key, f"{name!r} is a link or behind one; put a copy in its place")
-    return file
-
-
-def _is_inside(name: str) -> bool:
-    return bool(name) and "\0" not in name and not os.path.isabs(name) and ".." not in Path(name).parts
-
-
-def _text_of(path: Path, card: str, key: str) -> str:
+def _text_of(path: Path, name: str, key: str) -> str:
     try:
-        return _bytes(path, card, key, MAX_TEXT).decode()
+        return _bytes(path, name, key, MAX_TEXT).decode()
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise refusal(card, key, f"{path.name!r} is no UTF-8 text at line {line}") from None
+        raise refusal(path.name, key, f"{name!r} is no UTF-8 text at line {line}") from None
 
 
-def _bytes(path: Path, card: str, key: str, most: int) -> bytes:
-    """The bytes of a regular file that has no other name. Raises: ModelError."""
+def _bytes(path: Path, name: str, key: str, most: int) -> bytes:
+    """The bytes of a file that a card names, or its own. Raises: ModelError: it may lie outside of the folder."""
+    shown = (name if is_inside(name) else os.path.basename(name))[:100]
+
+    def refused(why: str) -> ModelError:
+        return refusal(path.name, key, f"{shown!r}, {why}")
+
+    if not is_inside(name):
+        raise refused("which is not in the folder of the model; only files there and below are read")
+    file = path.parent / name
     try:
-        if path.is_symlink() or not path.is_file():
-            what = "is a link; put a copy in its place" if path.is_symlink() else "is missing, or no file"
-            raise refusal(card, key, f"{path.name!r} {what}")
-        found = path.stat()
-        if found.st_nlink > 1:
-            raise refusal(card, key, f"{path.name!r} is a hard link; put a copy in its place")
-        if found.st_size > most:
-            raise refusal(card, key, f"{path.name!r} has more than {most >> 20} MiB")
-        with path.open("rb") as opened:
+        require_plain(file, len(Path(name).parts), refused)
+        if file.stat().st_size > most:
+            raise refused(f"which has more than {most >> 20} MiB")
+        with file.open("rb") as opened:
             return opened.read(most)
     except OSError as error:
-        raise refusal(card, key, f"{path.name!r} cannot be read: {error.strerror}") from None
+        raise refused(f"which cannot be read: {error.strerror}") from None
 
 
 # --- words

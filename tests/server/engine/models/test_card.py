@@ -104,6 +104,7 @@ def test_bytes_have_the_card_that_is_given_and_a_path_that_one_before_its_own(tm
         ('description = "a\n"', ["m.toml", "line 1"]),
         ("\n\nx = = 1", ["line 3"]),
         ("a = " + "[" * 5000, ["m.toml"]),
+        ("a = " + "9" * 5000, ["m.toml"]),
         ('desciption = "a"', ["'desciption'|desciption", "'description'"]),
         ("description = 3", ["description", "text"]),
         ("class_names = 3", ["class_names", "table"]),
@@ -133,6 +134,7 @@ def test_bytes_have_the_card_that_is_given_and_a_path_that_one_before_its_own(tm
         (IMAGE + 'colours = ["rgb"]', ["preprocessing.image.colours", "'rgb'"]),
         ('example = "lost.npz"', ["example", "lost.npz"]),
         ('example = "gaps.txt"', ["example", "gaps.txt"]),
+        (f'example = "{"n" * 300}"', ["example", "cannot be read"]),
     ],
 )
 def test_what_is_wrong_with_a_card_makes_the_model_fail_by_line_or_key(
@@ -325,5 +327,7 @@ def test_the_files_of_a_model_are_its_card_and_those_that_this_names(tmp_path: P
     (tmp_path / "m.toml").write_text('example = "../e.npz"\n[class_names]\ny = "names.txt"\nz = "lost.txt"')
     assert files_beside(tmp_path / "m.onnx") == [tmp_path / "m.toml", tmp_path / "names.txt"]
     (tmp_path / "m.toml").write_text("= = =")
+    assert files_beside(tmp_path / "m.onnx") == [tmp_path / "m.toml"]
+    (tmp_path / "m.toml").write_text(f'example = "{"n" * 300}"')
     assert files_beside(tmp_path / "m.onnx") == [tmp_path / "m.toml"]
     assert files_beside(tmp_path / "other.onnx") == []
