@@ -90,8 +90,9 @@ def build(
     traces = _traces(settings)
     told = (metrics, *listeners, *traces)
     calls = CallInterceptor(told)
+    access = Access.of(settings)
     server = grpc.aio.server(
-        interceptors=[calls, ErrorInterceptor(scrub, Access.of(settings))],
+        interceptors=[calls, ErrorInterceptor(scrub, access)],
         options=_options(settings),
         maximum_concurrent_rpcs=512,
     )
@@ -108,7 +109,7 @@ def build(
     watched = folders if settings.watch else None
     more = []
     if settings.kserve:
-        rest = Rest(attributions, inference, engine, work, settings, scrub, told)
+        rest = Rest(attributions, inference, engine, work, settings, scrub, access, told)
         more = kserve_routes(rest, settings)
     built = Server(server, health, engine, work, settings, metrics, watched, traces, more)
     inference.is_ready = lambda: not built.unready()

@@ -198,6 +198,10 @@ class Settings(BaseSettings):
                 f"{self.http_host!r} can be reached from other machines, and calls of KServe's protocols are not "
                 "encrypted; let http_host be 127.0.0.1 or allow it with allow_insecure"
             )
+        if self.kserve and self.client_ca is not None and self.token_file is None:
+            raise ValueError(
+                "callers of KServe's protocols show no certificate, so with client_ca they need tokens: set token_file"
+            )
         if self.kserve and not self.http:
             raise ValueError("kserve is answered over HTTP; leave out --no-http")
         return self

@@ -43,8 +43,8 @@ def routes(rest: Rest, settings: Settings) -> list[BaseRoute]:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
 
-        peer = request.client.host if request.client else ""
-        asked = Asked(request.method, request.scope["path"], dict(request.headers), read, peer)
+        headers = {name: ", ".join(request.headers.getlist(name)) for name in request.headers}
+        asked = Asked(request.method, request.scope["path"], headers, read, _peer(request))
         answering, leaving = asyncio.create_task(rest.answer(asked)), asyncio.create_task(gone())
         try:
             await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
@@ -59,17 +59,35 @@ def routes(rest: Rest, settings: Settings) -> list[BaseRoute]:
     return [Route(path, answered, methods=["GET", "POST"]) for path in PATHS]
 
 
+def _peer(request: Request) -> str:
+    """The caller's address as gRPC writes it."""
+    if request.client is None:
+        return ""
+    host, port = request.client
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+
+
 async def _body(request: Request, most: int) -> bytes:
-    """The body as it was before it was compressed. Raises: MessageTooLarge, InvalidArgument."""
+    """The body as it was before it was compressed. Raises: MessageTooLarge, InvalidArgument.
+
+    Of one that is too large, some more is read: most callers listen for an answer only when they have sent all.
+    """
     said = request.headers.get("content-length", "0")
-    if said.isdecimal() and int(said) > most:
+    if said.isdecimal() and int(said) > 2 * most:
         raise _too_large(most)
     expand = _expander(request.headers.get("content-encoding", "identity"), most)
-    found = bytearray()
+    found, received, is_too_large = bytearray(), 0, False
     async for chunk in request.stream():
-        found += expand(chunk)
-        if len(found) > most:
-            raise _too_large(most)
+        received += len(chunk)
+        if not is_too_large:
+            found += expand(chunk)
+            is_too_large = max(len(found), received) > most
+        elif received > 2 * most:
+            break
+        if is_too_large:
+            found.clear()
+    if is_too_large:
+        raise _too_large(most)
     return bytes(found)
 
 

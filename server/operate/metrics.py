@@ -30,6 +30,7 @@ OTHER = "other"
 
 CALL = ("grpc_service", "grpc_method", "grpc_type")
 ATTRIBUTIONS = f"{pb.DESCRIPTOR.package}.AttributionService"
+COMPUTING = (ATTRIBUTIONS, "inference.GRPCInferenceService")
 REASONS = frozenset(map(str, Reason))
 NOT_CONVERGED = {pb.STOP_REASON_DEADLINE_NEAR, pb.STOP_REASON_DRAINING}
 OUTCOMES = {
@@ -139,7 +140,7 @@ class Metrics:
         self._handling.labels(*_labels(call)).observe(call.seconds)
         if _is_stream(call):
             self._open.dec()
-        if call.service != ATTRIBUTIONS or not call.method:
+        if call.service not in COMPUTING or not call.method:
             return
         outcome = outcome_of(call)
         model = call.model if call.code == "OK" or call.model in self.models else OTHER
@@ -207,7 +208,7 @@ def _labels(call: Call) -> tuple[str, str, str]:
 
 
 def _is_stream(call: Call) -> bool:
-    return call.service == ATTRIBUTIONS and call.kind != "unary"
+    return call.service == ATTRIBUTIONS and call.kind not in ("unary", "http")
 
 
 def _code(name: str) -> str:

@@ -260,7 +260,9 @@ def read_request(call: Call, message: Any) -> None:
         call.model = message.model.removeprefix("models/").partition("/versions/")[0][:MAX_WORD]
     if "request_id" in fields:
         call.request_id = message.request_id[:MAX_WORD]
-    if isinstance(message, pb.PredictRequest):
+    if "model_name" in fields:  # of the Open Inference Protocol
+        call.model, call.request_id = message.model_name[:MAX_WORD], message.id[:MAX_WORD]
+    if isinstance(message, pb.PredictRequest) or "model_name" in fields:
         call.method = "predict"
     if isinstance(message, pb.AttributeRequest):
         call.method = message.WhichOneof(METHODS) or ""

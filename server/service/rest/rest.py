@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from onnx_attribution.errors import Overloaded, Reason
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import events, requests, tensors, words
 from onnx_attribution.proto import open_inference_pb2 as oip
+from onnx_attribution.server.service.access import Access
 from onnx_attribution.server.service.attribution import AttributionService, Engine
 from onnx_attribution.server.service.calls import (
     Call,
@@ -35,7 +36,7 @@ from onnx_attribution.server.service.threads import Work
 from onnx_attribution.server.settings import Settings
 from onnx_attribution.values import ModelInfo
 
-__all__ = ["Answer", "Asked", "Guard", "Rest"]
+__all__ = ["Answer", "Asked", "Rest"]
 
 Result = TypeVar("Result")
 
@@ -48,6 +49,11 @@ STATUSES = {
     "ABORTED": 409, "OUT_OF_RANGE": 400, "UNIMPLEMENTED": 501, "UNAVAILABLE": 503,
 }  # fmt: skip
 MAX_NAME = 128
+HEADERS = {
+    401: {"www-authenticate": "Bearer"},
+    429: {"retry-after": str(RETRY_SECONDS)},
+    503: {"retry-after": str(RETRY_SECONDS)},
+}
 REASONS = {Reason.MESSAGE_TOO_LARGE: 413}
 
 
@@ -59,7 +65,8 @@ async def _nothing() -> bytes:
 class Asked:
     """A request. Names of headers are in lower case, and the path has no escapes.
 
-    `read` reads the body, once it is known that the call may be made and that there is room for it.
+    `read` reads the body, once it is known that the call may be made and that there is room; `peer` is an address
+    as gRPC writes it.
     """
 
     method: str
@@ -84,12 +91,22 @@ class Answer:
 
 
 Handler = Callable[..., Awaitable[Answer]]
-Guard = Callable[[str, Asked], AbstractContextManager[None]]
-"""The time of a call, by the path of the call of gRPC that it stands for; raises if it may not be made."""
 
 
-def _everybody(call: str, asked: Asked) -> AbstractContextManager[None]:
-    return nullcontext()
+class _Sender:
+    """What `Access` needs of a context of gRPC, of a request over HTTP, which has no certificate."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return list(self._asked.headers.items())
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {}
+
+    def peer(self) -> str:
+        return self._asked.peer
 
 
 class _Context:
@@ -115,7 +132,7 @@ class _Context:
 
 
 class Rest:
-    """Answers to requests. `listeners` are told of each as of a call of gRPC; `guard` may refuse it."""
+    """Answers to requests. `access` lets them in, and `listeners` are told of each, as of the call of gRPC."""
 
     def __init__(
         self,
@@ -125,12 +142,12 @@ class Rest:
         work: Work,
         settings: Settings,
         scrub: Scrub,
+        access: Access,
         listeners: Sequence[Listener] = (),
-        guard: Guard = _everybody,
     ) -> None:
         self._attributions, self._inference = attributions, inference
         self._engine, self._work, self._settings = engine, work, settings
-        self._scrub, self._listeners, self._guard = scrub, listeners, guard
+        self._scrub, self._access, self._listeners = scrub, access, listeners
         self._open = 0
         model = r"(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+))?"
         self._routes: list[tuple[str, re.Pattern[str], str, Handler]] = [
@@ -191,7 +208,10 @@ class Rest:
         self, call: Call, path: str, asked: Asked, handler: Handler, places: Mapping[str, str]
     ) -> Answer:
         try:
-            with self._guard(path, asked), self._room() if asked.method == "POST" else nullcontext():
+            with (
+                self._access.call(path, _Sender(asked)),
+                self._room() if asked.method == "POST" else nullcontext(),
+            ):
                 return await handler(asked, **places)
         except Exception as error:
             status = to_status(error, self._scrub)
@@ -199,8 +219,9 @@ class Rest:
             call.code = code_pb2.Code.Name(status.code)
             call.reason = next((str(info.reason) for one in status.details if one.Unpack(info)), "")
             number = REASONS.get(Reason(call.reason)) or STATUSES.get(call.code, 500)
-            retry = {"retry-after": str(RETRY_SECONDS)} if number in (429, 503) else {}
-            return Answer.of({"error": status.message, "reason": call.reason}, number, **retry)
+            return Answer.of(
+                {"error": status.message, "reason": call.reason}, number, **HEADERS.get(number, {})
+            )
 
     async def _alive(self, asked: Asked) -> Answer:
         return Answer.of({"status": "alive"})
@@ -241,6 +262,8 @@ class Rest:
     async def _infer(self, asked: Asked, model: str, version: str) -> Answer:
         body = await asked.read()
         request, form = await asyncio.to_thread(v2.infer_request, model, version, asked.headers, body)
+        if call := current():
+            read_request(call, request)
         response = await self._inference.ModelInfer(request, _Context())
         headers, body = await asyncio.to_thread(v2.infer_body, response, form)
         return Answer(200, body, {"content-type": "application/json", **headers})
@@ -257,7 +280,10 @@ class Rest:
                 message.raw_input_contents.append(tensor.raw)
             return message
 
-        response = await self._inference.ModelInfer(await asyncio.to_thread(request), _Context())
+        message = await asyncio.to_thread(request)
+        if call := current():
+            read_request(call, message)
+        response = await self._inference.ModelInfer(message, _Context())
 
         def answer() -> Answer:
             pairs = zip(response.outputs, response.raw_output_contents, strict=True)

@@ -11,12 +11,15 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from onnx_attribution.server import app
+from onnx_attribution.server.service.access import Role
+from onnx_attribution.server.service.tokens import add_token
 from onnx_attribution.server.settings import Settings
 from tests.server.fake_engine import FakeEngine, W, X
 
@@ -124,7 +127,13 @@ def test_calls_are_counted_and_named(address: str) -> None:
     ended = [line for line in lines if line.startswith("grpc_server_handled_total")]
     assert any('"Attribute"' in line and '"http"' in line and '"OK"' in line for line in ended)
     assert any('"ModelInfer"' in line and '"http"' in line and '"NotFound"' in line for line in ended)
-    assert any("neuron_ig" in line and "linear" in line for line in lines)
+    requests = [line for line in lines if line.startswith("attribution_requests_total")]
+    assert any('"neuron_ig"' in line and '"linear"' in line for line in requests)
+    post(f"{address}/v1/models/linear:predict", BODY)
+    with urllib.request.urlopen(f"{address}/metrics", timeout=5) as response:
+        lines = response.read().decode().splitlines()
+    requests = [line for line in lines if line.startswith("attribution_requests_total")]
+    assert any('"predict"' in line and '"linear"' in line and '"ok"' in line for line in requests)
 
 
 def test_paths_are_there_only_where_they_are_asked_for(engine: FakeEngine) -> None:
@@ -137,8 +146,49 @@ def test_paths_are_there_only_where_they_are_asked_for(engine: FakeEngine) -> No
         assert error.code == 404
 
 
-@pytest.mark.parametrize("given", [{"http_host": "0.0.0.0"}, {"http": False}])
+CA = {"client_ca": Path("ca.pem"), "certificate": Path("server.crt"), "key": Path("server.key")}
+
+
+@pytest.mark.parametrize("given", [{"http_host": "0.0.0.0"}, {"http": False}, CA])
 def test_open_or_missing_port_must_be_meant(given: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=r"allow_insecure|no-http"):
+    with pytest.raises(ValidationError, match=r"allow_insecure|no-http|set token_file"):
         Settings(kserve=True, **given)
     assert Settings(kserve=True, http_host="0.0.0.0", allow_insecure=True).kserve
+
+
+def test_tokens_and_roles_hold_over_http_and_are_asked_for_before_the_body(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    tokens = {role: add_token(file, f"{role}-er", role) for role in Role}
+    predict, metadata = "/v1/models/linear:predict", "/v2/models/linear"
+    with app.background(FakeEngine(), Settings(port=0, kserve=True, token_file=file)) as (_, server):
+        url = f"http://127.0.0.1:{server.http_port}"
+
+        def status(path: str, body: bytes | None, token: str = "") -> int:
+            headers = {"authorization": f"Bearer {token}"} if token else {}
+            try:
+                with urllib.request.urlopen(
+                    urllib.request.Request(url + path, body, headers), timeout=5
+                ) as answer:
+                    return int(answer.status)
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code
+
+        assert [status(path, None) for path in ("/", "/v2/health/live", "/v2/health/ready", metadata)] == [
+            200,
+            200,
+            200,
+            401,
+        ]
+        assert [status(predict, BODY, token) for token in ("", "wrong", *tokens.values())] == [
+            401,
+            401,
+            403,
+            200,
+            200,
+        ]
+        assert status(metadata, None, tokens[Role.READ]) == 200
+        assert status("/v1/models/no:predict", BODY) == 401  # whether there is one is not told
+        with socket.create_connection(("127.0.0.1", server.http_port or 0), timeout=5) as caller:
+            caller.sendall(f"POST {predict} HTTP/1.1\r\nhost: x\r\ncontent-length: 9999\r\n\r\n".encode())
+            assert b" 401 " in caller.recv(1000).split(b"\r\n")[0]

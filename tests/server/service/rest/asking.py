@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+from onnx_attribution.server.service.access import Access
 from onnx_attribution.server.service.attribution import AttributionService
 from onnx_attribution.server.service.inference import InferenceService
 from onnx_attribution.server.service.rest.rest import Answer, Asked, Rest
@@ -19,7 +20,8 @@ def rest_of(engine: Any, work: Work | None = None, **settings: Any) -> Rest:
         workers=given.workers, max_unary=given.max_unary, max_streams=given.max_streams, heartbeat=15
     )
     attributions = AttributionService(engine, work, given, _as_it_is)
-    return Rest(attributions, InferenceService(engine, work, given), engine, work, given, _as_it_is)
+    inference, access = InferenceService(engine, work, given), Access.of(given)
+    return Rest(attributions, inference, engine, work, given, _as_it_is, access)
 
 
 def ask(
