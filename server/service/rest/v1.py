@@ -130,6 +130,7 @@ def _of_sample(found: Attribution, sample: int) -> dict[str, Any]:
         "target": {
             "tensor": target.tensor,
             "index": target.index[sample],
+            **({"label": target.labels[sample]} if target.labels else {}),
             "value": _estimate(target.value[sample]),
             "baseline_value": _estimate(target.baseline_value[sample]),
         },

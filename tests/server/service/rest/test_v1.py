@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -229,3 +230,16 @@ def test_what_is_wrong_is_said_in_json(rest: Rest, case: str) -> None:
 def test_large_answer_names_what_is_smaller(rest: Rest) -> None:
     answer = ask(rest, "POST", "/v1/models/big:explain", ASK)
     assert (answer.status, said(answer)["reason"]) == (400, "RESULT_TOO_LARGE")
+
+
+def test_target_has_the_name_of_its_class(tmp_path: Path) -> None:
+    folder = tmp_path / "m" / "1"
+    folder.mkdir(parents=True)
+    text = f"{HEAD} g (float[N, 2] x) => (float[N, 2] y) {{ y = Mul(x, x) }}"
+    (folder / "model.onnx").write_bytes(parse_model(text).SerializeToString())
+    (folder / "model.toml").write_text('[class_names]\ny = ["left", "right"]')
+    with Engine(provider="cpu", threads=1) as engine:
+        engine.add("m", folder / "model.onnx")
+        body = {"instances": [[1, 2], [2, 1]], "parameters": {"method": "gradient"}}
+        found = said(ask(rest_of(engine), "POST", "/v1/models/m:explain", body))["explanations"]
+    assert [one["target"]["label"] for one in found] == ["right", "left"]
