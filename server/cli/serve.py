@@ -52,11 +52,11 @@ def serve(json: bool = False, **given: Any) -> None:
         repository.start(lambda file, why: say(f"skipped {str(file)!r}: {why}"))
         if not engine.models() and not (settings.uploads or settings.watch):
             raise InvalidArgument(f"no models in {', '.join(map(str, settings.models))}")
+        signals.expect()
         with background(engine, settings, repository, metrics=metrics, listeners=[CallLog()]) as (
             address,
             server,
         ):
-            signals.expect()
             while not server.ready.wait(0.1) and not signals.is_there:
                 pass
             if not signals.is_there:
