@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from onnx_attribution.graph_tools.ir.emit import Emitter, Value
+import numpy as np
+
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type
 from onnx_attribution.graph_tools.operators.ends import (
     exp_slope,
     log_slope,
@@ -17,12 +19,14 @@ from onnx_attribution.graph_tools.operators.ends import (
     tanh_between,
     times,
 )
-from onnx_attribution.graph_tools.operators.gates import above, both_away, fits, leaky
+from onnx_attribution.graph_tools.operators.gates import above, below, both_away, fits, leaky
 from onnx_attribution.graph_tools.operators.logistic import (
     gauss,
+    gelu_tanh_slope,
     logistic,
     logistic_slope,
     normal_slope,
+    sigmoid_gate_slope,
     tanh_slope,
 )
 from onnx_attribution.graph_tools.operators.registry import VJP, Gradients, NodeView, secant, unary, vjp
@@ -57,7 +61,7 @@ unary(
     kinds={"activation"},
 )
 unary("Erf", lambda op, g, x, z: op("Mul", g, _erf_slope(op, x)), kinds={"activation"})
-unary("HardSwish", lambda op, g, x, z: op("Mul", g, _hard_swish_slope(op, x)), kinds={"activation"})
+unary("HardSwish", lambda op, g, x, z: op("Mul", g, hard_swish_slope(op, x)), kinds={"activation"})
 unary("Mish", lambda op, g, x, z: op("Mul", g, _mish_slope(op, x)), kinds={"activation"})
 
 
@@ -92,10 +96,16 @@ def _erf_slope(op: Emitter, x: Value) -> Value:
     return op("Mul", op.like(x, 2 / math.sqrt(math.pi)), gauss(op, x, 1.0))
 
 
-def _hard_swish_slope(op: Emitter, x: Value) -> Value:
+def hard_swish_slope(op: Emitter, x: Value) -> Value:
+    """0 up to -3, 1 from 3 on, x / 3 + 1/2 between: x / 6 is added there to what the function multiplies x by."""
+    inside = below(op, op("Abs", x), 3) if element_type(x) == np.float32 else None
+    if inside is not None:
+        gate = op("HardSigmoid", x, alpha=1 / 6, beta=0.5)
+        gate.shape = x.shape
+        return op("Add", gate, op("Mul", op("Mul", x, op.like(x, 1 / 6)), inside))
     middle = op("Add", op("Mul", x, op.like(x, 1 / 3)), op.like(x, 0.5))
-    above = op("Where", op("GreaterOrEqual", x, op.like(x, 3)), op.like(x, 1), middle)
-    return op("Where", op("Greater", x, op.like(x, -3)), above, op.like(x, 0))
+    above_3 = op("Where", op("GreaterOrEqual", x, op.like(x, 3)), op.like(x, 1), middle)
+    return op("Where", op("Greater", x, op.like(x, -3)), above_3, op.like(x, 0))
 
 
 def _mish_slope(op: Emitter, x: Value) -> Value:
@@ -239,12 +249,6 @@ def quick_gelu(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (op("Mul", g, sigmoid_gate_slope(op, node.input(0), node.attribute("alpha", 1.702))),)
 
 
-def sigmoid_gate_slope(op: Emitter, x: Value, alpha: float) -> Value:
-    """The derivative of x sigmoid(alpha x)."""
-    turned = op("Mul", x, op.like(x, alpha))
-    return op("Add", logistic(op, turned), op("Mul", turned, logistic_slope(op, turned)))
-
-
 @vjp("Gelu", elementwise=True, kinds={"activation"})
 def gelu(op: Emitter, node: NodeView, g: Value) -> Gradients:
     slope = gelu_tanh_slope if node.attribute("approximate", "none") == "tanh" else normal_slope
@@ -254,15 +258,6 @@ def gelu(op: Emitter, node: NodeView, g: Value) -> Gradients:
 @vjp("Gelu", elementwise=True, domain="com.microsoft", kinds={"activation"})
 def gelu_contrib(op: Emitter, node: NodeView, g: Value) -> Gradients:
     return (op("Mul", g, normal_slope(op, node.input(0))),)
-
-
-def gelu_tanh_slope(op: Emitter, x: Value) -> Value:
-    """The derivative of x/2 (1 + tanh u) = x sigmoid(2u) with u = sqrt(2/pi) (x + 0.044715 x^3)."""
-    c = 2 * math.sqrt(2 / math.pi)
-    x2, turned = op("Mul", x, x), op("Mul", x, op.like(x, c))
-    inner = op("Mul", turned, _one_plus(op, op("Mul", x2, op.like(x, 0.044715))))
-    slope = op("Mul", turned, _one_plus(op, op("Mul", x2, op.like(x, 3 * 0.044715))))
-    return op("Add", logistic(op, inner), op("Mul", logistic_slope(op, inner), slope))
 
 
 # --- two and more inputs

@@ -55,3 +55,26 @@ def normal_slope(op: Emitter, x: Value) -> Value:
     tail = op("Neg", op("Mul", density, op("Div", op("Add", square, op.like(x, 5)), below)))
     phi = op("Where", op("Less", x, op.like(x, TAIL)), tail, op("Mul", half, op.like(x, 0.5)))
     return op("Add", phi, density)
+
+
+def sigmoid_gate_slope(op: Emitter, x: Value, rate: float) -> Value:
+    """The derivative of x s with s = sigmoid(rate x): s (1 + rate x (1 - s)).
+
+    Where 1 - s loses its digits it is added to 1.
+    """
+    turned = x if rate == 1 else op("Mul", x, op.like(x, rate))
+    return _gated(op, logistic(op, turned), turned)
+
+
+def gelu_tanh_slope(op: Emitter, x: Value, k: float = math.sqrt(2 / math.pi), c: float = 0.044715) -> Value:
+    """The derivative of x/2 (1 + tanh u) = x sigmoid(2u) with u = k (x + c x^3)."""
+    curve = op("Mul", op("Mul", x, x), op.like(x, -2 * k * c))
+    fallen = op("Exp", op("Mul", x, op("Add", curve, op.like(x, -2 * k))))
+    steepness = op("Sub", op.like(x, 2 * k), op("Mul", curve, op.like(x, 3)))
+    return _gated(op, op("Reciprocal", op("Add", fallen, op.like(x, 1))), op("Mul", x, steepness))
+
+
+def _gated(op: Emitter, s: Value, x: Value) -> Value:
+    """s (1 + x (1 - s))."""
+    one = op.like(x, 1)
+    return op("Mul", s, op("Add", op("Mul", x, op("Sub", one, s)), one))

@@ -113,8 +113,13 @@ def _inverse(op: Emitter, variance: Value, epsilon: float) -> Value:
 
 def _normalised(op: Emitter, g: Value, hat: Value, inverse: Value, axes: Sequence[int]) -> Value:
     """The gradient through h = (x - mean x) / deviation: s (g - mean g - h mean(g h))."""
-    inner = op("Sub", op("Sub", g, _mean(op, g, axes)), op("Mul", hat, _mean(op, op("Mul", g, hat), axes)))
-    return op("Mul", inner, inverse)
+    return op("Mul", standardised_back(op, g, hat, axes, centred=True), inverse)
+
+
+def standardised_back(op: Emitter, g: Value, hat: Value, axes: Sequence[int], centred: bool) -> Value:
+    """The gradient through h = x / deviation, x less its mean or not, times the deviation: g - mean g - h mean(g h)."""
+    inner = op("Sub", g, _mean(op, g, axes)) if centred else g
+    return op("Sub", inner, op("Mul", hat, _mean(op, op("Mul", g, hat), axes)))
 
 
 def _mean_kept(op: Emitter, value: Value, axes: Sequence[int]) -> Value:
@@ -195,7 +200,7 @@ def _rms(op: Emitter, node: NodeView, g: Value, axis: int) -> Gradients:
     axes = list(range(axis % _rank(x), _rank(x)))
     inverse = _inverse(op, _mean(op, op("Mul", x, x), axes), node.attribute("epsilon", 1e-5))
     hat, scaled = op("Mul", x, inverse), op("Mul", g, scale)
-    dx = op("Mul", op("Sub", scaled, op("Mul", hat, _mean(op, op("Mul", scaled, hat), axes))), inverse)
+    dx = op("Mul", standardised_back(op, scaled, hat, axes, centred=False), inverse)
     return dx, unbroadcast(op, op("Mul", g, hat), scale, x)
 
 
