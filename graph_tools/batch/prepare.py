@@ -120,7 +120,11 @@ def _runs(model: onnx.ModelProto, run: Runner, inputs: Mapping[str, Array], outp
 
 def _first(array: Array, axis: int | None) -> Array:
     """The first row: an example may hold several along an axis that turns out to be the batch."""
-    return array if axis is None or axis >= array.ndim else np.take(array, [0], axis=axis)
+    return (
+        array
+        if axis is None or axis >= array.ndim
+        else np.take(array, range(min(1, array.shape[axis])), axis)
+    )
 
 
 def _fixed(model: onnx.ModelProto, axes: Axes) -> bool:

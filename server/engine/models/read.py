@@ -21,6 +21,7 @@ from onnx_attribution.graph_tools.normalise.pipeline import declared, normalise,
 from onnx_attribution.graph_tools.normalise.types import ranks_told
 from onnx_attribution.graph_tools.read.example_inputs import examples
 from onnx_attribution.graph_tools.read.load import ModelSource, digest, load
+from onnx_attribution.graph_tools.read.sequences import require_steps
 from onnx_attribution.graph_tools.select.names import Names, names_of
 from onnx_attribution.server.engine.backend import Backend, Trials
 from onnx_attribution.server.engine.models.card import Card, card_of
@@ -52,6 +53,7 @@ class ReadModel:
         self.card = card if isinstance(card, Card) else card_of(source, card)
         self._example = self.card.example_for(_said(model)) if self.card.example_file else {}
         self._given = {**self._example, **(given or {})} or None
+        require_steps(model, self._given or {})
         self.names: Names = names_of(model)
         self.digest = digest(source)
         self.opset = opset_of(model)

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from onnx_attribution.errors import InvalidArgument, NotFound, Reason
+from onnx_attribution.graph_tools.read.sequences import require_steps
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import without_differences
 from onnx_attribution.values import Array
@@ -45,6 +46,7 @@ def checked_inputs(model: LoadedModel, inputs: Mapping[str, Array]) -> dict[str,
             reason=problems[0][0] if len(reasons) == 1 else Reason.INPUT_INVALID,
             violations={f"inputs.{name}": text for _, name, text in problems},
         )
+    require_steps(model.network.model, checked)
     return checked
 
 
