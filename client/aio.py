@@ -125,7 +125,7 @@ class AsyncClient:
         **options: Any,
     ) -> AsyncIterator[Audited]:
         """The attributions of a data set over one stream, in the order in which they are done; see `Client.audit`."""
-        log, attempts, began = Log(model, options, window), 0, time.monotonic()
+        log, began = Log(model, options, window), time.monotonic()
         left = _each(items)
         report = progress or (lambda _: None)
         while not log.is_over:
@@ -138,7 +138,6 @@ class AsyncClient:
                         for _ in range(message.opened.window):
                             room.release()
                         if (answer := log.answer(message)) is not None:
-                            attempts = 0
                             room.release()
                             report(log.progress(time.monotonic() - began))
                             yield answer
@@ -148,11 +147,10 @@ class AsyncClient:
                         await call.code()
                         if not log.is_over:
                             await call.read()  # raises what the call ended with
-            except NotReady:
-                attempts += 1
-                if failure or attempts >= messages.ATTEMPTS:
+            except NotReady as error:
+                if failure:
                     raise
-                await asyncio.sleep(0.1 * 2**attempts)
+                await asyncio.sleep(log.delay(error))
                 continue
             finally:
                 sending.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,15 @@ from numpy.typing import ArrayLike
 
 from onnx_attribution.client import messages
 from onnx_attribution.client.errors import from_status
-from onnx_attribution.errors import AttributionError, InvalidArgument, ServerBug
+from onnx_attribution.errors import AttributionError, InvalidArgument, NotReady, ServerBug
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import events, tensors
 from onnx_attribution.values import Attribution
 
 __all__ = ["AuditProgress", "Audited", "Log"]
+
+RESTART_SECONDS = 30.0
+"""How long an audit that has had answers waits for a server that is gone: it may be starting again."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,17 @@ class Log:
         self.answered = self.errors = 0
         self.next = 0
         self.is_over = False
+        self._attempts, self._gone = 0, 0.0  # since the last answer
+
+    def delay(self, error: NotReady) -> float:
+        """Seconds to wait before the next stream. Raises: NotReady, the given one, if there is to be none."""
+        self._attempts += 1
+        self._gone = self._gone if self._attempts > 1 else time.monotonic()
+        tried_enough = self._attempts >= messages.ATTEMPTS
+        waited_enough = not self.answered or time.monotonic() - self._gone > RESTART_SECONDS
+        if error.reason in messages.FINAL or (tried_enough and waited_enough):
+            raise error
+        return float(min(0.1 * 2**self._attempts, 1.0))
 
     def opening(self) -> pb.AuditRequest:
         """The first message of a stream."""
@@ -83,6 +98,7 @@ class Log:
         if self.unanswered.pop(found.sequence, None) is None:
             raise ServerBug(f"the server answered item {found.sequence}, which was not asked")
         self.answered += 1
+        self._attempts = 0
         return found
 
     def _result(self, message: pb.AuditResult) -> Audited:

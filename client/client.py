@@ -263,7 +263,7 @@ class _Audit:
         self._taking = Lock()
 
     def answers(self) -> Iterator[Audited]:
-        attempts, began = 0, time.monotonic()
+        began = time.monotonic()
         while not self._log.is_over:
             stream = _Sending()
             try:
@@ -274,7 +274,6 @@ class _Audit:
                             if message.HasField("opened"):
                                 stream.room.release(message.opened.window)
                             if (answer := self._log.answer(message)) is not None:
-                                attempts = 0
                                 stream.room.release()
                                 self._progress(self._log.progress(time.monotonic() - began))
                                 yield answer
@@ -283,11 +282,10 @@ class _Audit:
                     finally:
                         stream.end()
                         call.cancel()
-            except NotReady:
-                attempts += 1
-                if self._failure is not None or attempts >= messages.ATTEMPTS:
+            except NotReady as error:
+                if self._failure is not None:
                     raise
-                time.sleep(0.1 * 2**attempts)
+                time.sleep(self._log.delay(error))
                 continue
             if self._failure is not None:
                 raise self._failure

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 import grpc
 import numpy as np
 import pytest
+from google.rpc import status_pb2
 
 from onnx_attribution import errors
 from onnx_attribution.client import AsyncClient, Client
+from onnx_attribution.client.audit import Log
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.server import app
 from onnx_attribution.server.settings import Settings
@@ -178,3 +180,24 @@ def test_silence_ends_an_audit() -> None:
             list(stubs.attributions.Audit(sent(), timeout=10))
         gate.set()
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_an_audit_that_was_answered_waits_for_a_server_that_starts_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter(range(0, 1000, 5))
+    monkeypatch.setattr("onnx_attribution.client.audit.time.monotonic", lambda: float(next(clock)))
+    log, gone = Log("net", {}, 0), errors.NotReady("no server answers there")
+    log.item({"x": np.ones((1, 2), np.float32)})
+    result = pb.AuditError(sequence=0, status=status_pb2.Status(code=3))
+    log.answer(pb.AuditResponse(error=result))
+    assert [log.delay(gone) for _ in range(6)] == [0.2, 0.4, 0.8, 1.0, 1.0, 1.0]
+    with pytest.raises(errors.NotReady):
+        log.delay(gone)  # after more than 30 s
+
+
+def test_an_audit_that_was_never_answered_gives_up_soon() -> None:
+    log, gone = Log("net", {}, 0), errors.NotReady("no server answers there")
+    assert [log.delay(gone) for _ in range(3)] == [0.2, 0.4, 0.8]
+    with pytest.raises(errors.NotReady):
+        log.delay(gone)
