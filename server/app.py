@@ -55,6 +55,8 @@ SERVICES = tuple(
 )
 HEALTH_SECONDS = 1.0
 MIB = 1 << 20
+MAX_CALLS = 4096
+"""Far above what is admitted: gRPC refuses calls without a reason, and breaks those of a connection's beginning."""
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +96,7 @@ def build(
     server = grpc.aio.server(
         interceptors=[calls, ErrorInterceptor(scrub, access)],
         options=_options(settings),
-        maximum_concurrent_rpcs=512,
+        maximum_concurrent_rpcs=MAX_CALLS,
     )
     attributions = AttributionService(engine, work, settings, scrub)
     rpc.add_AttributionServiceServicer_to_server(attributions, server)
@@ -388,7 +390,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", settings.max_request_mib * MIB),
         ("grpc.max_send_message_length", int((settings.max_response_mib + 1) * MIB)),
         ("grpc.max_metadata_size", 16 << 10),
-        ("grpc.max_concurrent_streams", 100),
+        ("grpc.max_concurrent_streams", MAX_CALLS),
         ("grpc.so_reuseport", 0),  # a second server on the same port fails loudly
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),

@@ -20,7 +20,7 @@ from onnx_attribution.proto import attribution_pb2_grpc as rpc
 
 ONES = np.ones((1, 2), np.float32)
 IMAGE = np.ones((1, 1, 16, 16), np.float32)
-QUEUE = 16
+QUEUE = 8
 
 
 def overload(world: World) -> Iterator[Figure]:
@@ -42,8 +42,9 @@ def overload(world: World) -> Iterator[Figure]:
             stubs[0].Attribute(request, timeout=60)
             alone.append(time.monotonic() - began)
         codes, slow, advised, accepted = Counter[str](), list[float](), 0, list[float]()
-        for _ in range(world.count(5, 1)):
-            for seconds, error in _at_once(stubs, request, 10 * QUEUE):
+        for burst in range(world.count(10, 2)):
+            used = stubs[:1] if burst % 2 else stubs
+            for seconds, error in _at_once(used, request, 10 * QUEUE):
                 codes[error.code().name if error else "OK"] += 1
                 if error is None:
                     accepted.append(seconds)
@@ -290,7 +291,7 @@ def restart(world: World) -> Iterator[Figure]:
         str(dict(errors) or ""),
     )
     yield Figure("killed, restarted", "answers after it", after, least(1))
-    lost = len(set(range(1, count + 1)) ^ set(found)) + len(found) - len(set(found))
+    lost = len(set(range(count)) ^ set(found)) + len(found) - len(set(found))
     yield Figure(
         "killed, restarted", "items of an audit lost or twice", lost, most(0), f"{len(found)} of {count}"
     )
