@@ -27,6 +27,7 @@ from onnx_attribution.server.engine.engine import Engine as ModelEngine
 from onnx_attribution.server.operate.http import Http, routes
 from onnx_attribution.server.operate.kserve import routes as kserve_routes
 from onnx_attribution.server.operate.logs import CallLog, configure
+from onnx_attribution.server.operate.memory import keep_freed
 from onnx_attribution.server.operate.metrics import Metrics
 from onnx_attribution.server.operate.tls import server_credentials
 from onnx_attribution.server.service.access import Access
@@ -269,6 +270,7 @@ def engine_of(settings: Settings, metrics: Metrics | None = None) -> ModelEngine
 def serve(settings: Settings) -> None:
     """Serves the models of the settings until a signal: the first drains, the second aborts."""
     configure(settings.log_level, settings.log_format)
+    keep_freed()
     metrics = Metrics()
     engine = engine_of(settings, metrics)
     try:
