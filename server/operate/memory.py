@@ -13,7 +13,7 @@ OF_ITS_OWN = 8 << 20
 
 
 def keep_freed() -> bool:
-    """Keeps at most some MiB for the next call, in place of new pages for each array, which cost more than to fill them.
+    """Keeps some MiB for the next call: new pages for each array cost more than it takes to fill them.
 
     For the whole process; False where the C library is not glibc. Larger arrays go back to the system at once.
     """
