@@ -210,7 +210,7 @@ def killed_client(world: World) -> Iterator[Figure]:
         " method='deeplift_rescale', target=0)\n"
         "next(stream); print('open', flush=True); next(stream)"
     )
-    with world.server(workers=1) as server, Client(server.address) as client:
+    with world.server(workers=1, heartbeat_seconds=0.05) as server, Client(server.address) as client:
         found = []
         for _ in range(world.count(3, 1)):
             child = subprocess.Popen([sys.executable, "-c", program, server.address], stdout=subprocess.PIPE)

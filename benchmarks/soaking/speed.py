@@ -78,7 +78,7 @@ def throughput(world: World) -> Iterator[Figure]:
 
 def cancellation(world: World) -> Iterator[Figure]:
     """A call of the only computing thread is cancelled; the next one waits for it."""
-    with world.server(workers=1) as server, Client(server.address) as client:
+    with world.server(workers=1, heartbeat_seconds=0.05) as server, Client(server.address) as client:
         client.predict("sine", {"x": ONES})
         found, clock = list[float](), world.clock(0.12)
         while len(found) < world.count(100, 5) and clock():
@@ -97,7 +97,7 @@ def cancellation(world: World) -> Iterator[Figure]:
 
 def endless(world: World) -> Iterator[Figure]:
     """A Loop that never ends, under a deadline and under SIGTERM."""
-    with world.server(grace_seconds=1) as server, Client(server.address) as client:
+    with world.server(grace_seconds=1, heartbeat_seconds=0.05) as server, Client(server.address) as client:
         began = time.monotonic()
         try:
             client.attribute("endless", {"x": ONES}, method="deeplift_rescale", target=0, timeout=1)

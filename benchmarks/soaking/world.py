@@ -128,8 +128,8 @@ class World:
         return max(min(whole, round(whole * self.scale)), least)
 
     def clock(self, share: float) -> Callable[[], bool]:
-        """Whether there is time left, of this share of the whole."""
-        end = time.monotonic() + share * self.seconds
+        """Whether there is time left, of this share of the whole; some seconds there are always."""
+        end = time.monotonic() + max(share * self.seconds, 3.0)
         return lambda: time.monotonic() < end
 
     @contextmanager
