@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,17 +50,11 @@ class Log:
         self.answered = self.errors = 0
         self.next = 0
         self.is_over = False
-        self._attempts, self._gone = 0, 0.0  # since the last answer
+        self._retrying = messages.Retrying()
 
     def delay(self, error: NotReady) -> float:
         """Seconds to wait before the next stream. Raises: NotReady, the given one, if there is to be none."""
-        self._attempts += 1
-        self._gone = self._gone if self._attempts > 1 else time.monotonic()
-        tried_enough = self._attempts >= messages.ATTEMPTS
-        waited_enough = not self.answered or time.monotonic() - self._gone > RESTART_SECONDS
-        if error.reason in messages.FINAL or (tried_enough and waited_enough):
-            raise error
-        return float(min(0.1 * 2**self._attempts, 1.0))
+        return self._retrying.delay(error, RESTART_SECONDS if self.answered else 0.0)
 
     def opening(self) -> pb.AuditRequest:
         """The first message of a stream."""
@@ -98,7 +91,7 @@ class Log:
         if self.unanswered.pop(found.sequence, None) is None:
             raise ServerBug(f"the server answered item {found.sequence}, which was not asked")
         self.answered += 1
-        self._attempts = 0
+        self._retrying.heard()
         return found
 
     def _result(self, message: pb.AuditResult) -> Audited:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -43,6 +44,7 @@ __all__ = [
     "Inputs",
     "Report",
     "Resuming",
+    "Retrying",
     "arrays",
     "best",
     "is_serving",
@@ -267,26 +269,49 @@ class Assembler:
         return Revision(self._summary.number, events.from_summary(self._summary.summary, values))
 
 
+class Retrying:
+    """Whether what broke is tried once more, and when."""
+
+    def __init__(self) -> None:
+        self._attempts, self._gone = 0, 0.0
+
+    def delay(self, error: NotReady, at_least: float = 0.0) -> float:
+        """Seconds to wait before the next attempt; attempts go on for `at_least` so many seconds.
+
+        Raises: NotReady, the given one, if there is to be none.
+        """
+        now = time.monotonic()
+        self._gone = self._gone if self._attempts else now
+        self._attempts += 1
+        tried_enough = self._attempts >= ATTEMPTS and now - self._gone >= at_least
+        if error.reason in FINAL or tried_enough:
+            raise error
+        return float(min(0.1 * 2**self._attempts, 1.0))
+
+    def heard(self) -> None:
+        """There was an answer: attempts are counted anew."""
+        self._attempts = 0
+
+
 class Resuming:
     """Whether a stream that broke is asked for once more, and which of its events are told again."""
 
     def __init__(self) -> None:
-        self._attempts = 0
+        self._retrying = Retrying()
         self._is_accepted = self._is_closed = False
 
     def delay(self, error: NotReady) -> float:
         """Seconds to wait before the next attempt. Raises: NotReady, the given one, if there is to be none."""
-        self._attempts += 1
-        if self._is_closed or self._attempts >= ATTEMPTS or error.reason in FINAL:
+        if self._is_closed:
             raise error
-        return float(0.1 * 2**self._attempts)
+        return self._retrying.delay(error)
 
     def is_new(self, event: Event) -> bool:
         """Whether an event is one for the caller: what was accepted once is not told again."""
         if isinstance(event, Accepted):
             known, self._is_accepted = self._is_accepted, True
             return not known
-        self._attempts = 0
+        self._retrying.heard()
         return True
 
     def close(self) -> None:
