@@ -103,7 +103,7 @@ def build(
     rpc.add_AttributionServiceServicer_to_server(attributions, server)
     folders = repository or Repository(cast(Models, engine), settings.models)
     rpc.add_ModelServiceServicer_to_server(ModelService(engine, work, settings, scrub, folders), server)
-    rpc.add_ServerServiceServicer_to_server(ServerService(engine, settings), server)
+    rpc.add_ServerServiceServicer_to_server(ServerService(engine, work, settings), server)
     inference = InferenceService(engine, work, settings)
     oip_rpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
     health = Health()

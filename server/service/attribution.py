@@ -136,7 +136,8 @@ class AttributionService(rpc.AttributionServiceServicer):
         return self._engine.info(model).digest
 
     async def ListMethods(self, request: pb.ListMethodsRequest, context: Any) -> pb.ListMethodsResponse:
-        methods, token = page(self._engine.methods(), request.page_size or 100, 1000, request.page_token, "")
+        every = await self._work.run(self._engine.methods, self._settings.unary_seconds, compute=False)
+        methods, token = page(every, request.page_size or 100, 1000, request.page_token, "")
         return pb.ListMethodsResponse(methods=map(method_messages.to_info, methods), next_page_token=token)
 
     async def _events(

@@ -12,6 +12,7 @@ from onnx_attribution.graph_tools.catalogue import catalogue
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.server.service.attribution import Engine
+from onnx_attribution.server.service.threads import Work
 from onnx_attribution.server.settings import Settings
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnx", "grpcio", "protobuf", "numpy")
@@ -27,10 +28,13 @@ LIMITS = (
 class ServerService(rpc.ServerServiceServicer):
     """GetServerInfo."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
-        self._engine, self._settings = engine, settings
+    def __init__(self, engine: Engine, work: Work, settings: Settings) -> None:
+        self._engine, self._work, self._settings = engine, work, settings
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
+        return await self._work.run(self._info, self._settings.unary_seconds, compute=False)
+
+    def _info(self) -> pb.GetServerInfoResponse:
         settings, models = self._settings, self._engine.models()
         limits = {name: float(getattr(settings, name)) for name in LIMITS}
         return pb.GetServerInfoResponse(

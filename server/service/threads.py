@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from typing import Literal, Protocol, TypeVar
 
 from onnx_attribution.errors import (
@@ -166,7 +167,7 @@ class Work:
         compute: bool = True,
         interrupt: Interrupt | None = None,
     ) -> Result:
-        """What the function returns, from a thread, whose calls are ended with the waiting for it.
+        """What the function returns, from a thread that knows who calls; its calls are ended with the waiting for it.
 
         Raises: DeadlineExceeded after `seconds`.
         """
@@ -259,7 +260,7 @@ class Work:
                 if interrupt.error is not None and self.observer is not None:
                     self.observer.stopped(time.monotonic() - interrupt.fired_at)
 
-        future = pool.submit(run)
+        future = pool.submit(copy_context().run, run)
         future.add_done_callback(lambda _: self._waiting.discard(place))  # it may never have begun
         return future
 
