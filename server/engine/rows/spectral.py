@@ -33,9 +33,8 @@ class Spectral:
 
     def up_to(self, level: int) -> None:
         """The sums of a level, and of those that lead to it."""
-        for k in range(int(np.log2(level)) + 1):
-            if self.last < 2**k and k:
-                self._level(2**k)
+        while self.last < level:
+            self._level(max(2, 2 * self.last))
 
     def _level(self, level: int) -> None:
         """The sums of a level, double the one before."""
