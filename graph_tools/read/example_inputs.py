@@ -69,9 +69,8 @@ def example_inputs(
     Raises:
         ModelError: the model runs on none of them; the first error is told. Or an input is no tensor.
     """
+    require_tensors(model)
     for value in model.graph.input:
-        if not value.type.HasField("tensor_type"):
-            raise _no_tensor(model, value)
         if value.name not in (given or {}):
             _require_small(value, (shapes or {}).get(value.name, dims_of(value)))
     failure: ModelError | None = None
@@ -142,8 +141,14 @@ def _require_small(value: onnx.ValueInfoProto, dims: Dims | None) -> None:
         )  # fmt: skip
 
 
+def require_tensors(model: onnx.ModelProto) -> None:
+    """Refuses inputs that are maps or sequences, with where a model of tensors would begin. Raises: ModelError."""
+    for value in model.graph.input:
+        if not value.type.HasField("tensor_type"):
+            raise _no_tensor(model, value)
+
+
 def _no_tensor(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> ModelError:
-    """The refusal of an input that is a map or a sequence, with where a model of tensors would begin."""
     kind = str(value.type.WhichOneof("value")).removesuffix("_type")
     reader = next((node for node in model.graph.node if value.name in node.input), None)
     hint = "" if reader is None else (

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiable
+from onnx_attribution.errors import InvalidArgument, NotDifferentiable
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import (
     Array,
@@ -328,10 +328,3 @@ def test_a_method_that_needs_a_gradient_names_the_node_and_the_way_out(engine: E
         NotDifferentiable, match=r"TreeEnsembleRegressor \(node .*; the method occlusion needs no"
     ):
         engine.attribute(request)
-
-
-def test_an_input_that_is_a_map_is_refused_with_the_tensor_to_begin_at(engine: Engine, shared: Path) -> None:
-    with pytest.raises(
-        ModelError, match=r"'float_input' is a map, .*DictVectorizer .*'variable' as its input"
-    ):
-        occluded(engine, shared / "models" / "tree-vectorize-pipeline" / "model.onnx", {})

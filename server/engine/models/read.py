@@ -16,6 +16,7 @@ from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of, set_dims, size
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.network import Network
 from onnx_attribution.graph_tools.normalise.declarations import contradicted, repeated_labels
+from onnx_attribution.graph_tools.normalise.map_inputs import behind_maps
 from onnx_attribution.graph_tools.normalise.missing_operators import Missing, before
 from onnx_attribution.graph_tools.normalise.pipeline import declared, normalise, opset_of
 from onnx_attribution.graph_tools.normalise.types import ranks_told
@@ -49,16 +50,16 @@ class ReadModel:
         self.backend = backend
         self.labels = labels
         self.weights = Weights()  # lives as long as its model
-        model, run = load(source, self.weights), Trials(backend)
+        model, self._notes = behind_maps(load(source, self.weights))
+        run = Trials(backend)
         self.card = card if isinstance(card, Card) else card_of(source, card)
-        self._example = self.card.example_for(_said(model)) if self.card.example_file else {}
+        self._example = self.card.example_for(said(model)) if self.card.example_file else {}
         self._given = {**self._example, **(given or {})} or None
         require_steps(model, self._given or {})
         self.names: Names = names_of(model)
         self.digest = digest(source)
         self.opset = opset_of(model)
         self.behind: dict[str, Missing] = {}  # tensors that the runtime cannot compute
-        self._notes: list[str] = []
         model, plain, found = self._runnable(model, run)
         normalised = normalise(plain, run, found, self.weights, ranks_told(model))
         false = contradicted(model, normalised.model)
@@ -206,7 +207,7 @@ def _told(said: onnx.ValueInfoProto, found: onnx.ValueInfoProto) -> tuple[int | 
     )
 
 
-def _said(model: onnx.ModelProto) -> list[TensorInfo]:
+def said(model: onnx.ModelProto) -> list[TensorInfo]:
     """What a file says of its inputs, names of sizes aside."""
     inputs = declared(model, labels=False).graph.input
     return [TensorInfo(v.name, _type(v), dims_of(v), None) for v in inputs]

@@ -132,7 +132,8 @@ DIFFERENTIABLE = ["mnist-lr-sklearn", "nusvc-multi", "titanic-pipeline"]
 REFUSED = {
     "coffee-tree-ensemble": "ai.onnx.ml.TreeEnsembleClassifier", "rf-iris": "ai.onnx.ml.TreeEnsembleClassifier",
     "lightgbm-pipeline-iris": "ai.onnx.ml.TreeEnsembleClassifier", "knn-multi": "TopK",
-    "tree-classifier-sk": "ai.onnx.ml.TreeEnsembleClassifier", "tree-vectorize-pipeline": "ai.onnx.ml.DictVectorizer",
+    "tree-classifier-sk": "ai.onnx.ml.TreeEnsembleClassifier",
+    "tree-vectorize-pipeline": "ai.onnx.ml.TreeEnsembleRegressor",
     "mlnet-imputer-tree": "ai.onnx.ml.TreeEnsembleClassifier", "tiny-gpt2-beamsearch": "com.microsoft.BeamSearch",
 }  # fmt: skip
 
