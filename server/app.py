@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 from starlette.routing import BaseRoute
 
-from onnx_attribution.errors import AttributionError, InvalidArgument
+from onnx_attribution.errors import AttributionError, InvalidArgument, NotFound
 from onnx_attribution.graph_tools.select.names import close_names
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
@@ -144,6 +144,8 @@ class Server:
         self.http_port: int | None = None
         self.ready = threading.Event()
         """Set once the models that are preloaded are loaded, or have failed."""
+        self.looked = threading.Event()
+        """Set once every file that is there at the beginning was looked at."""
         self._server = server
         self._health = health
         self._engine = engine
@@ -174,7 +176,7 @@ class Server:
         if self._http is not None:
             self.http_port = await self._http.start(*self._settings.http_address)
         await self._server.start()
-        self._tasks = [asyncio.create_task(self._watch_health())]
+        self._tasks = [asyncio.create_task(self._watch_health()), asyncio.create_task(self._watch_models())]
         if self._watched is not None:
             self._tasks.append(asyncio.create_task(watch(self._watched, _log_change)))
         if wanted:
@@ -237,6 +239,39 @@ class Server:
             await asyncio.sleep(HEALTH_SECONDS)
             with suppress(Exception):  # an engine that fails says so to its callers
                 await self._publish_health()
+
+    async def _watch_models(self) -> None:
+        """Looks at each file once, so that it is known before it is asked for whether it can be served."""
+        looked: set[tuple[str, int]] = set()
+        while True:
+            with suppress(Exception):  # an engine that fails says so to its callers
+                for info in await asyncio.to_thread(self._engine.models):
+                    key = info.name, info.version
+                    if info.state == "FAILED":
+                        looked.discard(key)  # once its file has changed it is looked at again
+                    elif info.state == "UNLOADED" and key not in looked:
+                        looked.add(key)  # first: it may end a process
+                        await self._look(f"{info.name}/versions/{info.version}")
+                if not self.looked.is_set():
+                    await self._publish_health()
+                    self.looked.set()
+            await asyncio.sleep(HEALTH_SECONDS)
+
+    async def _look(self, model: str) -> None:
+        try:
+            info = await self.work.run(
+                lambda: self._engine.look(model), self._settings.stream_seconds, compute=False
+            )
+        except NotFound:  # it is gone
+            return
+        except AttributionError as error:
+            log.warning("not looked at", model=model, why=error.message)
+            return
+        except Exception as error:
+            log.error("not looked at", model=model, exc_info=error)
+            return
+        if info.state == "FAILED":
+            log.warning("not loaded", model=model, why=info.reason)
 
     async def _publish_health(self) -> None:
         """The server and its services serve once they are ready; a model does unless it failed to load."""

@@ -46,12 +46,14 @@ class Held:
 
 @dataclass(eq=False)
 class Weights:
-    """The weights of one file that take `large` bytes or more, for as long as anyone holds this."""
+    """The weights of one file that take `large` bytes or more, for as long as anyone holds this; those that are not
+    `kept` have a type, a shape and no values."""
 
     large: int = field(default_factory=lambda: LARGE)
     # not to be guessed, or a file could name the weights of another one
     location: str = field(default_factory=lambda: f"onnx_attribution.weights/{secrets.token_hex()}")
     held: list[Held] = field(default_factory=list)
+    kept: bool = True
 
     def __post_init__(self) -> None:
         _living[self.location] = self
@@ -74,8 +76,13 @@ class Weights:
         for tensor in model.graph.initializer:
             if not tensor.raw_data.startswith(mark):
                 continue
-            values = read(*PLACE.unpack_from(tensor.raw_data, len(mark)))
-            if self._wants(tensor) and len(values) == size_of(tensor.data_type, tensor.dims):
+            at, length = PLACE.unpack_from(tensor.raw_data, len(mark))
+            is_weight = self._wants(tensor) and length == size_of(tensor.data_type, tensor.dims)
+            if is_weight and not self.kept:
+                self.hold(tensor, np.broadcast_to(np.uint8(0), length))
+                continue
+            values = read(at, length)
+            if is_weight and len(values) == length:
                 self.hold(tensor, np.frombuffer(values, np.uint8))
             else:
                 tensor.raw_data = values

@@ -32,7 +32,8 @@ ModelSource = str | PathLike[str] | bytes | onnx.ModelProto
 
 
 def load(source: ModelSource, weights: Weights | None = None) -> onnx.ModelProto:
-    """A copy of the model with its external data read in; large weights go to `weights`, where that is given.
+    """A copy of the model with its external data read in; large weights go to `weights`, where that is given. Weights
+    that are not kept are not read, nor is external data.
 
     Raises:
         ModelError: no such file, not an ONNX model, external data missing, a tensor with more or fewer values than its
@@ -72,10 +73,11 @@ def _read(source: ModelSource, weights: Weights | None) -> onnx.ModelProto:
         model = _parse(path, weights)
         require_bounded(model)
         _require_once(filter(None, (_External.of(tensor, path) for tensor in _tensors(model))))
-        for tensor in model.graph.initializer:
-            _read_external(tensor, path, weights)
-        for tensor in _tensors(model):
-            _read_external(tensor, path, None)
+        if weights is None or weights.kept:
+            for tensor in model.graph.initializer:
+                _read_external(tensor, path, weights)
+            for tensor in _tensors(model):
+                _read_external(tensor, path, None)
     for tensor in _tensors(model):
         require_values(tensor)
     if weights is not None:

@@ -18,9 +18,7 @@ from onnx_attribution.values import ModelInfo
 
 def models(
     server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")] = "127.0.0.1:8081",
-    load: Annotated[
-        bool, typer.Option("--load", help="Have those loaded that are not yet, to see whether they can be.")
-    ] = False,
+    load: Annotated[bool, typer.Option("--load", help="Have those loaded that are not yet.")] = False,
     seconds: Annotated[float, typer.Option(metavar="NUMBER", help="How long each may take to load.")] = 300,
     ca: options.Ca = None,
     certificate: options.Certificate = None,
@@ -30,7 +28,7 @@ def models(
 ) -> None:
     """Lists the models of a server with their state, and the reason why one failed to load.
 
-    A model is loaded when it is first asked for; until then it is UNLOADED.
+    A model is loaded when it is first asked for; until then it is UNLOADED, and only its file was looked at.
     """
     with Login(ca, certificate, key, token).client(server) as client:
         found = client.models()

@@ -61,7 +61,7 @@ def print_models(models: Sequence[ModelInfo], *, tried: bool) -> None:
     failed = sum(info.state == "FAILED" for info in models)
     unloaded = 0 if tried else sum(info.state == "UNLOADED" for info in models)
     counts = [f"{len(models) - failed} served", f"{failed} failed"]
-    counts += [f"{unloaded} not loaded yet, of which it is not known whether they can be"] * bool(unloaded)
+    counts += [f"{unloaded} not loaded yet"] * bool(unloaded)
     out.print(", ".join(counts))
 
 

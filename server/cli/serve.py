@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +17,16 @@ from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.status import EPILOG, guarded, say
 
 if TYPE_CHECKING:
+    from onnx_attribution.server.app import Server
+    from onnx_attribution.server.operate.signals import Signals
     from onnx_attribution.values import ModelInfo
 
 ALSO = {"devices": ("--device",)}
 """Other names of flags."""
+LOOKING_SECONDS = 10.0
+"""For which the line of `serve` waits for models to be looked at; what is found later is logged."""
+MOST_NAMED = 10
+"""Models that failed which that line names."""
 
 
 def serve(json: bool = False, **given: Any) -> None:
@@ -59,8 +66,7 @@ def serve(json: bool = False, **given: Any) -> None:
             address,
             server,
         ):
-            while not server.ready.wait(0.1) and not signals.is_there:
-                pass
+            _wait(server, signals)
             if not signals.is_there:
                 port = server.http_port
                 http = None if port is None else f"http://{settings.http_address[0]}:{port}"
@@ -72,6 +78,15 @@ def serve(json: bool = False, **given: Any) -> None:
             say("draining; Ctrl-C again aborts")
 
 
+def _wait(server: Server, signals: Signals) -> None:
+    """Until the server is ready and has looked at its files, of which there may be many; or a signal comes."""
+    while not server.ready.wait(0.1) and not signals.is_there:
+        pass
+    end = time.monotonic() + LOOKING_SECONDS
+    while not server.looked.wait(0.02) and not signals.is_there and time.monotonic() < end:
+        pass
+
+
 def _told(address: str, http: str | None, models: Sequence[ModelInfo]) -> dict[str, object]:
     failed = {info.name: info.reason for info in models if info.state == "FAILED"}
     served = sorted({info.name for info in models} - set(failed))
@@ -80,10 +95,11 @@ def _told(address: str, http: str | None, models: Sequence[ModelInfo]) -> dict[s
 
 def _line(address: str, http: str | None, models: Sequence[ModelInfo]) -> str:
     """One line, however many models there are."""
-    failed = sum(info.state == "FAILED" for info in models)
-    count = len(models) - failed
+    failed = [info.name for info in models if info.state == "FAILED"]
+    count = len(models) - len(failed)
     parts = [f"serving {count} model{'s' * (count != 1)} on {address}"]
-    parts += [f"{failed} failed to load"] * bool(failed)
+    named = ", ".join(failed[:MOST_NAMED]) + ", ..." * (len(failed) > MOST_NAMED)
+    parts += [f"{len(failed)} failed ({named})"] * bool(failed)
     parts += [f"health and metrics on {http}"] if http else []
     return f"{', '.join(parts)}; `onnx-attribution models --server {address}` lists them; Ctrl-C ends it"
 

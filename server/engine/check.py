@@ -33,7 +33,7 @@ from onnx_attribution.graph_tools.select.targets import float_before_outputs, fl
 from onnx_attribution.graph_tools.walk.differentiate import missing_rules
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.models.forward import forward
-from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.models.loaded import LoadedModel, rows_key
 from onnx_attribution.server.engine.recipe import without_derivatives
 from onnx_attribution.values import Array, BatchMode
 
@@ -257,7 +257,7 @@ def gradient_disagrees(model: LoadedModel, choice: Choice, seed: int = 0) -> tup
         finite, _cotangent(at_x[choice.target].shape, seed, rng), 0
     )  # scores of a mask are -inf
     inputs: dict[str, Any] = {**example, **{n: at_x[n] for n in hidden}}
-    session = model.session(("rows", choice), lambda: rows_program(model.network, choice))
+    session = model.session(rows_key(choice), lambda: rows_program(model.network, choice))
 
     def gradients_at(point: Mapping[str, Array]) -> dict[str, NDArray[np.float64]]:
         found = session.run({**point, "target/weight": weight.astype(kind)})

@@ -125,6 +125,16 @@ class Engine:
         """
         return self._models.info(model)
 
+    def look(self, model: str) -> ModelInfo:
+        """What is known of a model once its file was looked at: whether it can be served, found without its weights.
+
+        Only where it holds operators that onnxruntime may not have is it loaded for that, and closed again.
+
+        Raises:
+            NotFound: no such model.
+        """
+        return self._models.look(model)
+
     def warm_up(self, model: str) -> ModelInfo:
         """Loads a model and runs it once, so that no request has to wait for either.
 

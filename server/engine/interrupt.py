@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from threading import Lock, local
+from threading import Lock, RLock, local
 
 import onnxruntime as ort
 
 from onnx_attribution.errors import AttributionError
 
+POLL = 0.02  # seconds between questions whether a lock is still waited for
 _thread = local()
 
 
@@ -99,6 +100,23 @@ def heeded() -> Iterator[ort.RunOptions | None]:
         except Exception:
             interrupt.check()
             raise
+
+
+@contextmanager
+def awaited(lock: Lock | RLock) -> Iterator[None]:
+    """Holds a lock that others may hold for long: who waits for it is ended as what it runs would be.
+
+    Raises:
+        AttributionError: the interrupt fired.
+    """
+    interrupt = current()
+    while not lock.acquire(timeout=-1 if interrupt is None else POLL):
+        if interrupt is not None:
+            interrupt.check()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -41,6 +41,7 @@ class Engine(Protocol):
 
     def models(self) -> list[ModelInfo]: ...
     def info(self, model: str) -> ModelInfo: ...
+    def look(self, model: str) -> ModelInfo: ...
     def warm_up(self, model: str) -> ModelInfo: ...
     def methods(self) -> list[MethodInfo]: ...
     def layers(self, model: str, pattern: str = "") -> list[LayerInfo]: ...
@@ -78,18 +79,13 @@ class AttributionService(rpc.AttributionServiceServicer):
             return await self._work.run(predict, self._limits.seconds(context, self._settings.unary_seconds))
 
     async def Attribute(self, request: pb.AttributeRequest, context: Any) -> pb.AttributeResponse:
-        response = pb.AttributeResponse()
-        revisions: dict[int, Revision] = {}
+        response, best = pb.AttributeResponse(), _Best(self._limit_revision)
 
         def prepare(event: Event) -> Event:
-            if isinstance(event, Revision):
-                self._limit_revision(event)
-                revisions[event.number] = event
-            if isinstance(event, Completed) and event.best_revision in revisions:
-                best = revisions[event.best_revision].attribution
-                response.summary.CopyFrom(events.to_summary(best))
+            if (found := best.after(event)) is not None:
+                response.summary.CopyFrom(events.to_summary(found))
                 response.attributions.extend(
-                    tensors.encode(layer.name, layer.values) for layer in best.layers.values()
+                    tensors.encode(layer.name, layer.values) for layer in found.layers.values()
                 )
             return event
 
@@ -137,8 +133,8 @@ class AttributionService(rpc.AttributionServiceServicer):
 
     async def ListMethods(self, request: pb.ListMethodsRequest, context: Any) -> pb.ListMethodsResponse:
         every = await self._work.run(self._engine.methods, self._settings.unary_seconds, compute=False)
-        methods, token = page(every, request.page_size or 100, 1000, request.page_token, "")
-        return pb.ListMethodsResponse(methods=map(method_messages.to_info, methods), next_page_token=token)
+        found, token = page(every, method_messages.to_info, request, (100, 1000))
+        return pb.ListMethodsResponse(methods=found, next_page_token=token)
 
     async def _events(
         self,
@@ -182,16 +178,28 @@ class AttributionService(rpc.AttributionServiceServicer):
 
     def _answer(self, message: pb.AttributeRequest, stop: Stop) -> tuple[Attribution, StopReason]:
         """The best revision of a message, within what one message holds, and why there is no better one."""
-        revisions: dict[int, Attribution] = {}
+        best = _Best(self._limit_revision)
         for event in self._started(message, stop, every=False):
-            if isinstance(event, Revision):
-                self._limit_revision(event)
-                revisions[event.number] = event.attribution
-                stop.has_result = True
-            elif isinstance(event, Completed) and event.best_revision in revisions:
-                return revisions[event.best_revision], event.stop_reason
+            stop.has_result |= isinstance(event, Revision)
+            if (found := best.after(event)) is not None and isinstance(event, Completed):
+                return found, event.stop_reason
         raise no_result(stop)
 
-    def _limit_revision(self, revision: Revision) -> None:
-        values = (layer.values for layer in revision.attribution.layers.values())
+    def _limit_revision(self, found: Attribution) -> None:
+        values = (layer.values for layer in found.layers.values())
         self._limits.bytes(values, "use StreamAttribute, or ask for sums_only, fewer samples or layers")
+
+
+class _Best:
+    """The best revision of an answer, found when it completes; each goes through `check` before."""
+
+    def __init__(self, check: Callable[[Attribution], None]) -> None:
+        self._check = check
+        self._revisions: dict[int, Attribution] = {}
+
+    def after(self, event: Event) -> Attribution | None:
+        """The best revision, if this event completes the answer and there is one."""
+        if isinstance(event, Revision):
+            self._check(event.attribution)
+            self._revisions[event.number] = event.attribution
+        return self._revisions.get(event.best_revision) if isinstance(event, Completed) else None

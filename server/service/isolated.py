@@ -68,6 +68,10 @@ class IsolatedEngine:
         found: ModelInfo = self._call("info", model, about=model)
         return found
 
+    def look(self, model: str) -> ModelInfo:
+        found: ModelInfo = self._call("look", model, about=model)
+        return found
+
     def warm_up(self, model: str) -> ModelInfo:
         found: ModelInfo = self._call("warm_up", model, about=model)
         return found

@@ -36,19 +36,26 @@ class ModelService(rpc.ModelServiceServicer):
         self._run = functools.partial(work.run, seconds=settings.unary_seconds, compute=False)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
-        models = sorted(await self._run(self._engine.models), key=lambda info: (info.name, info.version))
-        found, token = page(models, request.page_size or 100, 1000, request.page_token, "")
-        return pb.ListModelsResponse(models=map(self._message, found), next_page_token=token)
+        def listed() -> tuple[list[pb.Model], str]:
+            models = sorted(self._engine.models(), key=lambda info: (info.name, info.version))
+            return page(models, self._message, request, (100, 1000))
+
+        found, token = await self._run(listed)
+        return pb.ListModelsResponse(models=found, next_page_token=token)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
         info = await self._run(lambda: self._engine.info(request.model))
         return pb.GetModelResponse(model=self._message(info))
 
     async def ListLayers(self, request: pb.ListLayersRequest, context: Any) -> pb.ListLayersResponse:
-        layers = await self._run(lambda: self._engine.layers(request.model, request.filter))
-        query = f"{request.model}\n{request.filter}"
-        found, token = page(layers, request.page_size or 1000, 10000, request.page_token, query)
-        return pb.ListLayersResponse(layers=map(catalog.to_layer, found), next_page_token=token)
+        def listed() -> tuple[list[pb.Layer], str]:
+            layers = self._engine.layers(request.model, request.filter)
+            return page(
+                layers, catalog.to_layer, request, (1000, 10000), f"{request.model}\n{request.filter}"
+            )
+
+        found, token = await self._run(listed)
+        return pb.ListLayersResponse(layers=found, next_page_token=token)
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: Any) -> pb.LoadModelResponse:
         info = await self._change(lambda: self._repository.load(request.model))

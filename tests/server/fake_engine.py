@@ -61,6 +61,9 @@ class FakeEngine:
             raise NotFound(f"no model {model!r}; there is linear", reason=Reason.MODEL_NOT_FOUND, model=model)
         return self._info(model)
 
+    def look(self, model: str) -> ModelInfo:
+        return self._info(model)
+
     def warm_up(self, model: str) -> ModelInfo:
         self.warmed.append(model)
         return self.info(model)

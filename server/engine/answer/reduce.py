@@ -16,6 +16,7 @@ from onnx_attribution.server.engine.rows.evaluate import Floats, Sums
 from onnx_attribution.values import Attribution, Flow, LayerAttribution, LayerFlow
 
 
+@np.errstate(invalid="ignore", over="ignore")  # infinite values leave NaN, of which a warning is given
 def layers_of(
     model: LoadedModel, resolved: Resolved, sums: Sums
 ) -> tuple[dict[str, LayerAttribution], Floats | None]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from threading import Lock
 from typing import TypeVar
 
+from onnx_attribution.server.engine.interrupt import awaited
 from onnx_attribution.values import Array
 
 Value = TypeVar("Value")
@@ -30,7 +31,7 @@ class Cache:
                 self._entries.move_to_end(key)
                 return self._entries[key]  # type: ignore[return-value]
             turn = self._building.setdefault(key, Lock())
-        with turn:
+        with awaited(turn):
             with self._lock:
                 if key in self._entries:
                     return self._entries[key]  # type: ignore[return-value]

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from onnx_attribution.errors import InvalidArgument, Reason
 
-__all__ = ["Report", "Served", "scan", "scan_all"]
+__all__ = ["Report", "Served", "Stamp", "scan", "scan_all", "stamps"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
-
+Stamp = tuple[int, int, int] | None
 Report = Callable[[Path, str], None]
 
 
@@ -91,3 +91,16 @@ def _served(root: Path, file: Path) -> Served | str:
 def _plain(stem: str) -> str:
     """A file that was asked for by name is served under the nearest plain word."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "model"
+
+
+def stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
+    """By file, or folder, what changes when it does; None for one that is not there."""
+    return {file: _stamp(file) for file in files}
+
+
+def _stamp(file: Path) -> Stamp:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

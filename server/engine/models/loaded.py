@@ -21,9 +21,9 @@ from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
 from onnx_attribution.graph_tools.ir.subgraphs import inner_nodes
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.normalise.noise import drawing_before, flag_of
-from onnx_attribution.graph_tools.operators import VJP
+from onnx_attribution.graph_tools.operators import VJP, RuleTable
 from onnx_attribution.graph_tools.programs.footprint import Footprint
-from onnx_attribution.graph_tools.programs.rows import led_to, rows_program
+from onnx_attribution.graph_tools.programs.rows import Reduction, led_to, rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.graph_tools.select.cuts import cut_sets, cut_tensors, is_joint_cut
@@ -40,6 +40,7 @@ from onnx_attribution.graph_tools.select.targets import (
 )
 from onnx_attribution.graph_tools.walk.differentiate import straight_through
 from onnx_attribution.server.engine.backend import Backend, Session, Trials
+from onnx_attribution.server.engine.interrupt import awaited
 from onnx_attribution.server.engine.models.cache import Arrays, Cache, Value
 from onnx_attribution.server.engine.models.card import Card
 from onnx_attribution.server.engine.models.read import ReadModel
@@ -83,7 +84,7 @@ class LoadedModel(ReadModel):
         """The model for inputs of these sizes: itself, or one in which a dimension's name says nothing of its size."""
         if not self.labels or not self.unequal(inputs):
             return self
-        with self._separating:
+        with awaited(self._separating):
             if self._apart_sizes is None:
                 stated = self._axes if self.network.batch == "single" else self.network.input_axes
                 self._apart_sizes = LoadedModel(
@@ -174,7 +175,7 @@ class LoadedModel(ReadModel):
     def _prove(self, tensors: Sequence[str]) -> None:
         if all(axis is None for axis in self.network.input_axes.values()):
             return
-        with self._proving:
+        with awaited(self._proving):
             try:
                 prove(self.network, Trials(self.backend), tensors)
             except ModelError:  # rows that cannot share a run have no places
@@ -205,18 +206,12 @@ class LoadedModel(ReadModel):
     def gradients_apart(self, sources: tuple[str, ...], target: str) -> bool:
         """Whether the gradient of one row is that of the row alone and zero in all others; proven at the first call."""
         choice = Choice(sources, sources, target)
-        with self._proving:
+        with awaited(self._proving):
             return self._facts.get(("apart", choice), lambda: self.is_large or self._are_apart(choice))
 
     def _are_apart(self, choice: Choice) -> bool:
         try:
-            key = (
-                "rows",
-                choice,
-                id(VJP),
-                False,
-                None,
-            )  # as `rows_session` has it for gradients of the sources
+            key = rows_key(choice, activations=False)  # of gradients of the sources, which are asked for next
             session = self._made(key, lambda: rows_program(self.network, choice, activations=False))
         except NotDifferentiable:
             return True  # the request is refused, by name
@@ -433,6 +428,13 @@ class LoadedModel(ReadModel):
         self.references.clear()
         if self._apart_sizes is not None:
             self._apart_sizes.close()
+
+
+def rows_key(
+    choice: Choice, rules: RuleTable = VJP, activations: bool = True, totals: Reduction | None = None
+) -> tuple[object, ...]:
+    """What sessions of `rows_program` are kept by."""
+    return ("rows", choice, id(rules), activations, totals)
 
 
 def _total_bytes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int:

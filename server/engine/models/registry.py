@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from threading import Event, Lock
+from typing import NamedTuple
 
 import onnx
 
@@ -25,10 +26,25 @@ from onnx_attribution.errors import (
 from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.graph_tools.select.names import close_names
 from onnx_attribution.server.engine.backend import Backend
-from onnx_attribution.server.engine.interrupt import current
+from onnx_attribution.server.engine.interrupt import awaited, current
+from onnx_attribution.server.engine.models.card import files_beside
+from onnx_attribution.server.engine.models.doubts import is_doubtful
+from onnx_attribution.server.engine.models.folders import Stamp, stamps
 from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.values import Array, ModelInfo
+
+
+class Failure(NamedTuple):
+    """Why a model cannot be served, and what its files were then. An exception would keep its callers' frames."""
+
+    message: str
+    reason: Reason
+    files: Mapping[Path, Stamp]
+
+    def is_mended(self) -> bool:
+        """Whether the files have changed, so that it is worth another try."""
+        return stamps(self.files) != self.files
 
 
 @dataclass(eq=False)
@@ -37,10 +53,12 @@ class Entry:
 
     name: str
     version: int
+    source: ModelSource
+    card: Path | None
     load: Callable[[], LoadedModel]
     lock: Lock = field(default_factory=Lock)
     model: LoadedModel | None = None
-    failure: tuple[str, Reason] | None = None  # an exception would keep its callers' frames
+    failure: Failure | None = None
     users: int = 0
     retired: bool = False
     used: float = 0.0
@@ -48,31 +66,62 @@ class Entry:
     closed: Event = field(default_factory=Event)
 
     def loaded(self) -> LoadedModel:
-        """The model, loaded at the first call; a failure is kept and told again."""
+        """The model, loaded at the first call; a failure is kept and told again until the files change."""
         self.used = time.monotonic()
-        with self.lock:
-            if self.failure is None and self.model is None:
-                began = time.monotonic()
-                try:
+        with awaited(self.lock):
+            if self.model is None or self.failure is not None:
+                with self._failing():
+                    began = time.monotonic()
                     found = self.load()
                     if (interrupt := current()) is not None:
                         interrupt.check()  # a step that was ended may have been taken for one that cannot be
                     self.model, self.load_seconds = found, time.monotonic() - began
-                except (ModelError, NotDifferentiable) as error:
-                    unlike = error.reason == Reason.RUNTIME_FAILURE or not isinstance(error, ModelError)
-                    reason = Reason.MODEL_LOAD_FAILED if unlike else error.reason
-                    self.failure = (f"model {self.name!r} cannot be loaded: {error}", reason)
-                    raise ModelError(self.failure[0], reason=reason, model=self.name) from error
-            if self.model is None:
-                assert self.failure is not None
-                raise ModelError(self.failure[0], reason=self.failure[1], model=self.name)
             return self.model
+
+    def is_doubtful(self) -> bool:
+        """Whether only loading will tell if the model can be served. Raises: ModelError: it cannot, which is kept."""
+        with awaited(self.lock):
+            if self.model is not None and self.failure is None:
+                return False
+            with self._failing():
+                return is_doubtful(self.source, self.card)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """What is raised inside of the block is kept. Raises: ModelError, at once, where that is told again."""
+        if self.failure is not None:
+            if not self.failure.is_mended():
+                raise ModelError(self.failure.message, reason=self.failure.reason, model=self.name)
+            self.failure = self.model = None
+        files = stamps(self._files())
+        try:
+            yield
+        except (ModelError, NotDifferentiable) as error:
+            unlike = error.reason == Reason.RUNTIME_FAILURE or not isinstance(error, ModelError)
+            reason = Reason.MODEL_LOAD_FAILED if unlike else error.reason
+            files |= stamps(self._files(error))
+            self.failure = Failure(f"model {self.name!r} cannot be loaded: {error}", reason, files)
+            raise ModelError(self.failure.message, reason=reason, model=self.name) from error
+
+    def fail(self, error: ModelError) -> None:
+        """Keeps what was raised when the model was run, unless it could not be loaded at all."""
+        self.failure = self.failure or Failure(error.message, error.reason, stamps(self._files()))
+
+    def _files(self, error: AttributionError | None = None) -> list[Path]:
+        """What changes when the model is mended; with an error, only the file beside the model that it names."""
+        if not isinstance(self.source, str | PathLike):
+            return []
+        path = Path(self.source)
+        if error is not None:
+            return [path.parent / error.metadata["external"]] if "external" in error.metadata else []
+        return [path, path.parent, *([self.card] if self.card else files_beside(path))]
 
     def info(self) -> ModelInfo:
         """What is known so far."""
-        if self.failure is not None:
-            return ModelInfo(self.name, self.version, "FAILED", self.failure[0])
-        if (model := self.model) is None:
+        failure = self.failure
+        if failure is not None and not failure.is_mended():
+            return ModelInfo(self.name, self.version, "FAILED", failure.message)
+        if (model := self.model) is None or failure is not None:
             return ModelInfo(self.name, self.version, "UNLOADED")
         try:
             sources = model.sources((), model.first_target())
@@ -130,7 +179,7 @@ class Registry:
         try:
             _warm_up(entry.loaded())
         except ModelError as error:
-            entry.failure = entry.failure or (error.message, error.reason)
+            entry.fail(error)
             with self._lock:
                 is_first = version not in self._entries.get(name, {})
             if is_first:
@@ -159,7 +208,7 @@ class Registry:
                 f"the model {name!r} is a path, bytes or a ModelProto, not {type(source).__name__}", name=name
             )
         load = partial(LoadedModel, source, self._backend, axes, shapes, given, card=card)
-        return Entry(name, version, load)
+        return Entry(name, version, source, card, load)
 
     def _put(self, entry: Entry) -> None:
         with self._lock:
@@ -202,13 +251,23 @@ class Registry:
             entry.loaded()
             return entry.info()
 
+    def look(self, model: str) -> ModelInfo:
+        """What is known of a model once its file was looked at, without its weights; where only loading it tells
+        whether it can be served, it is loaded, and closed again. Raises: NotFound.
+        """
+        with self._held(model) as entry, suppress(ModelError):
+            if entry.is_doubtful():
+                entry.loaded()
+                self._close_unless_used(entry)
+        return entry.info()
+
     def warm_up(self, model: str) -> ModelInfo:
         """Loads a model and runs it once. Raises: NotFound; ModelError, which stays known, if that fails."""
         with self._held(model) as entry:
             try:
                 _warm_up(entry.loaded())
             except ModelError as error:
-                entry.failure = entry.failure or (error.message, error.reason)
+                entry.fail(error)
                 raise
             return entry.info()
 
@@ -240,6 +299,16 @@ class Registry:
             if entry.retired:
                 self._retire([entry])
             self._trim()
+
+    def _close_unless_used(self, entry: Entry) -> None:
+        """Closes a model that nobody uses but who calls this."""
+        with self._lock:
+            model, others = entry.model, entry.users > 1
+            if others:
+                return
+            entry.model = None
+        if model is not None:
+            model.close()
 
     def _trim(self) -> None:
         """Closes the models beyond the limit."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.graph_tools.programs.rows import Reduction, rows_program
 from onnx_attribution.server.engine.backend import Session
-from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.models.loaded import LoadedModel, rows_key
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.samples import Run, Samples
 from onnx_attribution.server.engine.request.targets import per_sample
@@ -135,9 +135,8 @@ def rows_session(
     model: LoadedModel, resolved: Resolved, activations: bool = True, totals: Reduction | None = None
 ) -> Session:
     table = resolved.recipe.table
-    key = ("rows", resolved.choice, id(table), activations, totals)
     return model.session(
-        key,
+        rows_key(resolved.choice, table, activations, totals),
         lambda: rows_program(
             model.network, resolved.choice, rules=table, activations=activations, totals=totals
         ),

@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,44 @@ def test_a_file_that_cannot_be_loaded_leaves_what_was_served(tmp_path: Path) -> 
             served.load("m")
         assert str(tmp_path) not in str(caught.value)
         assert served.y("m") == 2
+
+
+def test_a_file_that_is_mended_is_served_without_a_word(tmp_path: Path) -> None:
+    file = write(tmp_path, "m", 2)
+    file.write_bytes(b"no model at all")
+    write(tmp_path, "other", 3)
+    with serving(tmp_path) as served:
+        wait_until(lambda: state_of(served, "m") == "FAILED")
+        assert not served.client.health("models/m")
+        assert served.client.health("models/other")
+        write(tmp_path, "m", 5)
+        wait_until(lambda: served.client.health("models/m"))
+        assert state_of(served, "m") == "UNLOADED"
+        assert served.y("m") == 5
+
+
+def test_a_file_that_breaks_again_is_looked_at_again(tmp_path: Path) -> None:
+    file = write(tmp_path, "m", 2)
+    with serving(tmp_path) as served:
+        for _ in range(2):
+            file.write_bytes(b"no model at all")
+            with pytest.raises(errors.ModelError):
+                served.y("m")
+            wait_until(lambda: not served.client.health("models/m"))
+            write(tmp_path, "m", 3)
+            wait_until(lambda: served.client.health("models/m"))
+
+
+def state_of(served: Served, name: str) -> str:
+    return {one.name: one.state for one in served.client.models()}[name]
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if done():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not happen")
 
 
 def test_a_new_version_is_served_beside_the_old_one(tmp_path: Path) -> None:

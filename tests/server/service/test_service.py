@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -264,6 +265,24 @@ def test_pages_follow_each_other_and_a_token_holds_for_its_query(stubs: Stubs) -
             stubs.models.ListLayers(other)
         assert caught.value.reason == "PAGE_TOKEN_INVALID"
     assert names == [layer.name for layer in FakeEngine().layers("linear", "layer1")]
+
+
+def test_a_page_of_many_bytes_ends_before_a_message_is_too_large() -> None:
+    engine = FakeEngine()
+    classes = {"y": tuple(f"class {k}" * 20 for k in range(2000))}
+    engine.models = lambda: [  # type: ignore[method-assign]
+        replace(engine._info("linear"), name=f"m{k}", class_names=classes) for k in range(20)
+    ]
+    with serving(engine) as stubs:
+        request, names, pages = pb.ListModelsRequest(page_size=1000), list[str](), 0
+        while not pages or request.page_token:
+            page = stubs.models.ListModels(request)
+            assert len(page.models) > 0
+            assert page.ByteSize() < 2 << 20
+            names += [one.name for one in page.models]
+            request.page_token, pages = page.next_page_token, pages + 1
+    assert names == sorted(f"m{k}" for k in range(20))
+    assert 5 < pages <= 20
 
 
 @pytest.mark.parametrize("fields", [{"page_size": -1}, {"page_token": "x"}, {"page_token": "LTEuMDA="}])
