@@ -13,16 +13,15 @@ from typing import Any, Self
 import grpc
 from numpy.typing import ArrayLike
 
-from onnx_attribution.client import messages
+from onnx_attribution.client import calls, messages
 from onnx_attribution.client.audit import Audited, AuditProgress, Log
+from onnx_attribution.client.calls import Answer, Call, Listing
 from onnx_attribution.client.channel import Link, Tls
 from onnx_attribution.client.errors import translated
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
 from onnx_attribution.errors import Cancelled, NotReady, ServerBug
 from onnx_attribution.methods import MethodInfo
-from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
-from onnx_attribution.proto import catalog, method_messages, requests
 from onnx_attribution.values import (
     Array,
     Attribution,
@@ -56,9 +55,11 @@ class AsyncClient:
     ) -> None:
         link = Link(address, tls, token, credentials, allow_insecure)
         self._channel = link.channel(grpc.aio, messages.CHANNEL_OPTIONS)
-        self._attributions = link.stub(rpc.AttributionServiceStub, self._channel)
-        self._models = link.stub(rpc.ModelServiceStub, self._channel)
-        self._server = link.stub(rpc.ServerServiceStub, self._channel)
+        self._stubs = {
+            "AttributionService": link.stub(rpc.AttributionServiceStub, self._channel),
+            "ModelService": link.stub(rpc.ModelServiceStub, self._channel),
+            "ServerService": link.stub(rpc.ServerServiceStub, self._channel),
+        }
         self._only_inputs: dict[str, str] = {}
 
     async def attribute(
@@ -111,7 +112,9 @@ class AsyncClient:
             request = messages.to_request(model, await self._named(model, inputs, timeout), **options)
             request.last_only = not revisions
             with translated():
-                return self._attributions.StreamAttribute(request, timeout=end - time.monotonic())
+                return self._stubs["AttributionService"].StreamAttribute(
+                    request, timeout=end - time.monotonic()
+                )
 
         return AsyncStream(begin)
 
@@ -130,7 +133,7 @@ class AsyncClient:
         report = progress or (lambda _: None)
         while not log.is_over:
             room, failure = asyncio.Semaphore(0), list[BaseException]()
-            call = self._attributions.Audit()
+            call = self._stubs["AttributionService"].Audit()
             sending = asyncio.create_task(self._send(call, log, left, room, failure))
             try:
                 with translated():
@@ -192,73 +195,42 @@ class AsyncClient:
         self, model: str, inputs: Inputs, outputs: Sequence[str] = (), *, timeout: float | None = None
     ) -> dict[str, Array]:
         """The model's outputs by name."""
-        request = messages.to_predict(model, await self._named(model, inputs, timeout), outputs)
-        with translated():
-            response = await self._attributions.Predict(request, timeout=seconds(timeout, UNARY_SECONDS))
-        return requests.from_tensors(response.outputs, "outputs")
+        named = await self._named(model, inputs, timeout)
+        return await self._ask(calls.predict(model, named, outputs), timeout)
 
     async def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """What is served."""
-        request = pb.ListModelsRequest()
-        return [
-            catalog.from_model(x) for x in await _pages(self._models.ListModels, request, "models", timeout)
-        ]
+        return await self._list(calls.models(), timeout)
 
     async def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
         """All that is known of a model; loads it on the server if need be."""
-        with translated():
-            response = await self._models.GetModel(
-                pb.GetModelRequest(model=name), timeout=seconds(timeout, UNARY_SECONDS)
-            )
-        return catalog.from_model(response.model)
+        return await self._ask(calls.model(name), timeout)
 
     async def layers(self, model: str, pattern: str = "", *, timeout: float | None = None) -> list[LayerInfo]:
         """The layers whose name or node has this part or fits this glob, or of this operator; all by default."""
-        request = pb.ListLayersRequest(model=model, filter=pattern)
-        return [
-            catalog.from_layer(x) for x in await _pages(self._models.ListLayers, request, "layers", timeout)
-        ]
+        return await self._list(calls.layers(model, pattern), timeout)
 
     async def load(self, model: str, *, timeout: float | None = None) -> ModelInfo:
         """Has the server look into its model directories, and load a model where its file is new or has changed."""
-        with translated():
-            response = await self._models.LoadModel(
-                pb.LoadModelRequest(model=model), timeout=seconds(timeout, STREAM_SECONDS)
-            )
-        return catalog.from_model(response.model)
+        return await self._ask(calls.load(model), timeout)
 
     async def unload(self, model: str, *, timeout: float | None = None) -> None:
         """Has a model served no more, or one version of it; returns once nothing runs on it."""
-        with translated():
-            await self._models.UnloadModel(
-                pb.UnloadModelRequest(model=model), timeout=seconds(timeout, STREAM_SECONDS)
-            )
+        await self._ask(calls.unload(model), timeout)
 
     async def upload(
         self, name: str, file: str | PathLike[str], *, version: int = 0, timeout: float | None = None
     ) -> ModelInfo:
         """Sends a model file, which the server serves from then on: as this version, or the next one."""
-        with translated():
-            response = await self._models.UploadModel(
-                messages.to_upload(name, file, version), timeout=seconds(timeout, STREAM_SECONDS)
-            )
-        return catalog.from_model(response.model)
+        return await self._ask(calls.upload(name, file, version), timeout)
 
     async def server(self, *, timeout: float | None = None) -> ServerInfo:
         """What the server is: versions, device, methods and limits."""
-        with translated():
-            response = await self._server.GetServerInfo(
-                pb.GetServerInfoRequest(), timeout=seconds(timeout, UNARY_SECONDS)
-            )
-        return catalog.from_server(response)
+        return await self._ask(calls.server(), timeout)
 
     async def methods(self, *, timeout: float | None = None) -> list[MethodInfo]:
         """The methods that the server evaluates, with their parameters."""
-        request = pb.ListMethodsRequest()
-        return [
-            method_messages.from_info(x)
-            for x in await _pages(self._attributions.ListMethods, request, "methods", timeout)
-        ]
+        return await self._list(calls.methods(), timeout)
 
     async def health(self, service: str = "", *, timeout: float | None = None) -> bool:
         """Whether the server, or one model as `models/NAME`, takes calls."""
@@ -266,6 +238,23 @@ class AsyncClient:
             call = self._channel.unary_unary(messages.HEALTH_METHOD)
             response = await call(messages.to_health(service), timeout=seconds(timeout, UNARY_SECONDS))
         return messages.is_serving(response)
+
+    async def _ask(self, call: Call[Answer], timeout: float | None) -> Answer:
+        ask = getattr(self._stubs[call.service], call.name)
+        with translated():
+            response = await ask(call.message, timeout=seconds(timeout, call.seconds))
+        return call.read(response)
+
+    async def _list(self, call: Listing[Answer], timeout: float | None) -> list[Answer]:
+        """The entries of all pages."""
+        ask, message, found = getattr(self._stubs[call.service], call.name), call.message, list[Answer]()
+        while True:
+            with translated():
+                response = await ask(message, timeout=seconds(timeout, UNARY_SECONDS))
+            found += map(call.read, getattr(response, call.field))
+            message.page_token = response.next_page_token
+            if not message.page_token:
+                return found
 
     async def aclose(self) -> None:
         await self._channel.close()
@@ -293,18 +282,6 @@ async def _each(items: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterato
     else:
         for one in items:
             yield one
-
-
-async def _pages(call: Any, request: Any, field: str, timeout: float | None) -> list[Any]:
-    """The entries of all pages of a list; `field` holds those of one page."""
-    found: list[Any] = []
-    with translated():
-        while True:
-            response = await call(request, timeout=seconds(timeout, UNARY_SECONDS))
-            found += getattr(response, field)
-            request.page_token = response.next_page_token
-            if not request.page_token:
-                return found
 
 
 class AsyncStream(AsyncIterator[Event]):
