@@ -20,8 +20,8 @@ export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
 endif
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: demo test coverage conformance completeness fuzz peers wild placement interop browser check bench proto docs \
-	image locks sbom licences release
+.PHONY: demo test coverage conformance completeness fuzz peers wild placement interop browser check bench soak proto \
+	docs image locks sbom licences release
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
 test: $(VENV)/stamp
@@ -55,6 +55,9 @@ check: $(VENV)/stamp
 # Beside torch and Captum; BENCH='--quick' or '--only gradients', see python -m benchmarks --help.
 bench: $(PEERS_VENV)/stamp
 	$(PEERS_VENV)/bin/python -m benchmarks $(BENCH)
+# What is promised of a server, beside what it does for three to four minutes; SOAK='--seconds 1800' or '--only overload'.
+soak: $(VENV)/stamp
+	python -m benchmarks.soak $(SOAK)
 proto: $(VENV)/stamp
 	.ci/proto src
 # The generated pages.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from benchmarks import table
-from benchmarks.soaking import attacks, load, speed
+from benchmarks.soaking import apart, attacks, load, speed, strangers
 from benchmarks.soaking.child import CONTROLS
 from benchmarks.soaking.world import World, world
 from benchmarks.table import Figure, most
@@ -36,6 +36,8 @@ SCENARIOS: dict[str, Scenario] = {
         attacks.hostile,
         attacks.killed_client,
         attacks.fuzz,
+        strangers.strangers,
+        apart.isolated,
     )
 }
 

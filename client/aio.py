@@ -109,8 +109,9 @@ class AsyncClient:
         end = time.monotonic() + seconds(timeout, STREAM_SECONDS)
 
         async def begin() -> Any:
-            request = messages.to_request(model, await self._named(model, inputs, timeout), **options)
-            request.last_only = not revisions
+            request = messages.to_stream(
+                model, await self._named(model, inputs, timeout), not revisions, **options
+            )
             with translated():
                 return self._stubs["AttributionService"].StreamAttribute(
                     request, timeout=end - time.monotonic()

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.proto.wire import serialised
 
 __all__ = ["Link", "Tls"]
 
@@ -80,13 +81,28 @@ class Link:
         return kind.insecure_channel(self.address, options)
 
     def stub(self, kind: Callable[[Any], Any], channel: Any) -> Any:
-        """A stub whose calls carry the token."""
-        stub = kind(channel)
+        """A stub whose calls carry the token, and whose messages may be written already."""
+        stub = kind(_Sending(channel))
         if self.token is not None:
             metadata = (("authorization", f"Bearer {self.token}"),)
             for name, call in list(vars(stub).items()):
                 setattr(stub, name, partial(call, metadata=metadata))
         return stub
+
+
+class _Sending:
+    """A channel whose calls also take the bytes of a message."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def __getattr__(self, kind: str) -> Callable[..., Any]:
+        make = getattr(self._channel, kind)
+
+        def call(path: str, **options: Any) -> Any:
+            return make(path, **{**options, "request_serializer": serialised})
+
+        return call
 
 
 def _read(file: str | os.PathLike[str] | None) -> bytes | None:

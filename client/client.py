@@ -113,8 +113,7 @@ class Client:
         A stream that breaks is asked for once more, within the same time; its revisions then begin anew. Without
         `revisions` those are left out of which it is known that a better one follows.
         """
-        request = messages.to_request(model, self._named(model, inputs, timeout), **options)
-        request.last_only = not revisions
+        request = messages.to_stream(model, self._named(model, inputs, timeout), not revisions, **options)
         end = time.monotonic() + seconds(timeout, STREAM_SECONDS)
 
         def begin() -> Any:

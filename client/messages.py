@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, NotReady, Reason, ServerBug
 from onnx_attribution.methods import DEFAULT, Method, make
 from onnx_attribution.proto import attribution_pb2 as pb
-from onnx_attribution.proto import events, requests, tensors
+from onnx_attribution.proto import events, requests, tensors, wire
 from onnx_attribution.values import (
     Accepted,
     Array,
@@ -54,6 +54,7 @@ __all__ = [
     "to_health",
     "to_predict",
     "to_request",
+    "to_stream",
     "to_upload",
 ]
 
@@ -99,7 +100,22 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 
-def to_request(
+def to_request(model: str, inputs: Mapping[str, ArrayLike], **options: Any) -> pb.AttributeRequest:
+    """The request message; `options` are those of `AttributionRequest`, the parameters of its method included.
+
+    Raises InvalidArgument for values that cannot be encoded; the server checks them against the model.
+    """
+    request, found = _asked(model, inputs, **options)
+    return requests.to_request(request, violations=found)
+
+
+def to_stream(model: str, inputs: Mapping[str, ArrayLike], last_only: bool, **options: Any) -> bytes:
+    """The same in protobuf's encoding, without the revisions of which it is known that a better one follows."""
+    request, found = _asked(model, inputs, **options)
+    return requests.to_bytes(request, last_only=last_only, violations=found)
+
+
+def _asked(
     model: str,
     inputs: Mapping[str, ArrayLike],
     *,
@@ -112,9 +128,8 @@ def to_request(
     request_id: str = "",
     sums_only: bool = False,
     **parameters: Any,
-) -> pb.AttributeRequest:
-    """The request message. Raises InvalidArgument for values that cannot be encoded; the server checks them against
-    the model."""
+) -> tuple[AttributionRequest, requests.Violations]:
+    """The request, and what is wrong with what it was made of."""
     found, value = requests.Violations(), DEFAULT
     with found.at("method"):
         value = make(method, parameters)
@@ -136,7 +151,7 @@ def to_request(
         request_id=request_id,
         sums_only=sums_only,
     )
-    return requests.to_request(request, violations=found)
+    return request, found
 
 
 def _baselines(given: Mapping[str, ArrayLike | References]) -> dict[str, Baseline]:
@@ -152,12 +167,16 @@ def _baselines(given: Mapping[str, ArrayLike | References]) -> dict[str, Baselin
     return {**one, **{name: replace(several[name], values=array) for name, array in many.items()}}
 
 
-def to_predict(model: str, inputs: Mapping[str, ArrayLike], outputs: Sequence[str]) -> pb.PredictRequest:
-    """The message of a plain run of the model. Raises: InvalidArgument for what has no form on the wire."""
-    encoded = [tensors.encode(name, array) for name, array in arrays(inputs).items()]
+def to_predict(model: str, inputs: Mapping[str, ArrayLike], outputs: Sequence[str]) -> bytes:
+    """The PredictRequest in protobuf's encoding. Raises: InvalidArgument for what has no form on the wire."""
+    fields = [
+        part
+        for name, array in arrays(inputs).items()
+        for part in wire.tensor(pb.PredictRequest.INPUTS_FIELD_NUMBER, name, array)
+    ]
     names = (outputs,) if isinstance(outputs, str) else outputs
     try:
-        return pb.PredictRequest(model=model, inputs=encoded, outputs=names)
+        return wire.joined(pb.PredictRequest(model=model, outputs=names), fields)
     except (TypeError, ValueError):
         raise InvalidArgument(f"model and outputs are names, not {model!r} and {outputs!r}") from None
 

@@ -15,10 +15,10 @@ from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import DEFAULT
 from onnx_attribution.parameters import shown
 from onnx_attribution.proto import attribution_pb2 as pb
-from onnx_attribution.proto import method_messages, tensors
+from onnx_attribution.proto import method_messages, tensors, wire
 from onnx_attribution.values import Array
 
-__all__ = ["Violations", "from_request", "from_tensors", "to_request"]
+__all__ = ["Violations", "from_request", "from_tensors", "to_bytes", "to_request"]
 
 
 class Violations:
@@ -61,7 +61,32 @@ def to_request(
 ) -> pb.AttributeRequest:
     """Raises: InvalidArgument with every argument that has no form on the wire, and the `violations` found before."""
     found = violations or Violations()
-    message = pb.AttributeRequest(validate_only=validate_only, sums_only=request.sums_only)
+    message = _without_inputs(request, found)
+    message.validate_only = validate_only
+    for name, array in request.inputs.items():
+        with found.at(f"inputs.{name}"):
+            message.inputs.append(tensors.encode(name, array))
+    found.raise_if_any()
+    return message
+
+
+def to_bytes(
+    request: v.AttributionRequest, *, last_only: bool = False, violations: Violations | None = None
+) -> bytes:
+    """The message of `to_request` in protobuf's encoding, without copies of its inputs on the way. Raises: as that."""
+    found = violations or Violations()
+    message = _without_inputs(request, found)
+    message.last_only = last_only
+    fields = list[bytes | memoryview]()
+    for name, array in request.inputs.items():
+        with found.at(f"inputs.{name}"):
+            fields += wire.tensor(pb.AttributeRequest.INPUTS_FIELD_NUMBER, name, array)
+    found.raise_if_any()
+    return wire.joined(message, fields)
+
+
+def _without_inputs(request: v.AttributionRequest, found: Violations) -> pb.AttributeRequest:
+    message = pb.AttributeRequest(sums_only=request.sums_only)
     for field in ("model", "request_id"):
         with found.at(field):
             setattr(message, field, _text(getattr(request, field)))
@@ -70,9 +95,6 @@ def to_request(
             getattr(message, field).extend(_names(getattr(request, field)))
     with found.at("method"):
         method_messages.to_method(request.method, message)
-    for name, array in request.inputs.items():
-        with found.at(f"inputs.{name}"):
-            message.inputs.append(tensors.encode(name, array))
     for name, baseline in request.baselines.items():
         with found.at(f"baselines.{name}"):
             message.baselines[name].CopyFrom(_to_baseline(name, baseline))
@@ -82,7 +104,6 @@ def to_request(
     if request.target is not None:
         with found.at("target"):
             message.target.CopyFrom(_to_target(request.target))
-    found.raise_if_any()
     return message
 
 

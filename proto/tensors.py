@@ -16,7 +16,17 @@ from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.values import Array
 
-__all__ = ["CHUNK_BYTES", "DATATYPES", "Buffer", "datatype", "decode", "encode", "split", "to_bytes"]
+__all__ = [
+    "CHUNK_BYTES",
+    "DATATYPES",
+    "Buffer",
+    "buffer",
+    "datatype",
+    "decode",
+    "encode",
+    "split",
+    "to_bytes",
+]
 
 CHUNK_BYTES = 1 << 20
 MAX_BYTES = 1 << 31
@@ -55,12 +65,17 @@ def datatype(array: Array, *, name: str = "") -> str:
 
 def to_bytes(array: Array, *, name: str = "") -> bytes:
     """The bytes of an array. Raises: InvalidArgument for an element type that cannot travel."""
+    return bytes(buffer(array, name=name))
+
+
+def buffer(array: Array, *, name: str = "") -> bytes | memoryview:
+    """The bytes of an array, its own where it has them in order. Raises: as `to_bytes`."""
     word = datatype(array, name=name)
     if word == "BYTES":
         return b"".join(map(_prefixed, array.ravel().tolist()))
-    if word == "BF16":
-        return array.view(np.uint16).astype("<u2", copy=False).tobytes()
-    return array.astype(DATATYPES[word], copy=False).tobytes()
+    plain = array.view(np.uint16) if word == "BF16" else array
+    ordered = np.ascontiguousarray(plain.astype(DATATYPES.get(word, "<u2"), copy=False))
+    return ordered.reshape(-1).view(np.uint8).data
 
 
 def encode(name: str, array: Array) -> pb.Tensor:
@@ -77,11 +92,11 @@ def decode(tensor: pb.Tensor, *, name: str = "") -> Array:
     return _from_bytes(tensor.name or name, tensor.datatype, list(tensor.shape), tensor.raw)
 
 
-def split(raw: bytes, size: int = CHUNK_BYTES) -> Iterator[tuple[int, bytes, bool]]:
+def split(raw: bytes, size: int = CHUNK_BYTES) -> Iterator[tuple[int, memoryview, bool]]:
     """Offset, bytes, and whether they are the last, for each chunk; one empty chunk where there are no bytes."""
     view = memoryview(raw)
     for offset in range(0, max(len(raw), 1), size):
-        yield offset, bytes(view[offset : offset + size]), offset + size >= len(raw)
+        yield offset, view[offset : offset + size], offset + size >= len(raw)
 
 
 class Buffer:
@@ -92,7 +107,7 @@ class Buffer:
         self._raw = bytearray(_byte_count(name, datatype, self._header[2]))
         self._filled = 0
 
-    def add(self, offset: int, data: bytes) -> None:
+    def add(self, offset: int, data: bytes | memoryview) -> None:
         """Raises: InvalidArgument (BYTES_MISMATCH) for bytes that do not follow the ones before, or are too many."""
         if offset != self._filled or offset + len(data) > len(self._raw):
             _refuse(self._header[0], Reason.BYTES_MISMATCH, f"at most {len(self._raw)} bytes in order",

@@ -8,8 +8,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import grpc
 import structlog
@@ -27,11 +28,11 @@ from onnx_attribution.server.engine.engine import Engine as ModelEngine
 from onnx_attribution.server.operate.http import Http, routes
 from onnx_attribution.server.operate.kserve import routes as kserve_routes
 from onnx_attribution.server.operate.logs import CallLog, configure
-from onnx_attribution.server.operate.memory import keep_freed
 from onnx_attribution.server.operate.metrics import Metrics
+from onnx_attribution.server.operate.process import for_serving
 from onnx_attribution.server.operate.tls import server_credentials
 from onnx_attribution.server.service.access import Access
-from onnx_attribution.server.service.attribution import AttributionService, Engine
+from onnx_attribution.server.service.attribution import AttributionService, Engine, refusal
 from onnx_attribution.server.service.calls import CallInterceptor, Listener
 from onnx_attribution.server.service.health import Health
 from onnx_attribution.server.service.inference import InferenceService
@@ -95,7 +96,7 @@ def build(
     calls = CallInterceptor(told)
     access = Access.of(settings)
     server = grpc.aio.server(
-        interceptors=[calls, ErrorInterceptor(scrub, access)],
+        interceptors=[calls, ErrorInterceptor(scrub, access, partial(refusal, work))],
         options=_options(settings),
         maximum_concurrent_rpcs=MAX_CALLS,
     )
@@ -289,8 +290,7 @@ class Server:
 
 
 def engine_of(settings: Settings, metrics: Metrics | None = None) -> ModelEngine | IsolatedEngine:
-    """An engine as the settings want it, without models; `metrics` count what it does, but in a process of its own."""
-    options: dict[str, Any] = {} if settings.isolate else {"observer": metrics}
+    """An engine as the settings want it, without models; `metrics` count what it does."""
     return (IsolatedEngine if settings.isolate else ModelEngine)(
         provider=settings.provider,
         threads=settings.threads or None,
@@ -298,14 +298,14 @@ def engine_of(settings: Settings, metrics: Metrics | None = None) -> ModelEngine
         tf32=settings.tf32,
         devices=settings.devices,
         most_loaded=settings.most_loaded,
-        **options,
+        observer=metrics,
     )
 
 
 def serve(settings: Settings) -> None:
     """Serves the models of the settings until a signal: the first drains, the second aborts."""
     configure(settings.log_level, settings.log_format)
-    keep_freed()
+    for_serving()
     metrics = Metrics()
     engine = engine_of(settings, metrics)
     try:

@@ -7,11 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 
+from benchmarks.soaking.attacks import ATTRIBUTE, PREDICT
+from benchmarks.soaking.child import SENT, TIMES
 from benchmarks.soaking.world import MIB, World, free_port, quantile
 from benchmarks.table import Figure, least, most
 from onnx_attribution.client import Client, messages
@@ -25,7 +28,9 @@ QUEUE = 8
 
 def overload(world: World) -> Iterator[Figure]:
     """Ten times as many calls at once as the queue holds, over connections that stand."""
-    request = messages.to_request("cnn", {"x": IMAGE}, method="integrated_gradients", target=1, steps=200)
+    request = messages.to_request(
+        "cnn", {"x": IMAGE}, method="integrated_gradients", target=1, steps=200
+    ).SerializeToString()
     with world.server(max_unary=QUEUE) as server:
         channels = [
             grpc.insecure_channel(
@@ -35,15 +40,16 @@ def overload(world: World) -> Iterator[Figure]:
         ]
         for channel in channels:
             grpc.channel_ready_future(channel).result(10)
-        stubs = [rpc.AttributionServiceStub(channel) for channel in channels]
+        calls = [channel.unary_unary(ATTRIBUTE) for channel in channels]
         alone = list[float]()
-        for _ in range(5):
+        for _ in range(10):
             began = time.monotonic()
-            stubs[0].Attribute(request, timeout=60)
+            calls[0](request, timeout=60)
             alone.append(time.monotonic() - began)
         codes, slow, advised, accepted = Counter[str](), list[float](), 0, list[float]()
+        logged = len(server.log)
         for burst in range(world.count(10, 2)):
-            used = stubs[:1] if burst % 2 else stubs
+            used = calls[:1] if burst % 2 else calls
             for seconds, error in _at_once(used, request, 10 * QUEUE):
                 codes[error.code().name if error else "OK"] += 1
                 if error is None:
@@ -60,7 +66,17 @@ def overload(world: World) -> Iterator[Figure]:
             "slowest refusal ms",
             max(slow, default=float("nan")),
             most(50),
-            f"p50 {quantile(slow, 0.5):.3g}",
+            f"as the caller sees it, who shares the cores; p50 {quantile(slow, 0.5):.3g}",
+        )
+        way, there = _refused_after(server.log[logged:])
+        how = "from the caller's sending to the handler"
+        yield Figure("overload", "of that at most on the way ms", max(way, default=0), None, how)
+        yield Figure(
+            "overload",
+            "slowest refusal of the handler ms",
+            max(there, default=0),
+            most(50),
+            "by the server's clock",
         )
         yield Figure("overload", "refusals without RetryInfo", len(slow) - advised, most(0))
         bound = 2 * quantile(alone, 0.5) * QUEUE
@@ -83,7 +99,7 @@ def connections(world: World) -> Iterator[Figure]:
         options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
         with grpc.insecure_channel(server.address, options) as channel:
             try:
-                rpc.AttributionServiceStub(channel).Predict(request, timeout=30)
+                channel.unary_unary(PREDICT)(request, timeout=30)
             except grpc.RpcError as error:
                 if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
                     failed[f"{error.code().name}: {error.details()}"[:100]] += 1
@@ -93,9 +109,7 @@ def connections(world: World) -> Iterator[Figure]:
         yield Figure("300 connections", "failed", sum(failed.values()), most(0), str(dict(failed)))
 
 
-def _at_once(
-    stubs: list[rpc.AttributionServiceStub], request: object, count: int
-) -> list[tuple[float, grpc.RpcError | None]]:
+def _at_once(calls: list[Any], request: bytes, count: int) -> list[tuple[float, grpc.RpcError | None]]:
     """Seconds and error of calls that begin together; each ends within its deadline."""
     found, over = list[tuple[float, grpc.RpcError | None]](), threading.Semaphore(0)
 
@@ -108,10 +122,18 @@ def _at_once(
 
     for number in range(count):
         began = time.monotonic()
-        stubs[number % len(stubs)].Attribute.future(request, timeout=60).add_done_callback(done(began))
+        metadata = ((SENT, str(time.monotonic_ns())),)
+        call = calls[number % len(calls)].future(request, timeout=60, metadata=metadata)
+        call.add_done_callback(done(began))
     for _ in range(count):
         over.acquire(timeout=70)
     return found
+
+
+def _refused_after(log: str) -> tuple[list[float], list[float]]:
+    """Of each refusal, as the server tells it: milliseconds until its handler began, and from then until its answer."""
+    lines = [line.split()[-2:] for line in log.splitlines() if line.startswith(TIMES)]
+    return [float(way) for way, _ in lines], [float(there) for _, there in lines]
 
 
 def _has_retry_info(error: grpc.RpcError) -> bool:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import grpc
 import numpy as np
 
+from benchmarks.soaking import echo
+from benchmarks.soaking.attacks import STREAM
 from benchmarks.soaking.world import MIB, World, quantile
 from benchmarks.table import Figure, least, most
 from onnx_attribution.client import Client, messages
-from onnx_attribution.errors import AttributionError, DeadlineExceeded
+from onnx_attribution.errors import DeadlineExceeded
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.server.engine import Engine
+from onnx_attribution.values import Array, Attribution, AttributionRequest
 
+IMAGE = np.ones((1, 1, 16, 16), np.float32)
+THREADS = 4
 ONES = np.ones((1, 2), np.float32)
 SIZES = {"1 KiB": (1 << 10, 1.0), "64 KiB": (1 << 16, 1.5), "1 MiB": (1 << 20, 3.0)}
 
@@ -29,34 +36,64 @@ def start(world: World) -> Iterator[Figure]:
 
 
 def overhead(world: World) -> Iterator[Figure]:
-    """A call over the loopback beside the same call of an engine in this process, in turn."""
+    """A call over the loopback beside the same call of an engine in this process, and beside the same bytes sent to a
+    server of grpc.aio that only sends them back; in turn."""
     with (
         world.server() as server,
+        world.echo() as address,
+        grpc.insecure_channel(address, messages.CHANNEL_OPTIONS) as channel,
         Client(server.address) as client,
         Engine(provider="cpu", threads=1) as engine,
     ):
-        engine.add("echo", world.folder / "echo.onnx")
-        rounds = world.count(600, 20)
-        yield Figure("empty call", "p50 ms", _median(client.health, rounds), None, "health")
+        for model in ("echo", "cnn"):
+            engine.add(model, world.folder / f"{model}.onnx")
+        bare, rounds = channel.unary_unary(echo.METHOD), world.count(600, 20)
+        yield Figure("empty call", "p50 ms", _medians(rounds, [client.health])[0], None, "health")
         for name, (size, target) in SIZES.items():
             inputs = {"x": np.ones((1, size // 4), np.float32)}
-            there, here = list[float](), list[float]()
-            for _ in range(rounds):
-                here.append(_milliseconds(partial(engine.predict, "echo", inputs)))
-                there.append(_milliseconds(partial(client.predict, "echo", inputs)))
-            over = quantile(there, 0.5) - quantile(here, 0.5)
-            how = f"{quantile(there, 0.5):.3g} beside {quantile(here, 0.5):.3g}"
-            yield Figure(f"Predict {name}", "p50 ms over the embedded", over, most(target), how)
+            data = messages.to_predict("echo", inputs, ())
+            here, there, sent = _medians(
+                rounds,
+                [
+                    partial(engine.predict, "echo", inputs),
+                    partial(client.predict, "echo", inputs),
+                    partial(bare, data, timeout=10),
+                ],
+            )
+            how = f"{there:.3g} beside {here:.3g}; gRPC alone takes {sent:.3g}"
+            yield Figure(f"Predict {name}", "p50 ms over the embedded", there - here, most(target), how)
+        for steps in (8, 200):
+            given: dict[str, Any] = {
+                "inputs": {"x": IMAGE},
+                "method": "integrated_gradients",
+                "target": 1,
+                "steps": steps,
+            }
+            here, there = _medians(
+                max(rounds // 6, 10),
+                [partial(_attributed, engine, **given), partial(client.attribute, "cnn", **given)],
+            )
+            how = f"{there:.3g} beside {here:.3g}"
+            yield Figure(f"Attribute, {steps} steps", "p50 ms over the embedded", there - here, None, how)
 
 
-def _milliseconds(call: Callable[[], object]) -> float:
+def _attributed(engine: Engine, inputs: dict[str, Array], **options: Any) -> Attribution:
+    return engine.attribute(AttributionRequest("cnn", inputs, **options))
+
+
+def milliseconds(call: Callable[[], object]) -> float:
     began = time.perf_counter()
     call()
     return (time.perf_counter() - began) * 1000
 
 
-def _median(call: Callable[[], object], rounds: int) -> float:
-    return quantile([_milliseconds(call) for _ in range(rounds)], 0.5)
+def _medians(rounds: int, calls: Sequence[Callable[[], object]]) -> list[float]:
+    """The median milliseconds of calls that take turns."""
+    found: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, times in zip(calls, found, strict=True):
+            times.append(milliseconds(call))
+    return [quantile(times, 0.5) for times in found]
 
 
 def throughput(world: World) -> Iterator[Figure]:
@@ -85,7 +122,7 @@ def cancellation(world: World) -> Iterator[Figure]:
             with client.stream("endless", {"x": ONES}, method="deeplift_rescale", target=0) as stream:
                 next(stream)
                 time.sleep(0.01 + 0.05 * world.random.random())
-            found.append(_milliseconds(lambda: client.predict("sine", {"x": ONES}, timeout=20)))
+            found.append(milliseconds(lambda: client.predict("sine", {"x": ONES}, timeout=20)))
         yield Figure(
             "cancelled",
             "p99 ms until the core is free",
@@ -115,26 +152,38 @@ def endless(world: World) -> Iterator[Figure]:
 
 
 def cancelled(world: World) -> Iterator[Figure]:
-    """Streams that are cancelled after their first event: what stays of them."""
-    image = world.random.random() * np.ones((1, 1, 16, 16), np.float32)
+    """Streams that are cancelled after their first event, from several threads: what stays of them."""
+    given = {"x": world.random.random() * np.ones((1, 1, 16, 16), np.float32)}
+    data = messages.to_request("cnn", given, method="integrated_gradients", target=1).SerializeToString()
+    refused: list[grpc.RpcError] = []
 
-    def one() -> None:
-        with client.stream("cnn", {"x": image}, method="integrated_gradients", target=1) as stream:
-            try:
-                next(stream)
-            except AttributionError as error:  # cancelled ones may not have left their place yet
-                refused.append(error)
+    def one(_: int) -> bool:
+        """Whether it had begun when it was cancelled."""
+        call = stream(data, timeout=60)
+        try:
+            next(call)
+        except grpc.RpcError as error:  # those before may not have left their places yet
+            refused.append(error)
+            return False
+        finally:
+            call.cancel()
+        return True
 
-    refused: list[AttributionError] = []
-    with world.server() as server, Client(server.address) as client:
-        for _ in range(world.count(1000, 100)):
-            one()
+    with (
+        world.server() as server,
+        grpc.insecure_channel(server.address, messages.CHANNEL_OPTIONS) as channel,
+        ThreadPoolExecutor(THREADS) as pool,
+    ):
+        stream = channel.unary_stream(STREAM)
+        world.settle(server, lambda: sum(pool.map(one, range(100))))
         time.sleep(0.5)
-        before, count, clock = server.mebibytes, 0, world.clock(0.3)
-        while count < 12_000 and clock():
-            one()
-            count += 1
+        refused.clear()
+        before, count, wanted = server.mebibytes, 0, world.count(12_000, 100)
+        end = time.monotonic() + max(world.seconds, 60)
+        while count < wanted and time.monotonic() < end:
+            count += sum(pool.map(one, range(min(wanted - count, 100))))
         time.sleep(0.5)
-        client.predict("cnn", {"x": image})
-        how = f"{count} streams, of which {len(refused)} refused; {before:.0f} MiB before"
-        yield Figure("cancelled", "MiB that stay", server.mebibytes - before, most(1), how)
+        pool.submit(next, stream(data, timeout=10)).result(10)
+        yield Figure("cancelled", "streams", count, least(wanted), f"{len(refused)} more were refused")
+        grown = server.mebibytes - before
+        yield Figure("cancelled", "MiB that stay", grown, most(1), f"{before:.0f} MiB before")

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import grpc
 import numpy as np
 
 from onnx_attribution import errors
@@ -23,15 +24,22 @@ from onnx_attribution.client import Client
 MIB = 1 << 20
 START_SECONDS = 60
 END_SECONDS = 40
+STILL, MOST_READINGS = 10, 40  # readings of memory
 
 
 class Server:
     """A server in a child process. Its log is a file."""
 
     def __init__(
-        self, folder: Path, log: Path, control: str, settings: dict[str, Any], port: int = 0
+        self,
+        folder: Path,
+        log: Path,
+        control: str,
+        settings: dict[str, Any],
+        port: int = 0,
+        link: Mapping[str, Any] | None = None,
     ) -> None:
-        self.port = port or free_port()
+        self.port, self._link = port or free_port(), dict(link or {})
         self.address = f"127.0.0.1:{self.port}"
         self._log = log
         variables = {
@@ -65,7 +73,7 @@ class Server:
             time.sleep(0.01)
         while time.monotonic() < end and self.is_alive:
             try:
-                with Client(self.address) as client:
+                with Client(self.address, **self._link) as client:
                     if client.health(timeout=1):
                         return
             except errors.AttributionError:
@@ -79,8 +87,21 @@ class Server:
     @property
     def mebibytes(self) -> float:
         """Resident memory."""
-        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE") / MIB
+        return _mebibytes(self.process.pid)
+
+    def children(self) -> dict[int, float]:
+        """The resident memory of the processes that it has started."""
+        found = {}
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it may have ended
+                if int(file.read_text().rsplit(")", 1)[1].split()[1]) == self.process.pid:
+                    found[int(file.parent.name)] = _mebibytes(int(file.parent.name))
+        return found
+
+    @property
+    def log(self) -> str:
+        """What it and those before it in the same file have logged."""
+        return self._log.read_text(errors="replace")
 
     def busy(self, seconds: float = 0.3) -> float:
         """The share of one core that it takes for a while."""
@@ -132,10 +153,25 @@ class World:
         end = time.monotonic() + max(share * self.seconds, 3.0)
         return lambda: time.monotonic() < end
 
+    def settle(self, server: Server, again: Callable[[], object]) -> None:
+        """Does something until the server's memory stands still: what is loaded and kept once is there then.
+
+        That is ten readings in a row within 0.1 MiB; after some it is left at that, since a server that leaks never
+        comes to stand.
+        """
+        readings: list[float] = []
+        for _ in range(self.count(MOST_READINGS, 4)):
+            again()
+            readings = [*readings[1 - STILL :], server.mebibytes]
+            if len(readings) == STILL and max(readings) - min(readings) <= 0.1:
+                return
+
     @contextmanager
-    def server(self, port: int = 0, **settings: Any) -> Iterator[Server]:
-        """One that serves; killed at the end if it has not ended."""
-        server = Server(self.folder, self.folder / "log", self.control, settings, port)
+    def server(
+        self, port: int = 0, *, link: Mapping[str, Any] | None = None, **settings: Any
+    ) -> Iterator[Server]:
+        """One that serves; killed at the end if it has not ended. `link`: how a client of it is made."""
+        server = Server(self.folder, self.folder / "log", self.control, settings, port, link)
         try:
             server.wait()
             yield server
@@ -143,6 +179,20 @@ class World:
             server.terminate()
             if server.ended(5) == float("inf"):
                 server.kill()
+
+    @contextmanager
+    def echo(self) -> Iterator[str]:
+        """The address of a server of gRPC's own, in a process of its own, that sends back what it gets."""
+        port = free_port()
+        command = [sys.executable, "-m", "benchmarks.soaking.echo", str(port)]
+        process = subprocess.Popen(command)
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                grpc.channel_ready_future(channel).result(START_SECONDS)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.wait()
 
 
 @contextmanager
@@ -153,6 +203,11 @@ def world(seconds: float, seed: int, control: str) -> Iterator[World]:
     with tempfile.TemporaryDirectory() as folder:
         networks.write(Path(folder))
         yield World(Path(folder), Random(seed), seconds, control)
+
+
+def _mebibytes(process: int) -> float:
+    pages = Path(f"/proc/{process}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
 def free_port() -> int:

@@ -49,12 +49,12 @@ def serve(json: bool = False, **given: Any) -> None:
         raise InvalidArgument("no models: name their folders, as in `onnx-attribution serve models`")
     from onnx_attribution.server.app import background, engine_of
     from onnx_attribution.server.operate.logs import CallLog, configure
-    from onnx_attribution.server.operate.memory import keep_freed
     from onnx_attribution.server.operate.metrics import Metrics
+    from onnx_attribution.server.operate.process import for_serving
     from onnx_attribution.server.service.repository import Repository
 
     configure(settings.log_level, settings.log_format)
-    keep_freed()
+    for_serving()
     metrics = Metrics()
     with engine_of(settings, metrics) as engine:
         repository = Repository(engine, settings.models)

@@ -31,6 +31,7 @@ OTHER = "other"
 CALL = ("grpc_service", "grpc_method", "grpc_type")
 ATTRIBUTIONS = f"{pb.DESCRIPTOR.package}.AttributionService"
 COMPUTING = (ATTRIBUTIONS, "inference.GRPCInferenceService")
+COMPUTES = frozenset(("Predict", "Attribute", "StreamAttribute", "Audit", "ModelInfer"))
 REASONS = frozenset(map(str, Reason))
 NOT_CONVERGED = {pb.STOP_REASON_DEADLINE_NEAR, pb.STOP_REASON_DRAINING}
 OUTCOMES = {
@@ -140,11 +141,12 @@ class Metrics:
         self._handling.labels(*_labels(call)).observe(call.seconds)
         if _is_stream(call):
             self._open.dec()
-        if call.service not in COMPUTING or not call.method:
+        method = call.method or (OTHER if call.name in COMPUTES else "")  # what was refused unread
+        if call.service not in COMPUTING or not method:
             return
         outcome = outcome_of(call)
         model = call.model if call.code == "OK" or call.model in self.models else OTHER
-        self._requests.labels(model, call.method, outcome).inc()
+        self._requests.labels(model, method, outcome).inc()
         if outcome == "rejected":
             self._rejected.labels(call.reason if call.reason in REASONS else OTHER).inc()
             return

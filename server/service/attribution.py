@@ -7,11 +7,11 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-from onnx_attribution.errors import Reason
+from onnx_attribution.errors import AttributionError, Reason
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
-from onnx_attribution.proto import events, method_messages, requests, tensors, words
+from onnx_attribution.proto import events, method_messages, requests, tensors, wire, words
 from onnx_attribution.server.service.audit import Audit
 from onnx_attribution.server.service.limits import Limits
 from onnx_attribution.server.service.pages import page
@@ -31,9 +31,16 @@ from onnx_attribution.values import (
     StopReason,
 )
 
-__all__ = ["AttributionService", "Engine"]
+__all__ = ["AttributionService", "Engine", "refusal"]
 
 Item = TypeVar("Item")
+FULL = {
+    f"/{pb.DESCRIPTOR.package}.AttributionService/Predict": Reason.QUEUE_FULL,
+    f"/{pb.DESCRIPTOR.package}.AttributionService/Attribute": Reason.QUEUE_FULL,
+    f"/{pb.DESCRIPTOR.package}.AttributionService/StreamAttribute": Reason.TOO_MANY_STREAMS,
+    "/inference.GRPCInferenceService/ModelInfer": Reason.QUEUE_FULL,
+}
+"""With what the calls of one message are refused where there is no room for them."""
 
 
 class Engine(Protocol):
@@ -57,6 +64,11 @@ class Engine(Protocol):
     ) -> Iterator[Event]: ...
 
 
+def refusal(work: Work, method: str) -> AttributionError | None:
+    """What a call would be refused with now, by its path `/package.Service/Method`."""
+    return work.refusal(FULL[method]) if method in FULL else None
+
+
 class AttributionService(rpc.AttributionServiceServicer):
     """Predict, Attribute and StreamAttribute over an engine."""
 
@@ -67,13 +79,15 @@ class AttributionService(rpc.AttributionServiceServicer):
         self._limits = Limits(engine, settings)
         self._scrub = scrub
 
-    async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
-        def predict() -> pb.PredictResponse:
+    async def Predict(self, request: pb.PredictRequest, context: Any) -> bytes:
+        def predict() -> bytes:
             inputs = requests.from_tensors(request.inputs, "inputs")
             self._limits.samples(request.model, inputs)
             outputs = self._engine.predict(request.model, inputs, tuple(request.outputs))
             self._limits.bytes(outputs.values(), "ask for fewer samples or outputs")
-            return pb.PredictResponse(outputs=[tensors.encode(*item) for item in outputs.items()])
+            number = pb.PredictResponse.OUTPUTS_FIELD_NUMBER
+            fields = (part for item in outputs.items() for part in wire.tensor(number, *item))
+            return wire.joined(pb.PredictResponse(), fields)
 
         with self._work.admit():
             return await self._work.run(predict, self._limits.seconds(context, self._settings.unary_seconds))
@@ -90,7 +104,9 @@ class AttributionService(rpc.AttributionServiceServicer):
             return event
 
         with self._work.admit():
-            async for event in self._events(request, context, self._settings.unary_seconds, prepare, False):
+            async for event in self._events(
+                request, context, self._settings.unary_seconds, prepare, sends=False
+            ):
                 match event:
                     case Accepted():
                         response.accepted.CopyFrom(events.to_accepted(event))
@@ -100,7 +116,7 @@ class AttributionService(rpc.AttributionServiceServicer):
 
     async def StreamAttribute(
         self, request: pb.AttributeRequest, context: Any
-    ) -> AsyncIterator[pb.StreamAttributeResponse]:
+    ) -> AsyncIterator[pb.StreamAttributeResponse | bytes]:
         def prepare(event: Event) -> tuple[pb.StreamAttributeResponse, int, list[bytes]]:
             if not isinstance(event, Revision):
                 return events.to_event(event), 0, []
@@ -113,8 +129,7 @@ class AttributionService(rpc.AttributionServiceServicer):
                 yield message
                 for layer, raw in enumerate(arrays):
                     for offset, data, last in tensors.split(raw):
-                        chunk = pb.Chunk(revision=number, layer=layer, offset=offset, data=data, last=last)
-                        yield pb.StreamAttributeResponse(chunk=chunk)
+                        yield wire.chunk(number, layer, offset, data, last)
 
     async def Audit(
         self, request_iterator: AsyncIterator[pb.AuditRequest], context: Any
@@ -142,15 +157,23 @@ class AttributionService(rpc.AttributionServiceServicer):
         context: Any,
         default_seconds: float,
         prepare: Callable[[Event], Item],
-        every: bool = True,
+        sends: bool = True,
     ) -> AsyncIterator[Item]:
-        """The engine's events; ends after the first one where the request is only validated."""
+        """The engine's events; ends after the first one where the request is only validated.
+
+        Unless it `sends` them, they are needed at the end only.
+        """
         stop = Stop(self._limits.seconds(context, default_seconds), self._work.draining)
         context.add_done_callback(lambda _: stop.cancel())
         accepted = False
+        every = sends and not message.last_only
 
         def start() -> Iterator[Event]:
             return self._started(message, stop, every)
+
+        def ends_turn(event: Event) -> bool:
+            """No revision is computed before the client has taken the one before."""
+            return message.validate_only or (every and isinstance(event, Revision))
 
         def checked(event: Event) -> Item:
             nonlocal accepted
@@ -159,7 +182,7 @@ class AttributionService(rpc.AttributionServiceServicer):
                 raise no_result(stop, event.stop_reason)
             return prepare(event)
 
-        produced = self._work.events(start, stop, checked)
+        produced = self._work.events(start, stop, checked, ends_turn=ends_turn, quiet=not sends)
         try:
             async for item in produced:
                 yield item
@@ -174,7 +197,7 @@ class AttributionService(rpc.AttributionServiceServicer):
         request = self._limits.steps(request)
         self._limits.samples(request.model, request.inputs, len(request.each_target))
         request = dataclasses.replace(request, request_id=request.request_id or uuid.uuid4().hex)
-        return self._engine.stream(request, stop=stop, revisions=every and not message.last_only)
+        return self._engine.stream(request, stop=stop, revisions=every)
 
     def _answer(self, message: pb.AttributeRequest, stop: Stop) -> tuple[Attribution, StopReason]:
         """The best revision of a message, within what one message holds, and why there is no better one."""

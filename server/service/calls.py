@@ -105,7 +105,10 @@ class _All:
 
 @contextmanager
 def observed(listeners: Sequence[Listener], call: Call) -> Iterator[Call]:
-    """The block answers the call; it sets `code` and `reason` where it fails without an exception."""
+    """The block answers the call; it sets `code` and `reason` where it fails without an exception.
+
+    That it has ended is told when the answer has left: nobody waits for what is counted and logged.
+    """
     every = _All(listeners)
     _current.set(call)
     every.tell("began", call)
@@ -119,7 +122,7 @@ def observed(listeners: Sequence[Listener], call: Call) -> Iterator[Call]:
         raise
     finally:
         call.ended = time.monotonic()
-        every.tell("ended", call)
+        asyncio.get_running_loop().call_soon(every.tell, "ended", call)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no types
@@ -128,15 +131,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self._listeners = listeners
         self._every = _All(listeners)
+        self._handlers: dict[str, Any] = {}  # of methods that there are
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        service, _, name = handler_call_details.method.removeprefix("/").partition("/")
-        metadata = tuple(handler_call_details.invocation_metadata or ())
+        method = handler_call_details.method
+        if method not in self._handlers:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            self._handlers[method] = self._observing(method, handler)
+        return self._handlers[method]
+
+    def _observing(self, method: str, handler: Any) -> Any:
+        service, _, name = method.removeprefix("/").partition("/")
         kind = KINDS[handler.request_streaming, handler.response_streaming]
         make = {
             "unary": grpc.unary_unary_rpc_method_handler,
@@ -151,17 +160,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
             "bidi_stream": handler.stream_stream,
         }[kind]
 
-        def begun() -> Call:
-            return Call(service, name, kind, metadata)
+        def begun(context: Any) -> Call:
+            return Call(service, name, kind, tuple(context.invocation_metadata() or ()))
 
         async def answered(given: Any, context: Any) -> Any:
-            with observed(self._listeners, begun()) as call, _code_of(call, context):
+            with observed(self._listeners, begun(context)) as call, _code_of(call, context):
                 response = await inner(self._received(call, given, handler.request_streaming), context)
                 self._sent(call, response)
                 return response
 
         async def streamed(given: Any, context: Any) -> AsyncIterator[Any]:
-            with observed(self._listeners, begun()) as call, _code_of(call, context):
+            with observed(self._listeners, begun(context)) as call, _code_of(call, context):
                 found = inner(
                     self._received(call, given, handler.request_streaming),
                     _Written(context, call, self._sent),

@@ -11,6 +11,7 @@ import itertools
 import multiprocessing
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
@@ -24,6 +25,7 @@ from onnx_attribution.errors import AttributionError, Cancelled, NotReady, Reaso
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.engine.engine import Engine
 from onnx_attribution.server.engine.interrupt import Interrupt, current
+from onnx_attribution.server.engine.observe import Observer, Silent
 from onnx_attribution.values import Array, AttributionRequest, Event, LayerInfo, ModelInfo, StopReason
 
 POLL = 0.05  # seconds between questions whether a call is still wanted
@@ -31,10 +33,13 @@ Stop = Callable[[], StopReason | Literal["cancelled"] | None]
 
 
 class IsolatedEngine:
-    """The calls of `Engine` that a server makes, in a child process; thread-safe."""
+    """The calls of `Engine` that a server makes, in a child process; thread-safe.
 
-    def __init__(self, **options: Any) -> None:
-        self._options = options
+    `observer` is told of the runs in the child with the next answer from there.
+    """
+
+    def __init__(self, *, observer: Observer | None = None, **options: Any) -> None:
+        self._options, self._observer = options, observer or Silent()
         self._child: _Child | None = None
         self._starting = threading.Lock()
         self._models: dict[tuple[str, int], Path] = {}
@@ -124,14 +129,17 @@ class IsolatedEngine:
             if self._closed:
                 raise NotReady("the engine is closed", reason=Reason.ENGINE_CLOSED)
             if self._child is None or not self._child.is_alive:
-                self._child = _Child(self._options, dict(self._models))
+                self._child = _Child(self._options, dict(self._models), self._observer)
             return self._child
 
 
 class _Child:
     """One child process and what waits for it."""
 
-    def __init__(self, options: Mapping[str, Any], models: Mapping[tuple[str, int], Path]) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], models: Mapping[tuple[str, int], Path], observer: Observer
+    ) -> None:
+        self._observer = observer
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(
@@ -220,7 +228,9 @@ class _Child:
     def _receive(self) -> None:
         with suppress(EOFError, OSError):
             while True:
-                number, found, error = self._pipe.recv()
+                number, found, error, runs = self._pipe.recv()
+                for run in runs:
+                    self._observer.ran(*run)
                 answer = self._waiting.pop(number, None)
                 if answer is not None and error is None:
                     answer.set_result(found)
@@ -246,6 +256,20 @@ class _Child:
 # --- in the child
 
 
+class _Runs:
+    """Counts runs until the next answer takes them along."""
+
+    def __init__(self) -> None:
+        self._runs: deque[tuple[int, int, float]] = deque()
+
+    def ran(self, rows: int, requests: int, seconds: float) -> None:
+        self._runs.append((rows, requests, seconds))
+
+    def taken(self) -> list[tuple[int, int, float]]:
+        """Those since the last time."""
+        return [self._runs.popleft() for _ in range(len(self._runs))]
+
+
 @dataclass
 class _Call:
     """What the child knows of a call."""
@@ -258,7 +282,7 @@ class _Call:
 def serve(pipe: Connection, options: Mapping[str, Any], models: Mapping[tuple[str, int], Path]) -> None:
     """The child: does what the pipe says until its other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends this
-    sending, calls = threading.Lock(), dict[int, _Call]()
+    sending, calls, runs = threading.Lock(), dict[int, _Call](), _Runs()
 
     def answer(number: int, work: Callable[[_Call], Any], call: _Call) -> None:
         found, error = None, None
@@ -270,9 +294,9 @@ def serve(pipe: Connection, options: Mapping[str, Any], models: Mapping[tuple[st
         if call.events is None:
             calls.pop(number, None)
         with suppress(OSError), sending:
-            pipe.send((number, found, error))
+            pipe.send((number, found, error, runs.taken()))
 
-    with Engine(**options) as engine, ThreadPoolExecutor(64) as pool:
+    with Engine(**options, observer=runs) as engine, ThreadPoolExecutor(64) as pool:
         for (name, version), path in models.items():
             engine.add(name, path, version=version)
         with suppress(EOFError, OSError):

@@ -16,6 +16,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from onnx_attribution import errors
+from onnx_attribution.proto.wire import serialised
 from onnx_attribution.server.service.access import EXEMPT, Access
 
 __all__ = ["DOMAIN", "ErrorInterceptor", "Scrub", "scrubber", "to_status"]
@@ -24,6 +25,7 @@ Scrub = Callable[[str], str]
 
 DOMAIN = "onnx-attribution"
 RETRY_SECONDS = 1
+LARGE = 64 << 10  # bytes of a message that take time to read
 PUSHBACK_MS = 250  # until gRPC itself tries again, which may be at another server
 # The status travels in the trailing metadata, which gRPC limits to 8 KiB by default.
 MAX_MESSAGE, MAX_WORD, MAX_ENTRIES = 1500, 200, 8
@@ -43,11 +45,20 @@ def to_status(error: BaseException, scrub: Scrub) -> status_pb2.Status:
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no types
-    """Outermost: aborts a call with the status of what its handler raised, or before it `access`."""
+    """Outermost: aborts a call with the status of what its handler raised, or before it `access`.
 
-    def __init__(self, scrub: Scrub, access: Access) -> None:
+    A large message that `refusal` has an error for, by its method, is not even read.
+    """
+
+    def __init__(
+        self,
+        scrub: Scrub,
+        access: Access,
+        refusal: Callable[[str], errors.AttributionError | None] = lambda _: None,
+    ) -> None:
         self._scrub = scrub
         self._access = access
+        self._refusal = refusal
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -59,12 +70,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
 
         def parsed(data: bytes) -> Any:
             """The message, or its refusal: what is raised here becomes a status that is not ours."""
+            if len(data) > LARGE and (refusal := self._refusal(method)) is not None:
+                return refusal
             try:
                 return parse(data)
             except Exception:
                 return errors.InvalidArgument("the request is no message of this call, or nested too deep")
 
-        codec = {"request_deserializer": parsed, "response_serializer": handler.response_serializer}
+        codec = {"request_deserializer": parsed, "response_serializer": serialised}
         several = handler.request_streaming
         if handler.response_streaming:
             stream = handler.stream_stream if several else handler.unary_stream
@@ -118,8 +131,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
 
 
 def _checked(request: Any) -> Any:
-    """The message. Raises: InvalidArgument, if it could not be read."""
-    if isinstance(request, errors.InvalidArgument):
+    """The message. Raises: AttributionError, if there is one in its place."""
+    if isinstance(request, errors.AttributionError):
         raise request
     return request
 

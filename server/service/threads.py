@@ -1,7 +1,7 @@
 """Engine calls on threads, for an event loop that must never wait: how many, how long, and how they are stopped.
 
-A stream's iterator is advanced one event at a time, when the client has taken the one before: no thread waits for a
-slow client, nothing is queued, and streams take turns. So one iterator may be advanced by different threads.
+A stream's iterator is advanced in short turns, when the client has taken what the turn before brought: no thread waits
+for a slow client, little is queued, and streams take turns. So one iterator may be advanced by different threads.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ from onnx_attribution.values import Event, Progress, Revision, StopReason
 __all__ = ["Stop", "Work"]
 
 MAX_PATIENCE = 30.0  # seconds
+TURN = 0.02  # seconds after which a computation lets others have its thread
 Result = TypeVar("Result")
 
 
@@ -143,16 +145,20 @@ class Work:
         """How many calls are admitted and have not ended."""
         return sum(self._admitted.values())
 
+    def refusal(self, full: Reason = Reason.QUEUE_FULL) -> AttributionError | None:
+        """What a call would be refused with now, as `admit` does it."""
+        if self.draining.is_set():
+            return NotReady("the server is shutting down", reason=Reason.DRAINING)
+        limit = self._limits[full]
+        if self._admitted[full] < limit:
+            return None
+        return Overloaded(f"{limit} calls of this kind are running, as many as may", reason=full, limit=limit)
+
     @contextmanager
     def admit(self, full: Reason = Reason.QUEUE_FULL) -> Iterator[None]:
         """Raises: NotReady while draining; Overloaded, for the reason `full`, if there are too many calls."""
-        if self.draining.is_set():
-            raise NotReady("the server is shutting down", reason=Reason.DRAINING)
-        limit = self._limits[full]
-        if self._admitted[full] >= limit:
-            raise Overloaded(
-                f"{limit} calls of this kind are running, as many as may", reason=full, limit=limit
-            )
+        if (refusal := self.refusal(full)) is not None:
+            raise refusal
         self._admitted[full] += 1
         try:
             yield
@@ -186,59 +192,80 @@ class Work:
         start: Callable[[], Iterator[Event]],
         stop: Stop,
         prepare: Callable[[Event], Result],
+        *,
+        ends_turn: Callable[[Event], bool] = lambda _: True,
+        quiet: bool = False,
     ) -> AsyncIterator[Result]:
         """Each event of the iterator that `start` makes, after `prepare`; all of it on the computing threads.
 
-        While one takes long, the last progress is repeated. However the iteration ends, the computation is stopped.
+        A turn ends with an event that `ends_turn`, or after a while; the next one begins when all events of it are
+        taken. They are told at once, or with `quiet` at the end of the turn. While one takes long, the last progress is
+        repeated. However the iteration ends, the computation is stopped.
         Raises: Overloaded if the first does not get its turn within half of the time, or 30 s.
         """
+        loop = asyncio.get_running_loop()
         iterator: Iterator[Event] | None = None
         began = time.monotonic()
         progress = Progress(0, 0, 0.0)
         patience = min(stop.seconds / 2, MAX_PATIENCE)
+        brought: deque[tuple[Event, Result]] = deque()
+        news = asyncio.Event()
 
-        def step() -> tuple[Event, Result] | None:
+        def step() -> bool:
+            """One turn; whether it was the last."""
             nonlocal iterator
             stop.resume()
+            end = time.monotonic() + TURN
             iterator = iterator or start()
-            event = next(iterator, None)
-            stop.pause()
-            stop.has_result |= isinstance(event, Revision)
-            return None if event is None else (event, prepare(event))
+            for event in iterator:
+                stop.pause()
+                stop.has_result |= isinstance(event, Revision)
+                brought.append((event, prepare(event)))
+                if ends_turn(event) or time.monotonic() >= end:
+                    return False
+                if not quiet:
+                    loop.call_soon_threadsafe(news.set)
+                stop.resume()
+            return True
 
         def close(_: object) -> None:
             if iterator is not None and hasattr(iterator, "close"):
                 with suppress(RuntimeError):  # the threads are gone at shutdown
                     self._compute.submit(iterator.close)
 
-        working: Future[tuple[Event, Result] | None] | None = None
-        timer = asyncio.get_running_loop().call_later(stop.left, stop.expire)
+        working: Future[bool] | None = None
+        timer = loop.call_later(stop.left, stop.expire)
         try:
-            while True:
+            is_over = False
+            while not is_over:
                 working = self._submit(self._compute, step, stop.interrupt)
                 waiting = asyncio.wrap_future(working)
+                waiting.add_done_callback(lambda _: news.set())
                 try:
-                    while not (await asyncio.wait([waiting], timeout=min(self._heartbeat, patience)))[0]:
+                    while True:
+                        news.clear()
+                        while brought:
+                            event, prepared = brought.popleft()
+                            progress = event if isinstance(event, Progress) else progress
+                            yield prepared
+                        if waiting.done():  # after its last event was brought
+                            break
+                        if await _is_set(news, min(self._heartbeat, patience)):
+                            continue
                         now = time.monotonic() - began
                         if iterator is None and not working.running() and now >= patience:
                             raise Overloaded(
                                 f"no turn within {patience:g} s: too many computations are running"
                             )
                         yield prepare(Progress(progress.done, progress.planned, now))
-                    result = waiting.result()
+                    is_over = waiting.result()
                 finally:
-                    waiting.cancel()  # takes a step that has not begun off the queue
-                if result is None:
-                    return
-                event, prepared = result
-                if isinstance(event, Progress):
-                    progress = event
-                yield prepared
+                    waiting.cancel()  # takes a turn that has not begun off the queue
         finally:
             timer.cancel()
             stop.cancel()
             if working is not None:
-                working.add_done_callback(close)  # not before the running step has ended
+                working.add_done_callback(close)  # not before the running turn has ended
 
     def _submit(
         self, pool: ThreadPoolExecutor, function: Callable[[], Result], interrupt: Interrupt
@@ -268,3 +295,20 @@ class Work:
         """Waits for nothing that has not begun."""
         self._compute.shutdown(wait=False, cancel_futures=True)
         self._questions.shutdown(wait=False, cancel_futures=True)
+
+
+async def _is_set(event: asyncio.Event, seconds: float) -> bool:
+    """Whether it is set within so many seconds."""
+    late = False
+
+    def give_up() -> None:
+        nonlocal late
+        late = not event.is_set()
+        event.set()
+
+    timer = asyncio.get_running_loop().call_later(seconds, give_up)
+    try:
+        await event.wait()
+    finally:
+        timer.cancel()
+    return not late
