@@ -14,7 +14,7 @@ import grpc
 from numpy.typing import ArrayLike
 
 from onnx_attribution.client import calls, messages
-from onnx_attribution.client.audit import Audited, AuditProgress, Log
+from onnx_attribution.client.audit.stream import Audited, AuditProgress, Log
 from onnx_attribution.client.calls import Answer, Call, Listing
 from onnx_attribution.client.channel import Link, Tls
 from onnx_attribution.client.errors import translated

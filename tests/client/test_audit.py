@@ -14,7 +14,7 @@ from google.rpc import status_pb2
 
 from onnx_attribution import errors
 from onnx_attribution.client import AsyncClient, Client
-from onnx_attribution.client.audit import Log
+from onnx_attribution.client.audit.stream import Log
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.server import app
 from onnx_attribution.server.settings import Settings
