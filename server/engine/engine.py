@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from onnx_attribution.errors import NotDifferentiable, Reason
+from onnx_attribution.errors import NotDifferentiable, NotFound, Reason
+from onnx_attribution.graph_tools.ir.weights import Weights
+from onnx_attribution.graph_tools.programs.randomise import Draw, Order, stages
 from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.engine.answer.refine import Stop, events
@@ -28,6 +32,19 @@ from onnx_attribution.values import (
 )
 
 MEMORY = 2 << 30
+
+
+@dataclass(frozen=True)
+class Randomised:
+    """A model of the engine, by its `name`, with the blocks of parameters `redrawn` drawn anew."""
+
+    name: str
+    redrawn: tuple[str, ...]
+
+    @property
+    def block(self) -> str:
+        """The block that was drawn anew last."""
+        return self.redrawn[-1]
 
 
 class Engine:
@@ -112,6 +129,54 @@ class Engine:
             NotFound: there is no such model or version.
         """
         return self._models.remove(name, version)(wait)
+
+    @contextmanager
+    def randomised(
+        self,
+        model: str,
+        *,
+        order: Order = "cascading",
+        draw: Draw = "he_normal",
+        seed: int = 0,
+        toward: Sequence[str] = (),
+        most: int | None = None,
+    ) -> Iterator[Iterator[Randomised]]:
+        """The model with its parameters drawn anew block by block, as `graph_tools.programs.randomise` says.
+
+            with engine.randomised("digits") as stages:
+                for stage in stages:
+                    engine.attribute(AttributionRequest(stage.name, inputs, "gradient", target=7))
+
+        Each stage is a model of this engine until the next one is asked for or the block is left.
+
+        Raises:
+            InvalidArgument: quantised weights, which need `draw="shuffle"`. ModelError: there are no parameters, or
+                the file has changed since it was loaded.
+        """
+        weights = Weights()
+        with self._models.use(model) as loaded:
+            file, alike = loaded.file(weights), loaded.alike
+            wanted = [name for name in toward if name in loaded.tensors]
+        made = stages(file, order, draw, seed=seed, toward=wanted, most=most)
+        known: list[str] = []
+
+        def each() -> Iterator[Randomised]:
+            for number, stage in enumerate(made):
+                self._forget(known)
+                name = f"{model.replace('/', '-')}~{order}-{draw}-{seed}-{id(known):x}-{number}"
+                self._models.add(name, 1, stage.model, *alike)
+                known.append(name)
+                yield Randomised(name, stage.redrawn)
+
+        try:
+            yield each()
+        finally:
+            self._forget(known)
+
+    def _forget(self, names: list[str]) -> None:
+        while names:
+            with suppress(NotFound):
+                self._models.remove(names.pop())(0)
 
     def models(self) -> list[ModelInfo]:
         """What is known of every model, without loading any."""

@@ -30,6 +30,12 @@ from onnx_attribution.values import Array, TensorInfo
 
 SLOW = 2.0  # seconds of a run from which on one sample has to do for the comparison with the original
 Examples = list[dict[str, Array]]
+Alike = tuple[
+    Mapping[str, int | None] | None,
+    Mapping[str, tuple[int, ...]] | None,
+    Mapping[str, Array] | None,
+    Card,
+]
 
 
 class ReadModel:
@@ -80,6 +86,25 @@ class ReadModel:
             TensorInfo(v.name, _type(made.get(v.name, v)), _told(v, made.get(v.name, v)), None)
             for v in model.graph.output
         )
+
+    def file(self, weights: Weights) -> onnx.ModelProto:
+        """The model as its file holds it, read again, with its large values in `weights`.
+
+        Raises:
+            ModelError: the file is gone, or not the one that was loaded.
+        """
+        model = load(self._source, weights)
+        if digest(self._source) != self.digest:
+            raise ModelError(
+                "the file of the model has changed since it was loaded; load it again",
+                reason=Reason.MODEL_INVALID,
+            )
+        return model
+
+    @property
+    def alike(self) -> Alike:
+        """What was told of the file, for another one of the same inputs: batch axes, shapes, an example, the card."""
+        return self._axes, self._shapes, self._given, self.card
 
     def _runnable(
         self, model: onnx.ModelProto, run: Runner

@@ -27,7 +27,7 @@ from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.graph_tools.select.names import close_names
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.interrupt import awaited, current
-from onnx_attribution.server.engine.models.card import files_beside
+from onnx_attribution.server.engine.models.card import Card, files_beside
 from onnx_attribution.server.engine.models.doubts import is_doubtful
 from onnx_attribution.server.engine.models.folders import Stamp, stamps
 from onnx_attribution.server.engine.models.forward import forward
@@ -155,7 +155,7 @@ class Registry:
         axes: Mapping[str, int | None] | None,
         shapes: Mapping[str, tuple[int, ...]] | None,
         given: Mapping[str, Array] | None,
-        card: Path | None = None,
+        card: Path | Card | None = None,
     ) -> None:
         """Makes a version known; the model that had its place is closed behind the last request that runs on it."""
         self._put(self._entry(name, version, source, axes, shapes, given, card))
@@ -168,7 +168,7 @@ class Registry:
         axes: Mapping[str, int | None] | None,
         shapes: Mapping[str, tuple[int, ...]] | None,
         given: Mapping[str, Array] | None,
-        card: Path | None = None,
+        card: Path | Card | None = None,
     ) -> ModelInfo:
         """Loads a version and runs it once before it takes the place of the one that had it, which else stays.
 
@@ -197,7 +197,7 @@ class Registry:
         axes: Mapping[str, int | None] | None,
         shapes: Mapping[str, tuple[int, ...]] | None,
         given: Mapping[str, Array] | None,
-        card: Path | None = None,
+        card: Path | Card | None = None,
     ) -> Entry:
         if not name or "/" in name:
             raise InvalidArgument(
@@ -208,7 +208,7 @@ class Registry:
                 f"the model {name!r} is a path, bytes or a ModelProto, not {type(source).__name__}", name=name
             )
         load = partial(LoadedModel, source, self._backend, axes, shapes, given, card=card)
-        return Entry(name, version, source, card, load)
+        return Entry(name, version, source, None if isinstance(card, Card) else card, load)
 
     def _put(self, entry: Entry) -> None:
         with self._lock:
