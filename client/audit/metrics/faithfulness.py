@@ -1,0 +1,124 @@
+"""Whether a map says what the model does: infidelity, and the sum to the change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from onnx_attribution.client.audit.metrics.metric import (
+    Floats,
+    Forward,
+    Inputs,
+    Maps,
+    Metric,
+    declared,
+    flat,
+    ratio,
+)
+from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.values import Array
+
+Perturb = Callable[[Inputs, np.random.Generator], tuple[Maps, Inputs]]
+"""From inputs to I, by source as the attributions are, and to the inputs that are perturbed by it."""
+
+INFIDELITY = declared(
+    Metric(
+        "infidelity",
+        "lower",
+        "faithfulness",
+        "E[(sum_i I_i a_i - (F(x) - F(x~)))^2] over perturbations x~ of x; normalised: with b a for a, where "
+        "b = E[s d] / E[s^2] for s = sum_i I_i a_i and d = F(x) - F(x~)",
+        "arXiv 1901.09392; Captum's infidelity",
+        chance="floor",
+        quantus="Infidelity",
+    )
+)
+COMPLETENESS = declared(
+    Metric(
+        "completeness",
+        "lower",
+        "axiomatic",
+        "|sum_i a_i - (F(x) - F(x'))| / |F(x) - F(x')|",
+        "arXiv 1703.01365, axiom of completeness",
+        quantus="Completeness",
+    )
+)
+
+
+def infidelity(
+    forward: Forward,
+    inputs: Inputs,
+    maps: Maps,
+    perturb: Perturb,
+    *,
+    count: int = 10,
+    normalize: bool = False,
+    seed: int = 0,
+) -> Floats:
+    """INFIDELITY of `count` perturbations."""
+    if count < 1:
+        raise InvalidArgument(f"count must be at least 1, not {count}", parameter="count")
+    rng, own, value = np.random.default_rng(seed), flat(maps), forward(inputs)
+    products, changes = [], []
+    for _ in range(count):
+        by, changed = perturb(inputs, rng)
+        if set(by) != set(maps):
+            raise InvalidArgument(
+                f"what is perturbed, {', '.join(by)}, is not what is explained, {', '.join(maps)}"
+            )
+        products.append((own * flat({name: by[name] for name in maps})).sum(axis=1))
+        changes.append(value - forward(changed))
+    s, d = np.stack(products), np.stack(changes)
+    if normalize:  # Captum's: where every s is 0 there is nothing to scale
+        s = s * ratio((s * d).mean(axis=0), (s**2).mean(axis=0), otherwise=0.0)
+    return np.asarray(((s - d) ** 2).mean(axis=0))
+
+
+def completeness(maps: Maps, change: Floats) -> Floats:
+    """COMPLETENESS; where nothing changes 0 if the map sums to 0 too, else infinite."""
+    missed = np.abs(flat(maps).sum(axis=1) - change)
+    return ratio(missed, np.abs(change), otherwise=0.0) + np.where((change == 0) & (missed > 0), np.inf, 0.0)
+
+
+def noise(sources: tuple[str, ...], deviation: float) -> Perturb:
+    """Normal noise on the sources: x~ = x - I."""
+
+    def perturb(inputs: Inputs, rng: np.random.Generator) -> tuple[Maps, Inputs]:
+        by = {name: rng.normal(0.0, deviation, np.shape(inputs[name])) for name in sources}
+        return by, _less(inputs, by)
+
+    return perturb
+
+
+def removed_squares(
+    sources: tuple[str, ...], baseline: float | Array = 0.0, *, share: float = 0.25
+) -> Perturb:
+    """A window of the last two axes (of one axis: a stretch) goes to the baseline: I = x - x~. Its sides are so large a
+    share of the axes."""
+
+    def perturb(inputs: Inputs, rng: np.random.Generator) -> tuple[Maps, Inputs]:
+        by: dict[str, Floats] = {}
+        for name in sources:
+            values = np.asarray(inputs[name], np.float64)
+            mask = np.zeros(values.shape, bool)
+            for k in range(len(values)):
+                place: list[slice] = []
+                for size in values.shape[1:][-2:]:
+                    side = max(round(share * size), 1)
+                    first = int(rng.integers(size - side + 1))
+                    place.append(slice(first, first + side))
+                mask[k][(..., *place)] = True
+            by[name] = np.where(mask, values - np.asarray(baseline, np.float64), 0.0)
+        return by, _less(inputs, by)
+
+    return perturb
+
+
+def _less(inputs: Inputs, by: Maps) -> Inputs:
+    """The inputs less what they are perturbed by, in their types."""
+    changed = {
+        name: (np.asarray(inputs[name], np.float64) - one).astype(np.asarray(inputs[name]).dtype)
+        for name, one in by.items()
+    }
+    return {**inputs, **changed}

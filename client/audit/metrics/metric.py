@@ -1,0 +1,65 @@
+"""What a metric says of itself, and the words that all metrics share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.values import Array
+
+Floats = NDArray[np.float64]
+Inputs = Mapping[str, Array]
+"""The model's inputs, each with its samples."""
+Maps = Mapping[str, Floats]
+"""By source, attributions `[samples, *unit]`."""
+Explain = Callable[[Inputs], Maps]
+Forward = Callable[[Inputs], Floats]
+"""From inputs to the explained number of each sample."""
+
+Direction = Literal["higher", "lower"]
+Category = Literal["axiomatic", "complexity", "faithfulness", "localisation", "randomisation", "robustness"]
+Chance = Literal["goal", "floor", "none"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number for each sample.
+
+    `direction` is which way is better. `chance` is what random maps mean: a "goal", where a map should be as unlike as
+    they are; a "floor", which a map that knows something is better than; or "none". `quantus` is the class of that
+    library with the same formula, "" where there is none.
+    """
+
+    name: str
+    direction: Direction
+    category: Category
+    formula: str
+    source: str
+    chance: Chance = "none"
+    quantus: str = ""
+
+
+METRICS: dict[str, Metric] = {}
+"""Every metric by its name."""
+
+
+def declared(metric: Metric) -> Metric:
+    """Makes a metric known. Raises: ValueError: there is one of that name."""
+    if METRICS.setdefault(metric.name, metric) is not metric:
+        raise ValueError(f"there is a metric {metric.name!r} already")
+    return metric
+
+
+def flat(maps: Maps) -> Floats:
+    """All sources together as `[samples, elements]`."""
+    return np.concatenate([np.asarray(a, np.float64).reshape(len(a), -1) for a in maps.values()], axis=1)
+
+
+def ratio(numerator: Floats, denominator: Floats, otherwise: float = np.nan) -> Floats:
+    """The quotient, and a number of its own where the denominator is 0."""
+    safe = np.where(denominator == 0, 1.0, denominator)
+    return np.where(denominator == 0, otherwise, numerator / safe)

@@ -1,0 +1,179 @@
+"""How far a map moves: little where the input moves little, and much where another class is explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.client.audit.metrics.metric import (
+    Explain,
+    Floats,
+    Inputs,
+    Maps,
+    Metric,
+    declared,
+    flat,
+    ratio,
+)
+from onnx_attribution.client.audit.metrics.similarity import Channels, similarities
+from onnx_attribution.errors import InvalidArgument
+
+Move = Callable[[Inputs, np.random.Generator], Inputs]
+"""From inputs to inputs close by."""
+
+MAX_SENSITIVITY = declared(
+    Metric(
+        "max_sensitivity",
+        "lower",
+        "robustness",
+        "max over x~ within the radius of ||a(x~) - a(x)|| / ||a(x)||",
+        "arXiv 1901.09392; Captum's sensitivity_max",
+        quantus="MaxSensitivity",
+    )
+)
+AVG_SENSITIVITY = declared(
+    Metric(
+        "avg_sensitivity",
+        "lower",
+        "robustness",
+        "the mean over x~ within the radius of ||a(x~) - a(x)|| / ||a(x)||",
+        "arXiv 1901.09392",
+        quantus="AvgSensitivity",
+    )
+)
+LOCAL_LIPSCHITZ_ESTIMATE = declared(
+    Metric(
+        "local_lipschitz_estimate",
+        "lower",
+        "robustness",
+        "max over x~ with small noise of ||a(x~) - a(x)|| / ||x~ - x||",
+        "arXiv 1806.08049",
+        quantus="LocalLipschitzEstimate",
+    )
+)
+RANDOM_LOGIT = declared(
+    Metric(
+        "random_logit",
+        "lower",
+        "randomisation",
+        "the similarity of the maps of the predicted class and of another one, random or the least likely",
+        "arXiv 1912.09818",
+        chance="goal",
+        quantus="RandomLogit",
+    )
+)
+
+
+def within(sources: tuple[str, ...], radius: float) -> Move:
+    """Each element up to `radius` away, all distances equally likely."""
+    return _moving(sources, lambda rng, shape: rng.uniform(-radius, radius, shape))
+
+
+def near(sources: tuple[str, ...], deviation: float) -> Move:
+    """Normal noise."""
+    return _moving(sources, lambda rng, shape: rng.normal(0.0, deviation, shape))
+
+
+def max_sensitivity(
+    explain: Explain, inputs: Inputs, move: Move, *, count: int = 10, seed: int = 0
+) -> Floats:
+    """MAX_SENSITIVITY of `count` moves; where a(x) is 0 nothing is divided."""
+    return np.asarray(np.max(_sensitivities(explain, inputs, move, count, seed), axis=0))
+
+
+def avg_sensitivity(
+    explain: Explain, inputs: Inputs, move: Move, *, count: int = 10, seed: int = 0
+) -> Floats:
+    """AVG_SENSITIVITY of `count` moves; where a(x) is 0 nothing is divided."""
+    return np.asarray(np.mean(_sensitivities(explain, inputs, move, count, seed), axis=0))
+
+
+def local_lipschitz_estimate(
+    explain: Explain, inputs: Inputs, move: Move, *, count: int = 10, seed: int = 0
+) -> Floats:
+    """LOCAL_LIPSCHITZ_ESTIMATE of `count` moves; a move that ends where it began does not count."""
+    own = explain(inputs)
+    before = flat(own)
+    places = _at(inputs, own)
+    found = [np.zeros(len(before))]
+    for moved in _moves(inputs, move, count, seed):
+        apart = np.linalg.norm(_at(moved, own) - places, axis=1)
+        change = np.linalg.norm(flat(explain(moved)) - before, axis=1)
+        found.append(ratio(change, apart, otherwise=0.0))
+    return np.asarray(np.max(found, axis=0))
+
+
+def random_logit(
+    own: Maps, other: Maps, *, channels: Channels = "sum", percentile: float = 100.0
+) -> dict[str, Floats]:
+    """RANDOM_LOGIT by every similarity: `own` maps of the predicted classes, `other` those of other classes."""
+    return compared(own, other, channels=channels, percentile=percentile)
+
+
+def compared(
+    left: Maps, right: Maps, *, channels: Channels = "sum", percentile: float = 100.0
+) -> dict[str, Floats]:
+    """Every similarity, sample by sample; of several sources its mean."""
+    if left.keys() != right.keys():
+        raise InvalidArgument(
+            f"maps of {', '.join(left)} cannot be compared with those of {', '.join(right)}"
+        )
+    found = [
+        [
+            similarities(x, y, channels=channels, percentile=percentile)
+            for x, y in zip(a, right[n], strict=True)
+        ]
+        for n, a in left.items()
+    ]
+    names = found[0][0].keys() if found and found[0] else ()
+    return {name: np.mean([[one[name] for one in each] for each in found], axis=0) for name in names}
+
+
+def other_classes(scores: Floats, *, least_likely: bool = False, seed: int = 0) -> tuple[int, ...]:
+    """Of each row of scores `[samples, classes]` a class that is not the largest: drawn, or the least likely."""
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        raise InvalidArgument(f"there is no other class in scores of shape {list(scores.shape)}")
+    top = scores.argmax(axis=1)
+    if least_likely:
+        return tuple(int(k) for k in scores.argmin(axis=1))
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(scores.shape[1] - 1, size=len(scores))
+    return tuple(int(k) for k in drawn + (drawn >= top))
+
+
+def _moving(
+    sources: tuple[str, ...], drawn: Callable[[np.random.Generator, tuple[int, ...]], Floats]
+) -> Move:
+    def move(inputs: Inputs, rng: np.random.Generator) -> Inputs:
+        moved = {}
+        for name in sources:
+            values: NDArray[Any] = np.asarray(inputs[name])
+            moved[name] = (values + drawn(rng, values.shape)).astype(values.dtype)
+        return {**inputs, **moved}
+
+    return move
+
+
+def _moves(inputs: Inputs, move: Move, count: int, seed: int) -> Iterator[Inputs]:
+    if count < 1:
+        raise InvalidArgument(f"count must be at least 1, not {count}", parameter="count")
+    rng = np.random.default_rng(seed)
+    return (move(inputs, rng) for _ in range(count))
+
+
+def _sensitivities(explain: Explain, inputs: Inputs, move: Move, count: int, seed: int) -> list[Floats]:
+    before = flat(explain(inputs))
+    norms = np.linalg.norm(before, axis=1)
+    norms = np.where(norms == 0, 1.0, norms)  # as Captum does
+    moves = _moves(inputs, move, count, seed)
+    return [np.linalg.norm(flat(explain(moved)) - before, axis=1) / norms for moved in moves]
+
+
+def _at(inputs: Inputs, sources: Maps) -> Floats:
+    """The inputs that are explained, as `[samples, elements]`."""
+    if missing := [name for name in sources if name not in inputs]:
+        raise InvalidArgument(f"{', '.join(missing)} is no input, so its distances are not known")
+    return flat({name: np.asarray(inputs[name], np.float64) for name in sources})

@@ -1,0 +1,148 @@
+"""How alike two maps of one sample are: ranks, structure, edges. 1 is the same; about 0 is unrelated.
+
+Every similarity is defined for every map. Ranks: a constant map has none, so two of them are alike (1) and one is like
+no other (0). Windows are fitted to the map: where it has 11 and more elements along each side, SSIM has the Gaussian
+window of its paper (sigma 1.5, 11 wide) and HOG cells of up to 16 x 16; below, the window is the largest odd size that
+fits, and a map with a side of 2 is one window. Axes of size 1 do not count, so a row is a map of one axis; HOG takes
+maps of two axes from 3 x 3 on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.client.audit.metrics.metric import Floats
+from onnx_attribution.errors import InvalidArgument
+
+Channels = Literal["sum", "absmax"]
+Similarity = Callable[[Floats, Floats], float]
+
+WINDOW, SIGMA = 11, 1.5
+K1, K2 = 0.01, 0.03
+CELL, BLOCK, TURNS = 16, 3, 9
+
+
+NAMES = ("spearman", "spearman_absolute", "ssim", "hog")
+
+
+def spearman(left: Floats, right: Floats) -> float:
+    """The correlation of the signed ranks (arXiv 1810.03292); ties share their mean rank."""
+    x, y = (_ranks(a) for a in _pair(left, right))
+    x, y = x - x.mean(), y - y.mean()
+    norms = math.sqrt(float(x @ x)), math.sqrt(float(y @ y))
+    if not all(norms):
+        return float(not any(norms))
+    return float(np.clip(x @ y / (norms[0] * norms[1]), -1.0, 1.0))
+
+
+def spearman_absolute(left: Floats, right: Floats) -> float:
+    """The correlation of the ranks of magnitudes."""
+    x, y = _pair(left, right)
+    return spearman(np.abs(x), np.abs(y))
+
+
+def ssim(left: Floats, right: Floats) -> float:
+    """The structural similarity of two maps in 0..1 (doi 10.1109/TIP.2003.819861)."""
+    from skimage.metrics import structural_similarity
+
+    x, y = (_squeezed(a) for a in _pair(left, right))
+    side = min(x.shape, default=1)
+    if side < 3:
+        return _one_window(x, y)
+    reach = (min(side, WINDOW) - 1) // 2
+    return float(
+        structural_similarity(
+            x, y, data_range=1.0, gaussian_weights=True, sigma=SIGMA * reach / 5, K1=K1, K2=K2
+        )
+    )
+
+
+def hog(left: Floats, right: Floats) -> float:
+    """The correlation of the ranks of histograms of oriented gradients (doi 10.1109/CVPR.2005.177).
+
+    NaN where there are no such histograms: for maps of another number of axes than two, or with a side below 3.
+    """
+    from skimage.feature import hog as histograms
+
+    x, y = (_squeezed(a) for a in _pair(left, right))
+    if x.ndim != 2 or min(x.shape) < 3:
+        return math.nan
+    cell = tuple(max(1, min(CELL, size // 4)) for size in x.shape)
+    block = tuple(min(BLOCK, size // one) for size, one in zip(x.shape, cell, strict=True))
+    found = [histograms(a, orientations=TURNS, pixels_per_cell=cell, cells_per_block=block) for a in (x, y)]
+    return spearman(*found)
+
+
+def picture(values: Floats, channels: Channels = "sum") -> Floats:
+    """One sample's map without its channels: of three axes the first is summed, or gives its largest magnitude."""
+    if channels not in ("sum", "absmax"):
+        raise InvalidArgument(f"no channels={channels!r}; there are: sum, absmax", parameter="channels")
+    values = np.asarray(values, np.float64)
+    if values.ndim < 3:
+        return values
+    if channels == "sum":
+        return np.asarray(values.sum(axis=0))
+    chosen = np.abs(values).argmax(axis=0)
+    return np.asarray(np.take_along_axis(values, chosen[None], axis=0)[0])
+
+
+def unit_range(values: Floats, percentile: float = 100.0) -> Floats:
+    """The magnitudes in 0..1, of which the largest is 1; those beyond a percentile are cut there. Zeros stay zeros."""
+    if not 0 < percentile <= 100:
+        raise InvalidArgument(f"percentile must be above 0 and at most 100, not {percentile}")
+    magnitudes = np.abs(np.asarray(values, np.float64))
+    top = float(np.percentile(magnitudes, percentile)) if magnitudes.size else 0.0
+    top = top or float(magnitudes.max(initial=0.0))
+    return np.clip(magnitudes / top, 0.0, 1.0) if top else magnitudes
+
+
+def similarities(
+    left: Floats, right: Floats, *, channels: Channels = "sum", percentile: float = 100.0
+) -> dict[str, float]:
+    """All similarities of two maps of one sample.
+
+    Ranks are those of all elements; SSIM and HOG compare pictures of magnitudes in 0..1, cut at the percentile (100:
+    not cut), with the channels taken together.
+    """
+    x, y = _pair(left, right)
+    pictures = [unit_range(picture(a, channels), percentile) for a in (x, y)]
+    return {
+        "spearman": spearman(x, y),
+        "spearman_absolute": spearman_absolute(x, y),
+        "ssim": ssim(*pictures),
+        "hog": hog(*pictures),
+    }
+
+
+def _pair(left: NDArray[np.floating], right: NDArray[np.floating]) -> tuple[Floats, Floats]:
+    x, y = np.asarray(left, np.float64), np.asarray(right, np.float64)
+    if x.shape != y.shape or not x.size:
+        raise InvalidArgument(f"two maps of one shape are compared, not {list(x.shape)} and {list(y.shape)}")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise InvalidArgument("a map holds numbers that are not finite, and cannot be compared")
+    return x, y
+
+
+def _ranks(values: Floats) -> Floats:
+    """The ranks of all elements; ties share their mean rank."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    means = np.cumsum(counts) - (counts - 1) / 2
+    return np.asarray(means[places.reshape(-1)], np.float64)
+
+
+def _squeezed(values: Floats) -> Floats:
+    return values.reshape([size for size in values.shape if size != 1])
+
+
+def _one_window(x: Floats, y: Floats) -> float:
+    """The similarity of means, variances and covariance, of all elements alike."""
+    c1, c2 = K1**2, K2**2
+    means = x.mean(), y.mean()
+    covariance = float(((x - means[0]) * (y - means[1])).mean())
+    luminance = (2 * means[0] * means[1] + c1) / (means[0] ** 2 + means[1] ** 2 + c1)
+    return float(luminance * (2 * covariance + c2) / (x.var() + y.var() + c2))

@@ -1,0 +1,124 @@
+"""How alike two maps are: against scipy and skimage themselves, on maps of every size, and where there is nothing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from skimage.metrics import structural_similarity
+
+from onnx_attribution.client.audit.metrics.similarity import (
+    NAMES,
+    hog,
+    picture,
+    similarities,
+    spearman,
+    spearman_absolute,
+    ssim,
+    unit_range,
+)
+from onnx_attribution.errors import InvalidArgument
+
+SHAPES = [
+    (1,),
+    (2,),
+    (7,),
+    (40,),
+    (1, 1),
+    (2, 2),
+    (1, 2, 2),
+    (3, 4),
+    (1, 8, 8),
+    (3, 11, 30),
+    (1, 1, 40),
+    (4, 5, 6, 7),
+]
+
+
+def test_ranks_are_scipys_with_ties(rng: np.random.Generator) -> None:
+    x, y = rng.integers(-3, 4, (2, 5, 9)).astype(float)
+    assert spearman(x, y) == pytest.approx(spearmanr(x.ravel(), y.ravel())[0])
+    assert spearman_absolute(x, y) == pytest.approx(spearmanr(np.abs(x).ravel(), np.abs(y).ravel())[0])
+
+
+def test_ssim_is_skimages_with_the_window_of_its_paper(rng: np.random.Generator) -> None:
+    x, y = rng.random((2, 16, 20))
+    wanted = structural_similarity(x, y, data_range=1.0, gaussian_weights=True)  # sigma 1.5, 11 x 11
+    assert ssim(x, y) == pytest.approx(float(wanted))
+
+
+def test_one_window_is_the_formula_of_the_paper() -> None:
+    x, y = np.array([[0.0, 1.0], [0.5, 0.25]]), np.array([[0.25, 0.75], [0.5, 0.0]])
+    mx, my, c1, c2 = 0.4375, 0.375, 1e-4, 9e-4
+    covariance = np.mean((x - mx) * (y - my))
+    wanted = (2 * mx * my + c1) * (2 * covariance + c2) / ((mx**2 + my**2 + c1) * (x.var() + y.var() + c2))
+    assert ssim(x, y) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_map_is_like_itself_whatever_its_size(shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    own = similarities(x := rng.normal(size=shape), x)
+    assert set(own) == set(NAMES)
+    sides = [n for n in (shape[1:] if len(shape) > 2 else shape) if n != 1]
+    for name, value in own.items():
+        if name == "hog" and (len(sides) != 2 or min(sides) < 3):
+            assert math.isnan(value)
+        else:
+            assert value == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_constant_maps_are_alike_and_unlike_others(shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    nothing = np.zeros(shape)
+    both = similarities(nothing, nothing)
+    assert {both["spearman"], both["spearman_absolute"]} == {1.0}
+    assert both["ssim"] == pytest.approx(1.0)
+    if math.prod(shape) > 2:
+        one = similarities(rng.normal(size=shape), nothing)
+        assert one["spearman"] == one["spearman_absolute"] == 0.0
+        assert one["ssim"] < 0.5
+
+
+def test_random_maps_are_near_0_by_ranks(rng: np.random.Generator) -> None:
+    found = [spearman(*rng.normal(size=(2, 28, 28))) for _ in range(50)]
+    # the mean of 50, each with the standard deviation 1 / sqrt(783)
+    assert abs(np.mean(found)) < 4 / math.sqrt(783 * 50)
+
+
+def test_signs_count_for_ranks_and_not_for_magnitudes(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(1, 8, 8))
+    found = similarities(x, -x)
+    assert found["spearman"] == pytest.approx(-1)
+    assert [found[name] for name in NAMES[1:]] == pytest.approx([1, 1, 1])
+
+
+def test_histograms_of_gradients_see_edges_turn() -> None:
+    rows = np.tile(np.linspace(0, 1, 16) ** 2, (16, 1))
+    assert hog(rows, rows * 0.5) == pytest.approx(1.0)
+    assert hog(rows, rows.T) < 0.1
+
+
+def test_channels_are_summed_or_the_largest_is_taken() -> None:
+    values = np.array([[[1.0, -3.0]], [[-2.0, 1.0]]])
+    np.testing.assert_array_equal(picture(values), [[-1.0, -2.0]])
+    np.testing.assert_array_equal(picture(values, "absmax"), [[-2.0, -3.0]])
+    with pytest.raises(InvalidArgument, match="absmax"):
+        picture(values, "mean")  # type: ignore[arg-type]
+
+
+def test_a_percentile_cuts_what_is_beyond() -> None:
+    values = np.r_[np.arange(100.0), -1000.0]
+    assert unit_range(values)[99] == pytest.approx(0.099)
+    assert unit_range(values, 99)[99] == 1.0
+    np.testing.assert_array_equal(unit_range(np.r_[np.zeros(99), 2.0], 50)[-2:], [0.0, 1.0])
+    with pytest.raises(InvalidArgument, match="percentile"):
+        unit_range(values, 0)
+
+
+def test_shapes_that_differ_and_numbers_that_are_none_are_refused() -> None:
+    with pytest.raises(InvalidArgument, match=r"\[2\] and \[3\]"):
+        similarities(np.zeros(2), np.zeros(3))
+    with pytest.raises(InvalidArgument, match="not finite"):
+        similarities(np.array([np.nan, 1.0]), np.zeros(2))
