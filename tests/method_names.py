@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable
 
-from onnx_attribution.methods import MethodInfo, NearZero, Quadrature
+from onnx_attribution.methods import MethodInfo, NearZero, Quadrature, registered
 from onnx_attribution.server.engine.methods import DRIVERS
 from onnx_attribution.server.engine.recipe import infos
 
@@ -26,8 +26,14 @@ PATH_METHODS = frozenset(_where(lambda one: bool(one.sums_to) and _has(one, "tol
 GRADIENT_METHODS = frozenset(_where(lambda one: not one.needs_reference))
 DRAWN_METHODS = frozenset(_where(lambda one: _has(one, "draws")))
 SUMMING_METHODS = frozenset(_where(lambda one: bool(one.sums_to)))
+TABLE_METHODS = frozenset(
+    name for name, cls in registered().items() if cls.__module__ == "onnx_attribution.methods.relevance"
+)
+"""Those that carry something else than the gradient back, by a table of rules."""
 FIXED_METHODS = tuple(
-    name for name in METHODS if name not in DRAWN_METHODS | {"layer_activation", "internal_influence"}
+    name
+    for name in METHODS
+    if name not in DRAWN_METHODS | TABLE_METHODS | {"layer_activation", "internal_influence"}
 )
 """Those whose numbers of small models are known: gradients, differences of the target, and what sums to them."""
 SOURCE_METHODS = frozenset(_where(lambda one: one.layer_is_source))

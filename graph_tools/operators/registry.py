@@ -118,7 +118,8 @@ class Rule:
     `secant(op, node, reference, *gradients)` says what the kinds do not; `many` the same for more moving inputs than a
     Shapley value takes, `of_integers` for an output of integers, and for operators with graphs
     `inner(op, node, reference, gradients, references, moving)`. `unfollowed`: outputs that may change between x and x'
-    though nothing passes them, as positions and bits.
+    though nothing passes them, as positions and bits. `alone`: a rule in place of the gradient that is meant where the
+    operator stands by itself; functions of several nodes with it inside keep their gradient.
     """
 
     vjp: RuleFunction
@@ -139,6 +140,7 @@ class Rule:
     inner: RuleFunction | None = None
     unfollowed: tuple[int, ...] = ()
     zero: str = ""
+    alone: bool = False
 
     def is_linear_in(self, node: NodeView, active: Iterable[int]) -> bool:
         """Whether the node is jointly linear in these inputs."""

@@ -40,11 +40,12 @@ Slope = Callable[[Emitter, Value], Value]
 def composites(nodes: Sequence[gs.Node], asked: Collection[str], rules: RuleTable) -> dict[int, Composite]:
     """The functions, by the identity of the node that ends each.
 
-    None has a tensor inside that is `asked` for, or an operator whose rule is not that of the gradient.
+    None has a tensor inside that is `asked` for, or an operator whose rule is not that of the gradient, unless that is
+    meant for the operator `alone`.
     """
     names, found = frozenset(asked), dict[int, Composite]()
     for form, ends, inside in _FORMS:
-        if any(rules.get(("", name)) is not VJP["", name] for name in ends | inside):
+        if not all(_is_gradient(rules, name) for name in ends | inside):
             continue
         for node in nodes:
             if node.op in ends and node.domain in (None, "", "ai.onnx") and id(node) not in found:
@@ -52,6 +53,11 @@ def composites(nodes: Sequence[gs.Node], asked: Collection[str], rules: RuleTabl
                 if composite is not None:
                     found[id(node)] = composite
     return found
+
+
+def _is_gradient(rules: RuleTable, name: str) -> bool:
+    rule = rules.get(("", name))
+    return rule is VJP["", name] or (rule is not None and rule.alone)
 
 
 def _gelu(node: gs.Node, asked: Asked) -> Composite | None:

@@ -16,7 +16,7 @@ from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import AttributionRequest
 from tests.definitions.network import HIDDEN, SOURCE, drawn
 
-NAMES = sorted(name for name, cls in registered().items() if cls.__module__ == "onnx_attribution.methods")
+NAMES = sorted(name for name, cls in registered().items() if cls.__module__.startswith("onnx_attribution."))
 
 
 @pytest.fixture(scope="module")

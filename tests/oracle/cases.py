@@ -21,7 +21,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx_attribution.methods import Gradient, SmoothGrad, SmoothGradSquared, VarGrad
+from onnx_attribution.methods import (
+    DeconvNet,
+    Gradient,
+    GuidedBackprop,
+    SmoothGrad,
+    SmoothGradSquared,
+    VarGrad,
+)
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import Attribution, AttributionRequest, References, Target
 from tests.checks import to_double
@@ -60,8 +67,15 @@ METHODS: dict[str, str] = {
     "GradientShap": "expected_gradients",
     "LayerGradientShap": "expected_gradients",
     "NeuronGradientShap": "expected_gradients",
+    "GuidedBackprop": "guided_backprop",
+    "NeuronGuidedBackprop": "guided_backprop",
+    "Deconvolution": "deconvnet",
+    "NeuronDeconvolution": "deconvnet",
+    "DeconvNet": "deconvnet",
     "NoiseTunnel": "smoothgrad",  # or what its nt_type says, of another method of these
 }
+MULTIPLIERS = (Gradient, GuidedBackprop, DeconvNet)
+"""What is never multiplied by a difference."""
 ARRAY = "test_classification_baselines_as_function#0"
 DRAWS = 1000
 """How many we take at least of points between references and the input."""
@@ -229,7 +243,7 @@ class Call:
     def multiplied(self) -> bool:
         """Whether the attributions are multiplied by the difference to the baseline."""
         method = self.request.method
-        return bool(method.parameters().get("multiply_by_inputs", not isinstance(method, Gradient)))
+        return bool(method.parameters().get("multiply_by_inputs", not isinstance(method, MULTIPLIERS)))
 
     @property
     def name(self) -> str:

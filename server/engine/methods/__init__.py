@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from onnx_attribution.server.engine.methods import activation, deeplift, gradient, noise, occlusion, path
+from onnx_attribution.server.engine.methods import (
+    activation,
+    deeplift,
+    gradient,
+    noise,
+    occlusion,
+    path,
+    relevance,
+)
 from onnx_attribution.server.engine.methods.stages import Driver, Stage
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import AtInput, Draws, Ends, Groups, Path, Values
 from onnx_attribution.server.engine.request.resolve import Resolved
 
-__all__ = ["Stage", "stages"]
+__all__ = ["Stage", "relevance", "stages"]
 
 INNER: Mapping[type, Driver] = {
     AtInput: gradient.stages,

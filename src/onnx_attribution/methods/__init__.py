@@ -35,12 +35,14 @@ __all__ = [
     "DEFAULT",
     "EMPTY",
     "Custom",
+    "DeconvNet",
     "DeepLiftGenomicsDefault",
     "DeepLiftRescale",
     "DeepLiftRevealCancel",
     "ExpectedGradients",
     "Gradient",
     "GradientXActivation",
+    "GuidedBackprop",
     "IntegratedGradients",
     "InternalInfluence",
     "LayerActivation",
@@ -396,3 +398,6 @@ class VarGrad(_Noisy):
 
 DEFAULT: Method = NeuronIG()
 """What is evaluated where a request names no method."""
+
+# Behind all others, so that lists begin with these.
+from onnx_attribution.methods.relevance import DeconvNet, GuidedBackprop  # noqa: E402
