@@ -7,6 +7,7 @@ from onnx_attribution.graph_tools.operators.registry import (
     OPERATORS,
     VJP,
     ZERO_DERIVATIVE,
+    Held,
     NodeView,
     Rule,
     RuleTable,
@@ -15,4 +16,4 @@ from onnx_attribution.graph_tools.operators.registry import (
 for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
     importlib.import_module(_module.name)
 
-__all__ = ["OPERATORS", "VJP", "ZERO_DERIVATIVE", "NodeView", "Rule", "RuleTable"]
+__all__ = ["OPERATORS", "VJP", "ZERO_DERIVATIVE", "Held", "NodeView", "Rule", "RuleTable"]

@@ -161,6 +161,21 @@ def _real(op: Emitter, value: Value | None, *, quantised: bool = True) -> Value 
 Key = tuple[str, str]
 """The domain of an operator, "" for the standard's, and its name."""
 RuleTable = dict[Key, Rule]
+
+
+class Held:
+    """A table by its identity, which nothing else has as long as this is kept."""
+
+    def __init__(self, table: RuleTable) -> None:
+        self._table = table
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Held) and other._table is self._table
+
+    def __hash__(self) -> int:
+        return id(self._table)
+
+
 OPERATORS: RuleTable = {}
 """The record of every operator."""
 VJP: RuleTable = {}

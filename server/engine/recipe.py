@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution import methods
 from onnx_attribution.errors import AttributionError, InvalidArgument
-from onnx_attribution.graph_tools.operators import VJP, RuleTable
+from onnx_attribution.graph_tools.operators import VJP, Held, RuleTable
 from onnx_attribution.graph_tools.walk.reveal_nodes import Where
 from onnx_attribution.methods import Custom, Method, MethodInfo, NearZero, Quadrature
 from onnx_attribution.register import method_named
@@ -127,7 +127,8 @@ class Recipe:
     """Where a method is evaluated, how that is reduced to attributions, and what follows from it.
 
     `sums_to_change`: at a cut the attributions sum to F(x) - F(x'). `layer_is_source`: a layer that is asked for is the
-    source; so it is of Groups, and of a Path without conductance. `table` holds the rules of the walk back.
+    source; so it is of Groups, and of a Path without conductance. `table` holds the rules of the walk back. `alone`: a
+    run is of one sample.
 
     Raises:
         ValueError: a `reduce` that could have no effect, or a layer apart from the source where there is none.
@@ -138,6 +139,7 @@ class Recipe:
     sums_to_change: bool = False
     layer_is_source: bool = False
     table: RuleTable = field(default_factory=lambda: VJP)
+    alone: bool = False
 
     def __post_init__(self) -> None:
         at = self.at
@@ -168,6 +170,11 @@ class Recipe:
                 method=name,
             )
         return found.astype(np.float64, copy=False)
+
+    @property
+    def rules(self) -> Held:
+        """The table as a part of the keys of sessions."""
+        return Held(self.table)
 
     @property
     def inner(self) -> Recipe:

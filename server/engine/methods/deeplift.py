@@ -168,7 +168,7 @@ def _lifted(
 def _key(resolved: Resolved, *more: object) -> tuple[object, ...]:
     at, recipe = _ends(resolved), resolved.recipe
     multiply = recipe.reduce is not multiplier
-    return ("deeplift", resolved.choice, multiply, at.reveal_cancel, at.near_zero, id(recipe.table), *more)
+    return ("deeplift", resolved.choice, multiply, at.reveal_cancel, at.near_zero, recipe.rules, *more)
 
 
 def _program(model: LoadedModel, resolved: Resolved, alone: bool, given: bool = False) -> Program:

@@ -21,7 +21,7 @@ from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
 from onnx_attribution.graph_tools.ir.subgraphs import inner_nodes
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.normalise.noise import drawing_before, flag_of
-from onnx_attribution.graph_tools.operators import VJP, RuleTable
+from onnx_attribution.graph_tools.operators import VJP, Held
 from onnx_attribution.graph_tools.programs.footprint import Footprint
 from onnx_attribution.graph_tools.programs.rows import Reduction, led_to, rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
@@ -430,11 +430,14 @@ class LoadedModel(ReadModel):
             self._apart_sizes.close()
 
 
+GRADIENT = Held(VJP)
+
+
 def rows_key(
-    choice: Choice, rules: RuleTable = VJP, activations: bool = True, totals: Reduction | None = None
+    choice: Choice, rules: Held = GRADIENT, activations: bool = True, totals: Reduction | None = None
 ) -> tuple[object, ...]:
     """What sessions of `rows_program` are kept by."""
-    return ("rows", choice, id(rules), activations, totals)
+    return ("rows", choice, rules, activations, totals)
 
 
 def _total_bytes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -137,7 +137,7 @@ def _add_terms(total: Floats, terms: list[Term], held: list[tuple[int, Array, Ar
 def _in_program(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool, memory: int) -> Evaluation:
     table, totals = resolved.recipe.table, only_totals(resolved)
     few = delta and not totals and len(plan.points) == len(plan.alphas)  # large, each in some difference
-    key = ("path", resolved.choice, delta, id(table), totals, few)
+    key = ("path", resolved.choice, delta, resolved.recipe.rules, totals, few)
     session = model.session(
         key,
         lambda: path_program(

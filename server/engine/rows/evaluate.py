@@ -136,7 +136,7 @@ def rows_session(
 ) -> Session:
     table = resolved.recipe.table
     return model.session(
-        rows_key(resolved.choice, table, activations, totals),
+        rows_key(resolved.choice, resolved.recipe.rules, activations, totals),
         lambda: rows_program(
             model.network, resolved.choice, rules=table, activations=activations, totals=totals
         ),

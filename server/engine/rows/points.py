@@ -49,6 +49,8 @@ def rows_at(
     """
     session = rows_session(model, resolved, activations, totals)
     limit = row_limit(model, resolved.samples, memory, session, resolved.samples.runs[0].shapes)
+    if resolved.recipe.alone:
+        limit = 1
     start = 0
     while start < len(points):
         part = points[start : start + (limit if resolved.samples.together else 1)]
@@ -88,7 +90,7 @@ def _work(resolved: Resolved, points: Sequence[Point], limit: int) -> Work:
     """The rows as work that may share a run with others, if their rows may."""
     run = resolved.samples.runs[0]
     places: dict[str, RowAxis | None] = {}
-    if resolved.samples.together:
+    if resolved.samples.together and not resolved.recipe.alone:
         found = {
             f"{kind}/{layer}": run.places[layer]
             for layer in resolved.choice.layers

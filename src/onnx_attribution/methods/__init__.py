@@ -54,6 +54,7 @@ __all__ = [
     "Occlusion",
     "Parameter",
     "Quadrature",
+    "RectGrad",
     "SmoothGrad",
     "SmoothGradSquared",
     "VarGrad",
@@ -400,4 +401,4 @@ DEFAULT: Method = NeuronIG()
 """What is evaluated where a request names no method."""
 
 # Behind all others, so that lists begin with these.
-from onnx_attribution.methods.relevance import DeconvNet, GuidedBackprop  # noqa: E402
+from onnx_attribution.methods.relevance import DeconvNet, GuidedBackprop, RectGrad  # noqa: E402
