@@ -57,6 +57,7 @@ class AsyncClient:
         self._channel = link.channel(grpc.aio, messages.CHANNEL_OPTIONS)
         self._stubs = {
             "AttributionService": link.stub(rpc.AttributionServiceStub, self._channel),
+            calls.PREDICTION: link.stub(calls.Prediction, self._channel),
             "ModelService": link.stub(rpc.ModelServiceStub, self._channel),
             "ServerService": link.stub(rpc.ServerServiceStub, self._channel),
         }

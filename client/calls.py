@@ -13,10 +13,19 @@ from onnx_attribution.client import messages
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.proto import attribution_pb2 as pb
-from onnx_attribution.proto import catalog, method_messages, requests
+from onnx_attribution.proto import catalog, method_messages
 from onnx_attribution.values import Array, LayerInfo, ModelInfo, ServerInfo
 
 Answer = TypeVar("Answer")
+PREDICTION = "Prediction"
+"""In place of a service: `Prediction`."""
+
+
+class Prediction:
+    """A stub for Predict alone, with the bytes of messages."""
+
+    def __init__(self, channel: Any) -> None:
+        self.Predict = channel.unary_unary(f"/{pb.DESCRIPTOR.package}.AttributionService/Predict")
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,7 @@ class Listing(Generic[Answer]):
 
 
 def predict(model: str, inputs: Mapping[str, ArrayLike], outputs: Sequence[str]) -> Call[dict[str, Array]]:
-    return Call(
-        "AttributionService",
-        "Predict",
-        messages.to_predict(model, inputs, outputs),
-        lambda found: requests.from_tensors(found.outputs, "outputs"),
-    )
+    return Call(PREDICTION, "Predict", messages.to_predict(model, inputs, outputs), messages.from_prediction)
 
 
 def models() -> Listing[ModelInfo]:

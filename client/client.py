@@ -64,6 +64,7 @@ class Client:
         self._channel = link.channel(grpc, messages.CHANNEL_OPTIONS)
         self._stubs = {
             "AttributionService": link.stub(rpc.AttributionServiceStub, self._channel),
+            calls.PREDICTION: link.stub(calls.Prediction, self._channel),
             "ModelService": link.stub(rpc.ModelServiceStub, self._channel),
             "ServerService": link.stub(rpc.ServerServiceStub, self._channel),
         }

@@ -47,6 +47,7 @@ __all__ = [
     "Retrying",
     "arrays",
     "best",
+    "from_prediction",
     "is_serving",
     "only_input",
     "reporting",
@@ -179,6 +180,14 @@ def to_predict(model: str, inputs: Mapping[str, ArrayLike], outputs: Sequence[st
         return wire.joined(pb.PredictRequest(model=model, outputs=names), fields)
     except (TypeError, ValueError):
         raise InvalidArgument(f"model and outputs are names, not {model!r} and {outputs!r}") from None
+
+
+def from_prediction(response: bytes) -> dict[str, Array]:
+    """The outputs by name. Raises: ServerBug for bytes that are none."""
+    try:
+        return requests.from_prediction(response)
+    except InvalidArgument as error:
+        raise ServerBug(f"the server's answer is broken: {error.message}") from error
 
 
 def to_upload(name: str, file: str | PathLike[str], version: int) -> Iterator[pb.UploadModelRequest]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from onnx_attribution import values as v
@@ -18,7 +19,7 @@ from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import method_messages, tensors, wire
 from onnx_attribution.values import Array
 
-__all__ = ["Violations", "from_request", "from_tensors", "to_bytes", "to_request"]
+__all__ = ["Violations", "from_prediction", "from_request", "from_tensors", "to_bytes", "to_request"]
 
 
 class Violations:
@@ -161,6 +162,16 @@ def from_tensors(
     if violations is None:
         found.raise_if_any()
     return arrays
+
+
+def from_prediction(response: bytes) -> dict[str, Array]:
+    """The arrays of a PredictResponse, which stay where they are. Raises: InvalidArgument, as `from_tensors` does."""
+    numbers = pb.PredictResponse.OUTPUTS_FIELD_NUMBER, pb.Tensor.RAW_FIELD_NUMBER
+    try:
+        parts = [(pb.Tensor.FromString(head), raw) for head, raw in wire.parted(response, *numbers)]
+    except (ValueError, DecodeError):
+        raise InvalidArgument("the answer is no PredictResponse") from None
+    return {head.name: tensors.decode_parted(head, raw) for head, raw in parts}
 
 
 def _to_target(target: v.Target) -> pb.Target:

@@ -92,6 +92,11 @@ def decode(tensor: pb.Tensor, *, name: str = "") -> Array:
     return _from_bytes(tensor.name or name, tensor.datatype, list(tensor.shape), tensor.raw)
 
 
+def decode_parted(head: pb.Tensor, raw: memoryview) -> Array:
+    """The array of a message whose bytes lie elsewhere, as `decode` does it."""
+    return _from_bytes(head.name, head.datatype, list(head.shape), raw)
+
+
 def split(raw: bytes, size: int = CHUNK_BYTES) -> Iterator[tuple[int, memoryview, bool]]:
     """Offset, bytes, and whether they are the last, for each chunk; one empty chunk where there are no bytes."""
     view = memoryview(raw)
@@ -122,7 +127,7 @@ class Buffer:
         return _from_bytes(*self._header, self._raw)
 
 
-def _from_bytes(name: str, datatype: str, shape: list[int], raw: bytes | bytearray) -> Array:
+def _from_bytes(name: str, datatype: str, shape: list[int], raw: bytes | bytearray | memoryview) -> Array:
     if datatype == "BYTES":
         return _strings(name, shape, bytes(raw))
     expected = _byte_count(name, datatype, shape)
@@ -153,7 +158,7 @@ def _byte_count(name: str, datatype: str, shape: Iterable[int]) -> int:
     return _count(name, datatype, shape, ITEM_BYTES[datatype]) * ITEM_BYTES[datatype]
 
 
-def _bfloat16(raw: bytes | bytearray) -> Array:
+def _bfloat16(raw: bytes | bytearray | memoryview) -> Array:
     """bfloat16 where ml_dtypes is installed (it comes with onnx), else the same numbers as float32."""
     bits = np.frombuffer(raw, "<u2")
     try:

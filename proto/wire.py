@@ -6,7 +6,7 @@ protobuf writes them, and then the large ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from google.protobuf.message import Message
 
@@ -14,7 +14,7 @@ from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import tensors
 from onnx_attribution.values import Array
 
-__all__ = ["chunk", "enclosed", "joined", "serialised", "tensor"]
+__all__ = ["chunk", "enclosed", "joined", "parted", "serialised", "tensor"]
 
 Part = bytes | memoryview
 
@@ -49,6 +49,60 @@ def chunk(revision: int, layer: int, offset: int, data: Part, last: bool) -> byt
     head = pb.Chunk(revision=revision, layer=layer, offset=offset, last=last)
     number = pb.StreamAttributeResponse.CHUNK_FIELD_NUMBER
     return b"".join(enclosed(number, head, pb.Chunk.DATA_FIELD_NUMBER, data))
+
+
+def parted(data: bytes, number: int, data_number: int) -> list[tuple[bytes, memoryview]]:
+    """What `enclosed` made of messages, in fields of this number; other fields are left out.
+
+    Raises: ValueError, where it cannot be read.
+    """
+    found, view = list[tuple[bytes, memoryview]](), memoryview(data)
+    for field, _, start, end in _fields(view):
+        if field == number:
+            inner, head, large = view[start:end], list[memoryview](), view[:0]
+            for one, begin, at, until in _fields(inner):
+                if one == data_number:
+                    large = inner[at:until]
+                else:
+                    head.append(inner[begin:until])
+            found.append((b"".join(head), large))
+    return found
+
+
+def _fields(view: memoryview) -> Iterator[tuple[int, int, int, int]]:
+    """Number, begin, begin of the content and end of each field."""
+    at = 0
+    while at < len(view):
+        begin = at
+        key, at = _read(view, at)
+        match key & 7:
+            case 0:
+                start, at = at, _read(view, at)[1]
+            case 1:
+                start, at = at, at + 8
+            case 2:
+                size, start = _read(view, at)
+                at = start + size
+            case 5:
+                start, at = at, at + 4
+            case kind:
+                raise ValueError(f"wire type {kind}")
+        if at > len(view):
+            raise ValueError("the message is cut off")
+        yield key >> 3, begin, start, at
+
+
+def _read(view: memoryview, at: int) -> tuple[int, int]:
+    """A number, and where it ends."""
+    found = 0
+    for place in range(10):
+        if at + place >= len(view):
+            break
+        byte = view[at + place]
+        found |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return found, at + place + 1
+    raise ValueError("a number is cut off or too long")
 
 
 def _tag(number: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
@@ -27,6 +28,7 @@ from onnx_attribution.values import (
     Event,
     LayerInfo,
     ModelInfo,
+    Progress,
     Revision,
     StopReason,
 )
@@ -41,6 +43,7 @@ FULL = {
     "/inference.GRPCInferenceService/ModelInfer": Reason.QUEUE_FULL,
 }
 """With what the calls of one message are refused where there is no room for them."""
+PROGRESS_SECONDS = 1.0  # between those of a stream whose client waits for the end only
 
 
 class Engine(Protocol):
@@ -117,7 +120,14 @@ class AttributionService(rpc.AttributionServiceServicer):
     async def StreamAttribute(
         self, request: pb.AttributeRequest, context: Any
     ) -> AsyncIterator[pb.StreamAttributeResponse | bytes]:
-        def prepare(event: Event) -> tuple[pb.StreamAttributeResponse, int, list[bytes]]:
+        told = time.monotonic()
+
+        def prepare(event: Event) -> tuple[pb.StreamAttributeResponse, int, list[bytes]] | None:
+            nonlocal told
+            now = time.monotonic()
+            if isinstance(event, Progress) and request.last_only and now - told < PROGRESS_SECONDS:
+                return None
+            told = now
             if not isinstance(event, Revision):
                 return events.to_event(event), 0, []
             layers = event.attribution.layers.values()
@@ -156,7 +166,7 @@ class AttributionService(rpc.AttributionServiceServicer):
         message: pb.AttributeRequest,
         context: Any,
         default_seconds: float,
-        prepare: Callable[[Event], Item],
+        prepare: Callable[[Event], Item | None],
         sends: bool = True,
     ) -> AsyncIterator[Item]:
         """The engine's events; ends after the first one where the request is only validated.
@@ -175,7 +185,7 @@ class AttributionService(rpc.AttributionServiceServicer):
             """No revision is computed before the client has taken the one before."""
             return message.validate_only or (every and isinstance(event, Revision))
 
-        def checked(event: Event) -> Item:
+        def checked(event: Event) -> Item | None:
             nonlocal accepted
             accepted |= isinstance(event, Accepted)
             if isinstance(event, Completed) and not stop.has_result:

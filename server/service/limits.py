@@ -58,6 +58,8 @@ class Limits:
     def samples(self, model: str, inputs: Mapping[str, Array], targets: int = 1) -> None:
         """Of every input, times the targets."""
         limit = self._settings.max_samples
+        if all(size * targets <= limit for array in inputs.values() for size in array.shape):
+            return  # whichever axis holds them
         for info in self._models.info(model).inputs:
             array = inputs.get(info.name)
             if array is None or info.batch_axis is None or array.ndim <= info.batch_axis:

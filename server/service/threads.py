@@ -179,24 +179,48 @@ class Work:
         """
         pool = self._compute if compute else self._questions
         interrupt = interrupt or Interrupt()
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[Result] = loop.create_future()
+
+        def expire() -> None:
+            if not waiting.done():
+                waiting.set_exception(
+                    DeadlineExceeded(f"no result within {seconds:g} s", seconds=f"{seconds:g}")
+                )
+
+        def take(found: Future[Result]) -> None:
+            if waiting.done():
+                return
+            if (error := found.exception()) is not None:
+                waiting.set_exception(error)
+            else:
+                waiting.set_result(found.result())
+
+        def returned(found: Future[Result]) -> None:
+            with suppress(RuntimeError):  # the loop is gone at shutdown
+                if not found.cancelled():
+                    loop.call_soon_threadsafe(take, found)
+
+        future = self._submit(pool, function, interrupt)
+        future.add_done_callback(returned)
+        timer = loop.call_later(seconds, expire)
         try:
-            future = self._submit(pool, function, interrupt)
-            return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
-        except TimeoutError:
-            raise DeadlineExceeded(f"no result within {seconds:g} s", seconds=f"{seconds:g}") from None
+            return await waiting
         finally:
+            timer.cancel()
+            future.cancel()  # takes what has not begun off the queue
             interrupt.fire(Cancelled("nobody waits for it any more"))
 
     async def events(
         self,
         start: Callable[[], Iterator[Event]],
         stop: Stop,
-        prepare: Callable[[Event], Result],
+        prepare: Callable[[Event], Result | None],
         *,
         ends_turn: Callable[[Event], bool] = lambda _: True,
         quiet: bool = False,
     ) -> AsyncIterator[Result]:
-        """Each event of the iterator that `start` makes, after `prepare`; all of it on the computing threads.
+        """What `prepare` makes of each event of the iterator that `start` makes, if anything; on the computing threads.
 
         A turn ends with an event that `ends_turn`, or after a while; the next one begins when all events of it are
         taken. They are told at once, or with `quiet` at the end of the turn. While one takes long, the last progress is
@@ -208,7 +232,7 @@ class Work:
         began = time.monotonic()
         progress = Progress(0, 0, 0.0)
         patience = min(stop.seconds / 2, MAX_PATIENCE)
-        brought: deque[tuple[Event, Result]] = deque()
+        brought: deque[tuple[Event, Result | None]] = deque()
         news = asyncio.Event()
 
         def step() -> bool:
@@ -220,10 +244,11 @@ class Work:
             for event in iterator:
                 stop.pause()
                 stop.has_result |= isinstance(event, Revision)
-                brought.append((event, prepare(event)))
+                prepared = prepare(event)
+                brought.append((event, prepared))
                 if ends_turn(event) or time.monotonic() >= end:
                     return False
-                if not quiet:
+                if prepared is not None and not quiet:
                     loop.call_soon_threadsafe(news.set)
                 stop.resume()
             return True
@@ -247,7 +272,8 @@ class Work:
                         while brought:
                             event, prepared = brought.popleft()
                             progress = event if isinstance(event, Progress) else progress
-                            yield prepared
+                            if prepared is not None:
+                                yield prepared
                         if waiting.done():  # after its last event was brought
                             break
                         if await _is_set(news, min(self._heartbeat, patience)):
@@ -257,7 +283,9 @@ class Work:
                             raise Overloaded(
                                 f"no turn within {patience:g} s: too many computations are running"
                             )
-                        yield prepare(Progress(progress.done, progress.planned, now))
+                        repeated = prepare(Progress(progress.done, progress.planned, now))
+                        if repeated is not None:
+                            yield repeated
                     is_over = waiting.result()
                 finally:
                     waiting.cancel()  # takes a turn that has not begun off the queue
