@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
 from onnx_attribution import values as v
-from onnx_attribution.errors import InvalidArgument, Reason
+from onnx_attribution.errors import InvalidArgument, Reason, Unsupported
 from onnx_attribution.methods import DEFAULT
 from onnx_attribution.parameters import shown
 from onnx_attribution.proto import attribution_pb2 as pb
@@ -109,7 +110,8 @@ def _without_inputs(request: v.AttributionRequest, found: Violations) -> pb.Attr
 
 
 def from_request(message: pb.AttributeRequest) -> v.AttributionRequest:
-    """Raises: InvalidArgument with every violation; Unsupported for a word of a newer protocol."""
+    """Raises: InvalidArgument with every violation; Unsupported for a field or a word of a newer protocol."""
+    require_known(message, "")
     found = Violations()
     found.require(bool(message.model), "model", "a model name is required")
     plain = len(message.request_id) <= 64 and message.request_id.isprintable()
@@ -144,6 +146,27 @@ def from_request(message: pb.AttributeRequest) -> v.AttributionRequest:
         request_id=message.request_id,
         sums_only=message.sums_only,
     )
+
+
+def require_known(message: Message, place: str) -> None:
+    """Refuses fields of a newer protocol: without them another question would be answered than was asked.
+
+    Raises:
+        Unsupported: it names the message, which is at `place`, and the number of the field.
+    """
+    for one in UnknownFieldSet(message):  # type: ignore[attr-defined]  # its stubs leave that out
+        where = f" of {place}" if place else ""
+        raise Unsupported(
+            f"field {one.field_number}{where} is not known here; take a server of the client's version",
+            number=one.field_number,
+        )
+    for field, value in message.ListFields():
+        if field.type != field.TYPE_MESSAGE:
+            continue
+        several = value.values() if isinstance(value, Mapping) else value
+        for part in [value] if isinstance(value, Message) else several:
+            if isinstance(part, Message):
+                require_known(part, field.name)
 
 
 def from_tensors(

@@ -74,8 +74,10 @@ class ModelService(rpc.ModelServiceServicer):
         if first is None or first.WhichOneof("part") != "begin":
             raise InvalidArgument("the first message of an upload is `begin`")
         begin, most = first.begin, self._settings.max_upload_mib * MIB
-        folder = self._repository.folders[0]
-        with Upload(folder, begin.name, begin.version, begin.size, begin.sha256, most) as upload:
+        folder, taken = self._repository.folders[0], self._repository.versions
+        with await asyncio.to_thread(
+            Upload, folder, begin.name, begin.version, begin.size, begin.sha256, most, taken
+        ) as upload:
             async for message in request_iterator:
                 if message.WhichOneof("part") != "data":
                     raise InvalidArgument("`begin` is followed by data only")

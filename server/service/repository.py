@@ -79,6 +79,11 @@ class Repository:
                 reason=Reason.MODEL_NOT_READY,
             )
 
+    def versions(self, name: str) -> set[int]:
+        """The versions of a model that are served or lie in the folders."""
+        served = {one.version for one in self._engine.models() if one.name == name}
+        return served | {one.version for one in self._found() if one.name == name}
+
     def discard(self, model: str, folder: Path) -> None:
         """Takes a version that could not be loaded out of the folders again."""
         name, version = split(model)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -16,9 +17,21 @@ MIB = 1 << 20
 
 
 class Upload:
-    """One file on its way to `<folder>/<name>/<version>/model.onnx`; leaving the block without `commit` forgets it."""
+    """One file on its way to `<folder>/<name>/<version>/model.onnx`; leaving the block without `commit` forgets it.
 
-    def __init__(self, folder: Path, name: str, version: int, size: int, sha256: str, most: int) -> None:
+    Version 0 is the next one after those that are `taken`, wherever their files are.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        version: int,
+        size: int,
+        sha256: str,
+        most: int,
+        taken: Callable[[str], set[int]],
+    ) -> None:
         violations = {}
         if not NAME.fullmatch(name):
             violations["begin.name"] = (
@@ -33,13 +46,10 @@ class Upload:
             violations["begin.sha256"] = "a digest is 64 hexadecimal digits"
         if violations:
             raise InvalidArgument("; ".join(violations.values()), violations=violations)
-        there = [int(one.name) for one in (folder / name).glob("*") if one.name.isdigit()]
+        there = taken(name) | {int(one.name) for one in (folder / name).glob("*") if one.name.isdigit()}
         self.name, self.version = name, version or max(there, default=0) + 1
-        if self.version in there or ((folder / name / "model.onnx").exists() and self.version == 1):
-            raise InvalidArgument(
-                f"model {name!r} has a version {self.version}, and versions are never changed",
-                reason=Reason.VERSION_EXISTS, model=name, version=self.version,
-            )  # fmt: skip
+        if self.version in there:
+            raise self._exists()
         self._size, self._digest = size, sha256.lower()
         self._target = folder / name / str(self.version)
         self._folder = Path(tempfile.mkdtemp(prefix=".upload-", dir=folder))
@@ -69,8 +79,17 @@ class Upload:
         os.fsync(self._file.fileno())
         self._file.close()
         self._target.parent.mkdir(exist_ok=True)
-        os.rename(self._folder, self._target)
+        try:
+            os.rename(self._folder, self._target)
+        except OSError:  # another upload was quicker
+            raise self._exists() from None
         return self._target
+
+    def _exists(self) -> InvalidArgument:
+        return InvalidArgument(
+            f"model {self.name!r} has a version {self.version}, and versions are never changed",
+            reason=Reason.VERSION_EXISTS, model=self.name, version=self.version,
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         return self

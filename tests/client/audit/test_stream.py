@@ -127,18 +127,6 @@ def item(sequence: int) -> pb.AuditRequest:
     return pb.AuditRequest(item=pb.AuditItem(sequence=sequence, inputs=[INPUT]))
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [[item(0)], [opened(), opened()], [opened(), item(1), item(1)], [opened(), item(2), item(1)], []],
-    ids=["no open", "two opens", "twice", "falling", "nothing"],
-)
-def test_messages_out_of_place_end_the_stream_by_name(sent: list[pb.AuditRequest]) -> None:
-    with serving() as stubs:
-        with pytest.raises(grpc.RpcError) as caught:
-            list(stubs.attributions.Audit(iter(sent), timeout=10))
-        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
 def test_items_below_resume_from_are_left_out_and_the_summary_comes_last() -> None:
     with serving() as stubs:
         sent = [opened(resume_from=2), item(0), item(1), item(2), item(5)]

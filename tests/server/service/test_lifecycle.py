@@ -259,6 +259,21 @@ def test_an_upload_becomes_the_next_version(tmp_path: Path) -> None:
         assert served.y("fresh") == 4
 
 
+def test_an_upload_takes_the_place_of_no_file_wherever_that_is(tmp_path: Path) -> None:
+    onnx.save(times(2), tmp_path / "flat.onnx")
+    (tmp_path / "nested").mkdir()
+    onnx.save(times(3), tmp_path / "nested" / "model.onnx")
+    data = times(7).SerializeToString()
+    with serving(tmp_path, uploads=True) as served:
+        for name, factor in (("flat", 2), ("nested", 3)):
+            with pytest.raises(errors.InvalidArgument) as caught:
+                served.upload(name, data, version=1)
+            assert caught.value.reason == "VERSION_EXISTS"
+            assert served.y(name) == factor
+            assert served.upload(name, data).version == 2
+            assert (served.y(f"{name}/versions/1"), served.y(name)) == (factor, 7)
+
+
 @pytest.mark.parametrize(
     ("begin", "error", "reason"),
     [
@@ -290,12 +305,6 @@ def test_an_upload_of_no_model_leaves_nothing(tmp_path: Path) -> None:
             served.upload("../bad", times(7).SerializeToString())
         assert not served.client.models()
     assert not list(tmp_path.iterdir())
-
-
-def test_uploads_are_off_by_default(tmp_path: Path) -> None:
-    with serving(tmp_path) as served, pytest.raises(errors.Unsupported) as caught:
-        served.upload("m", times(7).SerializeToString())
-    assert caught.value.reason == "UPLOADS_OFF"
 
 
 def test_what_comes_changes_and_goes_is_followed(tmp_path: Path) -> None:
