@@ -20,8 +20,8 @@ export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
 endif
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: demo test coverage conformance completeness fuzz peers wild placement interop browser check bench soak proto \
-	docs image locks sbom licences release
+.PHONY: demo test coverage conformance completeness fuzz peers wild placement interop browser node check bench soak \
+	proto docs image locks sbom licences release
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
 test: $(VENV)/stamp
@@ -50,6 +50,9 @@ interop: $(VENV)/stamp $(INTEROP_VENV)/stamp
 # Built files in Chromium, with onnxruntime-web; what is missing is said, and skips the tests.
 browser: $(VENV)/stamp .browser/stamp
 	python -m pytest -q -rs tests/browser
+# The example in Node against a server; what is missing is said, and skips the tests.
+node: $(VENV)/stamp examples/node/node_modules/stamp
+	python -m pytest -q -rs tests/node
 check: $(VENV)/stamp
 	.ci/check
 # Beside torch and Captum; BENCH='--quick' or '--only gradients', see python -m benchmarks --help.
@@ -140,3 +143,8 @@ $(INTEROP_VENV)/stamp: pyproject.toml
 	if command -v npm > /dev/null; then \
 		npm install --prefix .browser --ignore-scripts --no-audit --no-fund && touch $@ || \
 		echo "npm cannot install what the browser tests need: they are skipped"; fi
+
+examples/node/node_modules/stamp: examples/node/package.json
+	@if command -v npm > /dev/null; then \
+		npm install --prefix examples/node --ignore-scripts --no-audit --no-fund --no-package-lock && touch $@ || \
+		echo "npm cannot install what the example in Node needs: its tests are skipped"; fi

@@ -8,7 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
+from google.protobuf import json_format
+
+from onnx_attribution.proto import attribution_pb2 as pb
+from onnx_attribution.proto import attribution_pb2_grpc as rpc
+from onnx_attribution.server.app import background
+from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 LONGEST = 59
@@ -39,3 +47,15 @@ def test_examples_run_and_print(name: str) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert re.search(PRINTED[name], result.stdout), result.stdout
+
+
+def test_the_request_as_json_is_one_that_the_server_answers(digits_path: Path) -> None:
+    request = json_format.Parse((ROOT / "examples" / "attribute.json").read_text(), pb.AttributeRequest())
+    with Engine(provider="cpu") as engine:
+        engine.add("digits", digits_path)
+        with background(engine, Settings(port=0)) as (address, _), grpc.insecure_channel(address) as channel:
+            answer = rpc.AttributionServiceStub(channel).Attribute(request, timeout=30)
+    [layer] = answer.summary.layers
+    change = answer.summary.target.values[0] - answer.summary.target.baseline_values[0]
+    assert layer.name == "conv2"
+    assert layer.sums[0] == pytest.approx(change, rel=1e-2)
