@@ -2,15 +2,14 @@
 
 A verdict is never a threshold alone. With a metric whose goal is chance (randomisation, other classes) a method
 
-- passes if it is no more alike than random maps are (its interval begins at or below the end of theirs), or if its
-  place is surely in the better half;
-- fails if it is more alike than random maps, and its place is surely in the worse half;
+- passes if it is not surely more alike than random maps are, or if its place is surely in the better half;
+- fails if it is surely more alike than random maps, and its place is surely in the worse half;
 - is doubtful else.
 
 With a metric whose floor is chance (faithfulness, localisation) it passes if it is surely better than random maps,
-fails if it is not better than they are and its place is surely in the worse half, and is doubtful else. Surely: by the
-interval of a bootstrap over inputs, the same inputs for all methods. Where random maps mean nothing there is a place
-and no verdict.
+fails if it is not and its place is surely in the worse half, and is doubtful else. Surely: by the interval of a
+bootstrap over inputs, of the difference between the two numbers of each input, and the same inputs for all methods.
+Where random maps mean nothing there is a place and no verdict.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,13 +36,15 @@ Word = Literal["passes", "doubtful", "fails", "ranked", "unknown"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What one metric says of one method. `detail` tells variants of a metric apart, such as a similarity."""
+    """What one metric says of one method. `detail` tells variants of a metric apart, such as a similarity; `margin` is
+    the number of each sample less that of its random map."""
 
     metric: str
     detail: str
     method: str
     interval: Interval
     random: Interval | None
+    margin: Interval | None
     rank: Rank
     word: Word
     reason: str
@@ -51,7 +52,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class MethodVerdict:
-    """The findings on a method taken together: it fails where one fails, and passes where none is doubtful."""
+    """The findings on a method taken together. It fails where one that decides fails, and passes where none of them is
+    doubtful."""
 
     method: str
     word: Word
@@ -101,16 +103,27 @@ def findings(
     found = []
     for name, values in by_method.items():
         own = interval(values, seed=seed)
-        chance = None if random is None or name not in random else interval(random[name], seed=seed)
-        word, reason = _judged(metric, own, chance, places[name])
-        found.append(Finding(metric.name, detail, name, own, chance, places[name], word, reason))
+        chance = margin = None
+        if random is not None and name in random:
+            chance, margin = interval(random[name], seed=seed), interval(values - random[name], seed=seed)
+        word, reason = _judged(metric, own, chance, margin, places[name])
+        found.append(Finding(metric.name, detail, name, own, chance, margin, places[name], word, reason))
     return found
 
 
-def verdicts(found: Sequence[Finding], samples: int, *, seed: int = 0) -> Verdicts:
-    """All findings, method by method; those that fail last, and within a word by their mean place."""
+def verdicts(
+    found: Sequence[Finding],
+    samples: int,
+    *,
+    seed: int = 0,
+    decides: Callable[[Finding], bool] = lambda one: True,
+) -> Verdicts:
+    """All findings, method by method; those that fail last, and within a word by their mean place.
+
+    `decides`: whether a finding counts in the word of its method; the others are only told.
+    """
     names = dict.fromkeys(one.method for one in found)
-    judged = [_together(name, tuple(one for one in found if one.method == name)) for name in names]
+    judged = [_together(name, tuple(one for one in found if one.method == name), decides) for name in names]
     order = ("passes", "doubtful", "ranked", "unknown", "fails")
     judged.sort(key=lambda one: (order.index(one.word), _mean_place(one)))
     used = dict.fromkeys(one.metric for one in found)
@@ -142,35 +155,30 @@ def plain(tree: Any) -> Any:
 # --- One finding, and several
 
 
-def _judged(metric: Metric, own: Interval, chance: Interval | None, rank: Rank) -> tuple[Word, str]:
+def _judged(
+    metric: Metric, own: Interval, chance: Interval | None, margin: Interval | None, rank: Rank
+) -> tuple[Word, str]:
     if not own.count:
         return "unknown", "no sample has a number"
     place = f"place {rank.place:g} of {rank.of} ({rank.low:g} to {rank.high:g})"
-    if chance is None or not chance.count or metric.chance == "none":
+    if chance is None or margin is None or not margin.count or metric.chance == "none":
         return "ranked", f"{_shown(own)}, {place}"
     middle = (rank.of + 1) / 2
     better, worse = rank.high < middle, rank.low > middle
     shown = f"{_shown(own)} beside {_shown(chance)} of random maps, {place}"
-    sign = 1.0 if metric.direction == "lower" else -1.0
-    best, worst = sorted((sign * own.low, sign * own.high))
-    chance_best, chance_worst = sorted((sign * chance.low, sign * chance.high))
     if metric.chance == "goal":
-        if best <= chance_worst:
+        more = margin.low > 0 if metric.direction == "lower" else margin.high < 0
+        if not more:
             return "passes", f"{shown}: no more than chance"
         if better:
             return "passes", f"{shown}: more than chance, and surely in the better half"
-        return (
-            ("fails", f"{shown}: more than chance, and surely in the worse half")
-            if worse
-            else (
-                "doubtful",
-                f"{shown}: more than chance, as other methods are",
-            )
-        )
-    if worst < chance_best:
+        if worse:
+            return "fails", f"{shown}: more than chance, and surely in the worse half"
+        return "doubtful", f"{shown}: more than chance, as other methods are"
+    if margin.high < 0 if metric.direction == "lower" else margin.low > 0:
         return "passes", f"{shown}: surely better than chance"
-    if best > chance_best and worse:
-        return "fails", f"{shown}: not better than chance, and surely in the worse half"
+    if worse:
+        return "fails", f"{shown}: not surely better than chance, and surely in the worse half"
     return "doubtful", f"{shown}: not surely better than chance"
 
 
@@ -178,9 +186,9 @@ def _shown(one: Interval) -> str:
     return f"{one.value:.3g} ({one.low:.3g} to {one.high:.3g})"
 
 
-def _together(name: str, found: tuple[Finding, ...]) -> MethodVerdict:
+def _together(name: str, found: tuple[Finding, ...], decides: Callable[[Finding], bool]) -> MethodVerdict:
     by_word: dict[Word, list[Finding]] = {}
-    for one in found:
+    for one in filter(decides, found):
         by_word.setdefault(one.word, []).append(one)
     words: tuple[Word, ...] = ("fails", "doubtful", "passes", "ranked", "unknown")
     word: Word = next((one for one in words if one in by_word), "unknown")

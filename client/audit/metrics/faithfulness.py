@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -92,25 +92,39 @@ def noise(sources: tuple[str, ...], deviation: float) -> Perturb:
 
 
 def removed_squares(
-    sources: tuple[str, ...], baseline: float | Array = 0.0, *, share: float = 0.25
+    sources: tuple[str, ...],
+    baselines: Mapping[str, float | Array] | None = None,
+    *,
+    share: float = 0.25,
+    contributions: bool = False,
 ) -> Perturb:
-    """A window of the last two axes (of one axis: a stretch) goes to the baseline: I = x - x~. Its sides are so large a
-    share of the axes."""
+    """A window of the last two axes (of one axis: a stretch) goes to the baseline. Its sides are so large a
+    share of the axes.
+
+    I is x - x~, what a gradient is multiplied by; for `contributions`, which are multiplied by x - x' already, it is 1
+    where an element goes to a baseline that it is not at, and 0 elsewhere.
+    """
+    given = baselines or {}
 
     def perturb(inputs: Inputs, rng: np.random.Generator) -> tuple[Maps, Inputs]:
-        by: dict[str, Floats] = {}
+        removed = {}
         for name in sources:
             values = np.asarray(inputs[name], np.float64)
             mask = np.zeros(values.shape, bool)
             for k in range(len(values)):
-                place: list[slice] = []
+                place = []
                 for size in values.shape[1:][-2:]:
                     side = max(round(share * size), 1)
                     first = int(rng.integers(size - side + 1))
                     place.append(slice(first, first + side))
                 mask[k][(..., *place)] = True
-            by[name] = np.where(mask, values - np.asarray(baseline, np.float64), 0.0)
-        return by, _less(inputs, by)
+            removed[name] = np.where(mask, values - np.asarray(given.get(name, 0.0), np.float64), 0.0)
+        by = (
+            {name: (one != 0).astype(np.float64) for name, one in removed.items()}
+            if contributions
+            else removed
+        )
+        return by, _less(inputs, removed)
 
     return perturb
 
