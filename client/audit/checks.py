@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_attribution.client.audit.arrays import Floats, Inputs, Maps
 from onnx_attribution.client.audit.metrics import (
     complexity,
     faithfulness,
@@ -21,7 +22,6 @@ from onnx_attribution.client.audit.metrics import (
     randomisation,
     sensitivity,
 )
-from onnx_attribution.client.audit.metrics.metric import Floats, Inputs, Maps
 from onnx_attribution.client.audit.metrics.randomisation import Draw, Order, Randomisation, permuted
 from onnx_attribution.client.audit.metrics.similarity import Channels
 from onnx_attribution.client.audit.subject import Classes, Subject

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_attribution.client.audit.metrics.metric import Explain, Floats, Forward, Inputs, Maps
+from onnx_attribution.client.audit.arrays import Explain, Floats, Forward, Inputs, Maps
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.methods import Method
 from onnx_attribution.values import Array, Attribution, AttributionRequest, Baseline, ModelInfo, Target

@@ -23,8 +23,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from onnx_attribution.client.audit.arrays import Floats
 from onnx_attribution.client.audit.metrics.interval import DRAWS, LEVEL, Interval, Rank, interval, ranks
-from onnx_attribution.client.audit.metrics.metric import METRICS, Floats, Metric
+from onnx_attribution.client.audit.metrics.metric import METRICS, Metric
 from onnx_attribution.errors import InvalidArgument
 
 SCHEMA = "onnx-attribution/verdicts"

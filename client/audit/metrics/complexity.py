@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_attribution.client.audit.metrics.metric import Floats, Maps, Metric, declared, flat, ratio
+from onnx_attribution.client.audit.arrays import Floats, Maps
+from onnx_attribution.client.audit.metrics.metric import Metric, declared, flat, ratio
 
 SPARSENESS = declared(
     Metric(

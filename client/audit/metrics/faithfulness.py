@@ -6,16 +6,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from onnx_attribution.client.audit.metrics.metric import (
-    Floats,
-    Forward,
-    Inputs,
-    Maps,
-    Metric,
-    declared,
-    flat,
-    ratio,
-)
+from onnx_attribution.client.audit.arrays import Floats, Forward, Inputs, Maps
+from onnx_attribution.client.audit.metrics.metric import Metric, declared, flat, ratio
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.values import Array
 

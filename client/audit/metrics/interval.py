@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.client.audit.metrics.metric import Direction, Floats
+from onnx_attribution.client.audit.arrays import Floats
+from onnx_attribution.client.audit.metrics.metric import Direction
 
 DRAWS, LEVEL = 1000, 0.95
 

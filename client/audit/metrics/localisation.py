@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.client.audit.metrics.metric import Floats, Metric, declared
+from onnx_attribution.client.audit.arrays import Floats
+from onnx_attribution.client.audit.metrics.metric import Metric, declared
 from onnx_attribution.errors import InvalidArgument
 
 Masks = NDArray[np.bool_]

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onnx_attribution.values import Array
-
-Floats = NDArray[np.float64]
-Inputs = Mapping[str, Array]
-"""The model's inputs, each with its samples."""
-Maps = Mapping[str, Floats]
-"""By source, attributions `[samples, *unit]`."""
-Explain = Callable[[Inputs], Maps]
-Forward = Callable[[Inputs], Floats]
-"""From inputs to the explained number of each sample."""
+from onnx_attribution.client.audit.arrays import Floats, Maps
 
 Direction = Literal["higher", "lower"]
 Category = Literal["axiomatic", "complexity", "faithfulness", "localisation", "randomisation", "robustness"]

@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from onnx_attribution.client.audit.metrics.metric import Floats, Inputs, Maps, Metric, declared
+from onnx_attribution.client.audit.arrays import Floats, Inputs, Maps
+from onnx_attribution.client.audit.metrics.metric import Metric, declared
 from onnx_attribution.client.audit.metrics.sensitivity import compared
 from onnx_attribution.client.audit.metrics.similarity import NAMES, Channels
 from onnx_attribution.client.audit.subject import Classes, Subject

@@ -8,16 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.client.audit.metrics.metric import (
-    Explain,
-    Floats,
-    Inputs,
-    Maps,
-    Metric,
-    declared,
-    flat,
-    ratio,
-)
+from onnx_attribution.client.audit.arrays import Explain, Floats, Inputs, Maps
+from onnx_attribution.client.audit.metrics.metric import Metric, declared, flat, ratio
 from onnx_attribution.client.audit.metrics.similarity import Channels, similarities
 from onnx_attribution.errors import InvalidArgument
 

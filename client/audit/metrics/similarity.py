@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.client.audit.metrics.metric import Floats
+from onnx_attribution.client.audit.arrays import Floats
 from onnx_attribution.errors import InvalidArgument
 
 Channels = Literal["sum", "absmax"]

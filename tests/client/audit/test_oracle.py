@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from onnx_attribution.client.audit.arrays import Explain, Inputs, Maps
 from onnx_attribution.client.audit.metrics.faithfulness import Perturb, infidelity
-from onnx_attribution.client.audit.metrics.metric import Explain, Inputs, Maps
 from onnx_attribution.client.audit.metrics.sensitivity import Move, max_sensitivity, within
 from onnx_attribution.client.audit.subject import Classes, Subject
 from onnx_attribution.server.engine import Engine

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from onnx_attribution.client.audit.arrays import Inputs, Maps
 from onnx_attribution.client.audit.metrics import METRICS, complexity, localisation, sensitivity
-from onnx_attribution.client.audit.metrics.metric import Inputs, Maps
 from onnx_attribution.client.audit.metrics.similarity import spearman
 
 SHAPE = (6, 1, 12, 12)
