@@ -11,10 +11,12 @@ from numpy.typing import ArrayLike
 
 from onnx_attribution.client import messages
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS
+from onnx_attribution.interventions import Intervened, Intervention
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import catalog, method_messages
-from onnx_attribution.values import Array, LayerInfo, ModelInfo, ServerInfo
+from onnx_attribution.proto.interventions import from_answer
+from onnx_attribution.values import Array, LayerInfo, ModelInfo, Selection, ServerInfo, Target
 
 Answer = TypeVar("Answer")
 PREDICTION = "Prediction"
@@ -52,6 +54,18 @@ class Listing(Generic[Answer]):
 
 def predict(model: str, inputs: Mapping[str, ArrayLike], outputs: Sequence[str]) -> Call[dict[str, Array]]:
     return Call(PREDICTION, "Predict", messages.to_predict(model, inputs, outputs), messages.from_prediction)
+
+
+def intervene(
+    model: str,
+    inputs: Mapping[str, ArrayLike],
+    interventions: Intervention | Sequence[Intervention],
+    target: Target | Selection,
+    outputs: Sequence[str],
+    donors: Mapping[str, ArrayLike] | None,
+) -> Call[Intervened]:
+    message = messages.to_intervene(model, inputs, interventions, target, outputs, donors)
+    return Call("AttributionService", "Intervene", message, from_answer, STREAM_SECONDS)
 
 
 def models() -> Listing[ModelInfo]:

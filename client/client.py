@@ -20,6 +20,7 @@ from onnx_attribution.client.channel import Link, Tls
 from onnx_attribution.client.errors import translated
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
 from onnx_attribution.errors import NotReady, ServerBug
+from onnx_attribution.interventions import Intervened, Intervention
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
@@ -32,7 +33,9 @@ from onnx_attribution.values import (
     ModelInfo,
     Progress,
     Revision,
+    Selection,
     ServerInfo,
+    Target,
 )
 
 __all__ = ["Client", "Stream"]
@@ -153,6 +156,27 @@ class Client:
         """The model's outputs by name."""
         named = self._named(model, inputs, timeout)
         return self._ask(calls.predict(model, named, outputs), timeout)
+
+    def intervene(
+        self,
+        model: str,
+        inputs: Inputs,
+        interventions: Intervention | Sequence[Intervention],
+        *,
+        target: Target | Selection = None,
+        outputs: Sequence[str] = (),
+        donors: Inputs | None = None,
+        timeout: float | None = None,
+    ) -> Intervened:
+        """The target with and without each intervention: activations that are removed, set, scaled or patched.
+
+        `outputs` are further tensors to be answered; `donors` inputs from which patches and means are taken, by
+        default `inputs` themselves.
+        """
+        named = self._named(model, inputs, timeout)
+        others = None if donors is None else self._named(model, donors, timeout)
+        asked = calls.intervene(model, named, interventions, target, outputs, others)
+        return self._ask(asked, timeout)
 
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """What is served."""

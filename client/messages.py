@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, NotReady, Reason, ServerBug
+from onnx_attribution.interventions import Intervention, InterventionRequest
 from onnx_attribution.methods import DEFAULT, Method, make
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import events, requests, tensors, wire
+from onnx_attribution.proto import interventions as intervention_messages
 from onnx_attribution.values import (
     Accepted,
     Array,
@@ -53,6 +55,7 @@ __all__ = [
     "reporting",
     "seconds",
     "to_health",
+    "to_intervene",
     "to_predict",
     "to_request",
     "to_stream",
@@ -188,6 +191,20 @@ def from_prediction(response: bytes) -> dict[str, Array]:
         return requests.from_prediction(response)
     except InvalidArgument as error:
         raise ServerBug(f"the server's answer is broken: {error.message}") from error
+
+
+def to_intervene(
+    model: str,
+    inputs: Mapping[str, ArrayLike],
+    interventions: Intervention | Sequence[Intervention],
+    target: Target | Selection,
+    outputs: Sequence[str],
+    donors: Mapping[str, ArrayLike] | None,
+) -> pb.InterveneRequest:
+    """The message of interventions. Raises: InvalidArgument with all that has no form on the wire."""
+    others = None if donors is None else arrays(donors, "donors")
+    request = InterventionRequest(model, arrays(inputs), interventions, target, outputs, others)
+    return intervention_messages.to_request(request)
 
 
 def to_upload(name: str, file: str | PathLike[str], version: int) -> Iterator[pb.UploadModelRequest]:

@@ -514,6 +514,96 @@ class PredictResponse(_message.Message):
     outputs: _containers.RepeatedCompositeFieldContainer[Tensor]
     def __init__(self, outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
+class Ranked(_message.Message):
+    __slots__ = ("numbers", "start", "stop")
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    numbers: int
+    start: int
+    stop: int
+    def __init__(self, numbers: _Optional[int] = ..., start: _Optional[int] = ..., stop: _Optional[int] = ...) -> None: ...
+
+class Patch(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, rows: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Edit(_message.Message):
+    __slots__ = ("layer", "at", "ranked", "number", "tensor", "mean", "patch", "scale")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    RANKED_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    PATCH_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    layer: str
+    at: _containers.RepeatedCompositeFieldContainer[Selector]
+    ranked: Ranked
+    number: float
+    tensor: Tensor
+    mean: bool
+    patch: Patch
+    scale: float
+    def __init__(self, layer: _Optional[str] = ..., at: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ..., ranked: _Optional[_Union[Ranked, _Mapping]] = ..., number: _Optional[float] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ..., mean: bool = ..., patch: _Optional[_Union[Patch, _Mapping]] = ..., scale: _Optional[float] = ...) -> None: ...
+
+class Intervention(_message.Message):
+    __slots__ = ("edits",)
+    EDITS_FIELD_NUMBER: _ClassVar[int]
+    edits: _containers.RepeatedCompositeFieldContainer[Edit]
+    def __init__(self, edits: _Optional[_Iterable[_Union[Edit, _Mapping]]] = ...) -> None: ...
+
+class InterveneRequest(_message.Message):
+    __slots__ = ("model", "inputs", "interventions", "target", "outputs", "donors", "numbers", "request_id")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    INTERVENTIONS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    DONORS_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
+    interventions: _containers.RepeatedCompositeFieldContainer[Intervention]
+    target: Target
+    outputs: _containers.RepeatedScalarFieldContainer[str]
+    donors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    numbers: _containers.RepeatedCompositeFieldContainer[Tensor]
+    request_id: str
+    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., interventions: _Optional[_Iterable[_Union[Intervention, _Mapping]]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., outputs: _Optional[_Iterable[str]] = ..., donors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class InterveneResponse(_message.Message):
+    __slots__ = ("target", "values", "largest", "largest_before", "outputs", "outputs_before", "batch_mode", "evaluations", "seconds", "digest", "provider", "warnings")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_MODE_FIELD_NUMBER: _ClassVar[int]
+    EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    target: ResolvedTarget
+    values: _containers.RepeatedScalarFieldContainer[float]
+    largest: _containers.RepeatedScalarFieldContainer[int]
+    largest_before: _containers.RepeatedScalarFieldContainer[int]
+    outputs: _containers.RepeatedCompositeFieldContainer[Tensor]
+    outputs_before: _containers.RepeatedCompositeFieldContainer[Tensor]
+    batch_mode: BatchMode
+    evaluations: int
+    seconds: float
+    digest: str
+    provider: str
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., values: _Optional[_Iterable[float]] = ..., largest: _Optional[_Iterable[int]] = ..., largest_before: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs_before: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., evaluations: _Optional[int] = ..., seconds: _Optional[float] = ..., digest: _Optional[str] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class AttributeRequest(_message.Message):
     __slots__ = ("model", "inputs", "layers", "source", "target", "baselines", "request_id", "validate_only", "targets", "last_only", "sums_only", "custom", "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default", "occlusion", "layer_activation", "expected_gradients", "smoothgrad", "smoothgrad_sq", "vargrad", "internal_influence", "neuron_conductance", "guided_backprop", "deconvnet", "rectgrad")
     class BaselinesEntry(_message.Message):

@@ -55,6 +55,11 @@ class AttributionServiceStub(object):
                 request_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.AuditRequest.SerializeToString,
                 response_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.AuditResponse.FromString,
                 _registered_method=True)
+        self.Intervene = channel.unary_unary(
+                '/onnx_attribution.v1.AttributionService/Intervene',
+                request_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.InterveneRequest.SerializeToString,
+                response_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.InterveneResponse.FromString,
+                _registered_method=True)
         self.ListMethods = channel.unary_unary(
                 '/onnx_attribution.v1.AttributionService/ListMethods',
                 request_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.ListMethodsRequest.SerializeToString,
@@ -96,6 +101,14 @@ class AttributionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Intervene(self, request, context):
+        """What the target is where activations are removed, set, scaled or patched, and what it is without that. Results of
+        at most 3 MiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListMethods(self, request, context):
         """The methods that this server evaluates, with their parameters.
         """
@@ -125,6 +138,11 @@ def add_AttributionServiceServicer_to_server(servicer, server):
                     servicer.Audit,
                     request_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.AuditRequest.FromString,
                     response_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.AuditResponse.SerializeToString,
+            ),
+            'Intervene': grpc.unary_unary_rpc_method_handler(
+                    servicer.Intervene,
+                    request_deserializer=onnx__attribution_dot_proto_dot_attribution__pb2.InterveneRequest.FromString,
+                    response_serializer=onnx__attribution_dot_proto_dot_attribution__pb2.InterveneResponse.SerializeToString,
             ),
             'ListMethods': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMethods,
@@ -241,6 +259,33 @@ class AttributionService(object):
             '/onnx_attribution.v1.AttributionService/Audit',
             onnx__attribution_dot_proto_dot_attribution__pb2.AuditRequest.SerializeToString,
             onnx__attribution_dot_proto_dot_attribution__pb2.AuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Intervene(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onnx_attribution.v1.AttributionService/Intervene',
+            onnx__attribution_dot_proto_dot_attribution__pb2.InterveneRequest.SerializeToString,
+            onnx__attribution_dot_proto_dot_attribution__pb2.InterveneResponse.FromString,
             options,
             channel_credentials,
             insecure,

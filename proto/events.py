@@ -14,7 +14,16 @@ from onnx_attribution.values import Array
 
 Floats = NDArray[np.float64]
 
-__all__ = ["from_accepted", "from_event", "from_summary", "to_accepted", "to_event", "to_summary"]
+__all__ = [
+    "from_accepted",
+    "from_event",
+    "from_resolved",
+    "from_summary",
+    "to_accepted",
+    "to_event",
+    "to_resolved",
+    "to_summary",
+]
 
 
 def to_event(event: v.Event) -> pb.StreamAttributeResponse:
@@ -72,7 +81,7 @@ def from_accepted(message: pb.Accepted) -> v.Accepted:
 
 def to_summary(attribution: v.Attribution) -> pb.AttributionSummary:
     """Everything but the arrays."""
-    targets = [_to_target(target) for target in attribution.targets]
+    targets = [to_resolved(target) for target in attribution.targets]
     flow = attribution.flow
     return pb.AttributionSummary(
         method=attribution.method,
@@ -118,7 +127,7 @@ def from_summary(message: pb.AttributionSummary, arrays: Sequence[Array]) -> v.A
     return v.Attribution(
         method=message.method,
         batch=words.BATCH_MODES.word(message.batch_mode),
-        targets=tuple(map(_from_target, message.targets or [message.target])),
+        targets=tuple(map(from_resolved, message.targets or [message.target])),
         layers={
             layer.name: v.LayerAttribution(
                 name=layer.name,
@@ -153,7 +162,7 @@ def _flow(message: pb.AttributionSummary, numbers: Callable[[Sequence[float]], F
     )
 
 
-def _to_target(target: v.ResolvedTarget) -> pb.ResolvedTarget:
+def to_resolved(target: v.ResolvedTarget) -> pb.ResolvedTarget:
     return pb.ResolvedTarget(
         tensor=target.tensor,
         indices=target.index,
@@ -163,7 +172,7 @@ def _to_target(target: v.ResolvedTarget) -> pb.ResolvedTarget:
     )
 
 
-def _from_target(message: pb.ResolvedTarget) -> v.ResolvedTarget:
+def from_resolved(message: pb.ResolvedTarget) -> v.ResolvedTarget:
     values, baselines = (np.array(part, np.float64) for part in (message.values, message.baseline_values))
     return v.ResolvedTarget(message.tensor, tuple(message.indices), values, baselines, tuple(message.labels))
 

@@ -20,7 +20,20 @@ from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import method_messages, tensors, wire
 from onnx_attribution.values import Array
 
-__all__ = ["Violations", "from_prediction", "from_request", "from_tensors", "to_bytes", "to_request"]
+__all__ = [
+    "Violations",
+    "from_prediction",
+    "from_request",
+    "from_selectors",
+    "from_target",
+    "from_tensors",
+    "names_of",
+    "text_of",
+    "to_bytes",
+    "to_request",
+    "to_selectors",
+    "to_target",
+]
 
 
 class Violations:
@@ -91,10 +104,10 @@ def _without_inputs(request: v.AttributionRequest, found: Violations) -> pb.Attr
     message = pb.AttributeRequest(sums_only=request.sums_only)
     for field in ("model", "request_id"):
         with found.at(field):
-            setattr(message, field, _text(getattr(request, field)))
+            setattr(message, field, text_of(getattr(request, field)))
     for field in ("layers", "source"):
         with found.at(field):
-            getattr(message, field).extend(_names(getattr(request, field)))
+            getattr(message, field).extend(names_of(getattr(request, field)))
     with found.at("method"):
         method_messages.to_method(request.method, message)
     for name, baseline in request.baselines.items():
@@ -102,10 +115,10 @@ def _without_inputs(request: v.AttributionRequest, found: Violations) -> pb.Attr
             message.baselines[name].CopyFrom(_to_baseline(name, baseline))
     for k, target in enumerate(request.targets or ()):
         with found.at(f"targets[{k}]"):
-            message.targets.append(_to_target(target))
+            message.targets.append(to_target(target))
     if request.target is not None:
         with found.at("target"):
-            message.target.CopyFrom(_to_target(request.target))
+            message.target.CopyFrom(to_target(request.target))
     return message
 
 
@@ -127,10 +140,10 @@ def from_request(message: pb.AttributeRequest) -> v.AttributionRequest:
     target, targets = None, list[v.Target]()
     if message.HasField("target"):
         with found.at("target"):
-            target = _from_target(message.target)
+            target = from_target(message.target)
     for k, one in enumerate(message.targets):
         with found.at(f"targets[{k}]"):
-            targets.append(_from_target(one))
+            targets.append(from_target(one))
     alone = not (message.targets and message.HasField("target"))
     found.require(alone, "targets", "give target or targets, not both", reason=Reason.TARGET_INVALID)
     found.raise_if_any()
@@ -197,27 +210,27 @@ def from_prediction(response: bytes) -> dict[str, Array]:
     return {head.name: tensors.decode_parted(head, raw) for head, raw in parts}
 
 
-def _to_target(target: v.Target) -> pb.Target:
+def to_target(target: v.Target) -> pb.Target:
     return pb.Target(
         tensor=target.tensor or "",
-        selectors=_to_selectors(target.index),
-        minus=_to_selectors(target.minus),
+        selectors=to_selectors(target.index),
+        minus=to_selectors(target.minus),
         logit=target.logit,
         mean_centred=target.mean_centred,
     )
 
 
-def _from_target(message: pb.Target) -> v.Target:
+def from_target(message: pb.Target) -> v.Target:
     return v.Target(
         tensor=message.tensor or None,
-        index=_from_selectors(message.selectors),
-        minus=_from_selectors(message.minus),
+        index=from_selectors(message.selectors),
+        minus=from_selectors(message.minus),
         logit=message.logit,
         mean_centred=message.mean_centred,
     )
 
 
-def _to_selectors(index: object) -> list[pb.Selector]:
+def to_selectors(index: object) -> list[pb.Selector]:
     """A tuple is one selector, as is an array of truth values or floats; a list or an array of integers is one per
     sample, each an integer, a tuple, a list or a row, or a list of these: a region."""
     if index is None:
@@ -297,7 +310,7 @@ def _to_integer(value: object) -> int:
     return operator.index(cast(int, value))
 
 
-def _from_selectors(messages: Sequence[pb.Selector]) -> v.Selection:
+def from_selectors(messages: Sequence[pb.Selector]) -> v.Selection:
     selectors = [_from_selector(message) for message in messages]
     if not selectors:
         return None
@@ -375,7 +388,7 @@ def _from_baseline(name: str, message: pb.Baseline) -> v.Baseline:
     raise InvalidArgument("a baseline needs a scalar, a tensor or references", reason=Reason.BASELINE_INVALID)
 
 
-def _text(text: object) -> str:
+def text_of(text: object) -> str:
     try:
         if isinstance(text, str) and text.encode() is not None:
             return text
@@ -384,13 +397,13 @@ def _text(text: object) -> str:
     raise InvalidArgument(f"is text; it cannot be {shown(text)}")
 
 
-def _names(names: object) -> list[str]:
+def names_of(names: object) -> list[str]:
     """Names in a list; a bare one is a list of one."""
     if isinstance(names, str):
-        return [_text(names)]
+        return [text_of(names)]
     if not isinstance(names, Iterable):
         raise InvalidArgument(f"is a name or a list of names; it cannot be {shown(names)}")
-    return [_text(name) for name in names]
+    return [text_of(name) for name in names]
 
 
 def _switch(value: object) -> bool:

@@ -13,9 +13,11 @@ from onnx_attribution.errors import NotDifferentiable, NotFound, Reason
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.programs.randomise import Draw, Order, stages
 from onnx_attribution.graph_tools.read.load import ModelSource
+from onnx_attribution.interventions import Intervened, Intervention, InterventionRequest
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.engine.answer.refine import Stop, events
 from onnx_attribution.server.engine.backend import Backend, Provider
+from onnx_attribution.server.engine.methods.ablation import intervened
 from onnx_attribution.server.engine.models.registry import Registry
 from onnx_attribution.server.engine.observe import Observer
 from onnx_attribution.server.engine.recipe import infos, recipe_of, without_derivatives
@@ -29,6 +31,8 @@ from onnx_attribution.values import (
     LayerInfo,
     ModelInfo,
     Revision,
+    Selection,
+    Target,
 )
 
 MEMORY = 2 << 30
@@ -228,6 +232,29 @@ class Engine:
         """The outputs, or any tensors by name, at the inputs."""
         with self._models.use(model) as loaded:
             return predict(loaded.fitting(inputs), inputs, outputs)
+
+    def intervene(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        interventions: Intervention | Sequence[Intervention],
+        *,
+        target: Target | Selection = None,
+        outputs: Sequence[str] = (),
+        donors: Mapping[str, Array] | None = None,
+        stop: Stop | None = None,
+    ) -> Intervened:
+        """The target with and without each intervention: activations that are removed, set, scaled or patched.
+
+        `outputs` are further tensors to be answered; `donors` inputs from which patches and means are taken, by
+        default `inputs` themselves. `stop` is asked while rows wait for their turn: "cancelled" raises Cancelled.
+
+        Raises:
+            InvalidArgument, NotFound, ModelError: the message names the intervention and the layer.
+        """
+        request = InterventionRequest(model, inputs, interventions, target, outputs, donors)
+        with self._models.use(model) as loaded:
+            return intervened(loaded.fitting(inputs), request, self._memory, stop or (lambda: None))
 
     def attribute(self, request: AttributionRequest) -> Attribution:
         """The answer to a request: the best revision where it asks for a tolerance.

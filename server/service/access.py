@@ -27,6 +27,7 @@ ROLES: Mapping[str, Role] = {
     f"{_SERVICES}.AttributionService/Attribute": Role.ATTRIBUTE,
     f"{_SERVICES}.AttributionService/StreamAttribute": Role.ATTRIBUTE,
     f"{_SERVICES}.AttributionService/Audit": Role.ATTRIBUTE,
+    f"{_SERVICES}.AttributionService/Intervene": Role.ATTRIBUTE,
     f"{_SERVICES}.AttributionService/ListMethods": Role.READ,
     f"{_SERVICES}.ModelService/ListModels": Role.READ,
     f"{_SERVICES}.ModelService/GetModel": Role.READ,

@@ -1,4 +1,4 @@
-"""Predictions and attributions: messages to calls of the engine and back. Decides nothing else."""
+"""Predictions, interventions and attributions: messages to calls of the engine and back. Decides nothing else."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 from onnx_attribution.errors import AttributionError, Reason
+from onnx_attribution.interventions import Intervened, Intervention
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
-from onnx_attribution.proto import events, method_messages, requests, tensors, wire, words
+from onnx_attribution.proto import events, interventions, method_messages, requests, tensors, wire, words
 from onnx_attribution.server.service.audit import Audit
 from onnx_attribution.server.service.limits import Limits
 from onnx_attribution.server.service.pages import page
@@ -30,7 +31,9 @@ from onnx_attribution.values import (
     ModelInfo,
     Progress,
     Revision,
+    Selection,
     StopReason,
+    Target,
 )
 
 __all__ = ["AttributionService", "Engine", "refusal"]
@@ -38,6 +41,7 @@ __all__ = ["AttributionService", "Engine", "refusal"]
 Item = TypeVar("Item")
 FULL = {
     f"/{pb.DESCRIPTOR.package}.AttributionService/Predict": Reason.QUEUE_FULL,
+    f"/{pb.DESCRIPTOR.package}.AttributionService/Intervene": Reason.QUEUE_FULL,
     f"/{pb.DESCRIPTOR.package}.AttributionService/Attribute": Reason.QUEUE_FULL,
     f"/{pb.DESCRIPTOR.package}.AttributionService/StreamAttribute": Reason.TOO_MANY_STREAMS,
     "/inference.GRPCInferenceService/ModelInfer": Reason.QUEUE_FULL,
@@ -58,6 +62,16 @@ class Engine(Protocol):
     def predict(
         self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str] = ()
     ) -> dict[str, Array]: ...
+    def intervene(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        interventions: Intervention | Sequence[Intervention],
+        *,
+        target: Target | Selection = None,
+        outputs: Sequence[str] = (),
+        donors: Mapping[str, Array] | None = None,
+    ) -> Intervened: ...
     def stream(
         self,
         request: AttributionRequest,
@@ -73,7 +87,7 @@ def refusal(work: Work, method: str) -> AttributionError | None:
 
 
 class AttributionService(rpc.AttributionServiceServicer):
-    """Predict, Attribute and StreamAttribute over an engine."""
+    """The calls of AttributionService over an engine."""
 
     def __init__(self, engine: Engine, work: Work, settings: Settings, scrub: Scrub) -> None:
         self._engine = engine
@@ -94,6 +108,32 @@ class AttributionService(rpc.AttributionServiceServicer):
 
         with self._work.admit():
             return await self._work.run(predict, self._limits.seconds(context, self._settings.unary_seconds))
+
+    async def Intervene(self, request: pb.InterveneRequest, context: Any) -> pb.InterveneResponse:
+        def intervene() -> pb.InterveneResponse:
+            asked = interventions.from_request(request)
+            for inputs in (asked.inputs, asked.donors):
+                self._limits.samples(asked.model, inputs)
+            answer = self._engine.intervene(
+                asked.model,
+                asked.inputs,
+                asked.interventions,
+                target=asked.target,
+                outputs=asked.outputs,
+                donors=asked.donors or None,
+            )
+            arrays = [
+                answer.values,
+                answer.largest,
+                *answer.outputs.values(),
+                *answer.outputs_before.values(),
+            ]
+            self._limits.bytes(arrays, "ask for fewer samples, interventions or outputs")
+            return interventions.to_answer(answer)
+
+        with self._work.admit():
+            seconds = self._limits.seconds(context, self._settings.stream_seconds)
+            return await self._work.run(intervene, seconds)
 
     async def Attribute(self, request: pb.AttributeRequest, context: Any) -> pb.AttributeResponse:
         response, best = pb.AttributeResponse(), _Best(self._limit_revision)

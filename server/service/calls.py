@@ -273,6 +273,8 @@ def read_request(call: Call, message: Any) -> None:
         call.model, call.request_id = message.model_name[:MAX_WORD], message.id[:MAX_WORD]
     if isinstance(message, pb.PredictRequest) or "model_name" in fields:
         call.method = "predict"
+    if isinstance(message, pb.InterveneRequest):
+        call.method = "intervene"
     if isinstance(message, pb.AttributeRequest):
         call.method = message.WhichOneof(METHODS) or ""
         parameters: Any = getattr(message, call.method) if call.method else None

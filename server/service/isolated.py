@@ -22,11 +22,21 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from onnx_attribution.errors import AttributionError, Cancelled, NotReady, Reason
+from onnx_attribution.interventions import Intervened, Intervention
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.engine.engine import Engine
 from onnx_attribution.server.engine.interrupt import Interrupt, current
 from onnx_attribution.server.engine.observe import Observer, Silent
-from onnx_attribution.values import Array, AttributionRequest, Event, LayerInfo, ModelInfo, StopReason
+from onnx_attribution.values import (
+    Array,
+    AttributionRequest,
+    Event,
+    LayerInfo,
+    ModelInfo,
+    Selection,
+    StopReason,
+    Target,
+)
 
 POLL = 0.05  # seconds between questions whether a call is still wanted
 Stop = Callable[[], StopReason | Literal["cancelled"] | None]
@@ -89,6 +99,28 @@ class IsolatedEngine:
         self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str] = ()
     ) -> dict[str, Array]:
         found: dict[str, Array] = self._call("predict", model, dict(inputs), tuple(outputs), about=model)
+        return found
+
+    def intervene(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        interventions: Intervention | Sequence[Intervention],
+        *,
+        target: Target | Selection = None,
+        outputs: Sequence[str] = (),
+        donors: Mapping[str, Array] | None = None,
+    ) -> Intervened:
+        found: Intervened = self._call(
+            "intervene",
+            model,
+            inputs,
+            interventions,
+            target=target,
+            outputs=outputs,
+            donors=donors,
+            about=model,
+        )
         return found
 
     def stream(

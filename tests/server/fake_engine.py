@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from onnx_attribution.errors import Cancelled, NotFound, Reason
+from onnx_attribution.interventions import Intervened, Intervention, each_of
 from onnx_attribution.methods import Method, MethodInfo
 from onnx_attribution.server.engine.recipe import infos
 from onnx_attribution.values import (
@@ -25,7 +26,9 @@ from onnx_attribution.values import (
     Progress,
     ResolvedTarget,
     Revision,
+    Selection,
     StopReason,
+    Target,
     TensorInfo,
 )
 
@@ -75,6 +78,25 @@ class FakeEngine:
             for index in range(2500)
             if pattern in f"layer{index}"
         ]
+
+    def intervene(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        interventions: Intervention | Sequence[Intervention],
+        *,
+        target: Target | Selection = None,
+        outputs: Sequence[str] = (),
+        donors: Mapping[str, Array] | None = None,
+    ) -> Intervened:
+        """Every intervention makes the target 0."""
+        self.info(model)
+        shape = len(each_of(interventions)), len(inputs["x"])
+        before = ResolvedTarget("y", ("0",) * shape[1], np.ones(shape[1]), np.full(shape[1], np.nan))
+        none = np.full(shape, -1, np.int64)
+        return Intervened(
+            before, np.zeros(shape), none, none[0], {}, {}, "dynamic", shape[0] * shape[1], 0.0, "abc", "cpu"
+        )
 
     def predict(
         self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str] = ()

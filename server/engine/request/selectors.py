@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, Reason
+from onnx_attribution.parameters import shown
 from onnx_attribution.values import Index, Selection, Selector
 
 Floats = NDArray[np.float64]
@@ -145,38 +146,59 @@ def _place(selector: Selector, values: Floats, unit: tuple[int, ...]) -> tuple[I
     return tuple(place)
 
 
-def _checked(part: Any, axis: int, unit: tuple[int, ...]) -> Index:
-    """A part of an index along its axis, or along several axes if it is a mask."""
+def _checked(part: Any, axis: int, unit: tuple[int, ...], of: str = "target") -> Index:
+    """A part of an index along its axis, or along several axes if it is a mask; `of` says of what in a refusal."""
     size = unit[axis]
     if isinstance(part, np.ndarray) and part.ndim:
         if part.dtype.kind != "b":
             raise refused(
-                f"a target index holds an array of type {part.dtype.name}; a mask is an array of truth values"
+                f"a {of} index holds an array of type {part.dtype.name}; a mask is an array of truth values"
             )
         if part.shape != unit[axis : axis + part.ndim]:
             raise refused(
-                f"the target mask has shape {list(part.shape)}; the target has shape {list(unit)} for each sample"
+                f"the {of} mask has shape {list(part.shape)}; the {of} has shape {list(unit)} for each sample"
             )
         if not part.any():
-            raise refused("the target mask is empty")
+            raise refused(f"the {of} mask is empty")
         return part
     if isinstance(part, slice):
         bounds = (part.start, part.stop, part.step)
         if not all(isinstance(b, (int, np.integer, type(None))) and not isinstance(b, bool) for b in bounds):
-            raise refused(f"the target region {part} has bounds that are no integers")
+            raise refused(f"the {of} region {part} has bounds that are no integers")
         if part.step == 0:
-            raise refused("the target region has step 0")
+            raise refused(f"the {of} region has step 0")
         if len(range(*part.indices(size))) == 0:
-            raise refused(f"the target region is empty along axis {axis}")
+            raise refused(f"the {of} region is empty along axis {axis}")
         return part
     if not isinstance(part, (int, np.integer)) or isinstance(part, bool):
-        raise refused(f"the target index {part!r} is no integer")
+        raise refused(f"the {of} index {part!r} is no integer")
     if not -size <= part < size:
         raise refused(
-            f"the target index {part} is out of range along axis {axis}; legal are 0 to {size - 1}",
+            f"the {of} index {part} is out of range along axis {axis}; legal are 0 to {size - 1}",
             legal=f"0..{size - 1}",
         )
     return int(part) % size
+
+
+def leading(selector: Selector, unit: tuple[int, ...], of: str) -> NDArray[np.bool_]:
+    """The elements at an index of the leading axes, whatever the others are; `of` says of what in a refusal.
+
+    Raises:
+        InvalidArgument: it is no index, or of something that is not there.
+    """
+    parts = selector if isinstance(selector, tuple) else (selector,)
+    place: list[Index] = []
+    axis = 0
+    for part in parts:
+        wide = max(np.ndim(part), 1) if isinstance(part, np.ndarray) else 1
+        if axis + wide > len(unit):
+            raise refused(
+                f"the {of} index {shown(selector)} has more parts than axes; the {of} has shape {list(unit)} for "
+                "each sample"
+            )
+        place.append(_checked(part, axis, unit, of))
+        axis += wide
+    return _mask([*place, *[slice(None)] * (len(unit) - axis)], unit)
 
 
 def _mask(place: Sequence[Index], unit: tuple[int, ...]) -> NDArray[np.bool_]:
