@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnx_attribution import errors as errors
+    from onnx_attribution import interventions as interventions
     from onnx_attribution import methods as methods
     from onnx_attribution.client import AsyncClient, Client
     from onnx_attribution.server.engine import Engine
@@ -17,7 +18,17 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["AsyncClient", "Client", "Engine", "References", "Target", "__version__", "errors", "methods"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Engine",
+    "References",
+    "Target",
+    "__version__",
+    "errors",
+    "interventions",
+    "methods",
+]
 
 _MODULES = {
     "AsyncClient": "client",
@@ -26,6 +37,7 @@ _MODULES = {
     "References": "values",
     "Target": "values",
     "errors": "errors",
+    "interventions": "interventions",
     "methods": "methods",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 
 from onnx_attribution.client import AsyncClient, Client
 from onnx_attribution.errors import InvalidArgument, NotFound
-from onnx_attribution.interventions import MEAN, Edit, Intervened, Patch, Ranked
+from onnx_attribution.interventions import MEAN, Edit, Intervened, InterventionRequest, Patch, Ranked
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import interventions, tensors
 from onnx_attribution.server import app
@@ -81,7 +81,7 @@ def test_served_numbers_are_those_of_the_engine(engine: Engine, address: str) ->
 
 def test_ranks_that_edits_share_are_sent_once() -> None:
     edits = [Edit("h", Ranked(RANKS, 0, k)) for k in range(5)]
-    request = interventions.InterventionRequest("net", INPUTS, edits)
+    request = InterventionRequest("net", INPUTS, edits)
     message = interventions.to_request(request)
     assert len(message.numbers) == 1
     back = interventions.from_request(pb.InterveneRequest.FromString(message.SerializeToString()))
@@ -99,7 +99,7 @@ def test_ranks_that_edits_share_are_sent_once() -> None:
         (Edit("h", 4), InvalidArgument, r"interventions\[0\], layer 'h'.*legal are 0 to 3"),
         (Edit("h", to=np.ones(3)), InvalidArgument, "'h'"),
         (Edit("h", np.ones(4)), InvalidArgument, r"interventions\[0\]"),
-        (Edit("h", ["a"]), InvalidArgument, r"interventions\[0\].*layer index"),
+        (Edit("h", cast(Any, ["a"])), InvalidArgument, r"interventions\[0\].*layer index"),
         (Edit("h", Ranked(RANKS, 0.5)), InvalidArgument, "start is a whole number"),  # type: ignore[arg-type]
     ],
 )

@@ -1,0 +1,579 @@
+"""Ablation as the ground truth of importances: what becomes of the target as neurons go, the most important first.
+
+    found = ablation(client, "digits", images, "conv2", methods=["neuron_ig", "deeplift_rescale"], target=7)
+    print(found.table())
+
+All works on a `Client` as on an `Engine`. Importances of any origin are ranked group by group, channels say, and the
+groups of the lowest ranks are replaced: in a deletion curve first one, then more, until none is left; an insertion
+curve begins with all of them replaced and gives them back. A ranking that knows what the model uses makes the target
+fall early (a small area under the deletion curve) or rise early (a large one under the insertion curve); random
+rankings say what any would do. It is the experiment of the conductance literature (arXiv 1805.12233), which also counts
+how many neurons go until the model decides for something else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from onnx_attribution.errors import AttributionError, InvalidArgument, Reason
+from onnx_attribution.interventions import MEAN, Edit, Intervened, Patch, Ranked, Replacement
+from onnx_attribution.methods import Method, make
+from onnx_attribution.parameters import shown
+from onnx_attribution.values import Array, Attribution, AttributionRequest, Selection, Target, TensorInfo
+
+__all__ = [
+    "METHODS",
+    "RANDOM",
+    "Ablation",
+    "Curve",
+    "ablation",
+    "by_axes",
+    "curve",
+    "patches",
+    "random_ranks",
+    "ranks_of",
+]
+
+Floats = NDArray[np.float64]
+Whole = NDArray[np.int64]
+Kind = Literal["deletion", "insertion"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+RESAMPLE: Literal["resample"] = "resample"
+RANDOM = "random"
+METHODS = (
+    "neuron_ig",
+    "deeplift_rescale",
+    "gradient_x_activation",
+    "layer_activation",
+    "internal_influence",
+    RANDOM,
+)
+MOST = 256
+"""Samples of one request at most."""
+
+
+# --- groups and ranks
+
+
+def by_axes(unit: Sequence[int], axes: int | Sequence[int] | None = None) -> Whole:
+    """The number of the group of each element of one sample: groups are told apart by these axes, `0` the channels of
+    `[channels, height, width]` and `(1, 2)` its positions; None: by all, so that each element is one.
+
+    Raises:
+        InvalidArgument: there is no such axis.
+    """
+    shape = tuple(unit)
+    chosen = range(len(shape)) if axes is None else [axes] if isinstance(axes, int) else list(axes)
+    wrong = [axis for axis in chosen if not -len(shape) <= axis < len(shape)]
+    if wrong:
+        raise InvalidArgument(f"one sample of the layer has shape {list(shape)}; there is no axis {wrong[0]}")
+    kept = {axis % len(shape) for axis in chosen}
+    sizes = [size if axis in kept else 1 for axis, size in enumerate(shape)]
+    numbers = np.arange(math.prod(sizes), dtype=np.int64).reshape(sizes)
+    return np.broadcast_to(numbers, shape)
+
+
+def patches(unit: Sequence[int], sizes: Sequence[int]) -> Whole:
+    """The same for patches of these sizes along the last axes, from all of the axes before them; those at the far edges
+    may be smaller.
+
+    Raises:
+        InvalidArgument: more sizes than axes, or one below 1.
+    """
+    shape = tuple(unit)
+    if len(sizes) > len(shape) or any(size < 1 for size in sizes):
+        raise InvalidArgument(
+            f"one sample of the layer has shape {list(shape)}; patches cannot be {list(sizes)}"
+        )
+    found = np.zeros(shape, np.int64)
+    for axis, size in zip(range(len(shape) - len(sizes), len(shape)), sizes, strict=True):
+        place = (np.arange(shape[axis]) // size).reshape([-1 if k == axis else 1 for k in range(len(shape))])
+        found = found * (-(-shape[axis] // size)) + place
+    return found
+
+
+def ranks_of(scores: ArrayLike, groups: ArrayLike | None = None, *, absolute: bool = False) -> Whole:
+    """The rank of the group of each element, `[samples, *unit]`, from scores of that shape: 0 has the highest sum.
+
+    `groups` are numbers from 0 that broadcast to one sample (default: each element is a group). Groups of equal sums
+    keep the order of their numbers. With `absolute` the magnitude of the sum counts.
+
+    Raises:
+        InvalidArgument: scores are NaN, or groups of another shape.
+    """
+    values = np.asarray(scores, np.float64)
+    if values.ndim < 2:
+        raise InvalidArgument(f"scores are [samples, ...]; these have shape {list(values.shape)}")
+    if np.isnan(values).any():
+        raise InvalidArgument("scores hold NaN, which has no rank")
+    ids, count = _ids(groups, values.shape[1:])
+    sums = np.zeros((len(values), count))
+    for k, row in enumerate(values):
+        sums[k] = np.bincount(ids.reshape(-1), row.reshape(-1), count)
+    order = np.argsort(-np.abs(sums) if absolute else -sums, axis=1, kind="stable")
+    return _placed(order, ids)
+
+
+def random_ranks(
+    samples: int, unit: Sequence[int], groups: ArrayLike | None = None, *, seed: int = 0
+) -> Whole:
+    """Ranks that are drawn for each sample: the control of every experiment. The same seed gives the same."""
+    ids, count = _ids(groups, tuple(unit))
+    rng = np.random.default_rng(seed)
+    return _placed(np.stack([rng.permutation(count) for _ in range(samples)]), ids)
+
+
+def _ids(groups: ArrayLike | None, unit: tuple[int, ...]) -> tuple[Whole, int]:
+    ids = by_axes(unit) if groups is None else np.asarray(groups)
+    if ids.dtype.kind not in "iu" or (ids.size and ids.min() < 0):
+        raise InvalidArgument("the numbers of groups are integers from 0", reason=Reason.GROUPS_INVALID)
+    try:
+        wide = np.broadcast_to(ids, unit)
+    except ValueError:
+        raise InvalidArgument(
+            f"the groups have shape {list(ids.shape)}; one sample has shape {list(unit)}",
+            reason=Reason.GROUPS_INVALID,
+        ) from None
+    known, numbers = np.unique(wide, return_inverse=True)
+    return numbers.reshape(unit).astype(np.int64), len(known)
+
+
+def _placed(order: Whole, ids: Whole) -> Whole:
+    """The ranks of elements from the groups in their order."""
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.broadcast_to(np.arange(order.shape[1]), order.shape), axis=1)
+    return ranks[:, ids]
+
+
+# --- curves
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The target, and the class that is decided for, as groups go or come back, `[samples, points]`.
+
+    At point k the `counts[k]` groups of the lowest ranks of `groups` are replaced (deletion), or are the only ones that
+    are not (insertion).
+    """
+
+    kind: Kind
+    groups: int
+    counts: Whole
+    values: Floats
+    largest: Whole
+
+    @property
+    def shares(self) -> Floats:
+        """Of each point, the share of groups."""
+        return self.counts / self.groups
+
+    @cached_property
+    def area(self) -> Floats:
+        """By sample the area under the curve over the share of groups, from 0 to 1, in units of the target: the mean
+        value on the way. Small for a good deletion, large for a good insertion."""
+        return _area(self.values, self.shares)
+
+    @cached_property
+    def relative(self) -> Floats:
+        """The curve as a share of the change between its ends, 1 where nothing is replaced and 0 where everything is;
+        NaN for samples without a change."""
+        first, last = self.values[:, :1], self.values[:, -1:]
+        none, every = (first, last) if self.kind == "deletion" else (last, first)
+        change = none - every
+        return np.where(change == 0, np.nan, (self.values - every) / np.where(change == 0, 1, change))
+
+    @cached_property
+    def relative_area(self) -> Floats:
+        """The area under that."""
+        return _area(self.relative, self.shares)
+
+    @cached_property
+    def turned(self) -> Floats:
+        """By sample the lowest count at which another class is the largest than with nothing replaced (deletion), or
+        the same (insertion); NaN where that never happens, and where there are no classes."""
+        whole = self.largest[:, 0 if self.kind == "deletion" else -1]
+        met = (self.largest != whole[:, None]) == (self.kind == "deletion")
+        found = np.where(met.any(axis=1), self.counts[met.argmax(axis=1)], np.nan)
+        return np.where(whole < 0, np.nan, found)
+
+
+def _area(values: Floats, shares: Floats) -> Floats:
+    return np.asarray((values[:, 1:] + values[:, :-1]) / 2 @ np.diff(shares))
+
+
+def curve(
+    asked: Any,
+    model: str,
+    inputs: Mapping[str, ArrayLike],
+    layer: str,
+    ranks: ArrayLike,
+    *,
+    kind: Kind = "deletion",
+    to: Replacement | Literal["resample"] = 0.0,
+    points: int = 32,
+    target: Target | Selection = None,
+    donors: Mapping[str, ArrayLike] | None = None,
+    seed: int = 0,
+) -> Curve:
+    """The curve of groups of a layer, or of an input, in the order of their ranks (`ranks_of`, `random_ranks`).
+
+    `asked` is a client or an engine. Replaced elements become `to`: what an `Edit` takes, or "resample", the layer's
+    values at another sample, drawn for each sample from the donors (default: the samples themselves) by the seed. The
+    curve has a point for each number of groups, or where these are more than `points` so many steps.
+
+    Raises:
+        InvalidArgument: ranks that do not fit the layer, or no curve of that kind.
+    """
+    if kind not in KINDS:
+        raise InvalidArgument(f"a curve is of the kind {' or '.join(KINDS)}, not {shown(kind)}")
+    if points < 1:
+        raise InvalidArgument(f"a curve has at least 1 step, not {points}")
+    order = np.asarray(ranks)
+    if order.dtype.kind not in "iu" or order.ndim < 2 or not order.size:
+        raise InvalidArgument(
+            f"ranks are integers [samples, ...], as of ranks_of, not {order.dtype.name} of shape {list(order.shape)}"
+        )
+    groups = int(order.max()) + 1
+    counts = np.unique(np.linspace(0, groups, min(points, groups) + 1).round().astype(np.int64))
+    replaced: Any = to
+    if isinstance(to, str) and to == RESAMPLE:
+        replaced = Patch(
+            _others(len(order), len(order) if donors is None else _count(donors), donors is None, seed)
+        )
+    edits = [
+        Edit(layer, Ranked(order, 0, int(k)) if kind == "deletion" else Ranked(order, int(k)), replaced)
+        for k in counts
+    ]
+    found: Intervened = asked.intervene(model, inputs, edits, target=target, donors=donors)
+    if found.values.shape[1] != len(order):
+        raise InvalidArgument(f"there are ranks of {len(order)} samples, and {found.values.shape[1]} samples")
+    return Curve(kind, groups, counts, found.values.T.copy(), found.largest.T.copy())
+
+
+def _count(donors: Mapping[str, ArrayLike]) -> int:
+    return max((len(np.asarray(array)) for array in donors.values() if np.ndim(array)), default=1)
+
+
+def _others(samples: int, donors: int, are_samples: bool, seed: int) -> Whole:
+    """A donor for each sample, another than itself where donors are the samples."""
+    rng = np.random.default_rng(seed)
+    if not are_samples:
+        return rng.integers(donors, size=samples)
+    if samples == 1:
+        raise InvalidArgument("resample needs several samples, or donors: the only sample cannot be its own")
+    return (np.arange(samples) + rng.integers(1, samples, size=samples)) % samples
+
+
+# --- the experiment
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of an experiment, over its samples: mean and standard error of the area under the curve, of that area
+    less the one of random rankings, sample by sample, and how often and at which count (median) the decision turned."""
+
+    method: str
+    area: float
+    area_error: float
+    gain: float
+    gain_error: float
+    turned: float
+    turned_share: float
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """The experiment on one layer: a curve for each method, that of "random" the mean over `draws` rankings.
+
+    `failed` are methods that cannot be asked of this model, with the reason.
+    """
+
+    model: str
+    layer: str
+    kind: Kind
+    to: str
+    samples: int
+    groups: int
+    draws: int
+    curves: Mapping[str, Curve]
+    failed: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def rows(self) -> list[Row]:
+        """The methods, the best first: a small area under deletion, a large one under insertion."""
+        control = self.curves.get(RANDOM)
+        sign = 1 if self.kind == "deletion" else -1
+        found = []
+        for name, one in self.curves.items():
+            area, area_error = _mean(one.area)
+            gain, gain_error = (math.nan, math.nan)
+            if control is not None and name != RANDOM:
+                gain, gain_error = _mean(sign * (control.area - one.area))
+            turned = one.turned[np.isfinite(one.turned)]
+            found.append(
+                Row(
+                    name, area, area_error, gain, gain_error, float(np.median(turned)) if turned.size else math.nan,
+                    turned.size / self.samples if self.samples else math.nan,
+                )
+            )  # fmt: skip
+        return sorted(found, key=lambda row: sign * row.area)
+
+    def table(self) -> str:
+        """The rows as text."""
+        lines = [
+            f"{self.kind} of {self.groups} groups of {self.layer}, each {self.to}; {self.samples} samples",
+            f"{'method':24}{'area':>12}{'+-':>10}{'gain on random':>16}{'+-':>10}{'turned at':>11}{'share':>8}",
+        ]
+        for one in self.rows():
+            numbers = (one.area, one.area_error, one.gain, one.gain_error, one.turned, one.turned_share)
+            words = ["-" if math.isnan(number) else f"{number:.4g}" for number in numbers]
+            widths = (12, 10, 16, 10, 11, 8)
+            lines.append(
+                f"{one.method:24}" + "".join(f"{w:>{n}}" for w, n in zip(words, widths, strict=True))
+            )
+        lines += [f"{name}: {reason}" for name, reason in self.failed.items()]
+        return "\n".join(lines)
+
+    def json(self) -> dict[str, object]:
+        """The same for programs: of each curve the means over the samples."""
+        counts = next((one.counts for one in self.curves.values()), np.empty(0, np.int64))
+        return {
+            "model": self.model,
+            "layer": self.layer,
+            "kind": self.kind,
+            "to": self.to,
+            "samples": self.samples,
+            "groups": self.groups,
+            "draws": self.draws,
+            "counts": counts.tolist(),
+            "methods": {
+                row.method: {
+                    **{name: value for name, value in vars(row).items() if name != "method"},
+                    "relative_area": _mean(self.curves[row.method].relative_area)[0],
+                    "values": self.curves[row.method].values.mean(axis=0).tolist(),
+                }
+                for row in self.rows()
+            },
+            "failed": dict(self.failed),
+            "warnings": list(self.warnings),
+        }
+
+
+def _mean(values: Floats) -> tuple[float, float]:
+    """The mean of the numbers among these, and its standard error."""
+    kept = values[np.isfinite(values)]
+    if not kept.size:
+        return math.nan, math.nan
+    error = float(kept.std(ddof=1) / math.sqrt(kept.size)) if kept.size > 1 else math.nan
+    return float(kept.mean()), error
+
+
+def ablation(
+    asked: Any,
+    model: str,
+    inputs: Mapping[str, ArrayLike],
+    layer: str,
+    *,
+    methods: Sequence[str | Method] = METHODS,
+    groups: Callable[[tuple[int, ...]], Whole] | ArrayLike | None = None,
+    kind: Kind = "deletion",
+    to: Replacement | Literal["resample"] = 0.0,
+    points: int = 32,
+    target: Target | Selection = None,
+    baselines: Mapping[str, Any] | None = None,
+    absolute: bool = False,
+    draws: int = 5,
+    seed: int = 0,
+    batch: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> Ablation:
+    """Ranks the groups of a layer by each method and ablates them in this order, sample by sample.
+
+    `asked` is a client or an engine. `groups` are numbers from 0 that broadcast to one sample of the layer, or a
+    function that makes them of its shape, such as `by_axes` and `patches` (default: its first axis, which channels are
+    told apart by). Methods are names or values of `onnx_attribution.methods`, and "random": the mean over `draws`
+    rankings drawn by the seed, from which gains are counted. `to` is as for `curve`; means and donors are taken from
+    all samples, or of many the first 256. `batch` samples are asked about at once; `progress` is called with how many
+    of how many calls are made.
+
+    Raises:
+        InvalidArgument: a method, layer, group or target that cannot be used; what has no derivative is in `failed`.
+    """
+    values = {str(one) if isinstance(one, str) else one.name: one for one in methods}
+    if not values:
+        raise InvalidArgument("there is no method to rank by")
+    if draws < 1 or batch < 1:
+        raise InvalidArgument(f"draws and batch are at least 1, not {draws} and {batch}")
+    made = {name: None if one == RANDOM else make(one, {}) for name, one in values.items()}
+    info = asked.info(model) if hasattr(asked, "info") else asked.model(model)
+    arrays = {name: np.asarray(array) for name, array in inputs.items()}
+    axes, count = _samples(arrays, info.inputs, info.batch)
+    starts = range(0, count, min(batch, MOST))
+    donors = None if count <= batch else _taken(arrays, axes, range(min(count, MOST)))
+    asks = [*(name for name in made if name != RANDOM), *([RANDOM] * draws if RANDOM in made else [])]
+    parts: dict[str, list[list[Curve]]] = {name: [] for name in made}
+    failed: dict[str, str] = {}
+    warnings: dict[str, None] = {}
+    done, wanted = 0, Target.of(target)
+    unit: tuple[int, ...] | None = None
+    for turn, start in enumerate(starts):
+        numbers = range(start, min(start + batch, count))
+        part, size = _taken(arrays, axes, numbers), len(numbers)
+        own_target = replace(
+            wanted, index=_own(wanted.index, numbers, count), minus=_own(wanted.minus, numbers, count)
+        )
+        own_baselines = {
+            name: _own_baseline(one, np.ndim(arrays[name]) if name in arrays else 0, numbers, count)
+            for name, one in (baselines or {}).items()
+        }
+        drawn: list[Curve] = []
+        for draw, name in enumerate(asks):
+            if name in failed:
+                done += 1
+                continue
+            method = made[name]
+            if method is None:
+                if unit is None:
+                    unit = _unit(asked, model, part, layer, info.batch)
+                own = seed + (turn * len(asks) + draw) * 7919
+                order = random_ranks(size, unit, _grouped(groups, unit), seed=own)
+            else:
+                try:
+                    answer = _attributed(asked, model, part, method, layer, own_target, own_baselines)
+                except AttributionError as error:
+                    if error.status != "FAILED_PRECONDITION":
+                        raise
+                    failed[name] = error.message
+                    continue
+                scores = _scores(answer)
+                unit = scores.shape[1:]
+                warnings |= dict.fromkeys(answer.warnings)
+                order = ranks_of(scores, _grouped(groups, unit), absolute=absolute)
+            found = curve(
+                asked, model, part, layer, order, kind=kind, to=to, points=points, target=own_target,
+                donors=donors if isinstance(to, str | Patch) else None, seed=seed,
+            )  # fmt: skip
+            if method is None:
+                drawn.append(found)
+            else:
+                parts[name].append([found])
+            done += 1
+            if progress is not None:
+                progress(done, len(asks) * len(starts))
+        if drawn:
+            parts[RANDOM].append(drawn)
+    curves = {name: _joined(each) for name, each in parts.items() if each}
+    if not curves:
+        raise InvalidArgument("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+    groups_count = next(iter(curves.values())).groups
+    return Ablation(
+        model, layer, kind, _word(to), count, groups_count, draws, curves, failed, tuple(warnings)
+    )  # fmt: skip
+
+
+def _word(to: Any) -> str:
+    if isinstance(to, str):
+        return {MEAN: "replaced by its mean", RESAMPLE: "resampled"}[to]
+    if isinstance(to, Patch):
+        return "patched"
+    return "removed" if not np.any(to) else f"set to {to:g}" if np.ndim(to) == 0 else "set"
+
+
+def _grouped(groups: Any, unit: tuple[int, ...]) -> Any:
+    if groups is None:
+        return by_axes(unit, 0)
+    return groups(unit) if callable(groups) else groups
+
+
+def _own(index: Any, numbers: range, count: int) -> Any:
+    """What a target's index says of some of the samples, where it has an entry for each."""
+    is_list = isinstance(index, list) or (isinstance(index, np.ndarray) and index.dtype.kind in "iu")
+    if not is_list or len(index) != count or count == 1:
+        return index
+    found = [index[k] for k in numbers]
+    return found[0] if len(found) == 1 else found
+
+
+def _own_baseline(baseline: Any, rank: int, numbers: range, count: int) -> Any:
+    """The baselines of some of the samples, where there is one for each."""
+    if not isinstance(baseline, np.ndarray) or baseline.ndim != rank or len(baseline) != count or count == 1:
+        return baseline
+    return baseline[list(numbers)]
+
+
+def _joined(parts: Sequence[Sequence[Curve]]) -> Curve:
+    """The curves of all samples, each the mean over its draws; decisions are those of the first draw."""
+    first = parts[0][0]
+    values = [np.mean([one.values for one in draws], axis=0) for draws in parts]
+    return Curve(
+        first.kind,
+        first.groups,
+        first.counts,
+        np.concatenate(values),
+        np.concatenate([p[0].largest for p in parts]),
+    )
+
+
+def _attributed(
+    asked: Any,
+    model: str,
+    inputs: Mapping[str, Array],
+    method: Method,
+    layer: str,
+    target: Target,
+    baselines: Mapping[str, Any],
+) -> Attribution:
+    options: dict[str, Any] = {"method": method, "layers": [layer], "target": target, "baselines": baselines}
+    if hasattr(asked, "info"):  # an engine
+        found: Attribution = asked.attribute(AttributionRequest(model, inputs, **options))
+    else:
+        found = asked.attribute(model, inputs, **options)
+    return found
+
+
+def _scores(answer: Attribution) -> Floats:
+    if len(answer.layers) != 1:
+        raise InvalidArgument(f"one layer is ablated, not {len(answer.layers)}: {', '.join(answer.layers)}")
+    (layer,) = answer.layers.values()
+    return _without_front(np.asarray(layer.values, np.float64), answer.batch)
+
+
+def _without_front(array: Floats, batch: str | None) -> Floats:
+    """Of samples run one by one, without the axis of size 1 that each has in front."""
+    return array[:, 0] if batch == "single" and array.ndim > 2 and array.shape[1] == 1 else array
+
+
+def _unit(
+    asked: Any, model: str, inputs: Mapping[str, Array], layer: str, batch: str | None
+) -> tuple[int, ...]:
+    """The shape of one sample of a layer."""
+    found: Intervened = asked.intervene(model, inputs, [[]], outputs=[layer])
+    (array,) = found.outputs_before.values()
+    return array.shape[1:]
+
+
+def _samples(
+    arrays: Mapping[str, Array], infos: Sequence[TensorInfo], batch: Any
+) -> tuple[dict[str, int | None], int]:
+    """The axis of the samples of each input, and how many there are; an input of one is shared by all."""
+    axes: dict[str, int | None] = {
+        one.name: one.sample_axis(arrays[one.name].shape, batch) for one in infos if one.name in arrays
+    }
+    sizes = {name: arrays[name].shape[axis] for name, axis in axes.items() if axis is not None}
+    count = max(sizes.values(), default=1)
+    return {name: axis if sizes.get(name, 1) == count else None for name, axis in axes.items()}, count
+
+
+def _taken(arrays: Mapping[str, Array], axes: Mapping[str, int | None], numbers: range) -> dict[str, Array]:
+    """Some of the samples."""
+    return {
+        name: array if (axis := axes.get(name)) is None else np.take(array, list(numbers), axis=axis)
+        for name, array in arrays.items()
+    }

@@ -1,0 +1,243 @@
+"""Curves and the ablation experiment, on an engine and a client, beside numpy and a model whose decision is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from onnx_attribution.client import Client
+from onnx_attribution.client.ablation import (
+    METHODS,
+    RANDOM,
+    Ablation,
+    ablation,
+    by_axes,
+    curve,
+    patches,
+    random_ranks,
+    ranks_of,
+)
+from onnx_attribution.errors import InvalidArgument, NotFound
+from onnx_attribution.methods import Method, NeuronIG
+from onnx_attribution.server import app
+from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.settings import Settings
+from onnx_attribution.values import Target
+from tests.definitions.network import drawn
+from tests.methods.toys import model
+
+NET, X, OTHERS = drawn(3)
+INPUTS = {"x": X.astype(np.float32)}
+RNG = np.random.default_rng(5)
+IMAGES = {"image": np.abs(RNG.normal(size=(6, 1, 5, 5))).astype(np.float32)}
+WEIGHTS = {
+    "kernel": np.stack(
+        [np.full((1, 3, 3), 5.0), np.eye(3)[None], -np.ones((1, 3, 3)), np.eye(3)[None, ::-1]]
+    ),
+    "head": np.array([[0.0, 0.0], [2.0, -2.0], [0.0, 0.0], [0.0, 0.0]]),
+    "bias": np.array([-0.1, 0.1]),
+}
+PLANTED = model(
+    """(float[N,1,5,5] image) => (float[N,2] scores) {
+        c = Conv(image, kernel)
+        h = Relu(c)
+        p = GlobalAveragePool(h)
+        f = Flatten(p)
+        scores = Gemm(f, head, bias)
+    }""",
+    **{name: array.astype(np.float32) for name, array in WEIGHTS.items()},
+)
+"""Two classes, between which channel 1 of four decides; channel 0 is the brightest by far, and decides nothing."""
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine(provider="cpu", threads=1) as made:
+        made.add("net", NET.model())
+        made.add("planted", PLANTED)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(engine: Engine) -> Iterator[Client]:
+    with app.background(engine, Settings(port=0)) as (address, _), Client(address) as made:
+        yield made
+
+
+# --- groups and ranks
+
+
+def test_groups_are_told_apart_by_axes_and_patches() -> None:
+    np.testing.assert_array_equal(by_axes((2, 2, 2), 0), [[[0, 0], [0, 0]], [[1, 1], [1, 1]]])
+    np.testing.assert_array_equal(by_axes((2, 1, 2), (1, -1)), [[[0, 1]], [[0, 1]]])
+    np.testing.assert_array_equal(by_axes((2, 2)), [[0, 1], [2, 3]])
+    np.testing.assert_array_equal(patches((1, 3, 4), (2, 2)), [[[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3]]])
+    with pytest.raises(InvalidArgument, match="no axis 2"):
+        by_axes((2, 2), 2)
+    with pytest.raises(InvalidArgument, match="patches"):
+        patches((4,), (2, 2))
+
+
+def test_ranks_are_of_the_sums_of_groups_and_ties_keep_their_order() -> None:
+    scores = np.array([[[1.0, 1.0], [0.0, 3.0], [-9.0, 0.0]], [[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]]])
+    ranks = ranks_of(scores, by_axes((3, 2), 0))
+    np.testing.assert_array_equal(ranks[:, :, 0], [[1, 0, 2], [1, 2, 0]])
+    np.testing.assert_array_equal(ranks[:, :, 1], ranks[:, :, 0])
+    np.testing.assert_array_equal(ranks_of(scores, by_axes((3, 2), 0), absolute=True)[0, :, 0], [2, 1, 0])
+    with pytest.raises(InvalidArgument, match="NaN"):
+        ranks_of([[np.nan, 1.0]])
+    with pytest.raises(InvalidArgument, match=r"shape \[3\]"):
+        ranks_of(np.ones((2, 4)), np.arange(3))
+
+
+def test_random_ranks_are_permutations_by_their_seed() -> None:
+    one = random_ranks(4, (6, 2), by_axes((6, 2), 0), seed=1)
+    np.testing.assert_array_equal(np.sort(one[:, :, 0], axis=1), [range(6)] * 4)
+    np.testing.assert_array_equal(one, random_ranks(4, (6, 2), by_axes((6, 2), 0), seed=1))
+    assert (one != random_ranks(4, (6, 2), by_axes((6, 2), 0), seed=2)).any()
+
+
+# --- curves
+
+
+@pytest.mark.parametrize("to", [0.0, 1.5, "mean"])
+def test_curves_are_those_of_numpy(engine: Engine, client: Client, to: Any) -> None:
+    h = NET.hidden(X)
+    ranks = np.array([[2, 0, 1, 3], [0, 1, 2, 3], [3, 2, 1, 0]])
+    value = h.mean(axis=0) if to == "mean" else to
+    for kind in ("deletion", "insertion"):
+        found = curve(engine, "net", INPUTS, "h", ranks, kind=kind, to=to)
+        gone = [ranks < k if kind == "deletion" else ranks >= k for k in range(5)]
+        expected = np.stack([NET.from_hidden(np.where(mask, value, h)) for mask in gone], axis=1)
+        np.testing.assert_allclose(found.values, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(found.shares, [0, 0.25, 0.5, 0.75, 1])
+        np.testing.assert_allclose(found.area, np.trapezoid(found.values, dx=0.25, axis=1), rtol=1e-12)
+        served = curve(client, "net", INPUTS, "h", ranks, kind=kind, to=to)
+        np.testing.assert_array_equal(served.values, found.values)
+        ends = (0, 1) if kind == "insertion" else (1, 0)
+        np.testing.assert_allclose(found.relative[:, [0, -1]], [ends] * 3, atol=1e-12)
+
+
+def test_a_curve_has_as_many_steps_as_asked_for_and_its_ends(engine: Engine) -> None:
+    found = curve(engine, "net", INPUTS, "x", ranks_of(X), points=2)
+    np.testing.assert_array_equal(found.counts, [0, 2, 5])
+    np.testing.assert_allclose(found.values[:, 0], NET.value(X), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.values[:, 2], NET.value(0 * X), rtol=1e-5, atol=1e-6)
+
+
+def test_resampled_elements_are_those_of_other_samples_by_the_seed(engine: Engine) -> None:
+    one = curve(engine, "net", INPUTS, "h", ranks_of(X[:, :4]), to="resample", seed=3)
+    again = curve(engine, "net", INPUTS, "h", ranks_of(X[:, :4]), to="resample", seed=3)
+    np.testing.assert_array_equal(one.values, again.values)
+    for k, end in enumerate(one.values[:, -1]):
+        others = np.delete(NET.value(X), k)
+        assert np.isclose(others, end, rtol=1e-5, atol=1e-6).any()
+    alone = {"x": INPUTS["x"][:1]}
+    with pytest.raises(InvalidArgument, match="donors"):
+        curve(engine, "net", alone, "h", ranks_of(X[:1, :4]), to="resample")
+    curve(engine, "net", alone, "h", ranks_of(X[:1, :4]), to="resample", donors=INPUTS)
+
+
+def test_what_is_no_curve_is_refused(engine: Engine) -> None:
+    with pytest.raises(InvalidArgument, match="deletion or insertion"):
+        curve(engine, "net", INPUTS, "h", ranks_of(X[:, :4]), kind=cast(Any, "removal"))
+    with pytest.raises(InvalidArgument, match="ranks are integers"):
+        curve(engine, "net", INPUTS, "h", X)
+    with pytest.raises(InvalidArgument, match="'h'"):
+        curve(engine, "net", INPUTS, "h", ranks_of(X))
+    with pytest.raises(InvalidArgument, match="at least 1 step"):
+        curve(engine, "net", INPUTS, "h", ranks_of(X[:, :4]), points=0)
+
+
+# --- the experiment
+
+
+@pytest.fixture(scope="module")
+def planted(engine: Engine) -> Ablation:
+    return ablation(engine, "planted", IMAGES, "h", target=0, batch=4)
+
+
+def test_the_planted_channel_goes_first_by_the_methods_that_see_it(planted: Ablation) -> None:
+    assert set(planted.curves) == set(METHODS)
+    assert planted.groups == 4
+    for name in ("neuron_ig", "deeplift_rescale", "gradient_x_activation"):
+        values = planted.curves[name].values
+        np.testing.assert_allclose(
+            values[:, 1:], -0.1, atol=1e-6
+        )  # the bias: all of the decision is gone at once
+        assert (values[:, 0] > 0.1).all()
+        np.testing.assert_array_equal(planted.curves[name].turned, 1)
+        np.testing.assert_allclose(planted.curves[name].relative_area, 1 / 8, rtol=1e-5)
+    bright = planted.curves["layer_activation"]  # takes channel 0 first, which decides nothing
+    np.testing.assert_allclose(bright.values[:, 1], bright.values[:, 0], rtol=1e-5)
+    assert (bright.relative_area > 0.3).all()
+    rows = {row.method: row for row in planted.rows()}
+    assert {row.method for row in planted.rows()[:4]} == set(METHODS) - {"layer_activation", RANDOM}
+    assert rows["neuron_ig"].gain > 2 * rows["neuron_ig"].gain_error > 0
+    assert rows["layer_activation"].gain < rows["neuron_ig"].gain
+
+
+def test_insertion_orders_methods_alike(engine: Engine, planted: Ablation) -> None:
+    found = ablation(
+        engine, "planted", IMAGES, "h", target=0, kind="insertion", methods=["neuron_ig", RANDOM]
+    )
+    best, worst = found.rows()
+    assert (best.method, worst.method) == ("neuron_ig", RANDOM)
+    assert best.gain > 0
+    np.testing.assert_allclose(
+        found.curves["neuron_ig"].values[:, 1:],
+        planted.curves["neuron_ig"].values[:, :1].repeat(4, 1),
+        rtol=1e-5,
+    )
+
+
+def test_batches_and_servers_move_no_number(engine: Engine, client: Client) -> None:
+    targets = Target("scores", [0, 1, 0, 1, 1, 0])
+    methods: list[str | Method] = ["neuron_ig", NeuronIG(steps=4), "layer_activation"]
+    one = ablation(engine, "planted", IMAGES, "h", target=targets, methods=methods, to="mean")
+    for asked, batch in ((engine, 1), (engine, 4), (client, 5)):
+        other = ablation(
+            asked, "planted", IMAGES, "h", target=targets, methods=methods, to="mean", batch=batch
+        )
+        for name, each in one.curves.items():
+            np.testing.assert_allclose(other.curves[name].values, each.values, rtol=1e-5, atol=1e-6)
+
+
+def test_methods_without_a_way_are_told_and_others_ranked(engine: Engine) -> None:
+    engine.add(
+        "steps",
+        model("(float[N,3] x) => (float[N,3] y) { h = Exp(x) t = Floor(h) y = CumSum(t, one) }", one=1),
+    )
+    engine.add("counted", model("(float[N,3] x) => (int64[N,3] y) { h = Exp(x) y = Cast<to = 7>(h) }"))
+    x = {"x": RNG.normal(size=(3, 3)).astype(np.float32)}
+    for name in ("steps", "counted"):
+        found = ablation(
+            engine, name, x, "h", target=Target("y", 2), methods=["neuron_ig", "layer_activation"]
+        )
+        assert found.curves.keys() == {"layer_activation"}
+        assert "'y'" in found.failed["neuron_ig"]
+
+
+def test_the_experiment_is_told_in_text_and_json(planted: Ablation) -> None:
+    lines = planted.table().splitlines()
+    assert lines[0] == "deletion of 4 groups of h, each removed; 6 samples"
+    assert len(lines) == 2 + len(METHODS)
+    told = cast(dict[str, Any], planted.json())
+    assert told["counts"] == [0, 1, 2, 3, 4]
+    assert set(told["methods"]) == set(METHODS)
+    assert told["methods"]["neuron_ig"]["turned"] == 1
+    assert told["methods"]["neuron_ig"]["turned_share"] == 1
+
+
+def test_what_cannot_be_asked_is_refused(engine: Engine) -> None:
+    with pytest.raises(InvalidArgument, match="no_such"):
+        ablation(engine, "planted", IMAGES, "h", methods=["no_such"])
+    with pytest.raises(NotFound, match="nowhere"):
+        ablation(engine, "planted", IMAGES, "nowhere")
+    with pytest.raises(InvalidArgument, match="no method"):
+        ablation(engine, "planted", IMAGES, "h", methods=[])
+    with pytest.raises(InvalidArgument, match="no axis 5"):
+        ablation(engine, "planted", IMAGES, "h", groups=lambda unit: by_axes(unit, 5))
