@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import typer
 
+from onnx_attribution.server.cli.ablation import ablation
 from onnx_attribution.server.cli.build import build
 from onnx_attribution.server.cli.check import check
 from onnx_attribution.server.cli.explain import explain
 from onnx_attribution.server.cli.export import expose, gradient
 from onnx_attribution.server.cli.health import health
+from onnx_attribution.server.cli.intervene import intervene
 from onnx_attribution.server.cli.layers import layers
 from onnx_attribution.server.cli.methods import methods
 from onnx_attribution.server.cli.models import models
@@ -37,6 +39,8 @@ SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list o
     layers: "Lists the layers that can be attributed to.",
     check: "Says whether files can be attributed.",
     explain: "Attributes a target to inputs or layers.",
+    intervene: "Sets, scales or patches activations.",
+    ablation: "Removes neurons in the order of each method.",
     methods: "Lists the methods and their parameters.",
     expose: "Writes a model with hidden tensors as outputs.",
     gradient: "Writes a model with its gradient appended.",

@@ -58,6 +58,11 @@ class Asker(Protocol):
 
     def stream(self, request: AttributionRequest) -> Iterator[Event]: ...
 
+    @property
+    def asked(self) -> tuple[Engine | Client, str]:
+        """The engine or client itself, and what the model is called there."""
+        ...
+
 
 Read = Callable[[Sequence[TensorInfo], Mapping[str, Preprocessing]], Parts]
 
@@ -158,6 +163,10 @@ class _Embedded:
     def stream(self, request: AttributionRequest) -> Iterator[Event]:
         return self._engine.stream(replace(request, model=self._model))
 
+    @property
+    def asked(self) -> tuple[Engine | Client, str]:
+        return self._engine, self._model
+
 
 class _Remote:
     def __init__(self, client: Client, model: str) -> None:
@@ -188,6 +197,10 @@ class _Remote:
             baselines=request.baselines,
             sums_only=request.sums_only,
         )
+
+    @property
+    def asked(self) -> tuple[Engine | Client, str]:
+        return self._client, self._model
 
 
 def _try_given(engine: Engine, place: Place, read: Read | None, failure: ModelError) -> None:

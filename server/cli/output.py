@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from onnx_attribution.interventions import Intervened
 from onnx_attribution.values import Attribution, Flow, LayerInfo, ModelInfo, Preprocessing
 
 if TYPE_CHECKING:
+    from onnx_attribution.client.ablation import Ablation
     from onnx_attribution.server.engine.check import Verdict
 
 WIDTH = 160  # where the output is no terminal
@@ -291,6 +293,72 @@ def _flow(answer: Attribution) -> Table:
                 row = (*first, words, str(k), number(total), percent(share), number(residual[k]))
                 table.add_row(*map(escape, row))
     return table
+
+
+def print_ablation(found: Ablation) -> None:
+    """The table of `ablation`, the best method first."""
+    out = console()
+    order = "come back" if found.kind == "insertion" else "go"
+    out.print(
+        f"{found.groups} groups of {escape(found.layer)} {order} in the order of their ranks, each {found.to}; "
+        f"{found.samples} samples",
+        soft_wrap=True,
+    )
+    columns = ("method", "area", "+-", "gain on random", "+-", "turned at", "share")
+    table = _table(*columns, right=range(1, len(columns)))
+    for one in found.rows():
+        numbers = (one.area, one.area_error, one.gain, one.gain_error, one.turned)
+        table.add_row(escape(one.method), *map(number, numbers), percent(one.turned_share))
+    out.print(table)
+    for name, reason in found.failed.items():
+        out.print(f"[yellow]refused[/]: {escape(f'{name}: {reason}')}", soft_wrap=True)
+    for warning in found.warnings:
+        out.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)
+
+
+def intervened_json(edits: Sequence[str], found: Intervened) -> dict[str, object]:
+    """The object of `intervene --json`; lists hold one entry a sample."""
+    target = found.target
+    return {
+        "batch": found.batch,
+        "target": {
+            "tensor": target.tensor,
+            "index": target.index,
+            "label": target.labels or None,
+            "value": target.value,
+        },
+        "largest": found.largest_before,
+        "interventions": [
+            {"edit": text, "value": value, "change": value - target.value, "largest": largest}
+            for text, value, largest in zip(edits, found.values, found.largest, strict=True)
+        ],
+        "evaluations": found.evaluations,
+        "seconds": round(found.seconds, 6),
+        "provider": found.provider,
+        "digest": found.digest,
+        "warnings": found.warnings,
+    }
+
+
+def print_intervened(model: str, edits: Sequence[str], found: Intervened) -> None:
+    """The table of `intervene`."""
+    out = console()
+    out.print(
+        f"interventions on {escape(model)}: {found.evaluations} evaluations, {found.seconds:.2f} s on "
+        f"{found.provider}, batch {found.batch}"
+    )
+    columns = ("edit", "sample", "target", "without", "with", "change", "largest")
+    table = _table(*columns, right=range(3, len(columns)))
+    for text, values, largest in zip(edits, found.values, found.largest, strict=True):
+        for k, (value, top) in enumerate(zip(values, largest, strict=True)):
+            before, was = found.target.value[k], found.largest_before[k]
+            turned = "-" if top < 0 else f"{was} -> {top}" if top != was else str(top)
+            index = f"{found.target.tensor}[{found.target.index[k]}]"
+            numbers = map(number, (before, value, value - before))
+            table.add_row(escape(text), str(k), escape(index), *numbers, turned)
+    out.print(table)
+    for warning in found.warnings:
+        out.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)
 
 
 def percent(share: float) -> str:
