@@ -12,7 +12,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from onnx_attribution.client import ablation as experiment
+from onnx_attribution.client.audit import ablation as experiment
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Place, asking

@@ -18,7 +18,7 @@ from onnx_attribution.interventions import Intervened
 from onnx_attribution.values import Attribution, Flow, LayerInfo, ModelInfo, Preprocessing
 
 if TYPE_CHECKING:
-    from onnx_attribution.client.ablation import Ablation
+    from onnx_attribution.client.audit.ablation import Ablation
     from onnx_attribution.server.engine.check import Verdict
 
 WIDTH = 160  # where the output is no terminal

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_attribution.client.ablation import METHODS, ablation, patches
+from onnx_attribution.client.audit.ablation import METHODS, ablation, patches
 from onnx_attribution.interventions import MEAN, Edit, Patch
 from onnx_attribution.server import app
 from onnx_attribution.server.engine import Engine

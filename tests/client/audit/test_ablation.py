@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnx_attribution.client import Client
-from onnx_attribution.client.ablation import (
+from onnx_attribution.client.audit.ablation import (
     METHODS,
     RANDOM,
     Ablation,
