@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -77,3 +78,13 @@ def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     linked = {(ROOT / "docs" / target).resolve() for target in re.findall(r"\]\(([^)#]+)\)", index)}
     assert {*PAGES} - {ROOT / "docs" / "README.md"} <= linked
+
+
+def test_the_code_of_the_page_on_interventions_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (code,) = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "docs" / "ablation.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    made: dict[str, Any] = {}
+    exec(code, made)
+    assert made["found"].values.shape == (6, 4)
