@@ -3,7 +3,7 @@
     found = ablation(client, "digits", images, "conv2", methods=["neuron_ig", "deeplift_rescale"], target=7)
     print(found.table())
 
-All works on a `Client` as on an `Engine`. Importances of any origin are ranked group by group, channels say, and the
+All works on a `Client` as on an `Engine`. Importances of any origin are ranked group by group, by channels say, and the
 groups of the lowest ranks are replaced: in a deletion curve first one, then more, until none is left; an insertion
 curve begins with all of them replaced and gives them back. A ranking that knows what the model uses makes the target
 fall early (a small area under the deletion curve) or rise early (a large one under the insertion curve); random
@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,6 +43,9 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
+Scores = Mapping[str, ArrayLike]
+Ranks = dict[str, Whole]
+"""By layer, `[samples, *unit]`."""
 Kind = Literal["deletion", "insertion"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 RESAMPLE: Literal["resample"] = "resample"
@@ -99,57 +102,106 @@ def patches(unit: Sequence[int], sizes: Sequence[int]) -> Whole:
     return found
 
 
-def ranks_of(scores: ArrayLike, groups: ArrayLike | None = None, *, absolute: bool = False) -> Whole:
+@overload
+def ranks_of(
+    scores: Scores, groups: Mapping[str, ArrayLike] | None = None, *, absolute: bool = False
+) -> Ranks: ...
+@overload
+def ranks_of(scores: ArrayLike, groups: ArrayLike | None = None, *, absolute: bool = False) -> Whole: ...
+def ranks_of(scores: Any, groups: Any = None, *, absolute: bool = False) -> Any:
     """The rank of the group of each element, `[samples, *unit]`, from scores of that shape: 0 has the highest sum.
 
     `groups` are numbers from 0 that broadcast to one sample (default: each element is a group). Groups of equal sums
-    keep the order of their numbers. With `absolute` the magnitude of the sum counts.
+    keep the order of their numbers. With `absolute` the magnitude of the sum counts. Of several layers, by name, the
+    ranks are joint; their groups, by name too, hold elements of several of them where they have one number.
 
     Raises:
         InvalidArgument: scores are NaN, or groups of another shape.
     """
-    values = np.asarray(scores, np.float64)
-    if values.ndim < 2:
-        raise InvalidArgument(f"scores are [samples, ...]; these have shape {list(values.shape)}")
-    if np.isnan(values).any():
+    if not isinstance(scores, Mapping):
+        given = None if groups is None else {"": groups}
+        return ranks_of({"": scores}, given, absolute=absolute)[""]
+    values = {name: np.asarray(each, np.float64) for name, each in scores.items()}
+    if not values or any(not each.ndim for each in values.values()):
+        raise InvalidArgument("scores are [samples, ...]")
+    if len({len(each) for each in values.values()}) > 1:
+        raise InvalidArgument("the scores of the layers are of different numbers of samples")
+    if any(np.isnan(each).any() for each in values.values()):
         raise InvalidArgument("scores hold NaN, which has no rank")
-    ids, count = _ids(groups, values.shape[1:])
-    sums = np.zeros((len(values), count))
-    for k, row in enumerate(values):
-        sums[k] = np.bincount(ids.reshape(-1), row.reshape(-1), count)
+    ids, count = _ids(groups, {name: each.shape[1:] for name, each in values.items()})
+    samples = len(next(iter(values.values())))
+    sums = np.zeros((samples, count))
+    for name, each in values.items():
+        for k, row in enumerate(each):
+            sums[k] += np.bincount(ids[name].reshape(-1), row.reshape(-1), count)
     order = np.argsort(-np.abs(sums) if absolute else -sums, axis=1, kind="stable")
     return _placed(order, ids)
 
 
+@overload
+def random_ranks(
+    samples: int,
+    unit: Mapping[str, Sequence[int]],
+    groups: Mapping[str, ArrayLike] | None = None,
+    *,
+    seed: int = 0,
+) -> Ranks: ...
+@overload
 def random_ranks(
     samples: int, unit: Sequence[int], groups: ArrayLike | None = None, *, seed: int = 0
-) -> Whole:
+) -> Whole: ...
+def random_ranks(samples: int, unit: Any, groups: Any = None, *, seed: int = 0) -> Any:
     """Ranks that are drawn for each sample: the control of every experiment. The same seed gives the same."""
-    ids, count = _ids(groups, tuple(unit))
+    if not isinstance(unit, Mapping):
+        given = None if groups is None else {"": groups}
+        return random_ranks(samples, {"": tuple(unit)}, given, seed=seed)[""]
+    ids, count = _ids(groups, {name: tuple(each) for name, each in unit.items()})
     rng = np.random.default_rng(seed)
     return _placed(np.stack([rng.permutation(count) for _ in range(samples)]), ids)
 
 
-def _ids(groups: ArrayLike | None, unit: tuple[int, ...]) -> tuple[Whole, int]:
-    ids = by_axes(unit) if groups is None else np.asarray(groups)
-    if ids.dtype.kind not in "iu" or (ids.size and ids.min() < 0):
-        raise InvalidArgument("the numbers of groups are integers from 0", reason=Reason.GROUPS_INVALID)
-    try:
-        wide = np.broadcast_to(ids, unit)
-    except ValueError:
-        raise InvalidArgument(
-            f"the groups have shape {list(ids.shape)}; one sample has shape {list(unit)}",
-            reason=Reason.GROUPS_INVALID,
-        ) from None
-    known, numbers = np.unique(wide, return_inverse=True)
-    return numbers.reshape(unit).astype(np.int64), len(known)
+def _ids(
+    groups: Mapping[str, ArrayLike] | None, units: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Whole], int]:
+    """By layer the numbers of the groups of its elements, without gaps, and how many groups there are."""
+    if groups is None:
+        groups = _apart({name: by_axes(unit) for name, unit in units.items()})
+    if groups.keys() != units.keys():
+        raise _no_groups(f"there are groups of {', '.join(groups)}, and scores of {', '.join(units)}")
+    wide: dict[str, Whole] = {}
+    for name, unit in units.items():
+        ids = np.asarray(groups[name])
+        if ids.dtype.kind not in "iu" or (ids.size and ids.min() < 0):
+            raise _no_groups("the numbers of groups are integers from 0")
+        try:
+            wide[name] = np.broadcast_to(ids, unit).astype(np.int64)
+        except ValueError:
+            raise _no_groups(
+                f"the groups have shape {list(ids.shape)}; one sample has shape {list(unit)}"
+            ) from None
+    known = np.unique(np.concatenate([ids.reshape(-1) for ids in wide.values()]))
+    return {name: np.searchsorted(known, ids) for name, ids in wide.items()}, len(known)
 
 
-def _placed(order: Whole, ids: Whole) -> Whole:
+def _apart(groups: Mapping[str, Whole]) -> dict[str, Whole]:
+    """The groups of several layers with numbers of their own."""
+    found: dict[str, Whole] = {}
+    first = 0
+    for name, ids in groups.items():
+        found[name] = ids + first
+        first += int(ids.max(initial=-1)) + 1
+    return found
+
+
+def _no_groups(message: str) -> InvalidArgument:
+    return InvalidArgument(message, reason=Reason.GROUPS_INVALID)
+
+
+def _placed(order: Whole, ids: Mapping[str, Whole]) -> dict[str, Whole]:
     """The ranks of elements from the groups in their order."""
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.broadcast_to(np.arange(order.shape[1]), order.shape), axis=1)
-    return ranks[:, ids]
+    return {name: ranks[:, each] for name, each in ids.items()}
 
 
 # --- curves
@@ -212,8 +264,7 @@ def curve(
     asked: Any,
     model: str,
     inputs: Mapping[str, ArrayLike],
-    layer: str,
-    ranks: ArrayLike,
+    ranks: Mapping[str, ArrayLike],
     *,
     kind: Kind = "deletion",
     to: Replacement | Literal["resample"] = 0.0,
@@ -222,38 +273,47 @@ def curve(
     donors: Mapping[str, ArrayLike] | None = None,
     seed: int = 0,
 ) -> Curve:
-    """The curve of groups of a layer, or of an input, in the order of their ranks (`ranks_of`, `random_ranks`).
+    """The curve of groups of layers, inputs included, in the order of their ranks: `ranks` are those of `ranks_of` or
+    `random_ranks` by layer.
 
     `asked` is a client or an engine. Replaced elements become `to`: what an `Edit` takes, or "resample", the layer's
     values at another sample, drawn for each sample from the donors (default: the samples themselves) by the seed. The
     curve has a point for each number of groups, or where these are more than `points` so many steps.
 
     Raises:
-        InvalidArgument: ranks that do not fit the layer, or no curve of that kind.
+        InvalidArgument: ranks that do not fit the layers, or no curve of that kind.
     """
     if kind not in KINDS:
         raise InvalidArgument(f"a curve is of the kind {' or '.join(KINDS)}, not {shown(kind)}")
     if points < 1:
         raise InvalidArgument(f"a curve has at least 1 step, not {points}")
-    order = np.asarray(ranks)
-    if order.dtype.kind not in "iu" or order.ndim < 2 or not order.size:
-        raise InvalidArgument(
-            f"ranks are integers [samples, ...], as of ranks_of, not {order.dtype.name} of shape {list(order.shape)}"
-        )
-    groups = int(order.max()) + 1
+    if not isinstance(ranks, Mapping) or not ranks:
+        raise InvalidArgument(f"ranks are arrays by layer, not {shown(ranks)}")
+    orders = {layer: np.asarray(each) for layer, each in ranks.items()}
+    for layer, order in orders.items():
+        if order.dtype.kind not in "iu" or not order.ndim or not order.size:
+            raise InvalidArgument(
+                f"the ranks of {layer!r} are {order.dtype.name} of shape {list(order.shape)}; they are integers "
+                "[samples, ...], as of ranks_of"
+            )
+    samples = len(next(iter(orders.values())))
+    groups = max(int(order.max()) for order in orders.values()) + 1
     counts = np.unique(np.linspace(0, groups, min(points, groups) + 1).round().astype(np.int64))
     replaced: Any = to
     if isinstance(to, str) and to == RESAMPLE:
         replaced = Patch(
-            _others(len(order), len(order) if donors is None else _count(donors), donors is None, seed)
+            _others(samples, samples if donors is None else _count(donors), donors is None, seed)
         )
     edits = [
-        Edit(layer, Ranked(order, 0, int(k)) if kind == "deletion" else Ranked(order, int(k)), replaced)
+        [
+            Edit(layer, Ranked(order, 0, int(k)) if kind == "deletion" else Ranked(order, int(k)), replaced)
+            for layer, order in orders.items()
+        ]
         for k in counts
     ]
     found: Intervened = asked.intervene(model, inputs, edits, target=target, donors=donors)
-    if found.values.shape[1] != len(order):
-        raise InvalidArgument(f"there are ranks of {len(order)} samples, and {found.values.shape[1]} samples")
+    if found.values.shape[1] != samples:
+        raise InvalidArgument(f"there are ranks of {samples} samples, and {found.values.shape[1]} samples")
     return Curve(kind, groups, counts, found.values.T.copy(), found.largest.T.copy())
 
 
@@ -290,7 +350,8 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """The experiment on one layer: a curve for each method, that of "random" the mean over `draws` rankings.
+    """The experiment on a layer, or on several together: a curve for each method, that of "random" the mean over
+    `draws` rankings.
 
     `failed` are methods that cannot be asked of this model, with the reason.
     """
@@ -379,10 +440,10 @@ def ablation(
     asked: Any,
     model: str,
     inputs: Mapping[str, ArrayLike],
-    layer: str,
+    layer: str | Sequence[str],
     *,
     methods: Sequence[str | Method] = METHODS,
-    groups: Callable[[tuple[int, ...]], Whole] | ArrayLike | None = None,
+    groups: Callable[[tuple[int, ...]], Whole] | Mapping[str, ArrayLike] | ArrayLike | None = None,
     kind: Kind = "deletion",
     to: Replacement | Literal["resample"] = 0.0,
     points: int = 32,
@@ -396,12 +457,12 @@ def ablation(
 ) -> Ablation:
     """Ranks the groups of a layer by each method and ablates them in this order, sample by sample.
 
-    `asked` is a client or an engine. `groups` are numbers from 0 that broadcast to one sample of the layer, or a
-    function that makes them of its shape, such as `by_axes` and `patches` (default: its first axis, which channels are
-    told apart by). Methods are names or values of `onnx_attribution.methods`, and "random": the mean over `draws`
-    rankings drawn by the seed, from which gains are counted. `to` is as for `curve`; means and donors are taken from
-    all samples, or of many the first 256. `batch` samples are asked about at once; `progress` is called with how many
-    of how many calls are made.
+    `asked` is a client or an engine; several layers, such as all inputs of a table, are ranked together. `groups` are
+    numbers from 0 that broadcast to one sample of the layer (of several, by name), or a function that makes them of its
+    shape, such as `by_axes` and `patches` (default: its first axis, by which channels are told apart). Methods are
+    names or values of `onnx_attribution.methods`, and "random": the mean over `draws` rankings drawn by the seed, from
+    which gains are counted. `to` is as for `curve`; means and donors are taken from all samples, or of many the first
+    256. `batch` samples are asked about at once; `progress` is called with how many of how many calls are made.
 
     Raises:
         InvalidArgument: a method, layer, group or target that cannot be used; what has no derivative is in `failed`.
@@ -422,7 +483,8 @@ def ablation(
     failed: dict[str, str] = {}
     warnings: dict[str, None] = {}
     done, wanted = 0, Target.of(target)
-    unit: tuple[int, ...] | None = None
+    layers = (layer,) if isinstance(layer, str) else tuple(layer)
+    units: dict[str, tuple[int, ...]] = {}
     for turn, start in enumerate(starts):
         numbers = range(start, min(start + batch, count))
         part, size = _taken(arrays, axes, numbers), len(numbers)
@@ -440,24 +502,23 @@ def ablation(
                 continue
             method = made[name]
             if method is None:
-                if unit is None:
-                    unit = _unit(asked, model, part, layer, info.batch)
+                units = units or _units(asked, model, part, layers, info.batch)
                 own = seed + (turn * len(asks) + draw) * 7919
-                order = random_ranks(size, unit, _grouped(groups, unit), seed=own)
+                order = random_ranks(size, units, _grouped(groups, units), seed=own)
             else:
                 try:
-                    answer = _attributed(asked, model, part, method, layer, own_target, own_baselines)
+                    answer = _attributed(asked, model, part, method, layers, own_target, own_baselines)
                 except AttributionError as error:
                     if error.status != "FAILED_PRECONDITION":
                         raise
                     failed[name] = error.message
                     continue
-                scores = _scores(answer)
-                unit = scores.shape[1:]
+                scores = _scores(answer, layers)
+                units = {name: each.shape[1:] for name, each in scores.items()}
                 warnings |= dict.fromkeys(answer.warnings)
-                order = ranks_of(scores, _grouped(groups, unit), absolute=absolute)
+                order = ranks_of(scores, _grouped(groups, units), absolute=absolute)
             found = curve(
-                asked, model, part, layer, order, kind=kind, to=to, points=points, target=own_target,
+                asked, model, part, order, kind=kind, to=to, points=points, target=own_target,
                 donors=donors if isinstance(to, str | Patch) else None, seed=seed,
             )  # fmt: skip
             if method is None:
@@ -474,7 +535,7 @@ def ablation(
         raise InvalidArgument("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     groups_count = next(iter(curves.values())).groups
     return Ablation(
-        model, layer, kind, _word(to), count, groups_count, draws, curves, failed, tuple(warnings)
+        model, ", ".join(layers), kind, _word(to), count, groups_count, draws, curves, failed, tuple(warnings)
     )  # fmt: skip
 
 
@@ -486,10 +547,12 @@ def _word(to: Any) -> str:
     return "removed" if not np.any(to) else f"set to {to:g}" if np.ndim(to) == 0 else "set"
 
 
-def _grouped(groups: Any, unit: tuple[int, ...]) -> Any:
-    if groups is None:
-        return by_axes(unit, 0)
-    return groups(unit) if callable(groups) else groups
+def _grouped(groups: Any, units: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """The groups of each layer."""
+    if groups is None or callable(groups):
+        make = groups or (lambda unit: by_axes(unit, 0 if unit else None))
+        return dict(_apart({name: np.asarray(make(unit)) for name, unit in units.items()}))
+    return dict(groups) if isinstance(groups, Mapping) else dict.fromkeys(units, groups)
 
 
 def _own(index: Any, numbers: range, count: int) -> Any:
@@ -526,11 +589,16 @@ def _attributed(
     model: str,
     inputs: Mapping[str, Array],
     method: Method,
-    layer: str,
+    layers: Sequence[str],
     target: Target,
     baselines: Mapping[str, Any],
 ) -> Attribution:
-    options: dict[str, Any] = {"method": method, "layers": [layer], "target": target, "baselines": baselines}
+    options: dict[str, Any] = {
+        "method": method,
+        "layers": list(layers),
+        "target": target,
+        "baselines": baselines,
+    }
     if hasattr(asked, "info"):  # an engine
         found: Attribution = asked.attribute(AttributionRequest(model, inputs, **options))
     else:
@@ -538,11 +606,14 @@ def _attributed(
     return found
 
 
-def _scores(answer: Attribution) -> Floats:
-    if len(answer.layers) != 1:
-        raise InvalidArgument(f"one layer is ablated, not {len(answer.layers)}: {', '.join(answer.layers)}")
-    (layer,) = answer.layers.values()
-    return _without_front(np.asarray(layer.values, np.float64), answer.batch)
+def _scores(answer: Attribution, layers: Sequence[str]) -> dict[str, Floats]:
+    """The attributions by the names that the layers were asked for by."""
+    if len(answer.layers) != len(layers):
+        raise InvalidArgument(
+            f"{', '.join(layers)} are {len(answer.layers)} layers, {', '.join(answer.layers)}: name each once"
+        )
+    values = (np.asarray(one.values, np.float64) for one in answer.layers.values())
+    return {name: _without_front(each, answer.batch) for name, each in zip(layers, values, strict=True)}
 
 
 def _without_front(array: Floats, batch: str | None) -> Floats:
@@ -550,13 +621,12 @@ def _without_front(array: Floats, batch: str | None) -> Floats:
     return array[:, 0] if batch == "single" and array.ndim > 2 and array.shape[1] == 1 else array
 
 
-def _unit(
-    asked: Any, model: str, inputs: Mapping[str, Array], layer: str, batch: str | None
-) -> tuple[int, ...]:
-    """The shape of one sample of a layer."""
-    found: Intervened = asked.intervene(model, inputs, [[]], outputs=[layer])
-    (array,) = found.outputs_before.values()
-    return array.shape[1:]
+def _units(
+    asked: Any, model: str, inputs: Mapping[str, Array], layers: Sequence[str], batch: str | None
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of one sample of the layers."""
+    found: Intervened = asked.intervene(model, inputs, [[]], outputs=list(layers))
+    return {name: array.shape[1:] for name, array in zip(layers, found.outputs_before.values(), strict=True)}
 
 
 def _samples(

@@ -35,7 +35,13 @@ Many = list[str] | None
 
 def ablation(
     file: options.File,
-    layer: Annotated[str, typer.Option(metavar="NAME", help="Whose neurons go: a layer, or an input.")],
+    layer: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME",
+            help="Whose neurons go: a layer, or an input. Repeatable: they are ranked together.",
+        ),
+    ],
     data: Annotated[
         Many,
         typer.Option(

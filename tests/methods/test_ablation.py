@@ -20,6 +20,7 @@ from onnx_attribution.interventions import MEAN, Edit, Patch, Ranked
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import Target
 from tests.definitions.network import drawn
+from tests.methods.toys import model
 
 Floats = NDArray[Any]
 DATA = Path(os.environ.get("ONNX_ATTRIBUTION_TEST_DATA", "")) / "models"
@@ -205,17 +206,17 @@ def test_a_target_without_an_index_is_the_largest_before_the_edit(engine: Engine
 # --- trained models, edited by hand
 
 
-def run(model: onnx.ModelProto, x: Floats) -> Floats:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+def run(proto: onnx.ModelProto, x: Floats) -> Floats:
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return np.concatenate([session.run(None, {name: one[None]})[0] for one in x])
 
 
 def without_channels(
-    model: onnx.ModelProto, weight: str, channels: list[int], axis: int = 1
+    proto: onnx.ModelProto, weight: str, channels: list[int], axis: int = 1
 ) -> onnx.ModelProto:
     """The model in which the layer that reads them has no weights for these channels."""
-    found = copy.deepcopy(model)
+    found = copy.deepcopy(proto)
     for one in found.graph.initializer:
         if one.name == weight:
             array = numpy_helper.to_array(one).copy()
@@ -225,18 +226,96 @@ def without_channels(
     raise KeyError(weight)
 
 
+def digits() -> Floats:
+    images = np.load(DATA / "_samples" / "mnist_t10k_first2000.npz")["x"][:5, None]
+    return np.asarray((images / 255 - 0.1307) / 0.3081, np.float32)
+
+
+def photographs() -> Floats:
+    return np.asarray(np.load(DATA / "cifar10-wide-kw" / "examples.npz")["x"])
+
+
 @needs_data
-def test_removed_channels_of_a_trained_network_are_those_without_weights(engine: Engine) -> None:
-    file = DATA / "mnist-cnn-pytorch" / "model.onnx"
-    model = onnx.load(file)
-    images = np.load(DATA / "_samples" / "mnist_t10k_first2000.npz")
-    x = ((next(iter(images.values()))[:5].reshape(5, 1, 28, 28) / 255 - 0.1307) / 0.3081).astype(np.float32)
-    engine.add("digits", file)
-    cases = [("11", "conv2.weight", [3]), ("11", "conv2.weight", [0, 9]), ("18", "fc2.weight", [7, 8, 30])]
-    found = engine.intervene(
-        "digits", {"0": x}, [Edit(layer, channels) for layer, _, channels in cases], outputs=["21"]
-    )
+@pytest.mark.parametrize(
+    ("name", "read", "cases"),
+    [
+        (
+            "mnist-cnn-pytorch", digits,
+            [("11", "conv2.weight", [3]), ("11", "conv2.weight", [0, 9]), ("18", "fc2.weight", [7, 8, 30])],
+        ),
+        ("cifar10-wide-kw", photographs, [("10", "3", [1]), ("10", "3", [4, 15]), ("22", "7", [*range(0, 100, 9)])]),
+    ],
+)  # fmt: skip
+def test_removed_channels_of_trained_networks_are_those_without_weights(
+    engine: Engine, name: str, read: Callable[[], Floats], cases: list[tuple[str, str, list[int]]]
+) -> None:
+    file, x = DATA / name / "model.onnx", read()
+    proto = onnx.load(file)
+    engine.add(name, file)
+    edits = [Edit(layer, channels) for layer, _, channels in cases]
+    source, output = proto.graph.input[0].name, proto.graph.output[0].name
+    found = engine.intervene(name, {source: x}, edits, outputs=[output])
     for number, (_, weight, channels) in enumerate(cases):
-        expected = run(without_channels(model, weight, channels), x)
-        np.testing.assert_allclose(found.outputs["21"][number], expected, rtol=1e-5, atol=1e-5)
-        assert np.abs(expected - found.outputs_before["21"]).max() > 0.1
+        expected = run(without_channels(proto, weight, channels), x)
+        np.testing.assert_allclose(found.outputs[output][number], expected, rtol=1e-5, atol=2e-5)
+        assert np.abs(expected - found.outputs_before[output]).max() > 0.1
+
+
+# --- inputs of other kinds
+
+
+def test_inputs_of_integers_and_text_are_edited(engine: Engine) -> None:
+    engine.add("tokens", model("(int64[N,3] ids) => (float[N,2] y) { e = Gather(table, ids) y = ReduceSum(e, one) }",
+        table=np.arange(10, dtype=np.float32).reshape(5, 2), one=[1]))  # fmt: skip
+    ids = np.array([[0, 1, 2], [4, 4, 4]])
+    edits = [
+        Edit("ids", 1),
+        Edit("ids", to=3),
+        Edit("ids", slice(1, None), to=Patch([1, 0])),
+        Edit("ids", to=7),
+    ]
+    found = engine.intervene("tokens", {"ids": ids}, edits[:3], target=Target("y", 1))
+    expected = [ids.copy() for _ in range(3)]
+    expected[0][:, 1], expected[1][:], expected[2][:, 1:] = 0, 3, ids[::-1, 1:]
+    np.testing.assert_array_equal(found.target.value, (2 * ids + 1).sum(axis=1))
+    np.testing.assert_array_equal(found.values, [(2 * one + 1).sum(axis=1) for one in expected])
+    with pytest.raises(InvalidArgument, match=r"interventions\[1\].*cannot be run"):
+        engine.intervene("tokens", {"ids": ids}, [edits[0], edits[3]], target=Target("y", 1))
+    for edit, words in (
+        (Edit("ids", to=0.5), "int64"),
+        (Edit("ids", scale=2), "int64"),
+        (Edit("ids", to=MEAN), "int64"),
+    ):
+        with pytest.raises(InvalidArgument, match=words):
+            engine.intervene("tokens", {"ids": ids}, [edit], target=Target("y", 1))
+    text = """<ir_version: 9, opset_import: ["": 17, "ai.onnx.ml": 3]> g (string[N,1] word) => (float[N,1] y) {
+        y = ai.onnx.ml.LabelEncoder<keys_strings = ["a", "b"], values_floats = [1.0, 5.0], default_float = -1.0>(word)
+    }"""
+    engine.add("words", onnx.parser.parse_model(text))
+    given = {"word": np.array([["a"], ["b"]])}
+    changed: list[Edit | list[Edit]] = [
+        Edit("word"),
+        Edit("word", to=np.array("b")),
+        Edit("word", to=Patch([1, 0])),
+        [],
+    ]
+    found = engine.intervene("words", given, changed)
+    np.testing.assert_array_equal(found.values, [[-1, -1], [5, 5], [5, 1], [1, 5]])
+    with pytest.raises(InvalidArgument, match=r"'word'.* text"):
+        engine.intervene("words", given, [Edit("word", to=3.0)])
+
+
+def test_samples_that_share_something_are_run_one_by_one(engine: Engine) -> None:
+    engine.add(
+        "mixed",
+        model("(float[N,3] x) => (float[N,3] y) { h = Exp(x) m = ReduceMax<keepdims = 1>(h) y = Div(h, m) }"),
+    )
+    x = np.array([[0, 1, 2], [3, 4, 5]], np.float32)
+    found = engine.intervene(
+        "mixed", {"x": x}, [Edit("h", 2), Edit("h", to=Patch([1, 0])), Edit("x", 0)], target=1
+    )
+    h = np.exp(x.astype(np.float64))
+    np.testing.assert_allclose(found.target.value, h[:, 1] / h[:, 2], rtol=1e-5)
+    np.testing.assert_allclose(found.values[0], [1, 1], rtol=1e-5)
+    np.testing.assert_allclose(found.values[1], (h[:, 1] / h[:, 2])[::-1], rtol=1e-5)
+    assert any("one by one" in words for words in found.warnings)

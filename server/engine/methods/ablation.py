@@ -174,9 +174,8 @@ def _layers(
             continue
         model.require_computed([edit.layer])
         name = edit.layer if edit.layer in model.network.input_axes else model.tensor(edit.layer)
+        _require_elements(model, name, "layer")
         value = model.tensors[name]
-        if not (name in model.network.input_axes and holds_elements(value)):  # of text, too
-            require_numbers(model.graph, name, "layer", Reason.LAYER_INVALID)
         if (kind := element_type(value)).kind == "V":
             raise InvalidArgument(
                 f"the layer {name!r} holds {kind.name}, of which onnxruntime takes no arrays; name one before or "
@@ -196,8 +195,14 @@ def _layers(
 def _output(model: LoadedModel, name: str) -> str:
     """A further tensor that is measured."""
     found = name if name in model.network.input_axes else model.tensor(name)
-    require_numbers(model.graph, found, "output", Reason.LAYER_INVALID)
+    _require_elements(model, found, "output")
     return found
+
+
+def _require_elements(model: LoadedModel, name: str, role: str) -> None:
+    """Refuses what is no tensor, or a constant; inputs may hold text, too."""
+    if not (name in model.network.input_axes and holds_elements(model.tensors[name])):
+        require_numbers(model.graph, name, role, Reason.LAYER_INVALID)
 
 
 def _taken_from(interventions: Sequence[Sequence[Edit]], named: Mapping[str, str]) -> tuple[str, ...]:

@@ -36,7 +36,9 @@ class Layer:
     def mean(self) -> Array:
         """The mean over the donors, in the layer's type. Raises: InvalidArgument: there is none."""
         if self.kind.kind not in "fV":
-            raise _refused(f"its elements are of {self.kind.name}, which have no mean; set a value instead")
+            raise _refused(
+                f"its elements are of {_words(self.kind)}, which have no mean; set a value instead"
+            )
         if len({one.shape for one in self.donors}) > 1:
             raise _refused("its shape differs between the samples, so that there is no mean")
         total = np.zeros(self.donors[0].shape, np.float64)
@@ -97,7 +99,7 @@ def _change(edit: Edit, layer: Layer, mean: Callable[[Layer], Array]) -> Change:
     mask = _masks(edit, layer)
     if edit.scale is not None:
         if layer.kind.kind not in "fV":
-            raise _refused(f"its elements are of {layer.kind.name}; only floats are scaled")
+            raise _refused(f"its elements are of {_words(layer.kind)}; only floats are scaled")
         return Change(layer.name, mask, None, float(edit.scale))
     return Change(layer.name, mask, _values(edit, layer, mean))
 
@@ -296,6 +298,10 @@ def _named(number: int, layer: str) -> Iterator[None]:
             layer=layer,
             intervention=number,
         ) from None
+
+
+def _words(kind: np.dtype[Any]) -> str:
+    return "text" if kind.kind == "O" else kind.name
 
 
 def _refused(message: str) -> InvalidArgument:

@@ -109,47 +109,47 @@ def test_curves_are_those_of_numpy(engine: Engine, client: Client, to: Any) -> N
     ranks = np.array([[2, 0, 1, 3], [0, 1, 2, 3], [3, 2, 1, 0]])
     value = h.mean(axis=0) if to == "mean" else to
     for kind in ("deletion", "insertion"):
-        found = curve(engine, "net", INPUTS, "h", ranks, kind=kind, to=to)
+        found = curve(engine, "net", INPUTS, {"h": ranks}, kind=kind, to=to)
         gone = [ranks < k if kind == "deletion" else ranks >= k for k in range(5)]
         expected = np.stack([NET.from_hidden(np.where(mask, value, h)) for mask in gone], axis=1)
         np.testing.assert_allclose(found.values, expected, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(found.shares, [0, 0.25, 0.5, 0.75, 1])
         np.testing.assert_allclose(found.area, np.trapezoid(found.values, dx=0.25, axis=1), rtol=1e-12)
-        served = curve(client, "net", INPUTS, "h", ranks, kind=kind, to=to)
+        served = curve(client, "net", INPUTS, {"h": ranks}, kind=kind, to=to)
         np.testing.assert_array_equal(served.values, found.values)
         ends = (0, 1) if kind == "insertion" else (1, 0)
         np.testing.assert_allclose(found.relative[:, [0, -1]], [ends] * 3, atol=1e-12)
 
 
 def test_a_curve_has_as_many_steps_as_asked_for_and_its_ends(engine: Engine) -> None:
-    found = curve(engine, "net", INPUTS, "x", ranks_of(X), points=2)
+    found = curve(engine, "net", INPUTS, {"x": ranks_of(X)}, points=2)
     np.testing.assert_array_equal(found.counts, [0, 2, 5])
     np.testing.assert_allclose(found.values[:, 0], NET.value(X), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.values[:, 2], NET.value(0 * X), rtol=1e-5, atol=1e-6)
 
 
 def test_resampled_elements_are_those_of_other_samples_by_the_seed(engine: Engine) -> None:
-    one = curve(engine, "net", INPUTS, "h", ranks_of(X[:, :4]), to="resample", seed=3)
-    again = curve(engine, "net", INPUTS, "h", ranks_of(X[:, :4]), to="resample", seed=3)
+    one = curve(engine, "net", INPUTS, {"h": ranks_of(X[:, :4])}, to="resample", seed=3)
+    again = curve(engine, "net", INPUTS, {"h": ranks_of(X[:, :4])}, to="resample", seed=3)
     np.testing.assert_array_equal(one.values, again.values)
     for k, end in enumerate(one.values[:, -1]):
         others = np.delete(NET.value(X), k)
         assert np.isclose(others, end, rtol=1e-5, atol=1e-6).any()
     alone = {"x": INPUTS["x"][:1]}
     with pytest.raises(InvalidArgument, match="donors"):
-        curve(engine, "net", alone, "h", ranks_of(X[:1, :4]), to="resample")
-    curve(engine, "net", alone, "h", ranks_of(X[:1, :4]), to="resample", donors=INPUTS)
+        curve(engine, "net", alone, {"h": ranks_of(X[:1, :4])}, to="resample")
+    curve(engine, "net", alone, {"h": ranks_of(X[:1, :4])}, to="resample", donors=INPUTS)
 
 
 def test_what_is_no_curve_is_refused(engine: Engine) -> None:
     with pytest.raises(InvalidArgument, match="deletion or insertion"):
-        curve(engine, "net", INPUTS, "h", ranks_of(X[:, :4]), kind=cast(Any, "removal"))
-    with pytest.raises(InvalidArgument, match="ranks are integers"):
-        curve(engine, "net", INPUTS, "h", X)
+        curve(engine, "net", INPUTS, {"h": ranks_of(X[:, :4])}, kind=cast(Any, "removal"))
+    with pytest.raises(InvalidArgument, match="the ranks of 'h' are float64"):
+        curve(engine, "net", INPUTS, {"h": X})
     with pytest.raises(InvalidArgument, match="'h'"):
-        curve(engine, "net", INPUTS, "h", ranks_of(X))
+        curve(engine, "net", INPUTS, {"h": ranks_of(X)})
     with pytest.raises(InvalidArgument, match="at least 1 step"):
-        curve(engine, "net", INPUTS, "h", ranks_of(X[:, :4]), points=0)
+        curve(engine, "net", INPUTS, {"h": ranks_of(X[:, :4])}, points=0)
 
 
 # --- the experiment
@@ -204,6 +204,30 @@ def test_batches_and_servers_move_no_number(engine: Engine, client: Client) -> N
         )
         for name, each in one.curves.items():
             np.testing.assert_allclose(other.curves[name].values, each.values, rtol=1e-5, atol=1e-6)
+
+
+def test_the_features_of_several_inputs_are_ranked_together(engine: Engine, client: Client) -> None:
+    engine.add("table", model(
+        "(float[N,2] a, float[N] b, int64[N,1] c) => (float[N,1] y) { "
+        "s = Gemm(a, wa) u = Unsqueeze(b, one) t = Mul(u, wb) d = Cast<to = 1>(c) e = Add(s, t) y = Add(e, d) }",
+        wa=np.array([[1], [5]], np.float32), wb=np.array([3], np.float32), one=[1],
+    ))  # fmt: skip
+    inputs: dict[str, Any] = {
+        "a": np.ones((4, 2), np.float32),
+        "b": np.ones(4, np.float32),
+        "c": np.ones((4, 1), np.int64),
+    }
+    for asked in (engine, client):
+        found = ablation(asked, "table", inputs, ["a", "b", "c"], methods=["occlusion", RANDOM], batch=3)
+        assert (found.groups, found.layer) == (4, "a, b, c")
+        np.testing.assert_allclose(found.curves["occlusion"].values, [[10, 5, 2, 1, 0]] * 4)
+        assert found.rows()[0].method == "occlusion"
+    scores = {"a": np.ones((4, 2)) * [1, 5], "b": np.full(4, 3.0)}
+    joint = ranks_of(scores, {"a": np.array([0, 1]), "b": np.array(0)})
+    np.testing.assert_array_equal(joint["a"][0], [1, 0])
+    np.testing.assert_array_equal(joint["b"], [1] * 4)
+    with pytest.raises(InvalidArgument, match="groups of a, and scores of a, b"):
+        ranks_of(scores, {"a": np.array([0, 1])})
 
 
 def test_methods_without_a_way_are_told_and_others_ranked(engine: Engine) -> None:

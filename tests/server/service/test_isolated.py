@@ -13,6 +13,7 @@ import pytest
 
 from onnx_attribution import errors
 from onnx_attribution.client import Client
+from onnx_attribution.interventions import Edit
 from onnx_attribution.server import app
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.service.isolated import IsolatedEngine
@@ -49,6 +50,14 @@ def test_answers_are_those_of_an_engine_of_this_process(engine: IsolatedEngine) 
     assert engine.info("quick").state == "READY"
     assert engine.provider == "cpu"
     assert [layer.name for layer in engine.layers("quick")] == ["x", "y"]
+
+
+def test_interventions_are_those_of_an_engine_of_this_process(engine: IsolatedEngine) -> None:
+    edit = Edit("x", 0, to=2.0)
+    values = engine.intervene("quick", {"x": X}, [edit], target=0).values
+    np.testing.assert_allclose(values, np.full((1, len(X)), np.sin(2.0)), rtol=1e-5)
+    with pytest.raises(errors.InvalidArgument, match="legal are 0"):
+        engine.intervene("quick", {"x": X}, [Edit("x", 99)], target=0)
 
 
 def test_errors_are_those_of_the_engine(engine: IsolatedEngine) -> None:
