@@ -30,6 +30,27 @@ class Quadrature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     QUADRATURE_GAUSSLEGENDRE: _ClassVar[Quadrature]
     QUADRATURE_AUTO: _ClassVar[Quadrature]
 
+class Sign(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SIGN_UNSPECIFIED: _ClassVar[Sign]
+    SIGN_SIGNED: _ClassVar[Sign]
+    SIGN_POSITIVE: _ClassVar[Sign]
+    SIGN_ABSOLUTE: _ClassVar[Sign]
+
+class Upsample(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    UPSAMPLE_UNSPECIFIED: _ClassVar[Upsample]
+    UPSAMPLE_NONE: _ClassVar[Upsample]
+    UPSAMPLE_NEAREST: _ClassVar[Upsample]
+    UPSAMPLE_LINEAR: _ClassVar[Upsample]
+    UPSAMPLE_LINEAR_CORNERS: _ClassVar[Upsample]
+
+class CamForm(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CAM_FORM_UNSPECIFIED: _ClassVar[CamForm]
+    CAM_FORM_AUTHORS: _ClassVar[CamForm]
+    CAM_FORM_JACOBGIL: _ClassVar[CamForm]
+
 class BatchMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     BATCH_MODE_UNSPECIFIED: _ClassVar[BatchMode]
@@ -59,6 +80,18 @@ QUADRATURE_RIEMANN_MIDDLE: Quadrature
 QUADRATURE_RIEMANN_TRAPEZOID: Quadrature
 QUADRATURE_GAUSSLEGENDRE: Quadrature
 QUADRATURE_AUTO: Quadrature
+SIGN_UNSPECIFIED: Sign
+SIGN_SIGNED: Sign
+SIGN_POSITIVE: Sign
+SIGN_ABSOLUTE: Sign
+UPSAMPLE_UNSPECIFIED: Upsample
+UPSAMPLE_NONE: Upsample
+UPSAMPLE_NEAREST: Upsample
+UPSAMPLE_LINEAR: Upsample
+UPSAMPLE_LINEAR_CORNERS: Upsample
+CAM_FORM_UNSPECIFIED: CamForm
+CAM_FORM_AUTHORS: CamForm
+CAM_FORM_JACOBGIL: CamForm
 BATCH_MODE_UNSPECIFIED: BatchMode
 BATCH_MODE_DYNAMIC: BatchMode
 BATCH_MODE_FREED: BatchMode
@@ -468,6 +501,131 @@ class VarGrad(_message.Message):
     neuron: _containers.MessageMap[str, Sizes]
     def __init__(self, draws: _Optional[int] = ..., seed: _Optional[int] = ..., stdev: _Optional[float] = ..., noise_level: _Optional[float] = ..., of: _Optional[str] = ..., absolute: bool = ..., multiply_by_inputs: bool = ..., steps: _Optional[int] = ..., quadrature: _Optional[_Union[Quadrature, str]] = ..., groups: _Optional[_Mapping[str, Tensor]] = ..., windows: _Optional[_Mapping[str, Sizes]] = ..., strides: _Optional[_Mapping[str, Sizes]] = ..., neuron: _Optional[_Mapping[str, Sizes]] = ...) -> None: ...
 
+class GradCam(_message.Message):
+    __slots__ = ("sign", "relu_attributions", "attr_dim_summation", "channel_axis", "upsample")
+    SIGN_FIELD_NUMBER: _ClassVar[int]
+    RELU_ATTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    ATTR_DIM_SUMMATION_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_AXIS_FIELD_NUMBER: _ClassVar[int]
+    UPSAMPLE_FIELD_NUMBER: _ClassVar[int]
+    sign: Sign
+    relu_attributions: bool
+    attr_dim_summation: bool
+    channel_axis: int
+    upsample: Upsample
+    def __init__(self, sign: _Optional[_Union[Sign, str]] = ..., relu_attributions: bool = ..., attr_dim_summation: bool = ..., channel_axis: _Optional[int] = ..., upsample: _Optional[_Union[Upsample, str]] = ...) -> None: ...
+
+class GradCamPlusPlus(_message.Message):
+    __slots__ = ("sign", "relu_attributions", "attr_dim_summation", "channel_axis", "upsample", "form")
+    SIGN_FIELD_NUMBER: _ClassVar[int]
+    RELU_ATTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    ATTR_DIM_SUMMATION_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_AXIS_FIELD_NUMBER: _ClassVar[int]
+    UPSAMPLE_FIELD_NUMBER: _ClassVar[int]
+    FORM_FIELD_NUMBER: _ClassVar[int]
+    sign: Sign
+    relu_attributions: bool
+    attr_dim_summation: bool
+    channel_axis: int
+    upsample: Upsample
+    form: CamForm
+    def __init__(self, sign: _Optional[_Union[Sign, str]] = ..., relu_attributions: bool = ..., attr_dim_summation: bool = ..., channel_axis: _Optional[int] = ..., upsample: _Optional[_Union[Upsample, str]] = ..., form: _Optional[_Union[CamForm, str]] = ...) -> None: ...
+
+class HiResCam(_message.Message):
+    __slots__ = ("sign", "relu_attributions", "attr_dim_summation", "channel_axis", "upsample")
+    SIGN_FIELD_NUMBER: _ClassVar[int]
+    RELU_ATTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    ATTR_DIM_SUMMATION_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_AXIS_FIELD_NUMBER: _ClassVar[int]
+    UPSAMPLE_FIELD_NUMBER: _ClassVar[int]
+    sign: Sign
+    relu_attributions: bool
+    attr_dim_summation: bool
+    channel_axis: int
+    upsample: Upsample
+    def __init__(self, sign: _Optional[_Union[Sign, str]] = ..., relu_attributions: bool = ..., attr_dim_summation: bool = ..., channel_axis: _Optional[int] = ..., upsample: _Optional[_Union[Upsample, str]] = ...) -> None: ...
+
+class LayerCam(_message.Message):
+    __slots__ = ("sign", "relu_attributions", "attr_dim_summation", "channel_axis", "upsample")
+    SIGN_FIELD_NUMBER: _ClassVar[int]
+    RELU_ATTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    ATTR_DIM_SUMMATION_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_AXIS_FIELD_NUMBER: _ClassVar[int]
+    UPSAMPLE_FIELD_NUMBER: _ClassVar[int]
+    sign: Sign
+    relu_attributions: bool
+    attr_dim_summation: bool
+    channel_axis: int
+    upsample: Upsample
+    def __init__(self, sign: _Optional[_Union[Sign, str]] = ..., relu_attributions: bool = ..., attr_dim_summation: bool = ..., channel_axis: _Optional[int] = ..., upsample: _Optional[_Union[Upsample, str]] = ...) -> None: ...
+
+class XGradCam(_message.Message):
+    __slots__ = ("sign", "relu_attributions", "attr_dim_summation", "channel_axis", "upsample")
+    SIGN_FIELD_NUMBER: _ClassVar[int]
+    RELU_ATTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    ATTR_DIM_SUMMATION_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_AXIS_FIELD_NUMBER: _ClassVar[int]
+    UPSAMPLE_FIELD_NUMBER: _ClassVar[int]
+    sign: Sign
+    relu_attributions: bool
+    attr_dim_summation: bool
+    channel_axis: int
+    upsample: Upsample
+    def __init__(self, sign: _Optional[_Union[Sign, str]] = ..., relu_attributions: bool = ..., attr_dim_summation: bool = ..., channel_axis: _Optional[int] = ..., upsample: _Optional[_Union[Upsample, str]] = ...) -> None: ...
+
+class KernelShap(_message.Message):
+    __slots__ = ("coalitions", "seed", "groups", "windows", "strides")
+    class GroupsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Tensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    class WindowsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Sizes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
+    class StridesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Sizes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Sizes, _Mapping]] = ...) -> None: ...
+    COALITIONS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    STRIDES_FIELD_NUMBER: _ClassVar[int]
+    coalitions: int
+    seed: int
+    groups: _containers.MessageMap[str, Tensor]
+    windows: _containers.MessageMap[str, Sizes]
+    strides: _containers.MessageMap[str, Sizes]
+    def __init__(self, coalitions: _Optional[int] = ..., seed: _Optional[int] = ..., groups: _Optional[_Mapping[str, Tensor]] = ..., windows: _Optional[_Mapping[str, Sizes]] = ..., strides: _Optional[_Mapping[str, Sizes]] = ...) -> None: ...
+
+class FullGrad(_message.Message):
+    __slots__ = ("sign", "normalise", "multiply_by_biases", "channel_axis", "upsample")
+    SIGN_FIELD_NUMBER: _ClassVar[int]
+    NORMALISE_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLY_BY_BIASES_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_AXIS_FIELD_NUMBER: _ClassVar[int]
+    UPSAMPLE_FIELD_NUMBER: _ClassVar[int]
+    sign: Sign
+    normalise: bool
+    multiply_by_biases: bool
+    channel_axis: int
+    upsample: Upsample
+    def __init__(self, sign: _Optional[_Union[Sign, str]] = ..., normalise: bool = ..., multiply_by_biases: bool = ..., channel_axis: _Optional[int] = ..., upsample: _Optional[_Union[Upsample, str]] = ...) -> None: ...
+
+class FullGradTerms(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class GuidedBackprop(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -605,7 +763,7 @@ class InterveneResponse(_message.Message):
     def __init__(self, target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., values: _Optional[_Iterable[float]] = ..., largest: _Optional[_Iterable[int]] = ..., largest_before: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs_before: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., evaluations: _Optional[int] = ..., seconds: _Optional[float] = ..., digest: _Optional[str] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AttributeRequest(_message.Message):
-    __slots__ = ("model", "inputs", "layers", "source", "target", "baselines", "request_id", "validate_only", "targets", "last_only", "sums_only", "custom", "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default", "occlusion", "layer_activation", "expected_gradients", "smoothgrad", "smoothgrad_sq", "vargrad", "internal_influence", "neuron_conductance", "guided_backprop", "deconvnet", "rectgrad")
+    __slots__ = ("model", "inputs", "layers", "source", "target", "baselines", "request_id", "validate_only", "targets", "last_only", "sums_only", "custom", "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default", "occlusion", "layer_activation", "expected_gradients", "smoothgrad", "smoothgrad_sq", "vargrad", "internal_influence", "neuron_conductance", "grad_cam", "grad_cam_pp", "hires_cam", "layer_cam", "xgrad_cam", "kernel_shap", "full_grad", "full_grad_terms", "guided_backprop", "deconvnet", "rectgrad")
     class BaselinesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -640,6 +798,14 @@ class AttributeRequest(_message.Message):
     VARGRAD_FIELD_NUMBER: _ClassVar[int]
     INTERNAL_INFLUENCE_FIELD_NUMBER: _ClassVar[int]
     NEURON_CONDUCTANCE_FIELD_NUMBER: _ClassVar[int]
+    GRAD_CAM_FIELD_NUMBER: _ClassVar[int]
+    GRAD_CAM_PP_FIELD_NUMBER: _ClassVar[int]
+    HIRES_CAM_FIELD_NUMBER: _ClassVar[int]
+    LAYER_CAM_FIELD_NUMBER: _ClassVar[int]
+    XGRAD_CAM_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_SHAP_FIELD_NUMBER: _ClassVar[int]
+    FULL_GRAD_FIELD_NUMBER: _ClassVar[int]
+    FULL_GRAD_TERMS_FIELD_NUMBER: _ClassVar[int]
     GUIDED_BACKPROP_FIELD_NUMBER: _ClassVar[int]
     DECONVNET_FIELD_NUMBER: _ClassVar[int]
     RECTGRAD_FIELD_NUMBER: _ClassVar[int]
@@ -670,10 +836,18 @@ class AttributeRequest(_message.Message):
     vargrad: VarGrad
     internal_influence: InternalInfluence
     neuron_conductance: NeuronConductance
+    grad_cam: GradCam
+    grad_cam_pp: GradCamPlusPlus
+    hires_cam: HiResCam
+    layer_cam: LayerCam
+    xgrad_cam: XGradCam
+    kernel_shap: KernelShap
+    full_grad: FullGrad
+    full_grad_terms: FullGradTerms
     guided_backprop: GuidedBackprop
     deconvnet: DeconvNet
     rectgrad: RectGrad
-    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., last_only: bool = ..., sums_only: bool = ..., custom: _Optional[_Union[CustomMethod, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_activation: _Optional[_Union[GradientXActivation, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., neuron_ig: _Optional[_Union[NeuronIG, _Mapping]] = ..., deeplift_rescale: _Optional[_Union[DeepLiftRescale, _Mapping]] = ..., deeplift_reveal_cancel: _Optional[_Union[DeepLiftRevealCancel, _Mapping]] = ..., deeplift_genomics_default: _Optional[_Union[DeepLiftGenomicsDefault, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_activation: _Optional[_Union[LayerActivation, _Mapping]] = ..., expected_gradients: _Optional[_Union[ExpectedGradients, _Mapping]] = ..., smoothgrad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., smoothgrad_sq: _Optional[_Union[SmoothGradSquared, _Mapping]] = ..., vargrad: _Optional[_Union[VarGrad, _Mapping]] = ..., internal_influence: _Optional[_Union[InternalInfluence, _Mapping]] = ..., neuron_conductance: _Optional[_Union[NeuronConductance, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[DeconvNet, _Mapping]] = ..., rectgrad: _Optional[_Union[RectGrad, _Mapping]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., last_only: bool = ..., sums_only: bool = ..., custom: _Optional[_Union[CustomMethod, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_activation: _Optional[_Union[GradientXActivation, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., neuron_ig: _Optional[_Union[NeuronIG, _Mapping]] = ..., deeplift_rescale: _Optional[_Union[DeepLiftRescale, _Mapping]] = ..., deeplift_reveal_cancel: _Optional[_Union[DeepLiftRevealCancel, _Mapping]] = ..., deeplift_genomics_default: _Optional[_Union[DeepLiftGenomicsDefault, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_activation: _Optional[_Union[LayerActivation, _Mapping]] = ..., expected_gradients: _Optional[_Union[ExpectedGradients, _Mapping]] = ..., smoothgrad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., smoothgrad_sq: _Optional[_Union[SmoothGradSquared, _Mapping]] = ..., vargrad: _Optional[_Union[VarGrad, _Mapping]] = ..., internal_influence: _Optional[_Union[InternalInfluence, _Mapping]] = ..., neuron_conductance: _Optional[_Union[NeuronConductance, _Mapping]] = ..., grad_cam: _Optional[_Union[GradCam, _Mapping]] = ..., grad_cam_pp: _Optional[_Union[GradCamPlusPlus, _Mapping]] = ..., hires_cam: _Optional[_Union[HiResCam, _Mapping]] = ..., layer_cam: _Optional[_Union[LayerCam, _Mapping]] = ..., xgrad_cam: _Optional[_Union[XGradCam, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., full_grad: _Optional[_Union[FullGrad, _Mapping]] = ..., full_grad_terms: _Optional[_Union[FullGradTerms, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[DeconvNet, _Mapping]] = ..., rectgrad: _Optional[_Union[RectGrad, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("request_id", "digest", "batch_mode", "target_tensor", "layers", "planned_evaluations")

@@ -20,12 +20,24 @@ def _has(one: MethodInfo, parameter: str) -> bool:
     return any(own.name == parameter for own in one.parameters)
 
 
-METHODS = _where(lambda one: not _has(one, "neuron") and one.name not in ("smoothgrad_sq", "vargrad"))
-"""Those that need nothing but a request; of three that evaluate the same rows one."""
+MAP_METHODS = frozenset(_where(lambda one: _has(one, "channel_axis")))
+"""Those that make maps of layers with positions."""
+METHODS = _where(
+    lambda one: (
+        not _has(one, "neuron")
+        and one.name not in MAP_METHODS | {"smoothgrad_sq", "vargrad"}
+        and one.sums_to != "F(x)"
+    )
+)
+"""Those that need nothing but a request about any layer; of three that evaluate the same rows one."""
 PATH_METHODS = frozenset(_where(lambda one: bool(one.sums_to) and _has(one, "tolerance")))
-GRADIENT_METHODS = frozenset(_where(lambda one: not one.needs_reference))
+GRADIENT_METHODS = frozenset(_where(lambda one: not one.needs_reference)) & {
+    *METHODS,
+    "smoothgrad_sq",
+    "vargrad",
+}
 DRAWN_METHODS = frozenset(_where(lambda one: _has(one, "draws")))
-SUMMING_METHODS = frozenset(_where(lambda one: bool(one.sums_to)))
+SUMMING_METHODS = frozenset(_where(lambda one: one.sums_to == "F(x) - F(x')"))
 TABLE_METHODS = frozenset(
     name for name, cls in registered().items() if cls.__module__ == "onnx_attribution.methods.relevance"
 )
@@ -37,6 +49,6 @@ FIXED_METHODS = tuple(
 )
 """Those whose numbers of small models are known: gradients, differences of the target, and what sums to them."""
 SOURCE_METHODS = frozenset(_where(lambda one: one.layer_is_source))
-DEEPLIFT_METHODS = frozenset(_where(lambda one: bool(one.sums_to) and not one.error_estimate))
+DEEPLIFT_METHODS = SUMMING_METHODS - frozenset(_where(lambda one: one.error_estimate))
 QUADRATURES: tuple[Quadrature, ...] = typing.get_args(Quadrature)
 NEAR_ZERO: tuple[NearZero, ...] = typing.get_args(NearZero)

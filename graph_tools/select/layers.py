@@ -37,6 +37,7 @@ ADDITIONS = frozenset(
     {("", "Add"), ("", "Sum"), ("com.microsoft", "BiasAdd"), ("com.microsoft", "QLinearAdd")}
 )
 """Residual additions, where two or more of the tensors move."""
+CONVOLUTIONS = frozenset(("", operator) for operator in ("Conv", "ConvTranspose", "QLinearConv"))
 GATES = frozenset({"HardSigmoid", "Sigmoid"})
 """Operators whose product with their own input is an activation: SiLU and HardSwish, as files spell them."""
 
@@ -77,6 +78,25 @@ def _chosen(
 def _gates(maker: gs.Node | None, moved: Collection[str]) -> bool:
     """Whether a node makes what its own input, one of these, is multiplied by."""
     return maker is not None and maker.op in GATES and inputs_of(maker)[0].name in moved
+
+
+def last_with_positions(graph: gs.Graph, sources: Sequence[str], targets: Sequence[str]) -> str | None:
+    """The last tensor between the sources and all of the targets that has positions behind axes of samples and
+    channels: of those that a convolution, an activation, a pool, a normalisation, a residual addition or a Concat
+    makes, and that every way crosses, if there is one. None: there is none."""
+    nodes = list(graph.nodes)
+    joined = {node.outputs[0].name for node in nodes if key_of(node) in CONVOLUTIONS | {("", "Concat")}}
+    kinds = {*every_layer(graph, sources, targets, EVERY_KIND), *joined} - {*sources, *targets}
+    between, tensors = every_layer(graph, sources, targets, EVERY_TENSOR), graph.tensors()
+    found = [name for name in between if name in kinds and _has_positions(tensors[name])]
+    cuts = set(found).intersection(*(cut_tensors(nodes, sources, target) for target in targets))
+    return next((name for name in reversed(found) if not cuts or name in cuts), None)
+
+
+def _has_positions(value: gs.Tensor) -> bool:
+    """Whether there are axes behind the first two, and not all of one element."""
+    shape = shape_of(value)
+    return shape is not None and any(size != 1 for size in shape[2:])
 
 
 def layers_between(graph: gs.Graph, sources: Sequence[str], target: str) -> list[LayerInfo]:

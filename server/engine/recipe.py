@@ -20,7 +20,7 @@ from onnx_attribution import methods
 from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.graph_tools.operators import VJP, Held, RuleTable
 from onnx_attribution.graph_tools.walk.reveal_nodes import Where
-from onnx_attribution.methods import Custom, Method, MethodInfo, NearZero, Quadrature
+from onnx_attribution.methods import Custom, Method, MethodInfo, NearZero, Quadrature, Upsample
 from onnx_attribution.register import method_named
 from onnx_attribution.values import Array
 
@@ -48,6 +48,22 @@ def contribution(gradient: Floats, belongs_to: Floats) -> Floats:
 @dataclass(frozen=True)
 class AtInput:
     """Evaluated at x: a gradient, which belongs to the activation."""
+
+
+@dataclass(frozen=True)
+class Biases:
+    """Evaluated at x: terms that sum to F, of each source its gradient times its values, and of each tensor to which a
+    bias is added its gradient times that.
+
+    `mapped`: the terms become a map of each source, each brought to a range of 1 where it is `normalised`, and to the
+    size of the source; else they are the answer. `plain`: the gradient in place of the product with a constant.
+    """
+
+    mapped: bool = False
+    plain: bool = False
+    normalised: Literal[False, "range", "magnitude"] = False
+    channel_axis: int = 1
+    upsample: Upsample = "linear_corners"
 
 
 @dataclass(frozen=True)
@@ -91,8 +107,32 @@ class Groups:
 
 
 @dataclass(frozen=True)
+class Coalitions(Groups):
+    """Evaluated with coalitions of groups at x and all others at their baseline: so many, or (None) as many as the
+    groups need, drawn by a seed where they are not all; with an error estimate."""
+
+    coalitions: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Values:
     """Evaluated at x, forward only: the layer's values. There is no target unless one is named."""
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What is reduced is terms of the channels of a layer, of which maps of its positions are made.
+
+    `channel_axis` counts with the axis of the samples in front; `reduce` is given channels first, `[samples, channels,
+    *positions]`. Then the channels are added up (`summed`), what is negative is left out (`relu`), and the map is
+    brought to the positions of the source (`upsample`). A layer that is not named is the last one with positions.
+    """
+
+    channel_axis: int = 1
+    summed: bool = True
+    relu: bool = False
+    upsample: Upsample = "none"
 
 
 Reduction = Literal["mean", "mean_square", "variance"]
@@ -126,19 +166,22 @@ class Draws:
 class Recipe:
     """Where a method is evaluated, how that is reduced to attributions, and what follows from it.
 
-    `sums_to_change`: at a cut the attributions sum to F(x) - F(x'). `layer_is_source`: a layer that is asked for is the
-    source; so it is of Groups, and of a Path without conductance. `table` holds the rules of the walk back. `alone`: a
-    run is of one sample.
+    `sums_to_change`: at a cut the attributions sum to F(x) - F(x'). `sums_to_value`: those of all layers sum to F(x).
+    `layer_is_source`: a layer that is asked for is the source; so it is of Groups, and of a Path without conductance.
+    `table` holds the rules of the walk back. `pooled`: maps are made of the channels of a layer, AtInput only. `alone`: a run is of one
+    sample.
 
     Raises:
         ValueError: a `reduce` that could have no effect, or a layer apart from the source where there is none.
     """
 
-    at: AtInput | Path | Ends | Groups | Values | Draws
+    at: AtInput | Biases | Path | Ends | Groups | Values | Draws
     reduce: Reduce = multiplier
     sums_to_change: bool = False
+    sums_to_value: bool = False
     layer_is_source: bool = False
     table: RuleTable = field(default_factory=lambda: VJP)
+    pooled: Pooled | None = None
     alone: bool = False
 
     def __post_init__(self) -> None:
@@ -150,6 +193,8 @@ class Recipe:
                 f"{type(at).__name__}{' with conductance or apart' * hidden} gives attributions as they are: leave "
                 "reduce out"
             )
+        if self.pooled is not None and not isinstance(at, AtInput):
+            raise ValueError("maps are made of what is evaluated AtInput")
         if isinstance(at, Ends) and self.reduce not in (multiplier, contribution):
             raise ValueError("reduce is multiplier or contribution between Ends")
         if isinstance(at, Groups | Path) and not self.layer_is_source and not hidden:
@@ -177,13 +222,18 @@ class Recipe:
         return Held(self.table)
 
     @property
+    def sums_to(self) -> str:
+        """What the attributions sum to, in words; "" for nothing in general."""
+        return "F(x) - F(x')" if self.sums_to_change else "F(x)" if self.sums_to_value else ""
+
+    @property
     def inner(self) -> Recipe:
         """What is evaluated: at each draw, where there are draws."""
         return self.at.of if isinstance(self.at, Draws) else self
 
     @property
     def needs_reference(self) -> bool:
-        return not isinstance(self.inner.at, AtInput | Values) or self._along
+        return not isinstance(self.inner.at, AtInput | Biases | Values) or self._along
 
     @property
     def needs_derivatives(self) -> bool:
@@ -202,11 +252,11 @@ class Recipe:
     @property
     def takes_gradients(self) -> bool:
         """Whether it takes gradients, which see no step and no rounding."""
-        return isinstance(self.inner.at, AtInput | Path)
+        return isinstance(self.inner.at, AtInput | Biases | Path)
 
     @property
     def error_estimate(self) -> bool:
-        return isinstance(self.at, Path | Draws)
+        return isinstance(self.at, Path | Draws | Coalitions)
 
     @property
     def _along(self) -> bool:
@@ -271,7 +321,7 @@ def infos() -> list[MethodInfo]:
             needs_reference=found.needs_reference,
             needs_derivatives=found.needs_derivatives,
             layer_is_source=found.layer_is_source,
-            sums_to="F(x) - F(x')" if found.sums_to_change else "",
+            sums_to=found.sums_to,
             error_estimate=found.error_estimate,
         )
         for cls, found in _default_recipes()

@@ -141,7 +141,7 @@ def _evaluated(wish: Standalone, recipe: Recipe) -> AtInput | Along | Between:
     at, multiply, name = recipe.at, recipe.reduce is contribution, wish.method.name
     if (wish.steps_input or wish.spectral) and not isinstance(at, recipes.Path):
         raise InvalidArgument(f"{name} has no steps, and so no rule for them", option="steps")
-    if recipe.reduce not in (multiplier, contribution):
+    if recipe.pooled is not None or recipe.reduce not in (multiplier, contribution):
         raise InvalidArgument(f"{name} is reduced by Python, which no file holds; explain evaluates it")
     match at:
         case recipes.AtInput():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -214,6 +215,31 @@ def make(method: Method | str, parameters: Mapping[str, Any] = EMPTY) -> Method:
         if name not in own:
             _require_idle(cls, own, name, parameters[name])
     return cls(**{name: value for name, value in parameters.items() if name in own})
+
+
+def named(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the parameters of a method in words: `grad_cam`, or `grad_cam(sign=positive, channel_axis=-1)`.
+
+    Values are JSON, or words.
+
+    Raises:
+        InvalidArgument: the text is not of this form.
+    """
+    found = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\)\s*)?", text, re.DOTALL)
+    if found is None:
+        raise InvalidArgument(f"{shown(text)} is no method: NAME, or NAME(PARAMETER=VALUE, ...)", option="of")
+    parameters = dict[str, Any]()
+    for part in filter(str.strip, re.split(r",(?=\s*\w+\s*=)", found[2] or "")):
+        name, sign, value = (word.strip() for word in part.partition("="))
+        if not name or not sign or not value:
+            raise InvalidArgument(
+                f"{shown(part.strip())} in {shown(text)} is not PARAMETER=VALUE", option="of"
+            )
+        try:
+            parameters[name] = json.loads(value)
+        except ValueError:
+            parameters[name] = {"True": True, "False": False, "None": None}.get(value, value)
+    return found[1].replace("-", "_"), parameters
 
 
 def _require_idle(cls: type[Method], own: set[str], name: str, value: Any) -> None:

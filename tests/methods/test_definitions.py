@@ -57,7 +57,14 @@ def test_the_numbers_are_those_of_the_definition(engine: Engine, name: str, chan
     parameters = getattr(own, "CHANGED" if changed else "GIVEN", {})
     for layer in getattr(own, "LAYERS", (SOURCE, HIDDEN)):
         answer = engine.attribute(
-            AttributionRequest(f"net{seed}", {"x": x}, name, [layer], baselines={"x": baseline}, **parameters)
+            AttributionRequest(
+                f"net{seed}",
+                {"x": x},
+                name,
+                getattr(own, "ASKED", [layer]),
+                baselines={"x": baseline},
+                **parameters,
+            )
         )
         found = np.asarray(answer.layers[layer].values, np.float64)
         wanted = own.attributions(net, layer, x, baseline, **parameters)

@@ -325,6 +325,7 @@ def test_a_method_that_needs_a_gradient_names_the_node_and_the_way_out(engine: E
     engine.add("net", forest())
     request = AttributionRequest("net", {"x": np.ones((1, 4), np.float32)}, "gradient")
     with pytest.raises(
-        NotDifferentiable, match=r"TreeEnsembleRegressor \(node .*; the method occlusion needs no"
+        NotDifferentiable,
+        match=r"TreeEnsembleRegressor \(node .*; the method occlusion or kernel_shap needs no",
     ):
         engine.attribute(request)

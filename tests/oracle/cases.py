@@ -67,6 +67,7 @@ METHODS: dict[str, str] = {
     "GradientShap": "expected_gradients",
     "LayerGradientShap": "expected_gradients",
     "NeuronGradientShap": "expected_gradients",
+    "LayerGradCam": "grad_cam",
     "GuidedBackprop": "guided_backprop",
     "NeuronGuidedBackprop": "guided_backprop",
     "Deconvolution": "deconvnet",
@@ -74,6 +75,8 @@ METHODS: dict[str, str] = {
     "DeconvNet": "deconvnet",
     "NoiseTunnel": "smoothgrad",  # or what its nt_type says, of another method of these
 }
+MAPS = ("relu_attributions", "attr_dim_summation")
+"""Captum's options of maps, which are called alike here."""
 MULTIPLIERS = (Gradient, GuidedBackprop, DeconvNet)
 """What is never multiplied by a difference."""
 ARRAY = "test_classification_baselines_as_function#0"
@@ -89,18 +92,28 @@ whose change is 0, where a quotient of rounding errors decides. In the first and
 ONLY_SUMS = (ONLY_DELTA, DEAD_UNIT)
 
 
-SLICE = Path(__file__).parents[1] / "data" / "oracle" / "cases.json.xz"
-"""What is committed of the file of cases: README.md beside it says what is left out."""
+SLICES = Path(__file__).parents[1] / "data" / "oracle"
+"""What is committed of the file of cases: README.md there says what is left out."""
 
 
 @functools.cache
 def oracle() -> Json:
     """The file of cases where a folder of expected numbers is given, else the part that is committed."""
     name = os.environ.get("ONNX_ATTRIBUTION_TEST_DATA")
-    read = (
-        (Path(name) / "oracle" / "cases.json").read_bytes() if name else lzma.decompress(SLICE.read_bytes())
-    )
-    found: Json = json.loads(read)
+    if name:
+        whole: Json = json.loads((Path(name) / "oracle" / "cases.json").read_bytes())
+        return whole
+    return committed()
+
+
+def committed() -> Json:
+    """The parts of the file that are committed, together."""
+    first, *others = (json.loads(lzma.decompress(path.read_bytes())) for path in sorted(SLICES.glob("*.xz")))
+    found: Json = dict(first)
+    for other in others:
+        found["models"] = {**found["models"], **other["models"]}
+        for part in ("cases", "equivalences"):
+            found[part] = [*found[part], *other[part]]
     return found
 
 
@@ -290,6 +303,7 @@ def call_of(side: Json, *, multiply: bool | None = None) -> Call:
             **_features(sources, options),
             **_draws(side),
             **_neuron(side),
+            **{name: options[name] for name in MAPS if name in options},
         ),
         places,
         factor=2.0 if "custom_attribution_func" in options else 1.0,

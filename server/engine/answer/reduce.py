@@ -48,6 +48,8 @@ def layers_of(
             resolved.cuts[name],
             sums.spread.get(name, none),
         )
+    if resolved.recipe.sums_to_value:
+        return layers, np.asarray(np.sum([layer.sum for layer in layers.values()], axis=0) - resolved.value)
     if not complete or not model.is_joint_cut(resolved.choice):
         return layers, None
     return layers, np.asarray(np.sum([layer.sum for layer in layers.values()], axis=0) - change)

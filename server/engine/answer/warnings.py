@@ -106,6 +106,7 @@ def warnings_of(answer: Answered, memory: int) -> Iterator[str]:
         yield _bypassed(answer.model, answer.resolved, layer)
     found, said = answer.resolved.recipe, 0
     yield from _without_noise(answer.asked)
+    yield from _not_summing(answer)
     for names, residual in answer.complete():
         words: list[str] = []
         if isinstance(found.at, Draws):
@@ -243,6 +244,20 @@ def _without_noise(asked: Resolved) -> Iterator[str]:
         none: Mask = (noise_scale(at, high).reshape(len(high)) == 0)[:: asked.samples.references]
         if none.any():
             yield f"no noise is added to {name!r}{_in(none)}, whose numbers are all the same; give stdev"
+
+
+def _not_summing(answer: Answered) -> Iterator[str]:
+    """Where terms do not sum to the target: an operator is neither proportional to its input nor adds to it."""
+    if answer.sums.missed is None:
+        return
+    (missed, size), (eps, share) = answer.sums.missed, answer.rounding()
+    value = answer.resolved.value
+    if found := _worst(missed, share * size + 16 * eps * np.abs(value)):
+        _, worst = found
+        yield (
+            f"the terms sum to {value[worst] + missed[worst]:.3g} in sample {worst}, where the target is "
+            f"{value[worst]:.3g}: an operator between is neither proportional to its input nor adds a bias to it"
+        )
 
 
 def _scattered(answer: Answered, names: Sequence[str], residual: Floats) -> Iterator[str]:

@@ -6,8 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from onnx_attribution.server.engine.methods import (
     activation,
+    cam,
     deeplift,
+    full_grad,
     gradient,
+    kernel_shap,
     noise,
     occlusion,
     path,
@@ -15,16 +18,27 @@ from onnx_attribution.server.engine.methods import (
 )
 from onnx_attribution.server.engine.methods.stages import Driver, Stage
 from onnx_attribution.server.engine.models.loaded import LoadedModel
-from onnx_attribution.server.engine.recipe import AtInput, Draws, Ends, Groups, Path, Values
+from onnx_attribution.server.engine.recipe import (
+    AtInput,
+    Biases,
+    Coalitions,
+    Draws,
+    Ends,
+    Groups,
+    Path,
+    Values,
+)
 from onnx_attribution.server.engine.request.resolve import Resolved
 
-__all__ = ["Stage", "relevance", "stages"]
+__all__ = ["Stage", "cam", "relevance", "stages"]
 
 INNER: Mapping[type, Driver] = {
     AtInput: gradient.stages,
+    Biases: full_grad.stages,
     Path: path.stages,
     Ends: deeplift.stages,
     Groups: occlusion.stages,
+    Coalitions: kernel_shap.stages,
     Values: activation.stages,
 }
 DRIVERS: Mapping[type, Driver] = {**INNER, Draws: noise.driver(INNER)}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.graph_tools.programs.rows import Reduction
 from onnx_attribution.methods import Gradient, GradientXActivation
+from onnx_attribution.server.engine.methods.maps import map_of
 from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import AtInput, Floats, Recipe, contribution, multiplier, recipe
@@ -34,27 +35,29 @@ def gradient_x_activation(method: GradientXActivation) -> Recipe:
 def _gradients(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
     """Gradients at x, reduced with the activations; of sums only the sums over the units of each layer."""
     reduce, totals = resolved.recipe.reduce, None
-    if resolved.request.sums_only:
+    if resolved.request.sums_only and resolved.recipe.pooled is None:
         totals = REDUCTIONS.get(reduce)
     parts: dict[str, list[Any]] = {layer: [] for layer in resolved.choice.layers}
     values: list[Floats] = []
     points = [(k, 1.0) for k in range(resolved.samples.count)]
-    needed = reduce is not multiplier
+    needed = reduce is not multiplier or resolved.recipe.pooled is not None
     for rows in rows_at(model, resolved, points, memory, activations=needed, totals=totals):
         values.append(rows.values)
         for layer, total in rows.totals.items():
             parts[layer].append(total[:, None])
         for layer, pair in rows.layers.items():
-            parts[layer].append(_reduced(resolved, *pair))
+            parts[layer].append(_reduced(resolved, layer, *pair))
         yield rows.evaluated
     joined = {layer: p[0] if len(p) == 1 else np.concatenate(p) for layer, p in parts.items()}
     return Sums(joined, {}, np.concatenate(values))
 
 
-def _reduced(resolved: Resolved, gradient: Any, activation: Any) -> NDArray[np.floating]:
+def _reduced(resolved: Resolved, layer: str, gradient: Any, activation: Any) -> NDArray[np.floating]:
     """The attributions; those of the recipes here as exact in the type of the gradient as they are answered."""
     reduce, name = resolved.recipe.reduce, resolved.request.method.name
     found: NDArray[np.floating] = gradient
+    if resolved.recipe.pooled is not None:
+        return map_of(resolved, layer, gradient, activation)
     if reduce is multiplier:
         return found
     if reduce is contribution:

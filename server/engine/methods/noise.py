@@ -196,7 +196,9 @@ def _has_values(resolved: Resolved) -> bool:
 def _may_share(resolved: Resolved) -> bool:
     """Whether more rows than samples may share a run: no tensor is shared by all samples."""
     choice, samples = resolved.choice, resolved.samples
-    places = [samples.place(name) for name in (*choice.sources, *choice.layers, choice.target)]
+    places = [
+        samples.place(name) for name in (*choice.sources, *choice.layers, *resolved.beside, choice.target)
+    ]
     return samples.together and all(place is not None for place in places)
 
 

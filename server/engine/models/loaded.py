@@ -22,13 +22,19 @@ from onnx_attribution.graph_tools.ir.subgraphs import inner_nodes
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.normalise.noise import drawing_before, flag_of
 from onnx_attribution.graph_tools.operators import VJP, Held
+from onnx_attribution.graph_tools.programs.bias_terms import biased
 from onnx_attribution.graph_tools.programs.footprint import Footprint
 from onnx_attribution.graph_tools.programs.rows import Reduction, led_to, rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.graph_tools.select.cuts import cut_sets, cut_tensors, is_joint_cut
 from onnx_attribution.graph_tools.select.homogeneous import is_homogeneous
-from onnx_attribution.graph_tools.select.layers import described, every_layer, layers_between
+from onnx_attribution.graph_tools.select.layers import (
+    described,
+    every_layer,
+    last_with_positions,
+    layers_between,
+)
 from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.graph_tools.select.names import resolve
 from onnx_attribution.graph_tools.select.sources import default_sources, held, token_tensors, words
@@ -342,6 +348,27 @@ class LoadedModel(ReadModel):
                 reason=Reason.LAYER_INVALID,
             )
         return every
+
+    def layer_with_positions(self, sources: tuple[str, ...], targets: tuple[str, ...]) -> str:
+        """The layer that a map is made of where none is named: see `last_with_positions`.
+
+        Raises:
+            InvalidArgument: there is none.
+        """
+        found = self._facts.get(
+            ("positions", sources, targets), lambda: last_with_positions(self.graph, sources, targets) or ""
+        )
+        if not found:
+            raise InvalidArgument(
+                f"no layer between {words(list(sources))} and {words(list(targets))} has positions, axes behind those "
+                "of samples and channels; name the layer whose channels are weighed",
+                reason=Reason.LAYER_INVALID,
+            )
+        return found
+
+    def biased(self, sources: tuple[str, ...], targets: tuple[str, ...]) -> tuple[str, ...]:
+        """The tensors between the sources and the targets to which a bias is added."""
+        return self._facts.get(("biased", sources, targets), lambda: biased(self.nodes, sources, targets))
 
     def between(self, sources: tuple[str, ...], target: str) -> frozenset[str]:
         """The tensors on ways from the sources to the target, both ends included, none behind another source."""

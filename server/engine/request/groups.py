@@ -24,9 +24,9 @@ class Numbered:
 
     ids: NDArray[np.int64]
 
-    def mask(self, group: int) -> Mask:
-        """The elements of a group."""
-        return np.asarray(self.ids == group)
+    def mask(self, groups: NDArray[np.intp]) -> Mask:
+        """The elements of some groups."""
+        return np.asarray(self.ids == groups[0] if len(groups) == 1 else np.isin(self.ids, groups))
 
     def touched(self, changed: Mask) -> set[int]:
         """The groups that hold an element which is changed."""
@@ -45,11 +45,12 @@ class Windows:
     first: int
     places: tuple[tuple[slice, ...], ...]
 
-    def mask(self, group: int) -> Mask:
-        """The elements of a group."""
+    def mask(self, groups: NDArray[np.intp]) -> Mask:
+        """The elements of some groups."""
         found = np.zeros(self.unit, dtype=np.bool_)
-        if 0 <= group - self.first < len(self.places):
-            found[self.places[group - self.first]] = True
+        for group in groups:
+            if 0 <= group - self.first < len(self.places):
+                found[self.places[group - self.first]] = True
         return found
 
     def touched(self, changed: Mask) -> set[int]:

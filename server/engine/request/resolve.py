@@ -15,7 +15,7 @@ from onnx_attribution.graph_tools.programs.signature import Choice, Neuron
 from onnx_attribution.graph_tools.select.targets import require_float, require_numbers
 from onnx_attribution.server.engine.models.forward import forward, moved
 from onnx_attribution.server.engine.models.loaded import LoadedModel
-from onnx_attribution.server.engine.recipe import Groups, Path, Recipe, Values
+from onnx_attribution.server.engine.recipe import Biases, Groups, Path, Recipe, Values
 from onnx_attribution.server.engine.request import targets
 from onnx_attribution.server.engine.request.baselines import baselines_of, references_of
 from onnx_attribution.server.engine.request.groups import Features, features_of
@@ -39,7 +39,8 @@ class Resolved:
 
     A sample stands here once for each of its references, and all that is said of samples counts these. `selection` are
     the target's weights `[samples, *unit]`. `value` and `baseline_value` are NaN until a program has run that gives
-    them; `evaluated` counts the rows that were run to read the request.
+    them; `evaluated` counts the rows that were run to read the request. `beside` are tensors that an answer about the
+    layers is made of.
     """
 
     request: AttributionRequest
@@ -56,6 +57,7 @@ class Resolved:
     evaluated: int = 0
     stop: Callable[[], object] = lambda: None
     labels: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     def known(self, value: NDArray[np.float64], baseline_value: NDArray[np.float64]) -> Resolved:
         """The same with the target's values at x and x', as far as these are there."""
@@ -99,6 +101,7 @@ def resolve(
     names = list(dict.fromkeys(one.tensor for one in wanted))
     sources, layers, is_default = source_and_layers(model, request, recipe, names)
     through = _neuron(model, request, recipe)
+    beside = model.biased(sources, tuple(names)) if isinstance(recipe.inner.at, Biases) else ()
     choices = {name: Choice(sources, layers, name, through) for name in names}
     if recipe.needs_target:
         for choice in choices.values():
@@ -109,11 +112,16 @@ def resolve(
         require_finite(request.method.name, sources, inputs)
     given = split_samples(model, inputs, references, len(asked))
     at_targets = dict.fromkeys(name for one in wanted for name in one.tensors)
-    tensors = [*at_targets, *sources, *layers, *([through.tensor] if through else [])]
+    tensors = [*at_targets, *sources, *layers, *beside, *([through.tensor] if through else [])]
     rows = model.rows_of(tensors)
     together = all(rows[name] is not None for name in tensors)
     own = {name: _notes(model, request, recipe, choice, is_default) for name, choice in choices.items()}
     warnings = list(model.network.notes)
+    if (pooled := recipe.inner.pooled) is not None and not request.layers:
+        warnings.append(
+            f"no layer is named: the map is of {layers[0]!r}, the last with positions, with its channels on axis "
+            f"{pooled.channel_axis}"
+        )
     if shared := ", ".join(map(repr, shared_by_all(model, inputs))):
         warnings.append(f"{shared} is shared by all samples: {batch_words(model)}")
     if model.network.batch != "single" and not together:
@@ -176,6 +184,7 @@ def resolve(
                 evaluated if k == 0 else 0,
                 stop,
                 labels,
+                beside,
             )
         )
     return resolved
@@ -362,6 +371,19 @@ def source_and_layers(
             for name in request.layers
         )
         layers = tuple(dict.fromkeys(name for names in each for name in names))
+    if isinstance(at, Biases):
+        if layers:
+            raise InvalidArgument(
+                f"{request.method.name} is of its source and of every bias behind; leave layers out",
+                reason=Reason.LAYER_INVALID,
+            )
+        return (
+            sources,
+            sources if at.mapped else (*sources, *model.biased(sources, tuple(targets))),
+            not named,
+        )
+    if not layers and recipe.inner.pooled is not None:
+        layers = (model.layer_with_positions(sources, tuple(targets)),)
     return sources, layers or sources, not named
 
 

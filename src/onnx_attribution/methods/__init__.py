@@ -26,6 +26,7 @@ from onnx_attribution.register import (
     forget,
     info_of,
     make,
+    named,
     register,
     registered,
     require_registered,
@@ -34,18 +35,26 @@ from onnx_attribution.register import (
 __all__ = [
     "DEFAULT",
     "EMPTY",
+    "CamForm",
     "Custom",
     "DeconvNet",
     "DeepLiftGenomicsDefault",
     "DeepLiftRescale",
     "DeepLiftRevealCancel",
     "ExpectedGradients",
+    "FullGrad",
+    "FullGradTerms",
+    "GradCam",
+    "GradCamPlusPlus",
     "Gradient",
     "GradientXActivation",
     "GuidedBackprop",
+    "HiResCam",
     "IntegratedGradients",
     "InternalInfluence",
+    "KernelShap",
     "LayerActivation",
+    "LayerCam",
     "Method",
     "MethodInfo",
     "NearZero",
@@ -55,9 +64,12 @@ __all__ = [
     "Parameter",
     "Quadrature",
     "RectGrad",
+    "Sign",
     "SmoothGrad",
     "SmoothGradSquared",
+    "Upsample",
     "VarGrad",
+    "XGradCam",
     "bounded",
     "failures",
     "forget",
@@ -106,6 +118,11 @@ WINDOWS = "By source, the sizes of a window that moves over the last axes; other
 NEURON = (
     "By the name of its layer, the index of the neuron in one sample; with fewer numbers than axes all neurons whose "
     "index begins so, as those of a channel."
+)
+SEED = "The same seed gives the same draws, for every sample and target, whatever shares a run."
+OF = (
+    "The method whose attributions are taken, by its name, with its parameters in brackets where they are not those "
+    "below: grad_cam(sign=positive, upsample=linear)."
 )
 STRIDES = "By source, how far the window moves; by default its size, so that windows do not overlap."
 
@@ -246,6 +263,33 @@ class Occlusion(Method):
     strides: Mapping[str, Sequence[int]] = bounded(EMPTY, option="stride", help=STRIDES)
 
 
+@register("kernel_shap", captum="KernelShap", paper="arXiv 1705.07874")
+@dataclass(frozen=True, eq=False)
+class KernelShap(Method):
+    """The Shapley values of groups of features: the mean, over all orders in which the groups are brought from their
+    baseline to the input, of what each adds to the target; of any model that runs. Sums to F(x) - F(x').
+
+    They are fitted to coalitions of groups by a weighted regression. Where all coalitions of the groups that differ
+    from their baseline fit into the number, the values are exact; else some are drawn, and the error estimate is the L1
+    norm of the standard errors. Groups and sources are those of occlusion: every element has the value of its group, so
+    that groups, not elements, sum to the change. Over several references, which an interventional TreeSHAP calls its
+    background, it is the mean.
+    """
+
+    coalitions: int | None = bounded(
+        None,
+        at_least=2,
+        at_most=MAX_DRAWS,
+        accuracy=True,
+        help="How many coalitions are evaluated for each sample, two for each group and four more at least; by default "
+        "2048 more than two for each. Captum's n_samples.",
+    )
+    seed: int = bounded(0, at_least=0, at_most=MAX_SEED, help=SEED)
+    groups: Mapping[str, NDArray[np.generic]] = bounded(EMPTY, help=GROUPS)
+    windows: Mapping[str, Sequence[int]] = bounded(EMPTY, option="window", help=WINDOWS)
+    strides: Mapping[str, Sequence[int]] = bounded(EMPTY, option="stride", help=STRIDES)
+
+
 @register(
     "layer_activation", captum="LayerActivation", paper="github.com/meta-pytorch/captum, LayerActivation"
 )
@@ -295,7 +339,7 @@ class _Drawn(Method):
         0,
         at_least=0,
         at_most=MAX_SEED,
-        help="The same seed gives the same draws, for every sample and target, whatever shares a run.",
+        help=SEED,
     )
 
 
@@ -335,7 +379,7 @@ class _Noisy(_Drawn):
         at_least=0,
         help="Standard deviation as a share of the range of each sample's source, where stdev is left open.",
     )
-    of: str = bounded("gradient", help="The method whose attributions are taken, by its name.")
+    of: str = bounded("gradient", help=OF)
     absolute: bool = bounded(
         False, help="Take the absolute attributions of each draw, as Captum's Saliency does."
     )
@@ -357,7 +401,8 @@ class _Noisy(_Drawn):
 
     def inner(self) -> Method:
         """The method whose attributions are taken. Raises: InvalidArgument: it knows none of the parameters."""
-        return make(self.of.replace("-", "_"), self._given())
+        name, own = named(self.of)
+        return make(name, {**self._given(), **own})
 
     def _given(self) -> dict[str, Any]:
         """The parameters of the other method that are not as they are by default."""
@@ -401,4 +446,16 @@ DEFAULT: Method = NeuronIG()
 """What is evaluated where a request names no method."""
 
 # Behind all others, so that lists begin with these.
+from onnx_attribution.methods.maps import (  # noqa: E402
+    CamForm,
+    FullGrad,
+    FullGradTerms,
+    GradCam,
+    GradCamPlusPlus,
+    HiResCam,
+    LayerCam,
+    Sign,
+    Upsample,
+    XGradCam,
+)
 from onnx_attribution.methods.relevance import DeconvNet, GuidedBackprop, RectGrad  # noqa: E402

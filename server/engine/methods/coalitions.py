@@ -1,0 +1,93 @@
+"""The target where some groups of features are at their baseline, for methods that take no derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.errors import Overloaded
+from onnx_attribution.server.engine.models.forward import moved
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import Floats
+from onnx_attribution.server.engine.request import targets
+from onnx_attribution.server.engine.request.groups import Features
+from onnx_attribution.server.engine.request.resolve import Resolved
+from onnx_attribution.server.engine.rows.evaluate import row_limit
+from onnx_attribution.values import Array
+
+Numbers = NDArray[np.intp]
+Row = tuple[int, Numbers]
+"""A sample, and the groups that are at their baseline there."""
+NONE: Numbers = np.empty(0, np.intp)
+
+
+def features_of(resolved: Resolved) -> Features:
+    assert resolved.features is not None
+    return resolved.features
+
+
+def every_group(resolved: Resolved) -> Numbers:
+    return np.arange(features_of(resolved).count, dtype=np.intp)
+
+
+def touched(resolved: Resolved) -> list[list[int]]:
+    """Per sample the groups that differ from their baseline. Others have no effect."""
+    found: list[set[int]] = [set() for _ in range(resolved.samples.count)]
+    for name, parts in features_of(resolved).of.items():
+        high, low = resolved.samples.ends(name)
+        for groups, x, y in zip(found, high, low, strict=True):
+            both_nan = (x != x) & (y != y)
+            groups |= parts.touched(np.asarray((x != y) & ~both_nan))
+    return [sorted(groups) for groups in found]
+
+
+def values_at(
+    model: LoadedModel, asked: Sequence[Resolved], rows: Sequence[Row], memory: int
+) -> Generator[int, None, Floats]:
+    """Each target at each row, `[targets, rows]`; yields the rows evaluated by each run."""
+    resolved = asked[0]  # but for the target, one is as the others
+    limit = row_limit(model, resolved.samples, memory) if resolved.samples.together else 1
+    ends = {name: resolved.samples.ends(name) for name in features_of(resolved).of}
+    found, start = np.empty((len(asked), len(rows))), 0
+    while start < len(rows):
+        part = rows[start : start + limit]
+        try:
+            found[:, start : start + len(part)] = _values(model, asked, part, _replaced(resolved, ends, part))
+        except Overloaded:
+            if limit == 1:
+                raise
+            limit = max(limit // 2, 1)
+            continue
+        start += len(part)
+        yield len(part)
+    return found
+
+
+def _replaced(
+    resolved: Resolved, ends: Mapping[str, tuple[Array, Array]], rows: Sequence[Row]
+) -> dict[str, Array]:
+    """The sources at the rows, `[rows, *unit]`."""
+    samples = [k for k, _ in rows]
+    found: dict[str, Array] = {}
+    for name, parts in features_of(resolved).of.items():
+        high, low = ends[name]
+        masks = np.stack([parts.mask(groups) for _, groups in rows])
+        found[name] = np.where(masks, low[samples], high[samples])
+    return found
+
+
+def _values(
+    model: LoadedModel, asked: Sequence[Resolved], rows: Sequence[Row], sources: dict[str, Array]
+) -> list[Floats]:
+    """The targets at the rows."""
+    samples = [k for k, _ in rows]
+    run = asked[0].samples.take(samples)
+    given = {name: run.back(name, array) for name, array in sources.items()}
+    names = [one.choice.target for one in asked]
+    found = moved(model, run.x, given, names, where="with a group at its baseline")
+    return [
+        targets.values([found[name]], one.samples.place(name), one.selection[samples])
+        for name, one in zip(names, asked, strict=True)
+    ]

@@ -1,0 +1,29 @@
+"""The positive gradient times the values, summed over the channels (10.1109/TIP.2021.3089943)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.definitions.maps import LAYER, Weigh, counted, of_net
+from tests.definitions.network import Floats, Net
+
+
+def weights(sign: str = "positive") -> Weigh:
+    return lambda g, a: [counted(x, sign) for x in g]
+
+
+def attributions(
+    net: Net,
+    layer: str,
+    x: Floats,
+    baseline: Floats,
+    *,
+    sign: str = "positive",
+    channel_axis: int = 1,
+    **rest: Any,
+) -> Floats:
+    return of_net(net, x, weights(sign), channel_axis, **rest)
+
+
+LAYERS = (LAYER,)
+CHANGED = {"sign": "signed", "channel_axis": 2}
