@@ -135,6 +135,16 @@ class Pooled:
     upsample: Upsample = "none"
 
 
+@dataclass(frozen=True)
+class Product:
+    """Evaluated at x as two recipes: what `of` makes of the sources, times the map that `by` makes of a layer, at the
+    size of each source."""
+
+    of: Recipe
+    by: Recipe
+    upsample: Upsample = "nearest"
+
+
 Reduction = Literal["mean", "mean_square", "variance"]
 
 
@@ -175,7 +185,7 @@ class Recipe:
         ValueError: a `reduce` that could have no effect, or a layer apart from the source where there is none.
     """
 
-    at: AtInput | Biases | Path | Ends | Groups | Values | Draws
+    at: AtInput | Biases | Path | Ends | Groups | Product | Values | Draws
     reduce: Reduce = multiplier
     sums_to_change: bool = False
     sums_to_value: bool = False
@@ -187,7 +197,7 @@ class Recipe:
     def __post_init__(self) -> None:
         at = self.at
         hidden = isinstance(at, Path) and (at.conductance or at.apart)
-        fixed = hidden or isinstance(at, Groups | Values | Draws)
+        fixed = hidden or isinstance(at, Groups | Product | Values | Draws)
         if fixed and self.reduce is not multiplier:
             raise ValueError(
                 f"{type(at).__name__}{' with conductance or apart' * hidden} gives attributions as they are: leave "
@@ -232,8 +242,14 @@ class Recipe:
         return self.at.of if isinstance(self.at, Draws) else self
 
     @property
+    def mapped(self) -> Pooled | None:
+        """How a map of a layer is made of its channels, where one is."""
+        inner = self.inner
+        return inner.at.by.pooled if isinstance(inner.at, Product) else inner.pooled
+
+    @property
     def needs_reference(self) -> bool:
-        return not isinstance(self.inner.at, AtInput | Biases | Values) or self._along
+        return not isinstance(self.inner.at, AtInput | Biases | Product | Values) or self._along
 
     @property
     def needs_derivatives(self) -> bool:
@@ -252,7 +268,7 @@ class Recipe:
     @property
     def takes_gradients(self) -> bool:
         """Whether it takes gradients, which see no step and no rounding."""
-        return isinstance(self.inner.at, AtInput | Biases | Path)
+        return isinstance(self.inner.at, AtInput | Biases | Path | Product)
 
     @property
     def error_estimate(self) -> bool:

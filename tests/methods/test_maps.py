@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, NotDifferentiable
 from onnx_attribution.methods import make
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import AttributionRequest, Target
@@ -354,6 +354,64 @@ def test_positions_of_an_input_are_found_where_its_channels_lie_last(engine: Eng
     np.testing.assert_allclose(
         there.layers["r2"].values, np.moveaxis(here.layers["r2"].values, 1, -1), rtol=1e-6
     )
+
+
+# --- Guided Grad-CAM
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_guided_grad_cam_is_guided_backpropagation_times_the_map(engine: Engine, rank: int) -> None:
+    x, name = inputs(rank), f"net{rank}"
+    guided = asked(engine, name, x, "guided_backprop").layers["x"].values.astype(np.float64)
+    assert (guided < 0).any()
+    for changed in ({}, {"relu_attributions": False, "upsample": "linear"}, {"sign": "positive"}):
+        own: dict[str, Any] = {"relu_attributions": True, "upsample": "nearest", **changed}
+        maps = asked(engine, name, x, "grad_cam", "c2", **own).layers["c2"].values.astype(np.float64)
+        answer = asked(engine, name, x, "guided_grad_cam", "c2", **changed)
+        assert list(answer.layers) == ["x"]
+        assert_is(answer.layers["x"].values, guided * maps)
+        sums = asked(engine, name, x, "guided_grad_cam", "c2", sums_only=True, **changed)
+        np.testing.assert_allclose(sums.layers["x"].sum, answer.layers["x"].sum, rtol=1e-5, atol=1e-6)
+
+
+def test_guided_grad_cam_takes_one_layer_which_it_names_itself(engine: Engine) -> None:
+    answer = asked(engine, "net2", inputs(2), "guided_grad_cam")
+    assert any("the map is of 'r2'" in words for words in answer.warnings)
+    named = asked(engine, "net2", inputs(2), "guided_grad_cam", "r2")
+    np.testing.assert_array_equal(answer.layers["x"].values, named.layers["x"].values)
+    with pytest.raises(InvalidArgument, match="of the map of one layer; name one"):
+        asked(engine, "net2", inputs(2), "guided_grad_cam", ["r1", "r2"])
+    with pytest.raises(
+        NotDifferentiable, match="layer 'd' does not lie between the source 'x' and the target 'c2'"
+    ):
+        asked(engine, "net2", inputs(2), "guided_grad_cam", "d", target=Target("c2", (0, 0, 0)))
+
+
+# --- Samples that share no run
+
+MIXED = """(float[N,2,4,3] x) => (float[N,2] y) {
+    a = Relu(x)
+    m = ReduceMean(a, front)
+    s = Mul(a, m)
+    t = Tanh(s)
+    f = Flatten(t)
+    y = MatMul(f, w)
+}"""
+
+
+@pytest.mark.parametrize("method", [*WEIGHTS, "guided_grad_cam", "full_grad"])
+def test_samples_that_share_no_run_have_the_maps_that_they_have_alone(engine: Engine, method: str) -> None:
+    w = np.random.default_rng(3).normal(size=(24, 2)).astype(np.float32)
+    engine.add("mixed", model(MIXED, front=np.array([0]), w=w))
+    x = np.random.default_rng(4).normal(size=(3, 2, 4, 3)).astype(np.float32)
+    layers = "a" if method != "full_grad" else ()
+    whole = asked(engine, "mixed", x, method, layers)
+    (name,) = whole.layers
+    assert any("one by one" in words for words in whole.warnings)
+    for n in range(3):
+        alone = asked(engine, "mixed", x[n : n + 1], method, layers).layers[name].values
+        np.testing.assert_allclose(whole.layers[name].values[n], alone[0], rtol=1e-5, atol=1e-6)
+    assert whole.layers[name].values.shape[-2:] == (4, 3)
 
 
 # --- Noise over maps

@@ -68,6 +68,7 @@ METHODS: dict[str, str] = {
     "LayerGradientShap": "expected_gradients",
     "NeuronGradientShap": "expected_gradients",
     "LayerGradCam": "grad_cam",
+    "GuidedGradCam": "guided_grad_cam",
     "GuidedBackprop": "guided_backprop",
     "NeuronGuidedBackprop": "guided_backprop",
     "Deconvolution": "deconvnet",
@@ -288,6 +289,8 @@ def call_of(side: Json, *, multiply: bool | None = None) -> Call:
         places = [_only(t) if isinstance(t, list) else t for t in tensors]
         places = _only(places)
         layers = list(_leaves(places))
+    if method == "GuidedGradCam":  # of which the file says no layer: what conv1 makes, or what relu1 takes
+        layers = ["conv1_out"]
     return Call(
         AttributionRequest(
             model=side["model"],

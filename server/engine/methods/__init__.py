@@ -14,6 +14,7 @@ from onnx_attribution.server.engine.methods import (
     noise,
     occlusion,
     path,
+    product,
     relevance,
 )
 from onnx_attribution.server.engine.methods.stages import Driver, Stage
@@ -26,6 +27,7 @@ from onnx_attribution.server.engine.recipe import (
     Ends,
     Groups,
     Path,
+    Product,
     Values,
 )
 from onnx_attribution.server.engine.request.resolve import Resolved
@@ -39,6 +41,7 @@ INNER: Mapping[type, Driver] = {
     Ends: deeplift.stages,
     Groups: occlusion.stages,
     Coalitions: kernel_shap.stages,
+    Product: product.stages,
     Values: activation.stages,
 }
 DRIVERS: Mapping[type, Driver] = {**INNER, Draws: noise.driver(INNER)}

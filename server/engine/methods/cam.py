@@ -33,10 +33,14 @@ JACOBGIL, XGRAD = 1e-6, 1e-7
 """What pytorch-grad-cam adds to denominators, of Grad-CAM++ and of XGrad-CAM."""
 
 
+def mean_terms(sign: Sign) -> Reduce:
+    """The values of each channel times the mean of its gradients, as these count."""
+    return lambda gradient, activation: _mean(COUNTED[sign](gradient)) * activation
+
+
 @recipe(GradCam)
 def grad_cam(method: GradCam) -> Recipe:
-    counted = COUNTED[method.sign]
-    return _pooled(method, lambda gradient, activation: _mean(counted(gradient)) * activation)
+    return _pooled(method, mean_terms(method.sign))
 
 
 @recipe(GradCamPlusPlus)

@@ -113,5 +113,5 @@ def _maps(resolved: Resolved, terms: Mapping[str, Floats]) -> dict[str, Floats]:
         for own in others:
             total = total + resized(own.sum(axis=1, keepdims=True), total.shape[2:], at.upsample)
         total = np.moveaxis(total, 1, axis)
-        made[source] = total[None] if alone else total
+        made[source] = total[:, None] if alone else total
     return made

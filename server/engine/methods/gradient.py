@@ -32,7 +32,7 @@ def gradient_x_activation(method: GradientXActivation) -> Recipe:
     return Recipe(AtInput(), contribution if method.multiply_by_inputs else multiplier)
 
 
-def _gradients(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
+def gradients(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
     """Gradients at x, reduced with the activations; of sums only the sums over the units of each layer."""
     reduce, totals = resolved.recipe.reduce, None
     if resolved.request.sums_only and resolved.recipe.pooled is None:
@@ -67,4 +67,4 @@ def _reduced(resolved: Resolved, layer: str, gradient: Any, activation: Any) -> 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
     """One stage: a gradient is exact."""
-    yield one_by_one(0, asked, lambda one: one.samples.count, lambda one: _gradients(model, one, memory))
+    yield one_by_one(0, asked, lambda one: one.samples.count, lambda one: gradients(model, one, memory))

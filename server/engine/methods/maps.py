@@ -27,7 +27,7 @@ def map_of(resolved: Resolved, layer: str, gradient: Array, activation: Array) -
         made = np.moveaxis(made, 1, axis)
     else:
         made = upsampled(resolved, layer, made, last=axis == found.ndim - 1, how=pooled.upsample)
-    return made[None] if alone else made
+    return made[:, None] if alone else made
 
 
 def pool(pooled: Pooled, terms: Floats) -> Floats:
@@ -58,37 +58,71 @@ def samples_first(resolved: Resolved, name: str, units: Floats) -> tuple[Floats,
     """`[samples, *unit]` with one axis of samples, and whether an axis in front was left out: of a sample that is run
     alone the whole tensor is the unit, which may have an axis for it."""
     alone = resolved.samples.place(name) is None and units.ndim > 2 and units.shape[1] == 1
-    return (units[0], True) if alone else (units, False)
+    return (units[:, 0], True) if alone else (units, False)
 
 
 def upsampled(resolved: Resolved, layer: str, maps: Floats, *, last: bool, how: Upsample) -> Floats:
-    """Maps `[samples, channels, *positions]` at the positions of a source, in the order of its axes.
-
-    A source of as many axes as positions has no channels.
+    """Maps `[samples, channels, *positions]` at the positions of the first source that has as many axes of them, in the
+    order of its axes.
 
     Raises:
-        InvalidArgument: no source has so many axes.
+        InvalidArgument: no source has so many.
     """
-    positions = maps.shape[2:]
     for name in resolved.choice.sources:
-        run = resolved.samples.runs[0]
-        whole, _ = samples_first(resolved, name, resolved.samples.units(name, run.x[name]))
-        unit = whole.shape[1:]
-        if not positions or len(unit) not in (len(positions), len(positions) + 1):
-            continue
-        if len(unit) == len(positions):
-            made = resized(maps, unit, how)
-            return made[:, 0] if made.shape[1] == 1 else made
-        is_last = lies_last(unit, positions, last)
-        made = resized(maps, unit[:-1] if is_last else unit[1:], how)
-        return np.moveaxis(made, 1, -1) if is_last else made
+        if (found := _at_source(resolved, name, maps, last=last, how=how)) is not None:
+            return found
+    raise _without_positions(resolved, layer, maps)
+
+
+def at_sources(resolved: Resolved, layer: str, maps: Floats, how: Upsample) -> dict[str, Floats]:
+    """The map of a layer, `[samples, *unit]`, as it was pooled and not resized, at the positions of every source.
+
+    Raises:
+        InvalidArgument: a source has not as many axes of positions.
+    """
+    pooled, sources = resolved.recipe.pooled, resolved.choice.sources
+    assert pooled is not None
+    own, _ = samples_first(resolved, layer, maps)
+    axis = channel_axis(layer, own.shape, pooled.channel_axis)
+    first, last = np.moveaxis(own, axis, 1), axis == own.ndim - 1
+    found = {name: _at_source(resolved, name, first, last=last, how=how) for name in sources}
+    made = {name: array for name, array in found.items() if array is not None}
+    if len(made) < len(found):
+        raise _without_positions(resolved, layer, first)
+    return {name: array[:, None] if _is_alone(resolved, name) else array for name, array in made.items()}
+
+
+def _is_alone(resolved: Resolved, source: str) -> bool:
+    """Whether an axis in front of a source is left out where samples come first."""
+    return samples_first(
+        resolved, source, resolved.samples.units(source, resolved.samples.runs[0].x[source])
+    )[1]
+
+
+def _at_source(resolved: Resolved, name: str, maps: Floats, *, last: bool, how: Upsample) -> Floats | None:
+    """The maps at the positions of a source. One of as many axes as positions has no channels. None: it has not as many
+    axes."""
+    positions, run = maps.shape[2:], resolved.samples.runs[0]
+    whole, _ = samples_first(resolved, name, resolved.samples.units(name, run.x[name]))
+    unit = whole.shape[1:]
+    if not positions or len(unit) not in (len(positions), len(positions) + 1):
+        return None
+    if len(unit) == len(positions):
+        made = resized(maps, unit, how)
+        return made[:, 0] if made.shape[1] == 1 else made
+    is_last = lies_last(unit, positions, last)
+    made = resized(maps, unit[:-1] if is_last else unit[1:], how)
+    return np.moveaxis(made, 1, -1) if is_last else made
+
+
+def _without_positions(resolved: Resolved, layer: str, maps: Floats) -> InvalidArgument:
     shapes = ", ".join(
         f"{name!r}: {list(resolved.samples.first(name, resolved.samples.runs[0].x[name]).shape[1:])}"
         for name in resolved.choice.sources
     )
-    raise InvalidArgument(
-        f"the map of {layer!r} has {len(positions)} axes of positions, which no source has; those of one sample are "
-        f"{shapes}; leave upsample out",
+    return InvalidArgument(
+        f"the map of {layer!r} has {maps.ndim - 2} axes of positions, which no source has; those of one sample are "
+        f"{shapes}; leave upsample out, or name another layer",
         reason=Reason.PARAMETER_INVALID, option="upsample",
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from onnx_attribution.graph_tools.programs.signature import Choice, Neuron
 from onnx_attribution.graph_tools.select.targets import require_float, require_numbers
 from onnx_attribution.server.engine.models.forward import forward, moved
 from onnx_attribution.server.engine.models.loaded import LoadedModel
-from onnx_attribution.server.engine.recipe import Biases, Groups, Path, Recipe, Values
+from onnx_attribution.server.engine.recipe import Biases, Groups, Path, Product, Recipe, Values
 from onnx_attribution.server.engine.request import targets
 from onnx_attribution.server.engine.request.baselines import baselines_of, references_of
 from onnx_attribution.server.engine.request.groups import Features, features_of
@@ -101,11 +101,11 @@ def resolve(
     names = list(dict.fromkeys(one.tensor for one in wanted))
     sources, layers, is_default = source_and_layers(model, request, recipe, names)
     through = _neuron(model, request, recipe)
-    beside = model.biased(sources, tuple(names)) if isinstance(recipe.inner.at, Biases) else ()
+    beside = _beside(model, request, recipe, sources, names)
     choices = {name: Choice(sources, layers, name, through) for name in names}
     if recipe.needs_target:
         for choice in choices.values():
-            check_between(model, choice)
+            check_between(model, replace(choice, layers=(*layers, *beside)))
     references = references_of(request)
     inputs = checked_inputs(model, request.inputs)
     if recipe.takes_differences:
@@ -117,10 +117,10 @@ def resolve(
     together = all(rows[name] is not None for name in tensors)
     own = {name: _notes(model, request, recipe, choice, is_default) for name, choice in choices.items()}
     warnings = list(model.network.notes)
-    if (pooled := recipe.inner.pooled) is not None and not request.layers:
+    if (pooled := recipe.mapped) is not None and not request.layers:
         warnings.append(
-            f"no layer is named: the map is of {layers[0]!r}, the last with positions, with its channels on axis "
-            f"{pooled.channel_axis}"
+            f"no layer is named: the map is of {(beside or layers)[0]!r}, the last with positions, with its channels "
+            f"on axis {pooled.channel_axis}"
         )
     if shared := ", ".join(map(repr, shared_by_all(model, inputs))):
         warnings.append(f"{shared} is shared by all samples: {batch_words(model)}")
@@ -382,9 +382,33 @@ def source_and_layers(
             sources if at.mapped else (*sources, *model.biased(sources, tuple(targets))),
             not named,
         )
+    if isinstance(at, Product):
+        return sources, sources, not named
     if not layers and recipe.inner.pooled is not None:
         layers = (model.layer_with_positions(sources, tuple(targets)),)
     return sources, layers or sources, not named
+
+
+def _beside(
+    model: LoadedModel,
+    request: AttributionRequest,
+    recipe: Recipe,
+    sources: tuple[str, ...],
+    targets: Sequence[str],
+) -> tuple[str, ...]:
+    """The tensors beside the layers of which the answer is made: biases, or the layer of a map."""
+    at = recipe.inner.at
+    if isinstance(at, Biases):
+        return model.biased(sources, tuple(targets))
+    if not isinstance(at, Product):
+        return ()
+    layers = tuple(dict.fromkeys(model.tensor(name) for name in request.layers if name not in EVERY))
+    if len(layers) > 1 or len(request.layers) > len(layers):
+        raise InvalidArgument(
+            f"{request.method.name} is of the sources and of the map of one layer; name one",
+            reason=Reason.LAYER_INVALID,
+        )
+    return layers or (model.layer_with_positions(sources, tuple(targets)),)
 
 
 def _features(

@@ -93,6 +93,25 @@ class XGradCam(_Map):
     position counts by its share of the channel's values."""
 
 
+@register("guided_grad_cam", captum="GuidedGradCam", paper="arXiv 1610.02391, section 3.2")
+@dataclass(frozen=True)
+class GuidedGradCam(Method):
+    """Guided backpropagation at the source, times the map that grad_cam makes of a layer, at the size of the source.
+
+    The layer that is asked for is the map's, or else the last one with positions before the target, which the answer
+    names; the answer is of the sources.
+    """
+
+    indifferent_to: ClassVar[frozenset[str]] = frozenset({"multiply_by_inputs"})
+
+    sign: Sign = bounded("signed", help=SIGN)
+    relu_attributions: bool = bounded(True, help="Leave out what is negative in the map.")
+    channel_axis: int = bounded(1, at_least=-16, at_most=16, help=CHANNEL_AXIS)
+    upsample: Literal["nearest", "linear", "linear_corners"] = bounded(
+        "nearest", help="How the map is brought to the positions of the source."
+    )
+
+
 @register("full_grad", paper="arXiv 1905.00780")
 @dataclass(frozen=True)
 class FullGrad(Method):
