@@ -45,7 +45,7 @@ TABLE_METHODS = frozenset(
 FIXED_METHODS = tuple(
     name
     for name in METHODS
-    if name not in DRAWN_METHODS | TABLE_METHODS | {"layer_activation", "internal_influence"}
+    if name not in DRAWN_METHODS | TABLE_METHODS | {"layer_activation", "internal_influence", "kernel_shap"}
 )
 """Those whose numbers of small models are known: gradients, differences of the target, and what sums to them."""
 SOURCE_METHODS = frozenset(_where(lambda one: one.layer_is_source))

@@ -13,7 +13,7 @@ from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.select.sources import default_sources, held
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import Attribution, AttributionRequest, Target
-from tests.method_names import METHODS
+from tests.method_names import METHODS, SUMMING_METHODS
 from tests.methods.toys import explain, model, values
 
 rng = np.random.default_rng(11)
@@ -194,9 +194,7 @@ NUMBERS = """(int64[N,2] a, int64[N,2] b) => (double[N,1] z) {
 }"""
 
 
-CONTRIBUTING = [
-    m for m in METHODS if m not in ("gradient", "occlusion", "layer_activation", "internal_influence")
-]
+CONTRIBUTING = ["gradient_x_activation", *sorted(SUMMING_METHODS & set(METHODS) - {"kernel_shap"})]
 
 
 @pytest.mark.parametrize("method", CONTRIBUTING)
