@@ -178,8 +178,8 @@ class Recipe:
 
     `sums_to_change`: at a cut the attributions sum to F(x) - F(x'). `sums_to_value`: those of all layers sum to F(x).
     `layer_is_source`: a layer that is asked for is the source; so it is of Groups, and of a Path without conductance.
-    `table` holds the rules of the walk back. `pooled`: maps are made of the channels of a layer, AtInput only. `alone`: a run is of one
-    sample.
+    `table` holds the rules of the walk back. `pooled`: maps are made of the channels of a layer, AtInput only.
+    `alone`: a run is of one sample.
 
     Raises:
         ValueError: a `reduce` that could have no effect, or a layer apart from the source where there is none.
