@@ -33,7 +33,7 @@ from onnx_attribution.server.operate.process import for_serving
 from onnx_attribution.server.operate.tls import server_credentials
 from onnx_attribution.server.service.access import Access
 from onnx_attribution.server.service.attribution import AttributionService, Engine, refusal
-from onnx_attribution.server.service.calls import CallInterceptor, Listener
+from onnx_attribution.server.service.calls import CallInterceptor, Listener, Listeners
 from onnx_attribution.server.service.health import Health
 from onnx_attribution.server.service.inference import InferenceService
 from onnx_attribution.server.service.info import ServerService
@@ -92,7 +92,7 @@ def build(
     metrics.watch(lambda: work.pending, lambda: work.running, engine.models)
     scrub = scrubber(path if path.is_dir() else path.parent for path in settings.models)
     traces = _traces(settings)
-    told = (metrics, *listeners, *traces)
+    told = Listeners((metrics, *listeners, *traces))
     calls = CallInterceptor(told)
     access = Access.of(settings)
     server = grpc.aio.server(
@@ -115,7 +115,7 @@ def build(
     if settings.kserve:
         rest = Rest(attributions, inference, engine, work, settings, scrub, access, told)
         more = kserve_routes(rest, settings)
-    built = Server(server, health, engine, work, settings, metrics, watched, traces, more)
+    built = Server(server, health, engine, work, settings, metrics, watched, (told, *traces), more)
     inference.is_ready = lambda: not built.unready()
     return built
 
@@ -291,7 +291,8 @@ class Server:
 
 def engine_of(settings: Settings, metrics: Metrics | None = None) -> ModelEngine | IsolatedEngine:
     """An engine as the settings want it, without models; `metrics` count what it does."""
-    return (IsolatedEngine if settings.isolate else ModelEngine)(
+    kind = partial(IsolatedEngine, prepare=for_serving) if settings.isolate else ModelEngine
+    return kind(
         provider=settings.provider,
         threads=settings.threads or None,
         memory_budget=settings.memory_budget_mib * MIB,

@@ -16,30 +16,26 @@ from benchmarks.table import Figure, least, most
 from onnx_attribution.client import Client
 
 IMAGE = np.ones((1, 1, 16, 16), np.float32)
+LEAST = 40  # MiB; what else multiprocessing starts is smaller
 RUNS = "attribution_path_points_total"
 
 
 def isolated(world: World) -> Iterator[Figure]:
     """The calls of a server with `--isolate` beside those of one without, in turn."""
-    port, seconds = free_port(), []
-    with world.server(http=True, http_port=free_port()) as usual:
-        began = time.monotonic()
+    port, began = free_port(), time.monotonic()
+    with world.server() as usual:
+        started = time.monotonic()
         with world.server(isolate=True, http=True, http_port=port) as apart:
-            seconds.append(time.monotonic() - began)
+            seconds, beside = time.monotonic() - started, started - began
+            yield Figure("--isolate", "seconds to SERVING", seconds, None, f"{beside:.3g} without")
             with Client(usual.address) as one, Client(apart.address) as other:
-                yield Figure("--isolate", "seconds to SERVING", seconds[0], None)
                 yield from _costs(world, one, other)
-                memory = {number: size for number, size in apart.children().items() if size > 20}
-                yield Figure(
-                    "--isolate",
-                    "MiB of the worker",
-                    sum(memory.values()),
-                    None,
-                    f"{apart.mebibytes:.0f} MiB of the server",
-                )
+                workers = {number: size for number, size in apart.children().items() if size > LEAST}
+                how = f"{apart.mebibytes:.0f} MiB the server itself, {usual.mebibytes:.0f} one without"
+                yield Figure("--isolate", "MiB of the worker", sum(workers.values()), None, how)
                 rows = _value(port, RUNS)
                 yield Figure("--isolate", "rows of the worker in /metrics", rows, least(1))
-                yield from _end(apart, other, memory)
+                yield from _end(apart, other, workers)
 
 
 def _costs(world: World, one: Client, other: Client) -> Iterator[Figure]:

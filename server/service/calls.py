@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,7 +22,16 @@ from google.rpc import error_details_pb2, status_pb2
 
 from onnx_attribution.proto import attribution_pb2 as pb
 
-__all__ = ["Call", "CallInterceptor", "Listener", "current", "observed", "read_request", "read_response"]
+__all__ = [
+    "Call",
+    "CallInterceptor",
+    "Listener",
+    "Listeners",
+    "current",
+    "observed",
+    "read_request",
+    "read_response",
+]
 
 KINDS = {
     (False, False): "unary",
@@ -29,6 +39,8 @@ KINDS = {
     (True, False): "client_stream",
     (True, True): "bidi_stream",
 }
+ENDED_SECONDS = 0.1  # after which the listeners are told of the calls that have ended
+ENDED_AT_ONCE = 8
 MAX_WORD = 128  # characters of what a caller names
 METHODS = pb.AttributeRequest.DESCRIPTOR.oneofs_by_name["method"].name
 
@@ -89,29 +101,54 @@ def current() -> Call | None:
     return _current.get()
 
 
-class _All:
-    """Several listeners as one."""
+class Listeners:
+    """Several listeners as one. That a call has ended they are told when its answer has left and the loop has had some
+    time for others: nobody waits for what is counted and logged."""
 
-    def __init__(self, listeners: Sequence[Listener]) -> None:
-        self._listeners = listeners
+    def __init__(self, each: Sequence[Listener]) -> None:
+        self._each = tuple(each)
+        self._ended: deque[tuple[Context, Call]] = deque()
+        self._is_awaited = False
 
     def tell(self, event: str, *what: Any) -> None:
-        for listener in self._listeners:
+        for listener in self._each:
             try:
                 getattr(listener, event)(*what)
             except Exception:
                 log.exception("a listener failed", listener=type(listener).__name__)
 
+    def ended(self, call: Call) -> None:
+        """It is told soon, by the context of now."""
+        self._ended.append((copy_context(), call))
+        if not self._is_awaited:
+            self._tell_later(ENDED_SECONDS)
+
+    def close(self) -> None:
+        """All that is left to tell is told."""
+        self._tell(len(self._ended))
+
+    def _tell_later(self, seconds: float) -> None:
+        self._is_awaited = True
+        asyncio.get_running_loop().call_later(seconds, self._tell_some)
+
+    def _tell_some(self) -> None:
+        """Not all at once, so that calls are answered in between; more, the more there are."""
+        self._is_awaited = False
+        self._tell(max(ENDED_AT_ONCE, len(self._ended) // ENDED_AT_ONCE))
+        if self._ended:
+            self._tell_later(0.001)
+
+    def _tell(self, most: int) -> None:
+        for _ in range(min(most, len(self._ended))):
+            context, call = self._ended.popleft()
+            context.run(self.tell, "ended", call)
+
 
 @contextmanager
-def observed(listeners: Sequence[Listener], call: Call) -> Iterator[Call]:
-    """The block answers the call; it sets `code` and `reason` where it fails without an exception.
-
-    That it has ended is told when the answer has left: nobody waits for what is counted and logged.
-    """
-    every = _All(listeners)
+def observed(listeners: Listeners, call: Call) -> Iterator[Call]:
+    """The block answers the call; it sets `code` and `reason` where it fails without an exception."""
     _current.set(call)
-    every.tell("began", call)
+    listeners.tell("began", call)
     try:
         yield call
     except (asyncio.CancelledError, GeneratorExit):
@@ -122,15 +159,14 @@ def observed(listeners: Sequence[Listener], call: Call) -> Iterator[Call]:
         raise
     finally:
         call.ended = time.monotonic()
-        asyncio.get_running_loop().call_soon(every.tell, "ended", call)
+        listeners.ended(call)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no types
     """Outermost: tells the listeners of every call that has a handler."""
 
-    def __init__(self, listeners: Sequence[Listener]) -> None:
+    def __init__(self, listeners: Listeners) -> None:
         self._listeners = listeners
-        self._every = _All(listeners)
         self._handlers: dict[str, Any] = {}  # of methods that there are
 
     async def intercept_service(
@@ -196,18 +232,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
         if is_stream:
             return self._each_received(call, given)
         read_request(call, given)
-        self._every.tell("received", call, given)
+        self._listeners.tell("received", call, given)
         return given
 
     async def _each_received(self, call: Call, given: Any) -> AsyncIterator[Any]:
         async for message in given:
             read_request(call, message)
-            self._every.tell("received", call, message)
+            self._listeners.tell("received", call, message)
             yield message
 
     def _sent(self, call: Call, message: Any) -> None:
         read_response(call, message)
-        self._every.tell("sent", call, message)
+        self._listeners.tell("sent", call, message)
 
 
 class _Written:

@@ -45,11 +45,14 @@ Stop = Callable[[], StopReason | Literal["cancelled"] | None]
 class IsolatedEngine:
     """The calls of `Engine` that a server makes, in a child process; thread-safe.
 
-    `observer` is told of the runs in the child with the next answer from there.
+    `observer` is told of the runs in the child with the next answer from there; `prepare`, a function of a module, is
+    called there before all else.
     """
 
-    def __init__(self, *, observer: Observer | None = None, **options: Any) -> None:
-        self._options, self._observer = options, observer or Silent()
+    def __init__(
+        self, *, observer: Observer | None = None, prepare: Callable[[], None] | None = None, **options: Any
+    ) -> None:
+        self._options, self._observer, self._prepare = options, observer or Silent(), prepare
         self._child: _Child | None = None
         self._starting = threading.Lock()
         self._models: dict[tuple[str, int], Path] = {}
@@ -161,7 +164,7 @@ class IsolatedEngine:
             if self._closed:
                 raise NotReady("the engine is closed", reason=Reason.ENGINE_CLOSED)
             if self._child is None or not self._child.is_alive:
-                self._child = _Child(self._options, dict(self._models), self._observer)
+                self._child = _Child(self._options, dict(self._models), self._observer, self._prepare)
             return self._child
 
 
@@ -169,13 +172,17 @@ class _Child:
     """One child process and what waits for it."""
 
     def __init__(
-        self, options: Mapping[str, Any], models: Mapping[tuple[str, int], Path], observer: Observer
+        self,
+        options: Mapping[str, Any],
+        models: Mapping[tuple[str, int], Path],
+        observer: Observer,
+        prepare: Callable[[], None] | None,
     ) -> None:
         self._observer = observer
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(
-            target=serve, args=(other, dict(options), dict(models)), name="models", daemon=True
+            target=serve, args=(other, dict(options), dict(models), prepare), name="models", daemon=True
         )
         self._process.start()
         other.close()
@@ -311,8 +318,15 @@ class _Call:
     wish: StopReason | Literal["cancelled"] | None = None
 
 
-def serve(pipe: Connection, options: Mapping[str, Any], models: Mapping[tuple[str, int], Path]) -> None:
+def serve(
+    pipe: Connection,
+    options: Mapping[str, Any],
+    models: Mapping[tuple[str, int], Path],
+    prepare: Callable[[], None] | None = None,
+) -> None:
     """The child: does what the pipe says until its other end is closed."""
+    if prepare is not None:
+        prepare()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends this
     sending, calls, runs = threading.Lock(), dict[int, _Call](), _Runs()
 

@@ -24,6 +24,7 @@ __all__ = ["DOMAIN", "ErrorInterceptor", "Scrub", "scrubber", "to_status"]
 Scrub = Callable[[str], str]
 
 DOMAIN = "onnx-attribution"
+CODES = {code.value[0]: code for code in grpc.StatusCode}
 RETRY_SECONDS = 1
 LARGE = 64 << 10  # bytes of a message that take time to read
 PUSHBACK_MS = 250  # until gRPC itself tries again, which may be at another server
@@ -119,7 +120,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
 
     async def _abort(self, error: Exception, context: Any) -> NoReturn:
         status = to_status(error, self._scrub)
-        code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+        code = CODES[status.code]
         trailing: tuple[tuple[str, str | bytes], ...] = (
             ("grpc-status-details-bin", status.SerializeToString()),
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from onnx_attribution.server.service.access import Access
 from onnx_attribution.server.service.attribution import AttributionService, Engine
 from onnx_attribution.server.service.calls import (
     Call,
-    Listener,
+    Listeners,
     current,
     observed,
     read_request,
@@ -143,11 +143,11 @@ class Rest:
         settings: Settings,
         scrub: Scrub,
         access: Access,
-        listeners: Sequence[Listener] = (),
+        listeners: Listeners | None = None,
     ) -> None:
         self._attributions, self._inference = attributions, inference
         self._engine, self._work, self._settings = engine, work, settings
-        self._scrub, self._access, self._listeners = scrub, access, listeners
+        self._scrub, self._access, self._listeners = scrub, access, listeners or Listeners(())
         self._open = 0
         model = r"(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+))?"
         self._routes: list[tuple[str, re.Pattern[str], str, Handler]] = [

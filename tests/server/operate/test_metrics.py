@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import grpc
 import numpy as np
 import pytest
 from onnx import parser
@@ -24,8 +25,8 @@ SERVICE = "onnx_attribution.v1.AttributionService"
 class Served:
     """A server around the fake engine, its client and what was counted."""
 
-    def __init__(self, client: Client, engine: FakeEngine, metrics: Metrics) -> None:
-        self.client, self.engine, self._metrics = client, engine, metrics
+    def __init__(self, client: Client, engine: FakeEngine, metrics: Metrics, address: str) -> None:
+        self.client, self.engine, self._metrics, self.address = client, engine, metrics, address
 
     def value(self, name: str, **labels: str) -> float:
         return self._metrics.registry.get_sample_value(name, labels) or 0.0
@@ -46,7 +47,7 @@ def served() -> Iterator[Served]:
         app.background(engine, Settings(port=0, max_streams=1), metrics=metrics) as (address, _),
         Client(address) as client,
     ):
-        yield Served(client, engine, metrics)
+        yield Served(client, engine, metrics, address)
 
 
 def test_calls_that_are_answered_are_counted_with_their_messages(served: Served) -> None:
@@ -118,6 +119,34 @@ def test_a_deadline_is_counted_and_a_stream_cut_short_has_not_converged(served: 
     with served.client.stream("slow", X, method="gradient", timeout=0.6) as stream:
         assert len(list(stream)) > 2
     until(lambda: served.requests("slow", "gradient", "not_converged") == 1)
+
+
+def test_a_large_message_for_which_there_is_no_room_is_refused_unread_and_counted(served: Served) -> None:
+    with served.client.stream("slow", X, method="gradient") as stream:
+        next(stream)
+        with grpc.insecure_channel(served.address) as channel:
+            call = channel.unary_stream(f"/{SERVICE}/StreamAttribute")
+            for data, code in {
+                b"\xff" * 100_000: grpc.StatusCode.RESOURCE_EXHAUSTED,
+                b"\xff" * 100: grpc.StatusCode.INVALID_ARGUMENT,
+            }.items():
+                with pytest.raises(grpc.RpcError) as caught:
+                    list(call(data, timeout=10))
+                assert caught.value.code() == code
+    until(lambda: served.requests("other", "other", "rejected") == 1)
+    assert served.value("attribution_rejected_total", reason="TOO_MANY_STREAMS") == 1
+
+
+def test_every_call_is_counted_when_the_server_has_ended() -> None:
+    metrics = Metrics()
+    with (
+        app.background(FakeEngine(), Settings(port=0), metrics=metrics) as (address, _),
+        Client(address) as client,
+    ):
+        for _ in range(20):
+            client.predict("linear", {"x": X})
+    asked = {"model": "linear", "method": "predict", "outcome": "ok"}
+    assert metrics.registry.get_sample_value("attribution_requests_total", asked) == 20
 
 
 NET = """<ir_version: 8, opset_import: ["" : 17]> net (float[N, 3] x) => (float[N, 3] y)

@@ -102,3 +102,23 @@ def test_a_model_that_is_loaded_anew_is_known_to_the_next_process(
     assert {info.name for info in engine.models()} == {"quick", "endless", "late"}
     assert engine.remove("late", wait=5)
     assert {info.name for info in engine.models()} == {"quick", "endless"}
+
+
+class Counted:
+    """The rows of runs."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def ran(self, rows: int, requests: int, seconds: float) -> None:
+        self.rows += rows
+
+
+def test_its_runs_are_told_here(tmp_path: Path) -> None:
+    onnx.save(QUICK, tmp_path / "quick.onnx")
+    counted = Counted()
+    with IsolatedEngine(provider="cpu", threads=1, observer=counted) as engine:
+        engine.add("quick", tmp_path / "quick.onnx")
+        request = AttributionRequest("quick", {"x": X}, "integrated_gradients", target=0, steps=32)
+        list(engine.stream(request))
+    assert counted.rows >= 32
