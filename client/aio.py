@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +18,8 @@ from onnx_attribution.client.calls import Answer, Call, Listing
 from onnx_attribution.client.channel import Link, Tls
 from onnx_attribution.client.errors import translated
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
-from onnx_attribution.errors import Cancelled, NotReady, ServerBug
+from onnx_attribution.client.streams import AsyncStream
+from onnx_attribution.errors import NotReady, ServerBug
 from onnx_attribution.interventions import Intervened, Intervention
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
@@ -27,7 +27,6 @@ from onnx_attribution.values import (
     Array,
     Attribution,
     Completed,
-    Event,
     LayerInfo,
     ModelInfo,
     Progress,
@@ -37,7 +36,7 @@ from onnx_attribution.values import (
     Target,
 )
 
-__all__ = ["AsyncClient", "AsyncStream"]
+__all__ = ["AsyncClient"]
 
 
 class AsyncClient:
@@ -308,66 +307,3 @@ async def _each(items: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterato
     else:
         for one in items:
             yield one
-
-
-class AsyncStream(AsyncIterator[Event]):
-    """The events of one call, which begins with the first of them. Closed, left or forgotten, it cancels the call."""
-
-    def __init__(self, begin: Callable[[], Awaitable[Any]]) -> None:
-        self._begin = begin
-        self._call: Any = None
-        self._assembler = messages.Assembler()
-        self._resuming = messages.Resuming()
-        self._closed = False
-        self._ended = False
-
-    async def __anext__(self) -> Event:
-        while not self._ended:
-            try:
-                message = await self._read()
-            except NotReady as error:
-                await asyncio.sleep(self._resuming.delay(error))
-                self._assembler, self._call = messages.Assembler(), None
-                continue
-            if message is grpc.aio.EOF:
-                self._ended = True
-                break
-            event = self._assembler.feed(message)
-            if event is not None and self._resuming.is_new(event):
-                return event
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        self._closed = True
-        self._resuming.close()
-        if self._call is not None:
-            self._call.cancel()
-
-    async def _read(self) -> Any:
-        """The next message. A call that was cancelled is an error like any other; a cancelled task stays one."""
-        if self._call is None and not self._closed:
-            self._call = await self._begin()
-        if self._closed:
-            await self.aclose()  # it may have been closed while it began
-            raise Cancelled("the stream is closed")
-        try:
-            with translated():
-                return await self._call.read()
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise Cancelled("the call was cancelled by the client") from None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        # grpcio never collects an abandoned call by itself, so the server would compute on.
-        with suppress(Exception):
-            self._call.cancel()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from os import PathLike
-from threading import Lock, Semaphore
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,21 +12,21 @@ import grpc
 from numpy.typing import ArrayLike
 
 from onnx_attribution.client import calls, messages
+from onnx_attribution.client.audit.answers import Audit
 from onnx_attribution.client.audit.stream import Audited, AuditProgress, Log
 from onnx_attribution.client.calls import Answer, Call, Listing
 from onnx_attribution.client.channel import Link, Tls
 from onnx_attribution.client.errors import translated
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
+from onnx_attribution.client.streams import Stream
 from onnx_attribution.errors import NotReady, ServerBug
 from onnx_attribution.interventions import Intervened, Intervention
 from onnx_attribution.methods import MethodInfo
-from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.values import (
     Array,
     Attribution,
     Completed,
-    Event,
     LayerInfo,
     ModelInfo,
     Progress,
@@ -38,7 +36,7 @@ from onnx_attribution.values import (
     Target,
 )
 
-__all__ = ["Client", "Stream"]
+__all__ = ["Client"]
 
 
 class Client:
@@ -146,7 +144,7 @@ class Client:
         Raises: AttributionError where the audit as a whole cannot be.
         """
         named = (self._named(model, one, None) for one in items)
-        return _Audit(
+        return Audit(
             self._stubs["AttributionService"].Audit, Log(model, options, window), named, progress
         ).answers()
 
@@ -253,126 +251,3 @@ class Client:
         if model not in self._only_inputs:
             self._only_inputs[model] = messages.only_input(self.model(model, timeout=timeout))
         return {self._only_inputs[model]: inputs}
-
-
-class _Audit:
-    """One audit: the stream that is open now, and the thread of grpc that takes items for it."""
-
-    def __init__(
-        self,
-        call: Any,
-        log: Log,
-        items: Iterator[Mapping[str, ArrayLike]],
-        progress: Callable[[AuditProgress], None] | None,
-    ) -> None:
-        self._open, self._log, self._items = call, log, items
-        self._progress = progress or (lambda _: None)
-        self._failure: BaseException | None = None
-        self._taking = Lock()
-
-    def answers(self) -> Iterator[Audited]:
-        began = time.monotonic()
-        while not self._log.is_over:
-            stream = _Sending()
-            try:
-                with translated():
-                    call = self._open(self._messages(stream))
-                    try:
-                        for message in call:
-                            if message.HasField("opened"):
-                                stream.room.release(message.opened.window)
-                            if (answer := self._log.answer(message)) is not None:
-                                stream.room.release()
-                                self._progress(self._log.progress(time.monotonic() - began))
-                                yield answer
-                            if self._failure is not None:
-                                break
-                    finally:
-                        stream.end()
-                        call.cancel()
-            except NotReady as error:
-                if self._failure is not None:
-                    raise
-                time.sleep(self._log.delay(error))
-                continue
-            if self._failure is not None:
-                raise self._failure
-            if not self._log.is_over:
-                raise ServerBug("the server ended the audit without its summary")
-
-    def _messages(self, stream: _Sending) -> Iterator[pb.AuditRequest]:
-        """What is sent, in grpc's thread: the opening, what is unanswered, then items while there is room."""
-        yield self._log.opening()
-        with self._taking:
-            again = list(self._log.again())
-        for message in again:
-            if not stream.has_room():
-                return
-            yield message
-        while stream.has_room():
-            with self._taking:
-                if stream.is_over:
-                    return
-                try:
-                    message = self._log.item(next(self._items))
-                except StopIteration:
-                    return
-                except BaseException as error:  # the caller's iterable: told to the caller, not to grpc
-                    self._failure = error
-                    return
-            yield message
-
-
-class _Sending:
-    """The room of one stream; once it is over nobody waits for any."""
-
-    def __init__(self) -> None:
-        self.room, self.is_over = Semaphore(0), False
-
-    def has_room(self) -> bool:
-        """Waits for room; False where the stream has ended."""
-        self.room.acquire()
-        return not self.is_over
-
-    def end(self) -> None:
-        self.is_over = True
-        self.room.release(1 << 20)
-
-
-class Stream(Iterator[Event]):
-    """The events of one call. Closed, left or forgotten, it cancels the call on the server."""
-
-    def __init__(self, begin: Callable[[], Any]) -> None:
-        self._begin = begin
-        self._resuming = messages.Resuming()
-        self._assembler = messages.Assembler()
-        self._call = begin()
-
-    def __next__(self) -> Event:
-        while True:
-            try:
-                with translated():
-                    message = next(self._call)
-            except NotReady as error:
-                time.sleep(self._resuming.delay(error))
-                self._assembler, self._call = messages.Assembler(), self._begin()
-                continue
-            event = self._assembler.feed(message)
-            if event is not None and self._resuming.is_new(event):
-                return event
-
-    def close(self) -> None:
-        self._resuming.close()
-        self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        with suppress(Exception):  # the interpreter may be ending
-            self.close()
