@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_attribution.client.client import Client
-from onnx_attribution.client.plot import draw
+from onnx_attribution.client.render import draw
 from onnx_attribution.methods import DeepLiftRescale, NeuronIG
 from onnx_attribution.values import Array, Attribution, Completed, LayerInfo, Revision
 

@@ -12,6 +12,7 @@ from typing import Annotated, cast, get_args
 
 import typer
 
+from onnx_attribution.client.render.inputs import Layout
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import DEFAULT, MethodInfo, info_of, make, registered
 from onnx_attribution.register import unknown
@@ -29,7 +30,7 @@ from onnx_attribution.server.cli.inputs import (
 )
 from onnx_attribution.server.cli.login import Login
 from onnx_attribution.server.cli.method import Given, parsed, with_parameters
-from onnx_attribution.server.cli.pictures import FLOATS, Layout, Picture
+from onnx_attribution.server.cli.pictures import FLOATS, Picture
 from onnx_attribution.server.cli.pixels import colour_of
 from onnx_attribution.server.cli.samples import Parts, count_of, taken
 from onnx_attribution.server.cli.target import parse_target

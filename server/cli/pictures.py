@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_attribution.client.render.inputs import Axes, Layout, axes_of_picture
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.server.cli.output import shape_text
 from onnx_attribution.server.cli.pixels import Shown, shown
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FLOATS = ("float16", "float32", "float64", "bfloat16")
-Layout = Literal["nchw", "nhwc"]
 Shape = tuple[int | str | None, ...]
 
 
@@ -65,55 +65,6 @@ class Picture:
         """Keeps a note, once."""
         if text not in self.notes:
             self.notes.append(text)
-
-
-@dataclass(frozen=True)
-class Axes:
-    """The axes of an input that a picture fills; None for those that it does not have."""
-
-    batch: int | None
-    channels: int | None
-    height: int
-    width: int
-
-
-def axes_of_picture(info: TensorInfo, layout: Layout | None) -> Axes | None:
-    """Where batch, channels, height and width of an input lie; None: no picture fills an input of its rank.
-
-    The batch axis is the one that is proven; without one, a leading axis that is neither channels nor height is left
-    for one picture. Channels are first for nchw, last for nhwc, else guessed from the sizes: 1 or 3, then 4.
-    """
-    shape = info.shape or ()
-    axes = list(range(len(shape)))
-    batch = info.batch_axis
-    if batch is None and (len(shape) == 4 or (len(shape) == 3 and not _has_channels(shape, layout))):
-        batch = 0
-    if batch is not None:
-        if batch >= len(axes):
-            return None
-        axes.remove(batch)
-    if len(axes) == 2:
-        return Axes(batch, None, *axes)
-    if len(axes) != 3:
-        return None
-    first, middle, last = axes
-    if layout == "nhwc" or (layout is None and _is_last(shape[first], shape[last])):
-        return Axes(batch, last, first, middle)
-    return Axes(batch, first, middle, last)
-
-
-def _has_channels(shape: Shape, layout: Layout | None) -> bool:
-    """Whether three axes without a batch are channels and a plane."""
-    return layout is not None or shape[0] in (3, 4) or shape[2] in (1, 3, 4)
-
-
-def _is_last(first: int | str | None, last: int | str | None) -> bool:
-    """Whether the channels are last, by the sizes."""
-    for sizes in ((1, 3), (4,)):
-        for size in (first, last):
-            if size in sizes:
-                return size == last and first not in sizes
-    return False
 
 
 def read_picture(path: Path, info: TensorInfo | None, picture: Picture) -> Array:

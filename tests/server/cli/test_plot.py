@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnx_attribution.client import plot
-from onnx_attribution.server.cli.written import tokens_of
+from onnx_attribution.client.render import plot
+from onnx_attribution.client.render.inputs import tokens_of
 from onnx_attribution.values import ModelInfo, TensorInfo
 from tests.server.cli.commands import explained, model
 
@@ -59,8 +59,8 @@ def test_images_of_any_batch_axis_lie_behind_their_own_maps(drawn: dict[str, Any
             s = Mul(x, x) y = ReduceSum<keepdims = 0>(s, k) }""",
     )
     explained(path, "--input", tmp_path / "x.npy", "--method", "gradient", "--plot", tmp_path / "out.png")
-    assert drawn["channels_last"]
-    assert np.array_equal(drawn["images"], np.moveaxis(images, 3, 0))
+    assert drawn["shown"].channels_last
+    assert np.array_equal(drawn["shown"].images, np.moveaxis(images, 3, 0))
 
 
 def test_the_bytes_of_a_model_label_its_positions(drawn: dict[str, Any], tmp_path: Path) -> None:
@@ -75,6 +75,6 @@ def test_the_bytes_of_a_model_label_its_positions(drawn: dict[str, Any], tmp_pat
     options = dict(drawn)
     layer = next(iter(options.pop("answer").layers.values()))
     assert layer.values.shape == (1, 6, 257)
-    figure = plot.figure(drawn["answer"], tokens=options["tokens"])
+    figure = plot.figure(drawn["answer"], options["shown"])
     labels = [tick.get_text() for axes in figure.subfigs[0].axes for tick in axes.get_xticklabels()]
     assert labels == ["a", "␣", "b", "0ah", "c", "!"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_attribution.client.maps import (
+from onnx_attribution.client.render.maps import (
     cells_of,
     emptiness,
     extremes,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_attribution.client.plot import MAX_ROWS, draw, figure
+from onnx_attribution.client.render.plot import MAX_ROWS, draw, figure
 from onnx_attribution.server.engine.answer.reduce import together
 from onnx_attribution.values import Attribution, LayerAttribution, ResolvedTarget
 
@@ -219,3 +219,15 @@ def heights(picture: object) -> list[float]:
 
     bars = picture.findobj(Rectangle)  # type: ignore[attr-defined]
     return [bar.get_height() for bar in bars if bar.get_width() == pytest.approx(0.85)]
+
+
+def test_a_row_and_a_series_are_drawn_in_files_too(tmp_path: Path, rng: np.random.Generator) -> None:
+    from onnx_attribution.client.render import Shown
+
+    shown = Shown(rows={"conv": rng.random((1, 5))}, features={"conv": ["age", "sex"]})
+    drawn = texts(figure(answer(rng.normal(size=(1, 5))), shown))
+    assert "age = " in drawn
+    assert "feature 4 = " in drawn
+    lines = Shown(series={"conv": rng.random((1, 2, 50))})
+    draw(tmp_path / "out.png", answer(rng.normal(size=(1, 2, 50))), shown=lines)
+    assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"

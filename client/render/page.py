@@ -1,0 +1,214 @@
+"""Scenes as HTML that needs nothing else: pixels as images in the page, bars and lines as SVG, tokens as text.
+
+Needs pillow (the `audit` extra). Everything that comes from a model or a data set is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from onnx_attribution.client.render import colours
+from onnx_attribution.client.render.colours import GREY, NEGATIVE, POSITIVE, Pixels
+from onnx_attribution.client.render.maps import Map, emptiness, extremes, strongest
+from onnx_attribution.client.render.scene import (
+    STRONGEST,
+    BarsPanel,
+    HeatPanel,
+    ImagePanel,
+    LinePanel,
+    Panel,
+    RankPanel,
+    Scene,
+    TokensPanel,
+    number,
+    short,
+)
+
+SMALL = 64  # pixels: up to here a picture is stored without loss and drawn in blocks
+BARS = 160
+QUALITY = 82
+
+
+def scene(found: Scene, *, without_input: bool = False, only_over: bool = False) -> str:
+    """A figure with its caption. `without_input` leaves the input out, which is drawn once beside several maps;
+    `only_over` draws a map only over the image, where there is one."""
+    panels = list(found.panels)
+    if without_input and len(panels) > 1:
+        panels = [one for one in panels if not isinstance(one, ImagePanel)]
+    if only_over and any(isinstance(one, HeatPanel) and one.image is not None for one in panels):
+        panels = [one for one in panels if isinstance(one, HeatPanel) and one.image is not None]
+    drawn = "".join(panel(one) for one in panels)
+    told = [*found.caption, *(["; ".join(found.notes)] if found.notes else [])]
+    lines = "".join(f"<p>{escape(line)}</p>" for line in told)
+    scale = "" if found.limit is None else scale_of(found.limit, clipped=found.clipped)
+    return f'<div class="panels">{drawn}</div>{scale}<div class="caption">{lines}</div>'
+
+
+def panel(one: Panel) -> str:
+    """One panel."""
+    match one:
+        case ImagePanel():
+            return picture(pixels_of(one.pixels), one.title)
+        case HeatPanel(image=None):
+            said = emptiness(one.values)
+            if said:
+                return f'<div class="empty">{escape(said)}</div>'
+            return picture(colours.coloured(one.values, one.limit), one.title)
+        case HeatPanel():
+            assert one.image is not None
+            return picture(colours.overlaid(one.image, one.values, one.limit, one.units), one.title)
+        case BarsPanel():
+            return bars(one.drawn.values, f"{one.drawn.words}, by {one.unit}")
+        case RankPanel():
+            return ranked(one.labels, one.values, one.title)
+        case TokensPanel():
+            return tokens(one)
+        case LinePanel():
+            return line(one)
+
+
+def pixels_of(image: Map) -> Pixels:
+    """`[H, W, 3]` of a picture in 0..1."""
+    whole = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return np.repeat(whole[..., None], 3, axis=2) if whole.ndim == 2 else whole
+
+
+def picture(pixels: Pixels, title: str) -> str:
+    """An image in the page, in blocks where it is small."""
+    small = max(pixels.shape[:2]) <= SMALL
+    height, width = pixels.shape[:2]
+    kind = "pixels" if small else "photograph"
+    return (
+        f'<img class="{kind}" src="{data_uri(pixels)}" alt="{escape(title)}" title="{escape(title)}" '
+        f'width="{width}" height="{height}">'
+    )
+
+
+def data_uri(pixels: Pixels) -> str:
+    """A PNG, or of a photograph a JPEG, as text."""
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        from onnx_attribution.errors import InvalidArgument
+
+        raise InvalidArgument("pages need pillow: pip install 'onnx-attribution[audit]'") from None
+    buffer, image = io.BytesIO(), Image.fromarray(np.ascontiguousarray(pixels))
+    if max(pixels.shape[:2]) <= SMALL:
+        image.save(buffer, "PNG", optimize=True)
+        kind = "png"
+    else:
+        image.save(buffer, "JPEG", quality=QUALITY)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def scale_of(limit: float, *, clipped: bool = False) -> str:
+    """The colours, and the numbers at their ends."""
+    sign = "≤ ", "≥ "
+    low, high = (
+        f"{mark * clipped}{number(value)}" for mark, value in zip(sign, (-limit, limit), strict=True)
+    )
+    return f'<div class="scale"><span>{low}</span><i></i><span>{high}</span></div>'
+
+
+def css_of_scale() -> str:
+    """The colours from left to right, as CSS has them."""
+    return ", ".join(f"#{one}" for one in colours.ANCHORS)
+
+
+def tokens(panel: TokensPanel) -> str:
+    """Text, each token on the colour of its attribution; the strongest are listed where the text is long."""
+    values = panel.drawn.values
+    if said := emptiness(values):
+        return f'<div class="empty">{escape(said)}</div>'
+    pieces = []
+    for label, value, ground in zip(
+        panel.tokens.labels, values, colours.coloured(values, panel.limit), strict=True
+    ):
+        dark = float(ground @ np.array([0.299, 0.587, 0.114])) < 130
+        style = f"background:#{bytes(ground.tolist()).hex()}" + ";color:#fff" * dark
+        pieces.append(f'<span style="{style}" title="{number(value)}">{escape(label)}</span>')
+    text = f'<div class="tokens">{" ".join(pieces)}</div>'
+    if len(panel.tokens.labels) > 3 * STRONGEST:
+        chosen = strongest(values, STRONGEST)
+        words = [f"{short(panel.tokens.labels[at], 14)} at {at}" for at in chosen]
+        text += ranked(words, values[chosen], f"the {len(chosen)} strongest positions")
+    return text
+
+
+def ranked(labels: Sequence[str], values: Map, title: str) -> str:
+    """Labelled bars from the middle, red to the right."""
+    if not len(labels):
+        return '<div class="empty">all attributions are 0</div>'
+    largest = float(np.abs(np.nan_to_num(values)).max()) or 1.0
+    rows = []
+    for label, value in zip(labels, values, strict=True):
+        share = 50 * abs(float(value)) / largest
+        side, colour = ("left", POSITIVE) if value >= 0 else ("right", NEGATIVE)
+        bar = f'<b style="{side}:50%;width:{share:.1f}%;background:{colour}"></b>'
+        rows.append(
+            f'<tr><th scope="row">{escape(label)}</th><td class="bar">{bar}</td><td>{number(float(value))}</td></tr>'
+        )
+    return f'<table class="ranked"><caption>{escape(title)}</caption>{"".join(rows)}</table>'
+
+
+def bars(values: Map, title: str) -> str:
+    """A bar for each number, or for each block of many."""
+    if said := emptiness(values):
+        return f'<div class="empty">{escape(said)}</div>'
+    high, low, size = extremes(values, BARS)
+    top, bottom = float(high.max(initial=0)), float(low.min(initial=0))
+    span = (top - bottom) or 1.0
+    width, height = 320.0, 120.0
+    step = width / len(high)
+    drawn = []
+    for k, (above, below) in enumerate(zip(high, low, strict=True)):
+        for value, colour in ((above, POSITIVE), (below, NEGATIVE)):
+            if value:
+                y = (top - max(value, 0)) / span * height
+                drawn.append(
+                    f'<rect x="{k * step:.2f}" y="{y:.2f}" width="{max(step * 0.85, 0.5):.2f}" '
+                    f'height="{abs(value) / span * height:.2f}" fill="{colour}"/>'
+                )
+    zero = top / span * height
+    axis = f'<line x1="0" x2="{width:g}" y1="{zero:.2f}" y2="{zero:.2f}" stroke="{GREY}" stroke-width="0.6"/>'
+    words = title + (f"; each bar is the extreme of {size}" if size > 1 else "")
+    return (
+        f'<svg class="bars" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(words)}">'
+        f"<title>{escape(words)}</title>{''.join(drawn)}{axis}</svg>"
+    )
+
+
+def line(panel: LinePanel) -> str:
+    """Each curve in grey, its points coloured by what they contribute."""
+    if said := emptiness(panel.values):
+        return f'<div class="empty">{escape(said)}</div>'
+    width, height = 480.0, 90.0
+    low, high = float(np.nanmin(panel.curves)), float(np.nanmax(panel.curves))
+    span = (high - low) or 1.0
+    drawn = []
+    for k, (curve, values) in enumerate(zip(panel.curves, panel.values, strict=True)):
+        xs = np.linspace(2, width - 2, len(curve))
+        ys = (high - curve) / span * (height - 8) + 4 + k * height
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
+        drawn.append(f'<polyline points="{points}" fill="none" stroke="#c4c4c4" stroke-width="1"/>')
+        hues, strength = colours.coloured(values, panel.limit), colours.opacity(values, panel.limit)
+        middles = np.concatenate([xs[:1], (xs[1:] + xs[:-1]) / 2, xs[-1:]])
+        heights = np.interp(middles, xs, ys)
+        for at, (x, y) in enumerate(zip(xs, ys, strict=True)):
+            if strength[at] > 0.15:
+                drawn.append(
+                    f'<polyline points="{middles[at]:.1f},{heights[at]:.1f} {x:.1f},{y:.1f} '
+                    f'{middles[at + 1]:.1f},{heights[at + 1]:.1f}" fill="none" '
+                    f'stroke="#{bytes(hues[at].tolist()).hex()}" stroke-width="{1 + 4 * strength[at]:.1f}"/>'
+                )
+    total = height * len(panel.curves)
+    return (
+        f'<svg class="line" viewBox="0 0 {width:g} {total:g}" role="img" aria-label="{escape(panel.title)}">'
+        f"<title>{escape(panel.title)}</title>{''.join(drawn)}</svg>"
+    )

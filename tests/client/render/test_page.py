@@ -1,0 +1,175 @@
+"""The same scenes on a page: their numbers as pixels, bars, lines and tokens, and nothing of the data as markup."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from onnx_attribution.client.render import charts, colours, page
+from onnx_attribution.client.render.charts import Curve, Stage
+from onnx_attribution.client.render.inputs import kind_of, shown_of
+from onnx_attribution.client.render.scene import (
+    HeatPanel,
+    LinePanel,
+    RankPanel,
+    Shown,
+    TokensPanel,
+    scene_of,
+)
+from onnx_attribution.values import (
+    Attribution,
+    LayerAttribution,
+    ModelInfo,
+    Preprocessing,
+    ResolvedTarget,
+    TensorInfo,
+)
+
+images = pytest.importorskip("PIL.Image")
+Floats = NDArray[np.float64]
+
+
+def answer(values: Floats, layer: str = "x") -> Attribution:
+    """Returns an attribution of one sample."""
+    one, none = np.zeros(1), np.full(1, np.nan)
+    found = LayerAttribution(
+        layer, values[None], values.sum(keepdims=True).ravel()[:1], one, none, True, none
+    )
+    target = ResolvedTarget("y", ("0",), one + 1, one)
+    return Attribution("gradient", "dynamic", (target,), {layer: found}, 1, 0, 0.1, "", "cpu")
+
+
+def drawn(values: Floats, shown: Shown) -> Any:
+    """Returns the scene of one sample."""
+    made = answer(values)
+    return scene_of(made, made.layers["x"], 0, shown)
+
+
+def pixels(html: str) -> list[NDArray[np.uint8]]:
+    """Returns the pictures of a page."""
+    found = re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', html)
+    return [np.asarray(images.open(io.BytesIO(base64.b64decode(one))).convert("RGB")) for one in found]
+
+
+def test_a_small_map_has_one_pixel_for_each_number_in_the_colours_of_files() -> None:
+    from matplotlib import colormaps
+
+    values = np.array([[-2.0, 0.0], [1.0, 2.0]])
+    made = drawn(values[None], Shown())
+    (seen,) = pixels(page.scene(made))
+    reference = colormaps["RdBu_r"]((values + 2) / 4)[..., :3] * 255
+    np.testing.assert_allclose(seen, reference, atol=2)
+    assert 'class="pixels"' in page.scene(made)
+
+
+def test_a_map_over_a_picture_covers_the_blocks_of_its_units(rng: np.random.Generator) -> None:
+    heat = np.array([[3.0, 0.0], [0.0, -3.0]])
+    over = colours.overlaid(np.full((8, 8), 0.5), heat, 3.0, (2, 2)).astype(int)
+    assert (over[:4, :4, 0] - over[:4, :4, 2] > 15).all()  # red
+    assert (over[4:, 4:, 2] - over[4:, 4:, 0] > 15).all()  # blue
+    grey = np.rint(255 * (0.35 + 0.65 * 0.5))
+    assert (over[:4, 4:] == grey).all()
+
+
+def test_the_features_of_a_row_are_sorted_and_have_their_values() -> None:
+    shown = Shown(rows={"x": np.array([[5.0, 6.0, 7.0]])}, features={"x": ["age", "<b>", "sex"]})
+    made = drawn(np.array([0.5, -2.0, 1.0]), shown)
+    (panel,) = made.panels
+    assert isinstance(panel, RankPanel)
+    assert panel.labels == ("<b> = 6", "sex = 7", "age = 5")
+    assert panel.values.tolist() == [-2.0, 1.0, 0.5]
+    html = page.scene(made)
+    assert "<b> =" not in html
+    assert "&lt;b&gt; = 6" in html
+
+
+def test_a_series_is_a_line_coloured_by_its_attribution() -> None:
+    values = np.zeros(100)
+    values[40] = 1.0
+    made = drawn(values, Shown(series={"x": np.sin(np.arange(100.0))[None, None]}))
+    (panel,) = made.panels
+    assert isinstance(panel, LinePanel)
+    html = page.scene(made)
+    assert html.count("<polyline") == 2  # the curve, and the one point that counts
+    assert f'stroke="#{colours.ANCHORS[-1]}"' in html
+
+
+def test_tokens_are_text_on_the_colour_of_their_attribution() -> None:
+    shown = Shown(tokens={"x": np.array([["a", "<script>", "c"]])})
+    made = drawn(np.array([[0.0, 4.0, -4.0]]).T, shown)
+    (panel,) = made.panels
+    assert isinstance(panel, TokensPanel)
+    html = page.scene(made)
+    assert "<script>" not in html
+    assert re.search(rf'background:#{colours.ANCHORS[-1]};color:#fff" title="4">&lt;script&gt;', html)
+    assert re.search(rf"background:#{colours.ANCHORS[0]};color:#fff", html)
+
+
+def test_a_clipped_range_is_said_in_the_caption(rng: np.random.Generator) -> None:
+    values = rng.normal(size=(3, 32, 32))
+    values[:, 0, 0] = 1e6
+    made = drawn(values, Shown(images=rng.random((1, 3, 32, 32))))
+    html = page.scene(made, without_input=True, only_over=True)
+    assert "colours end at percentile 99" in html
+    assert "≥ " in html
+    assert len(pixels(html)) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [((1, 4), "rows"), ((1, 1, 64), "rows"), ((1, 500), "series"), ((1, 2, 40), "series"),
+     ((1, 40, 2), "series"), ((1, 30, 40), "map"), ((1, 3, 8, 8), "map")],
+)  # fmt: skip
+def test_what_an_input_is_taken_for(shape: tuple[int, ...], kind: str) -> None:
+    assert kind_of(np.zeros(shape, np.float32)) == kind
+
+
+def test_pictures_are_shown_as_they_were_before_the_scaling_of_the_model(rng: np.random.Generator) -> None:
+    original = rng.random((2, 5, 5, 3))
+    mean, std = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4])
+    given = np.moveaxis((original[..., ::-1] - mean) / std, -1, 1).astype(np.float32)  # blue first
+    info = ModelInfo(
+        "m", 1, "READY", batch="dynamic", inputs=(TensorInfo("x", "float32", ("N", 3, 5, 5), 0),),
+        preprocessing={"x": Preprocessing("image", None, 1 / 255, tuple(mean), tuple(std), "chw", "bgr")},
+    )  # fmt: skip
+    shown = shown_of(info, {"x": given})
+    seen = shown.image(1)
+    assert seen is not None
+    np.testing.assert_allclose(seen, original[1], atol=1e-6)
+
+
+def test_a_map_of_nothing_says_so() -> None:
+    assert "all attributions are 0" in page.scene(drawn(np.zeros((2, 3, 3)), Shown()))
+    assert "no finite numbers" in page.scene(drawn(np.full((2, 3, 3), np.nan), Shown()))
+
+
+def test_curves_keep_their_order_of_colours_and_say_their_axes() -> None:
+    x = np.linspace(0, 1, 5)
+    html = charts.curves({"a": Curve(x, x), "b<": Curve(x, 1 - x, x * 0, x * 0 + 1)}, "share", "score")
+    assert html.count("<polyline") == 2
+    assert html.count("<polygon") == 1
+    assert "b&lt;" in html
+    assert html.index(colours.LINES[0]) < html.index(colours.LINES[1])
+
+
+def test_branches_stand_beside_each_other_and_a_bypassed_layer_is_dashed() -> None:
+    stages = [Stage("in", "", "", 1.0, True), Stage("left", "Conv", "3", 0.25, False),
+              Stage("right", "Conv", "3", 0.75, False), Stage("out", "Add", "3", 1.0, True)]  # fmt: skip
+    html = charts.flow(stages, [("in", "left"), ("in", "right"), ("left", "out"), ("right", "out")])
+    assert html.count("stroke-dasharray") == 2
+    assert html.count("<line") == 4
+    boxes = re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="[\d.]+" height="38"', html)
+    assert boxes[1][1] == boxes[2][1]
+    assert boxes[1][0] != boxes[2][0]
+
+
+def test_a_heat_panel_names_the_size_of_the_layer(rng: np.random.Generator) -> None:
+    made = drawn(rng.normal(size=(4, 6, 6)), Shown(images=rng.random((1, 1, 12, 12))))
+    heats = [one for one in made.panels if isinstance(one, HeatPanel)]
+    assert [one.units for one in heats] == [(6, 6), (6, 6)]
