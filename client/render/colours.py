@@ -31,6 +31,8 @@ LINES = (
 )
 """Of methods in one chart: apart in lightness as well as in hue."""
 OPACITY, DARKEST = 0.9, 0.35
+FAINT = 0.15
+"""Of a curve, what is less opaque stays grey."""
 
 
 def rgb(colour: str) -> tuple[int, int, int]:

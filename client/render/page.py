@@ -201,7 +201,7 @@ def line(panel: LinePanel) -> str:
         middles = np.concatenate([xs[:1], (xs[1:] + xs[:-1]) / 2, xs[-1:]])
         heights = np.interp(middles, xs, ys)
         for at, (x, y) in enumerate(zip(xs, ys, strict=True)):
-            if strength[at] > 0.15:
+            if strength[at] > colours.FAINT:
                 drawn.append(
                     f'<polyline points="{middles[at]:.1f},{heights[at]:.1f} {x:.1f},{y:.1f} '
                     f'{middles[at + 1]:.1f},{heights[at + 1]:.1f}" fill="none" '

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_attribution.client.render import colours
-from onnx_attribution.client.render.colours import GREY, MISSING, NEGATIVE, POSITIVE
+from onnx_attribution.client.render.colours import FAINT, GREY, MISSING, NEGATIVE, POSITIVE
 from onnx_attribution.client.render.maps import Drawn, Map, emptiness, extremes, strongest
 from onnx_attribution.client.render.scene import (
     LABELLED,
@@ -215,7 +215,7 @@ def _line(axes: Axes, panel: LinePanel) -> Any:
     span = float(np.ptp(panel.curves)) or 1.0
     for k, (curve, values) in enumerate(zip(panel.curves, panel.values, strict=True)):
         lifted = curve - 1.15 * span * k
-        times = np.arange(len(curve), dtype=np.float64)
+        times, strength = np.arange(len(curve), dtype=np.float64), colours.opacity(values, panel.limit)
         axes.plot(times, lifted, color="#c4c4c4", linewidth=0.8)
         # Each point is the middle of its piece.
         middles = np.concatenate([times[:1], (times[1:] + times[:-1]) / 2, times[-1:]])
@@ -224,7 +224,7 @@ def _line(axes: Axes, panel: LinePanel) -> Any:
         drawn = LineCollection(
             list(pieces.reshape(-1, 3, 2)),
             cmap=_colours(),
-            linewidths=0.6 + 3 * colours.opacity(values, panel.limit),
+            linewidths=np.where(strength > FAINT, 0.6 + 3 * strength, 0),
         )
         drawn.set_array(np.where(np.isfinite(values), values, np.nan))
         drawn.set_clim(-panel.limit, panel.limit)

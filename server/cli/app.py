@@ -7,6 +7,7 @@ from collections.abc import Callable
 import typer
 
 from onnx_attribution.server.cli.ablation import ablation
+from onnx_attribution.server.cli.audit import audit
 from onnx_attribution.server.cli.build import build
 from onnx_attribution.server.cli.check import check
 from onnx_attribution.server.cli.explain import explain
@@ -18,7 +19,7 @@ from onnx_attribution.server.cli.methods import methods
 from onnx_attribution.server.cli.models import models
 from onnx_attribution.server.cli.ops import ops
 from onnx_attribution.server.cli.serve import Commands, serve
-from onnx_attribution.server.cli.status import EPILOG, guarded
+from onnx_attribution.server.cli.status import EPILOG, EPILOG_OF_AUDIT, guarded
 from onnx_attribution.server.cli.token import token
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list o
     explain: "Attributes a target to inputs or layers.",
     intervene: "Sets, scales or patches activations.",
     ablation: "Removes neurons in the order of each method.",
+    audit: "Tests which explanations mean something.",
     methods: "Lists the methods and their parameters.",
     expose: "Writes a model with hidden tensors as outputs.",
     gradient: "Writes a model with its gradient appended.",
@@ -48,4 +50,4 @@ SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list o
     ops: "Lists the operators and what becomes of them.",
 }
 for command, short in SHORT.items():
-    app.command(epilog=EPILOG, short_help=short)(guarded(command))
+    app.command(epilog=EPILOG_OF_AUDIT if command is audit else EPILOG, short_help=short)(guarded(command))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 from onnx_attribution.client.client import Client
 from onnx_attribution.errors import InvalidArgument, ModelError, Reason
@@ -18,11 +18,13 @@ from onnx_attribution.server.cli.output import shape_text
 from onnx_attribution.server.cli.samples import Parts, examples
 from onnx_attribution.values import (
     Array,
+    Attribution,
     AttributionRequest,
     Event,
     LayerInfo,
     ModelInfo,
     Preprocessing,
+    ServerInfo,
     TensorInfo,
 )
 
@@ -62,6 +64,14 @@ class Asker(Protocol):
     def asked(self) -> tuple[Engine | Client, str]:
         """The engine or client itself, and what the model is called there."""
         ...
+
+    def attribute(self, request: AttributionRequest) -> Attribution: ...
+
+    def predict(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]: ...
+
+    def links(self, layers: Sequence[str]) -> list[tuple[str, str]]: ...
+
+    def server(self) -> ServerInfo | None: ...
 
 
 Read = Callable[[Sequence[TensorInfo], Mapping[str, Preprocessing]], Parts]
@@ -167,6 +177,18 @@ class _Embedded:
     def asked(self) -> tuple[Engine | Client, str]:
         return self._engine, self._model
 
+    def attribute(self, request: AttributionRequest) -> Attribution:
+        return self._engine.attribute(request.changed(model=self._model))
+
+    def predict(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        return self._engine.predict(self._model, inputs, outputs)
+
+    def links(self, layers: Sequence[str]) -> list[tuple[str, str]]:
+        return self._engine.links(self._model, layers)
+
+    def server(self) -> ServerInfo | None:
+        return None
+
 
 class _Remote:
     def __init__(self, client: Client, model: str) -> None:
@@ -186,21 +208,29 @@ class _Remote:
         return {}  # it stays on the server
 
     def stream(self, request: AttributionRequest) -> Iterator[Event]:
-        return self._client.stream(
-            self._model,
-            request.inputs,
-            method=request.method,
-            layers=request.layers,
-            source=request.source,
-            target=request.target,
-            targets=request.targets,
-            baselines=request.baselines,
-            sums_only=request.sums_only,
-        )
+        return self._client.stream(self._model, request.inputs, **_options(request))
 
     @property
     def asked(self) -> tuple[Engine | Client, str]:
         return self._client, self._model
+
+    def attribute(self, request: AttributionRequest) -> Attribution:
+        return self._client.attribute(self._model, request.inputs, **_options(request))
+
+    def predict(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        return self._client.predict(self._model, inputs, outputs)
+
+    def links(self, layers: Sequence[str]) -> list[tuple[str, str]]:
+        return []  # the graph stays on the server
+
+    def server(self) -> ServerInfo | None:
+        return self._client.server()
+
+
+def _options(request: AttributionRequest) -> dict[str, Any]:
+    """What a client is told of a request beside its model and inputs."""
+    names = ("method", "layers", "source", "target", "targets", "baselines", "sums_only")
+    return {name: getattr(request, name) for name in names}
 
 
 def _try_given(engine: Engine, place: Place, read: Read | None, failure: ModelError) -> None:

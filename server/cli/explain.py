@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 
-from onnx_attribution.client.render.inputs import Layout
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import DEFAULT, MethodInfo, info_of, make, registered
 from onnx_attribution.register import unknown
@@ -20,7 +18,6 @@ from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Asker, Place, asking
 from onnx_attribution.server.cli.inputs import (
     axes_of,
-    parse_numbers,
     parse_rows,
     read_baselines,
     read_inputs,
@@ -30,8 +27,17 @@ from onnx_attribution.server.cli.inputs import (
 )
 from onnx_attribution.server.cli.login import Login
 from onnx_attribution.server.cli.method import Given, parsed, with_parameters
+from onnx_attribution.server.cli.picture import (
+    Background,
+    Colour,
+    Mean,
+    Order,
+    Resize,
+    Scale,
+    Std,
+    picture_of,
+)
 from onnx_attribution.server.cli.pictures import FLOATS, Picture
-from onnx_attribution.server.cli.pixels import colour_of
 from onnx_attribution.server.cli.samples import Parts, count_of, taken
 from onnx_attribution.server.cli.target import parse_target
 from onnx_attribution.server.cli.written import check_places, draw_answer, write_npz
@@ -40,7 +46,6 @@ from onnx_attribution.values import (
     Attribution,
     AttributionRequest,
     Baseline,
-    Colours,
     Completed,
     ModelInfo,
     Preprocessing,
@@ -135,39 +140,13 @@ def explain(
             "every reference and every target.",
         ),
     ] = None,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBER",
-            help="Pixels, from 0 (black) to 255 (white) at any depth, are multiplied by it; default 1/255 for float "
-            "inputs, 1 for others.",
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBERS",
-            help="Subtracted after scaling; one number, or one a channel: 0.5,0.5,0.5; default 0.",
-        ),
-    ] = None,
-    std: Annotated[
-        str | None, typer.Option(metavar="NUMBERS", help="Divided by after that; default 1.")
-    ] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option(metavar="LAYOUT", help="nchw or nhwc; default: guessed from the input's shape."),
-    ] = None,
-    colours: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ORDER", help="rgb, bgr or gray: what the input takes of a picture; default rgb."
-        ),
-    ] = None,
-    resize: Annotated[bool, typer.Option("--resize", help="Bring pictures to the model's size.")] = False,
-    background: Annotated[
-        str | None,
-        typer.Option(metavar="COLOUR", help="What shows through transparent pixels: a name or #rrggbb."),
-    ] = None,
+    scale: Scale = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Order = None,
+    colours: Colour = None,
+    resize: Resize = False,
+    background: Background = None,
     out: Annotated[
         Path | None, typer.Option("--output", metavar="OUT.npz", help="One array a layer, by its name.")
     ] = None,
@@ -192,7 +171,7 @@ def explain(
         model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []),
         Login(ca, certificate, key, token),
     )  # fmt: skip
-    picture = _picture(scale, mean, std, layout, colours, resize, background)
+    picture = picture_of(scale, mean, std, layout, colours, resize, background)
     wanted_rows = parse_rows(rows) if rows is not None else None
     question = _Question(
         method.replace("-", "_").lower(), tuple(layer or ()), tuple(source or ()), tuple(target or ()),
@@ -314,45 +293,6 @@ def _method(asker: Asker, name: str) -> MethodInfo:
     if name in registered():  # whoever evaluates it says what is wrong with it
         return info_of(registered()[name])
     raise unknown(name, known)
-
-
-def _picture(
-    scale: str | None,
-    mean: str | None,
-    std: str | None,
-    layout: str | None,
-    colours: str | None,
-    resize: bool,
-    background: str | None,
-) -> Picture:
-    if layout is not None and layout not in get_args(Layout):
-        raise InvalidArgument(f"no layout {layout!r}; there are: {', '.join(get_args(Layout))}")
-    factors = parse_numbers(scale, "--scale") if scale is not None else (None,)
-    if len(factors) != 1:
-        raise InvalidArgument("--scale is one number; what differs by channel goes into --std")
-    averages = None if mean is None else parse_numbers(mean, "--mean")
-    deviations = None if std is None else parse_numbers(std, "--std")
-    given = {
-        "--scale": [f for f in factors if f is not None],
-        "--mean": averages or (),
-        "--std": deviations or (),
-    }
-    for option, values in given.items():
-        if not all(map(math.isfinite, values)) or (option != "--mean" and 0 in values):
-            raise InvalidArgument(f"{option} holds {', '.join(f'{value:g}' for value in values)}")
-    if colours is not None and colours not in get_args(Colours):
-        raise InvalidArgument(f"no colours {colours!r}; there are: {', '.join(get_args(Colours))}")
-    if background is not None:
-        colour_of(background, "RGB")
-    return Picture(
-        factors[0],
-        averages,
-        deviations,
-        cast("Layout | None", layout),
-        resize,
-        background,
-        cast("Colours | None", colours),
-    )
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -359,6 +360,31 @@ def print_intervened(model: str, edits: Sequence[str], found: Intervened) -> Non
     out.print(table)
     for warning in found.warnings:
         out.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)
+
+
+# --- audit
+
+
+def print_audit(found: Mapping[str, Any], folder: Path) -> None:
+    """The table of `audit`: the verdict and the metrics of each method, and where the report is."""
+    out = console()
+    from onnx_attribution.client.audit.report.summary import title
+
+    for line in found.get("headline", ()):
+        out.print(escape(line), soft_wrap=True)
+    metrics = list(dict.fromkeys(name for one in found["methods"].values() for name in one["metrics"]))
+    table = _table("method", "verdict", *map(title, metrics), right=range(2, 2 + len(metrics)))
+    for name, one in found["methods"].items():
+        word = one["verdict"]["word"] if one["verdict"] else "no answer" if one["error"] else "-"
+        numbers = [told(one["metrics"].get(metric, {}).get("value")) for metric in metrics]
+        table.add_row(*map(escape, (name, word, *numbers)))
+    out.print(table)
+    out.print(escape(f"{folder / 'report.html'}: {found['data']['items']} samples"), soft_wrap=True)
+
+
+def told(value: float | None) -> str:
+    """A number of JSON; a dash for null."""
+    return "-" if value is None else number(value)
 
 
 def percent(share: float) -> str:

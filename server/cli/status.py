@@ -20,11 +20,12 @@ from onnx_attribution.errors import (
 )
 
 P = ParamSpec("P")
-UNUSABLE, REFUSED, FAILED = 2, 3, 1
+UNUSABLE, REFUSED, FAILED, UNMET = 2, 3, 1, 4
 EPILOG = (
     "Exit status: 0 done; 2 an argument or a file cannot be used; 3 refused, the model holds something that has no "
     "derivative; 1 anything else."
 )
+EPILOG_OF_AUDIT = EPILOG.replace("; 1 anything", "; 4 a requirement is not met; 1 anything")
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:

@@ -13,6 +13,7 @@ from onnx_attribution.errors import NotDifferentiable, NotFound, Reason
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.programs.randomise import Draw, Order, stages
 from onnx_attribution.graph_tools.read.load import ModelSource
+from onnx_attribution.graph_tools.select.links import links_between
 from onnx_attribution.interventions import Intervened, Intervention, InterventionRequest
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.engine.answer.refine import Stop, events
@@ -225,6 +226,11 @@ class Engine:
         """The layers between the default sources and the default target whose name, node or operator fits."""
         with self._models.use(model) as loaded:
             return loaded.layers(pattern)
+
+    def links(self, model: str, layers: Sequence[str]) -> list[tuple[str, str]]:
+        """The pairs of these layers of which the second follows the first by a way that crosses no other of them."""
+        with self._models.use(model) as loaded:
+            return links_between(loaded.nodes, [loaded.tensor(name) for name in layers])
 
     def predict(
         self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str] = ()

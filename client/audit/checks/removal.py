@@ -1,0 +1,274 @@
+"""Whether the target falls when what maps name is removed: positions of the input, neurons of a layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from onnx_attribution.client.ablation import RANDOM, Kind, ablation, by_axes, curve, random_ranks, ranks_of
+from onnx_attribution.client.audit.metrics.interval import interval
+from onnx_attribution.client.audit.metrics.metric import Floats, Metric, declared
+from onnx_attribution.client.audit.records import plain as number
+from onnx_attribution.client.audit.run import Audit, Step
+from onnx_attribution.client.audit.verdict import Finding, findings
+from onnx_attribution.client.render.scene import channels_lie_last
+from onnx_attribution.errors import AttributionError, InvalidArgument
+from onnx_attribution.values import Array, Target
+
+POINTS, DRAWS = 16, 3
+"""Steps of a curve, and random rankings of each sample."""
+LAYERS, SAMPLES = 2, 32
+"""Hidden layers whose neurons are removed, and samples of which."""
+DELETION = declared(
+    Metric(
+        "deletion_area",
+        "lower",
+        "faithfulness",
+        "the area under (F - F') / (F(x) - F') over the share of positions that are removed, the strongest first; "
+        "F' is the target with all of them removed",
+        "arXiv 1806.07421",
+        chance="floor",
+    )
+)
+INSERTION = declared(
+    Metric(
+        "insertion_area",
+        "higher",
+        "faithfulness",
+        "the same area over the share of positions that are there, the strongest first",
+        "arXiv 1806.07421",
+        chance="floor",
+    )
+)
+KINDS: tuple[tuple[Kind, Metric], ...] = (("deletion", DELETION), ("insertion", INSERTION))
+
+
+class Removal:
+    """DELETION and INSERTION of positions of the first source, and the ablation experiment on hidden layers."""
+
+    name = "ablation"
+
+    def planned(self, audit: Audit) -> int:
+        return len(audit.data) + LAYERS
+
+    def steps(self, audit: Audit) -> Iterator[Step]:
+        source = self._source(audit)
+        for k, item in enumerate(audit.data.items):
+            yield Step(
+                f"removed-{k:06d}", f"removal from {item.id}", partial(self._positions, audit, k, source)
+            )
+        for layer in self._layers(audit):
+            yield Step(
+                f"ablation-{_file(layer)}",
+                f"neurons of {layer} removed",
+                partial(self._neurons, audit, layer),
+            )
+
+    def _source(self, audit: Audit) -> str:
+        """The input of which positions are removed. Raises: InvalidArgument: the source is no input."""
+        inputs = {one.name for one in audit.info.inputs if one.dtype.startswith(("float", "double"))}
+        for name in audit.settings.source or audit.info.sources:
+            if name in inputs:
+                return name
+        raise InvalidArgument("no source is an input of floats, of which positions could be removed")
+
+    def _layers(self, audit: Audit) -> list[str]:
+        """The middle and the last of the hidden layers."""
+        layers = audit.settings.layers
+        return list(dict.fromkeys([layers[len(layers) // 2], layers[-1]]))[:LAYERS] if layers else []
+
+    def _positions(self, audit: Audit, k: int, source: str) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
+        inputs, target = audit.data.items[k].inputs, audit.target(k)
+        unit = _unit(inputs[source], audit, source)
+        axes = _positions_of(unit)
+        groups = by_axes(unit, axes)
+        given = audit.settings.baselines.get(source, 0.0)
+        to = float(given) if isinstance(given, int | float) else 0.0
+        told: dict[str, Any] = {}
+        orders = {
+            RANDOM: [
+                random_ranks(1, unit, groups, seed=audit.settings.seed + k * DRAWS + n) for n in range(DRAWS)
+            ]
+        }
+        for name in audit.answered(k):
+            maps = audit.maps(k, name)
+            scores = at_positions(next(iter(maps.values())), unit, axes, exact=source in maps)
+            if scores is not None and np.isfinite(scores).all():
+                orders[name] = [ranks_of(scores[None], groups)]
+        for name, each in orders.items():
+            told[name] = {}
+            for kind, _ in KINDS:
+                curves = [
+                    curve(
+                        audit.asked, audit.name, inputs, source, order, kind=kind, to=to, points=POINTS,
+                        target=target,
+                    )
+                    for order in each
+                ]  # fmt: skip
+                relative = np.mean([one.relative[0] for one in curves], axis=0)
+                told[name][kind] = {
+                    "shares": curves[0].shares.tolist(),
+                    "values": [number(one) for one in relative],
+                    "area": number(float(np.mean([one.relative_area[0] for one in curves]))),
+                }
+        return told, {}
+
+    def _neurons(self, audit: Audit, layer: str) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
+        numbers = list(range(min(len(audit.data), SAMPLES)))
+        inputs = audit.joined(numbers)
+        targets = [audit.target(k) for k in numbers]
+        indices = [one.index for one in targets if isinstance(one.index, int)]
+        if inputs is None or len(indices) < len(targets):
+            return {"reason": "samples of this model cannot share a run, or have no class"}, {}
+        methods = [*(method for name, method in audit.settings.methods.items() if name in audit.flow_methods)]
+        named: list[Any] = [*methods, "layer_activation", "gradient_x_activation", RANDOM]
+        names = [one if isinstance(one, str) else one.name for one in named]
+        unique = [one for at, one in enumerate(named) if names.index(names[at]) == at]
+        try:
+            found = ablation(
+                audit.asked, audit.name, inputs, layer, methods=unique, points=POINTS, draws=DRAWS,
+                target=Target(targets[0].tensor, indices),
+                baselines=audit.settings.baselines, seed=audit.settings.seed,
+            )  # fmt: skip
+        except AttributionError as error:
+            return {"reason": error.message}, {}
+        told = {
+            name: {
+                "shares": one.shares.tolist(),
+                "values": [[number(v) for v in row] for row in one.relative],
+                "areas": [number(v) for v in one.relative_area],
+            }
+            for name, one in found.curves.items()
+        }
+        return {"layer": layer, "groups": found.groups, "methods": told, "failed": dict(found.failed)}, {}
+
+    def findings(self, audit: Audit) -> list[Finding]:
+        items = self._items(audit)
+        found: list[Finding] = []
+        if not items:
+            return found
+        for kind, metric in KINDS:
+            names = [name for name in audit.everywhere if all(name in one for one in items)]
+            values = {name: _column([one[name][kind]["area"] for one in items]) for name in names}
+            values = {name: each for name, each in values.items() if np.isfinite(each).any()}
+            chance = _column([one[RANDOM][kind]["area"] for one in items])
+            if values:
+                found += findings(metric, values, dict.fromkeys(values, chance), seed=audit.settings.seed)
+        return found
+
+    def found(self, audit: Audit) -> dict[str, Any] | None:
+        items = self._items(audit)
+        if not items:
+            return None
+        curves = []
+        for kind, metric in KINDS:
+            names = [name for name in (*audit.settings.methods, RANDOM) if all(name in one for one in items)]
+            words = (
+                "removed, the strongest first" if kind == "deletion" else "given back, the strongest first"
+            )
+            curves.append(
+                {
+                    "title": f"{kind} of positions of {self._source(audit)}",
+                    "words": f"The target as positions are {words}. "
+                    + ("Low is good." if kind == "deletion" else "High is good."),
+                    "x": f"share of positions {'removed' if kind == 'deletion' else 'given back'}",
+                    "y": "share of the target's change",
+                    "direction": metric.direction,
+                    "fractions": items[0][names[0]][kind]["shares"] if names else [],
+                    "methods": {
+                        name: _band(
+                            [one[name][kind]["values"] for one in items],
+                            [one[name][kind]["area"] for one in items],
+                            audit.settings.seed,
+                        )
+                        for name in names
+                    },
+                }
+            )
+        for layer in self._layers(audit):
+            step = f"ablation-{_file(layer)}"
+            told = audit.state.numbers(step) if audit.state.has(step) else {}
+            if "methods" not in told:
+                continue
+            first = next(iter(told["methods"].values()))
+            curves.append(
+                {
+                    "title": f"ablation of {layer}",
+                    "words": f"The target as channels of {layer} are removed ({told['groups']} in all), those first of "
+                    "which a method says that they contribute most. Low is good.",
+                    "x": "share of channels removed",
+                    "y": "share of the target's change",
+                    "direction": "lower",
+                    "fractions": first["shares"],
+                    "methods": {
+                        name: _band(one["values"], one["areas"], audit.settings.seed)
+                        for name, one in told["methods"].items()
+                    },
+                }
+            )
+        return {"curves": curves}
+
+    def _items(self, audit: Audit) -> list[dict[str, Any]]:
+        steps = [f"removed-{k:06d}" for k in range(len(audit.data))]
+        return [audit.state.numbers(one) for one in steps] if all(map(audit.state.has, steps)) else []
+
+
+def _unit(array: Array, audit: Audit, source: str) -> tuple[int, ...]:
+    info = next(one for one in audit.info.inputs if one.name == source)
+    axis = info.sample_axis(array.shape, audit.info.batch)
+    return tuple(size for k, size in enumerate(array.shape) if k != axis) if axis is not None else array.shape
+
+
+def _positions_of(unit: Sequence[int]) -> tuple[int, ...]:
+    """The axes of positions of a sample: all but that of the channels, which three and more axes have."""
+    axes = tuple(range(len(unit)))
+    if len(unit) < 3:
+        return axes
+    last = unit[-1] in (1, 3, 4) and unit[-3] not in (1, 3, 4)
+    return axes[:-1] if last else axes[1:] if len(unit) == 3 else axes[-2:]
+
+
+def at_positions(values: Array, unit: Sequence[int], axes: Sequence[int], *, exact: bool) -> Floats | None:
+    """A map in the shape of a sample: its own, or that of a hidden layer in blocks over the positions; None for what
+    has no positions."""
+    found = np.asarray(values, np.float64)
+    if exact and found.shape == tuple(unit):
+        return found
+    positions = [unit[axis] for axis in axes]
+    if found.ndim < len(positions) or len(positions) < 2:
+        return None
+    last = channels_lie_last(found.shape, positions)
+    plane = found.sum(axis=-1) if last else found.reshape(-1, *found.shape[-len(positions) :]).sum(axis=0)
+    if plane.ndim != len(positions):
+        return None
+    places = [np.arange(n) * size // n for n, size in zip(positions, plane.shape, strict=True)]
+    spread = plane[np.ix_(*places)]
+    for axis in range(len(unit)):
+        if axis not in axes:
+            spread = np.expand_dims(spread, axis)
+    return np.array(np.broadcast_to(spread, tuple(unit)))
+
+
+def _band(rows: Sequence[Sequence[float | None]], areas: Sequence[float | None], seed: int) -> dict[str, Any]:
+    """The mean curve and the interval of each point, and the mean area."""
+    table = np.array([[math.nan if v is None else v for v in row] for row in rows], np.float64)
+    each = [interval(column, seed=seed, draws=200) for column in table.T]
+    return {
+        "median": [number(one.value) for one in each],
+        "low": [number(one.low) for one in each],
+        "high": [number(one.high) for one in each],
+        "area": number(interval(_column(areas), seed=seed).value),
+    }
+
+
+def _column(values: Sequence[float | None]) -> Floats:
+    return np.array([math.nan if value is None else value for value in values], np.float64)
+
+
+def _file(layer: str) -> str:
+    """A name of a step for a layer of any name."""
+    return "".join(c if c.isalnum() else f"_{ord(c):x}_" for c in layer)[:120]

@@ -1,0 +1,121 @@
+"""What changed between two versions of a model: how the maps of the same samples and targets moved, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from onnx_attribution.client.audit.metrics.interval import interval
+from onnx_attribution.client.audit.metrics.metric import Floats
+from onnx_attribution.client.audit.metrics.similarity import spearman, spearman_absolute
+from onnx_attribution.client.audit.records import plain
+from onnx_attribution.client.audit.run import Audit, Model, Step
+from onnx_attribution.client.audit.verdict import Finding
+from onnx_attribution.client.audit.verdict import plain as plain_tree
+from onnx_attribution.client.render.maps import Map
+from onnx_attribution.errors import AttributionError
+from onnx_attribution.values import Array
+
+NUMBERS = ("spearman", "spearman_absolute", "moved")
+
+
+def moved_mass(one: Map, other: Map) -> float:
+    """Half the sum of the differences of two maps, each divided by the sum of its magnitudes: 0 where they are equal
+    but for a factor, 1 where they share nothing."""
+    sizes = float(np.abs(one).sum()), float(np.abs(other).sum())
+    if not all(sizes):
+        return float(any(sizes))
+    return float(np.abs(one / sizes[0] - other / sizes[1]).sum() / 2)
+
+
+class Comparison:
+    """The check of `--compare`: both models explain the target of the model that is audited."""
+
+    name = "compare"
+
+    def __init__(self, other: Model, words: str) -> None:
+        self._other, self._words = other, words
+
+    def steps(self, audit: Audit) -> Iterator[Step]:
+        for k, item in enumerate(audit.data.items):
+            yield Step(f"compare-{k:06d}", f"compared {item.id}", partial(self._compare, audit, k))
+
+    def _compare(self, audit: Audit, k: int) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
+        item, told = audit.data.items[k], audit.item(k)
+        known = {one.name for one in self._other.layers("")}
+        hidden = [name for name in audit.settings.layers if name in known]
+        lines: dict[str, Any] = {}
+        value, target = None, audit.target(k)
+        for name in audit.settings.methods:
+            sources = audit.settings.source or audit.info.sources
+            layers = (*sources, *hidden) if name in audit.flow_methods else ()
+            request = audit.request(name, item.inputs, target, layers)
+            try:
+                answers = [one.attribute(request) for one in (audit.model, self._other)]
+            except AttributionError as error:
+                lines[name] = {"error": error.message}
+                continue
+            value = plain(answers[1].target.value[0] - answers[0].target.value[0])
+            lines[name] = {}
+            for layer, found in answers[0].layers.items():
+                if layer not in answers[1].layers:
+                    continue
+                mine = np.asarray(found.values[0], np.float64)
+                its = np.asarray(answers[1].layers[layer].values[0], np.float64)
+                if mine.shape != its.shape or not (np.isfinite(mine).all() and np.isfinite(its).all()):
+                    lines[name][layer] = None
+                    continue
+                lines[name][layer] = {
+                    "spearman": plain(spearman(its, mine)),
+                    "spearman_absolute": plain(spearman_absolute(its, mine)),
+                    "moved": plain(moved_mass(its, mine)),
+                }
+        same, prediction = None, told["prediction"]
+        if prediction is not None:
+            tensor = next(one["target"]["tensor"] for one in told["methods"].values() if "target" in one)
+            try:
+                scores = np.asarray(self._other.predict(item.inputs, [tensor])[tensor]).ravel()
+                same = bool(scores.argmax() == prediction["index"])
+            except AttributionError:
+                same = None
+        return {"methods": lines, "shift": value, "same": same}, {}
+
+    def planned(self, audit: Audit) -> int:
+        return len(audit.data)
+
+    def findings(self, audit: Audit) -> list[Finding]:
+        return []
+
+    def found(self, audit: Audit) -> dict[str, Any]:
+        items = [audit.state.numbers(f"compare-{k:06d}") for k in range(len(audit.data))]
+        lines, seed = [], audit.settings.seed
+        for name in audit.settings.methods:
+            told = [one["methods"][name] for one in items if "error" not in one["methods"][name]]
+            layers = dict.fromkeys(layer for one in told for layer in one)
+            for layer in layers:
+                own = [one[layer] for one in told if one.get(layer)]
+                if own:
+                    numbers = {word: _interval([each[word] for each in own], seed) for word in NUMBERS}
+                    lines.append({"method": name, "layer": layer, **numbers})
+        same = [one["same"] for one in items if one["same"] is not None]
+        known = {one.name for one in self._other.layers("")}
+        info = self._other.info()
+        return {
+            "name": self._words,
+            "digest": info.digest,
+            "agreement": sum(same) / len(same) if same else None,
+            "shift": _interval([one["shift"] for one in items], seed)["value"],
+            "lines": lines,
+            "missing": [name for name in audit.settings.layers if name not in known],
+        }
+
+
+def _interval(values: Sequence[float | None], seed: int) -> dict[str, Any]:
+    found: Floats = np.array([math.nan if value is None else value for value in values], np.float64)
+    told: dict[str, Any] = plain_tree(asdict(interval(found, seed=seed)))
+    return told

@@ -1,0 +1,89 @@
+"""What an audit has found, over all samples: the numbers of its report, made of what its steps have kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.client.audit.run import Audit
+
+TOP, EXAMPLES = 5, 3
+"""Neurons of a layer that are listed, and samples of each."""
+Numbers = NDArray[np.float64]
+
+
+def completeness(numbers: Mapping[str, Any]) -> float | None:
+    """How far the sum of an answer is from the change of its target, as a share of the change; None: it has no such."""
+    if "error" in numbers:
+        return None
+    target = numbers["target"]
+    if target["value"] is None or target["baseline_value"] is None:
+        return None
+    change = target["value"] - target["baseline_value"]
+    residuals = [numbers["joint_residual"]] if numbers["joint_residual"] is not None else []
+    residuals += [one["residual"] for one in numbers["layers"].values() if one["cut"]]
+    known = [one for one in residuals if one is not None]
+    return abs(known[0]) / abs(change) if known and change else None
+
+
+def flow(audit: Audit) -> dict[str, Any] | None:
+    """Of the first method that has one: by layer the mean share of the change, and whether all of it must pass."""
+    for method in audit.flow_methods:
+        shares: dict[str, list[float]] = {}
+        cuts: dict[str, bool] = {}
+        sets: list[list[str]] = []
+        for k in range(len(audit.data)):
+            told = audit.item(k)["methods"][method]
+            if "error" in told or told["flow"] is None:
+                continue
+            sets = told["flow"]["cut_sets"]
+            for layer, share in told["flow"]["shares"].items():
+                cuts[layer] = told["layers"][layer]["cut"]
+                shares.setdefault(layer, [])
+                if share is not None:
+                    shares[layer].append(share)
+        if shares:
+            return {
+                "method": method,
+                "layers": {
+                    name: {"share": float(np.median(each)) if each else None, "cut": cuts[name]}
+                    for name, each in shares.items()
+                },
+                "cut_sets": sets,
+            }
+    return None
+
+
+def neurons(audit: Audit) -> dict[str, Any] | None:
+    """Of the first method with hidden layers: by layer the channels of the largest mean magnitude, each with the
+    samples that drive it."""
+    for method in audit.flow_methods:
+        found: dict[str, list[dict[str, Any]]] = {}
+        for layer in audit.settings.layers:
+            kept = {k: audit.hidden(k, method, layer) for k in range(len(audit.data))}
+            each = {k: one["sums"].astype(np.float64) for k, one in kept.items() if one}
+            if not each or len({len(one) for one in each.values()}) != 1:
+                continue
+            table = np.stack(list(each.values()))
+            strength = np.abs(table).mean(axis=0)
+            whole = strength.sum()
+            top = np.argsort(-strength, kind="stable")[:TOP]
+            found[layer] = [
+                {
+                    "channel": int(channel),
+                    "share": float(strength[channel] / whole) if whole else None,
+                    "mean": float(table[:, channel].mean()),
+                    "examples": [
+                        {"item": list(each)[at], "value": float(table[at, channel])}
+                        for at in np.argsort(-np.abs(table[:, channel]), kind="stable")[:EXAMPLES]
+                    ],
+                }
+                for channel in top
+                if strength[channel] > 0
+            ]
+        if found:
+            return {"method": method, "layers": found}
+    return None

@@ -1,0 +1,246 @@
+"""The data set of `audit`: a folder of files, an npz or a parquet file, as samples with labels."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_attribution.client.audit.data import Dataset, Item
+from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.server.cli.files import read_file, typed
+from onnx_attribution.server.cli.pictures import Picture
+from onnx_attribution.server.cli.pixels import SUFFIXES
+from onnx_attribution.server.cli.samples import joined, taken
+from onnx_attribution.values import Array, BatchMode, ModelInfo, TensorInfo
+
+LABELS = ("label", "labels", "y", "target", "targets", "class")
+"""What arrays and columns of labels are called, where no input is called so."""
+NAMES = ("id", "name", "file", "filename")
+KINDS = (".npy", ".npz", *SUFFIXES)
+
+
+def read_dataset(place: Path, info: ModelInfo, picture: Picture, rows: slice | None) -> Dataset:
+    """The samples of a folder, an npz or a parquet file, or the chosen ones of them.
+
+    Raises:
+        InvalidArgument: there is nothing of the kind, or an input that it has no array for.
+    """
+    if place.is_dir():
+        found = _folder(place, info, picture)
+    elif place.suffix.lower() == ".npz":
+        found = _npz(place, info)
+    elif place.suffix.lower() in (".parquet", ".pq"):
+        found = _parquet(place, info)
+    else:
+        raise InvalidArgument(
+            f"--data {str(place)!r} is no folder, .npz or .parquet file"
+            + ("" if place.exists() else "; there is no such file"),
+            file=place,
+        )
+    items = list(found.items if rows is None else found.items[rows])
+    if not items:
+        raise InvalidArgument(f"--data {str(place)!r} holds no samples{'' if rows is None else ' in --rows'}")
+    return Dataset(found.name, items, found.features)
+
+
+# --- a folder
+
+
+def _folder(place: Path, info: ModelInfo, picture: Picture) -> Dataset:
+    """A sample for each file; labels of the csv beside them, or the names of the folders they lie in."""
+    tables = sorted(place.glob("*.csv"))
+    if len(tables) > 1:
+        raise InvalidArgument(f"{str(place)!r} has several csv files; one says the labels: file,label")
+    labels = _csv(tables[0]) if tables else {}
+    files = sorted(one for one in place.rglob("*") if one.suffix.lower() in KINDS and one.is_file())
+    items = []
+    for file in files:
+        name = file.relative_to(place).as_posix()
+        if labels and not {name, file.name, file.stem} & labels.keys():
+            continue
+        own = next((labels[one] for one in (name, file.name, file.stem) if one in labels), None)
+        if not labels and file.parent != place:
+            own = file.parent.name
+        items.append(Item(name, _sample(file, info, picture), _label(own)))
+    return Dataset(place.name, items)
+
+
+def _csv(file: Path) -> dict[str, str]:
+    """Label by file, of `file,label`, with or without a line of titles."""
+    with file.open(newline="", encoding="utf-8-sig") as opened:
+        lines = [line for line in csv.reader(opened) if len(line) > 1]
+    if lines and lines[0][1].strip().lower() in LABELS:
+        lines = lines[1:]
+    return {line[0].strip(): line[1].strip() for line in lines}
+
+
+def _sample(file: Path, info: ModelInfo, picture: Picture) -> dict[str, Array]:
+    """The inputs of one file: those of its names in an npz, else the only input's."""
+    if file.suffix.lower() == ".npz" and len(info.inputs) > 1:
+        return {
+            one.name: _alone(read_file(f"{file}:{one.name}", one, picture), one, info.batch)
+            for one in info.inputs
+        }
+    if len(info.inputs) != 1:
+        listed = ", ".join(repr(one.name) for one in info.inputs)
+        raise InvalidArgument(
+            f"{file.name!r}: the model has {len(info.inputs)} inputs ({listed}); a sample is an npz of all of them",
+            file=file,
+        )
+    (one,) = info.inputs
+    return {one.name: _alone(read_file(str(file), one, picture), one, info.batch)}
+
+
+def _alone(array: Array, info: TensorInfo, batch: BatchMode | None) -> Array:
+    return joined(info.name, [typed(array, info)], info, batch)
+
+
+def _label(text: object) -> int | str | None:
+    if text is None or text == "":
+        return None
+    if isinstance(text, int | np.integer):
+        return int(text)
+    if isinstance(text, float | np.floating):
+        return int(text) if float(text).is_integer() else None
+    words = str(text)
+    return int(words) if words.removeprefix("-").isdigit() else words
+
+
+# --- an npz
+
+
+def _npz(place: Path, info: ModelInfo) -> Dataset:
+    """Arrays by the names of the inputs; `x` or any other name where there is one input and one array that fits."""
+    try:
+        with np.load(place, allow_pickle=False) as opened:
+            keys = list(opened.files)
+            labels = next((opened[key] for key in LABELS if key in keys and key not in _names(info)), None)
+            others = [key for key in keys if key in _names(info)]
+            if not others:
+                others = [_only_array(place, keys, opened, info)]
+            arrays = {name: opened[key] for name, key in zip(_named(info, others), others, strict=True)}
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"{str(place)!r} cannot be read: {error}", file=place) from error
+    return _of_arrays(place.name, arrays, labels, info)
+
+
+def _names(info: ModelInfo) -> list[str]:
+    return [one.name for one in info.inputs]
+
+
+def _named(info: ModelInfo, keys: Sequence[str]) -> list[str]:
+    return [key if key in _names(info) else info.inputs[0].name for key in keys]
+
+
+def _only_array(place: Path, keys: Sequence[str], arrays: Mapping[str, Array], info: ModelInfo) -> str:
+    """The key of the samples in a file that names no input."""
+    fitting = []
+    if len(info.inputs) == 1:
+        (one,) = info.inputs
+        rank = len(one.shape or ())
+        fitting = [key for key in keys if arrays[key].ndim in (rank, rank + 1) and key not in LABELS]
+        fitting = [key for key in fitting if arrays[key].ndim == rank] or fitting
+    if len(fitting) != 1:
+        raise InvalidArgument(
+            f"{place.name!r} has the arrays {', '.join(keys)}; name them as the inputs: "
+            f"{', '.join(map(repr, _names(info)))}, and labels 'labels'",
+            file=place,
+        )
+    return fitting[0]
+
+
+def _of_arrays(
+    name: str,
+    arrays: Mapping[str, Array],
+    labels: Any,
+    info: ModelInfo,
+    ids: Sequence[str] = (),
+    features: Mapping[str, Sequence[str]] | None = None,
+) -> Dataset:
+    known = {one.name: one for one in info.inputs}
+    if missing := [one for one in known if one not in arrays]:
+        raise InvalidArgument(f"{name!r} has no array for input {missing[0]!r}")
+    whole = {
+        key: joined(key, [typed(array, known[key])], known[key], info.batch) for key, array in arrays.items()
+    }
+    axes = {key: known[key].sample_axis(array.shape, info.batch) for key, array in whole.items()}
+    counts = {array.shape[axes[key] or 0] for key, array in whole.items() if axes[key] is not None}
+    if len(counts) > 1:
+        raise InvalidArgument(f"the arrays of {name!r} hold {' and '.join(map(str, sorted(counts)))} samples")
+    count = counts.pop() if counts else 1
+    if labels is not None and len(labels) != count:
+        raise InvalidArgument(f"{name!r} holds {count} samples and {len(labels)} labels")
+
+    def items() -> Iterator[Item]:
+        for k in range(count):
+            one = (
+                taken(whole, known, info.batch, slice(k, k + 1))
+                if counts or count > 1 or _any(axes)
+                else whole
+            )
+            label = (
+                None
+                if labels is None
+                else _label(labels[k].item() if hasattr(labels[k], "item") else labels[k])
+            )
+            yield Item(ids[k] if ids else str(k), one, label)
+
+    return Dataset(name, list(items()), features or {})
+
+
+def _any(axes: Mapping[str, int | None]) -> bool:
+    return any(axis is not None for axis in axes.values())
+
+
+# --- a parquet file
+
+
+def _parquet(place: Path, info: ModelInfo) -> Dataset:
+    """Columns by the names of the inputs, of numbers, text or lists; of a model with one input of rows, the columns of
+    numbers are its features, in their order."""
+    try:
+        from pyarrow import parquet
+    except ModuleNotFoundError:
+        raise InvalidArgument("parquet files need pyarrow: pip install 'onnx-attribution[audit]'") from None
+    try:
+        table = parquet.read_table(place)
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"{str(place)!r} cannot be read: {error}", file=place) from error
+    columns = {name: table[name] for name in table.column_names}
+    label = next((name for name in LABELS if name in columns and name not in _names(info)), None)
+    called = next((name for name in NAMES if name in columns and name not in _names(info)), None)
+    ids = [str(one) for one in columns[called].to_pylist()] if called else []
+    labels = columns[label].to_pylist() if label else None
+    known = {one.name: one for one in info.inputs}
+    features: dict[str, Sequence[str]] = {}
+    arrays: dict[str, Array] = {}
+    for name, one in known.items():
+        if name in columns:
+            arrays[name] = _shaped(np.asarray(columns[name].to_pylist()), one)
+    if not arrays and len(known) == 1:
+        (only,) = info.inputs
+        chosen = [name for name in columns if name not in (label, called)]
+        try:
+            stacked = np.stack([np.asarray(columns[name].to_pylist(), np.float64) for name in chosen], axis=1)
+        except (TypeError, ValueError):
+            raise InvalidArgument(
+                f"{place.name!r} has columns that are no numbers, and none called {only.name!r}", file=place
+            ) from None
+        features[only.name] = chosen
+        arrays[only.name] = _shaped(stacked, only)
+    return _of_arrays(place.name, arrays, labels, info, ids, features)
+
+
+def _shaped(array: Array, info: TensorInfo) -> Array:
+    """Lists without axes that the input has, in its shape."""
+    shape = info.shape or ()
+    sizes = [size for axis, size in enumerate(shape) if axis != (info.batch_axis or 0)]
+    if array.ndim == 1 and len(shape) == 2:
+        return array[:, None]
+    if array.ndim == 2 and len(shape) > 2 and all(isinstance(size, int) for size in sizes):
+        return array.reshape(len(array), *[int(size or 1) for size in sizes])
+    return array
