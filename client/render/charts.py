@@ -27,8 +27,11 @@ class Curve:
     high: Map | None = None
 
 
-def curves(given: Mapping[str, Curve], x_title: str, y_title: str) -> str:
-    """Several curves in one chart, with a legend under it; colours as `hues` has them."""
+def curves(
+    given: Mapping[str, Curve], x_title: str, y_title: str, colours: Mapping[str, str] | None = None
+) -> str:
+    """Several curves in one chart, with a legend under it; `colours` (default: `hues`) are by name."""
+    own = colours or hues(list(given))
     points = [
         (float(x), float(y))
         for one in given.values()
@@ -57,7 +60,8 @@ def curves(given: Mapping[str, Curve], x_title: str, y_title: str) -> str:
             drawn.append(
                 f'<text x="{x}" y="{HEIGHT - BOTTOM + 16:g}" text-anchor="middle">{number(tick)}</text>'
             )
-    for hue, one in zip(hues(list(given)).values(), given.values(), strict=True):
+    for name, one in given.items():
+        hue = own[name]
         if one.low is not None and one.high is not None:
             around = [
                 at(float(x), float(np.clip(y, low, high))) for x, y in zip(one.x, one.high, strict=True)
@@ -73,20 +77,19 @@ def curves(given: Mapping[str, Curve], x_title: str, y_title: str) -> str:
     drawn.append(f'<text x="{middle:g}" y="{HEIGHT - 6:g}" text-anchor="middle">{escape(x_title)}</text>')
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(y_title)}">'
-        f"<title>{escape(y_title)}</title>{''.join(drawn)}</svg>{legend(list(given))}"
+        f"<title>{escape(y_title)}</title>{''.join(drawn)}</svg>{legend({name: own[name] for name in given})}"
     )
 
 
 def hues(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each name; the same names get the same colours."""
-    return {name: LINES[k % len(LINES)] for k, name in enumerate(names)}
+    """A colour for each name, grey for what is random."""
+    coloured = [name for name in dict.fromkeys(names) if name != "random"]
+    return {"random": GREY, **{name: LINES[k % len(LINES)] for k, name in enumerate(coloured)}}
 
 
-def legend(names: Sequence[str]) -> str:
+def legend(colours: Mapping[str, str]) -> str:
     """The names beside their colours."""
-    pieces = [
-        f'<span><i style="background:{hue}"></i>{escape(name)}</span>' for name, hue in hues(names).items()
-    ]
+    pieces = [f'<span><i style="background:{hue}"></i>{escape(name)}</span>' for name, hue in colours.items()]
     return f'<div class="legend">{"".join(pieces)}</div>'
 
 

@@ -264,9 +264,9 @@ def _value(value: object) -> str:
     return number(float(value)) if isinstance(value, np.number) else short(str(value), 20)
 
 
-def number(value: float) -> str:
-    """Four digits, with a true minus; none for what there is none of."""
-    return f"{float(value):.4g}".replace("-", "−") if math.isfinite(value) else "none"
+def number(value: float, digits: int = 4) -> str:
+    """A few digits, with a true minus; none for what there is none of."""
+    return f"{float(value):.{digits}g}".replace("-", "−") if math.isfinite(value) else "none"
 
 
 def short(name: str, length: int = 60) -> str:

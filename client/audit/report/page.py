@@ -50,7 +50,7 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, percent=_percent, title=title)
+    environment.filters.update(number=_number, percent=_percent, title=title, breakable=_breakable)
     shown = [shown_of(audit.info, item.inputs, baseline=audit.settings.baseline) for item in audit.data.items]
     shown = [_with_features(one, audit) for one in shown]
     text = environment.get_template("report.html.j2").render(
@@ -151,7 +151,9 @@ def _cascade(audit: Audit, found: Mapping[str, Any], shown: Sequence[Shown]) -> 
             _floats([1.0, *(stage["low"] for stage in one[told["metric"]])]),
             _floats([1.0, *(stage["high"] for stage in one[told["metric"]])]),
         )
-    chart = charts.curves(charted, "blocks drawn anew, from the top", told["metric"].replace("_", " "))
+    chart = charts.curves(
+        charted, "blocks drawn anew, from the top", told["metric"].replace("_", " "), _hues(found)
+    )
     return {**told, "grids": grids, "chart": chart}
 
 
@@ -179,10 +181,18 @@ def _curves(found: Mapping[str, Any]) -> list[dict[str, Any]]:
             name: Curve(x, _floats(one["median"]), _floats(one["low"]), _floats(one["high"]))
             for name, one in told["methods"].items()
         }
-        areas = {name: one["area"] for name, one in told["methods"].items()}
-        chart = charts.curves(given, told["x"], told["y"])
+        sign = -1 if told["direction"] == "higher" else 1
+        known = [(name, one["area"]) for name, one in told["methods"].items() if one["area"] is not None]
+        areas = sorted(known, key=lambda each: sign * each[1])
+        chart = charts.curves(given, told["x"], told["y"], _hues(found))
         made.append({"title": told["title"], "words": told["words"], "chart": chart, "areas": areas})
     return made
+
+
+def _hues(found: Mapping[str, Any]) -> dict[str, str]:
+    """The same colour for a method in all charts."""
+    told = (found.get("ablation") or {}).get("curves", [])
+    return charts.hues([*found["settings"]["methods"], *(name for one in told for name in one["methods"])])
 
 
 def _floats(values: Sequence[float | None]) -> Any:
@@ -261,8 +271,15 @@ def _compared(found: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else number(value)
+    return "–" if value is None else number(value, 3)
 
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.3g} %".replace("-", "−")
+
+
+def _breakable(name: str) -> Any:
+    """A name that may be broken after its underscores."""
+    from markupsafe import Markup, escape
+
+    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))

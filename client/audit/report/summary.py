@@ -114,7 +114,12 @@ def headline(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if word in words:
             lines.append(f"{sentence}: {', '.join(words[word])}.")
     for name in words.get("fails", ()):
-        lines.append(f"{name}: {'; '.join(methods[name]['verdict']['reasons'][:2])}.")
+        failed = {key: one for key, one in methods[name]["metrics"].items() if one["word"] == "fails"}
+        said = [
+            f"{title(key)} {one['value']:.2g}, where random maps have {one['random']['value']:.2g}"
+            for key, one in failed.items()
+        ]
+        lines.append(f"{name}: {'; '.join(said)}.")
     return lines
 
 
