@@ -218,11 +218,12 @@ def _heat_map(
 def caption_of(answer: Attribution, layer: LayerAttribution, k: int, baseline: str) -> tuple[str, str]:
     """The target and where it starts from; what the attributions sum to, and how far off they are."""
     target = answer.target
-    first = (
-        f"target {short(target.tensor)}[{target.index[k]}]: {number(target.value[k])} at the input, "
-        f"{number(target.baseline_value[k])} at the baseline ({short(baseline)})"
-    )
-    parts = [f"sum {number(layer.sum[k])}", f"residual {number(layer.residual[k])}"]
+    first = f"target {short(target.tensor)}[{target.index[k]}]: {number(target.value[k])} at the input"
+    if math.isfinite(target.baseline_value[k]):
+        first += f", {number(target.baseline_value[k])} at the baseline ({short(baseline)})"
+    parts = [f"sum {number(layer.sum[k])}"]
+    if math.isfinite(layer.residual[k]):
+        parts.append(f"residual {number(layer.residual[k])}")
     if math.isfinite(layer.error_estimate[k]):
         parts.append(f"estimated L1 error {number(layer.error_estimate[k])}")
     if answer.steps:

@@ -19,6 +19,7 @@ from onnx_attribution.client.audit.requirements import Requirement
 from onnx_attribution.client.audit.run import Audit
 from onnx_attribution.client.audit.verdict import Finding, MethodVerdict, Verdicts, plain, verdicts
 from onnx_attribution.client.audit.verdict import findings as judge
+from onnx_attribution.client.render.scene import number
 
 VERSION = "onnx-attribution/audit/1"
 """Changes when a reader of version 1 could no longer read it; what is added does not."""
@@ -116,7 +117,7 @@ def headline(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for name in words.get("fails", ()):
         failed = {key: one for key, one in methods[name]["metrics"].items() if one["word"] == "fails"}
         said = [
-            f"{title(key)} {one['value']:.2g}, where random maps have {one['random']['value']:.2g}"
+            f"{title(key)} {number(one['value'], 2)}, where random maps have {number(one['random']['value'], 2)}"
             for key, one in failed.items()
         ]
         lines.append(f"{name}: {'; '.join(said)}.")
