@@ -19,7 +19,6 @@ from onnx_attribution.client.channel import Link, Tls
 from onnx_attribution.client.errors import translated
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
 from onnx_attribution.client.streams import Stream
-from onnx_attribution.errors import NotReady, ServerBug
 from onnx_attribution.interventions import Intervened, Intervention
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.proto import attribution_pb2_grpc as rpc

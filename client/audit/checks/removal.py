@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-
 from onnx_attribution.client.ablation import RANDOM, Kind, ablation, by_axes, curve, random_ranks, ranks_of
+
 from onnx_attribution.client.audit.metrics.interval import interval
 from onnx_attribution.client.audit.metrics.metric import Floats, Metric, declared
 from onnx_attribution.client.audit.records import plain as number
