@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from onnx_attribution.client.audit.arrays import Floats
 from onnx_attribution.client.audit.metrics.interval import interval
-from onnx_attribution.client.audit.metrics.metric import Floats
 from onnx_attribution.client.audit.metrics.similarity import spearman, spearman_absolute
 from onnx_attribution.client.audit.records import plain
 from onnx_attribution.client.audit.run import Audit, Model, Step

@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from onnx_attribution.client.audit.arrays import Maps
 from onnx_attribution.client.audit.data import Dataset
-from onnx_attribution.client.audit.metrics.metric import Maps
 from onnx_attribution.client.audit.records import channels_of, numbers_of, plain
 from onnx_attribution.client.audit.state import State
 from onnx_attribution.client.audit.verdict import Finding

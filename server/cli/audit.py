@@ -134,16 +134,16 @@ def audit(
 
     What is done is kept in DIR/state: an audit that was stopped goes on where it was when it is started again.
     """
-    from onnx_attribution.client.audit.checks import checks_named
     from onnx_attribution.client.audit.compare import Comparison
     from onnx_attribution.client.audit.report import summary, write_page, write_summary, write_table
     from onnx_attribution.client.audit.run import Audit, Settings
     from onnx_attribution.client.audit.state import State
+    from onnx_attribution.client.audit.trials import trials_named
 
     started = datetime.now(UTC)
     chosen = methods_of(methods, parameter or [])
     wanted = [parse_requirement(text, chosen) for text in require or []]
-    tried = checks_named(checks)
+    tried = trials_named(checks)
     picture = picture_of(scale, mean, std, layout, colours, resize, background)
     place = Place(
         model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []),

@@ -29,6 +29,8 @@ def read_dataset(place: Path, info: ModelInfo, picture: Picture, rows: slice | N
     Raises:
         InvalidArgument: there is nothing of the kind, or an input that it has no array for.
     """
+    if not place.exists():
+        raise InvalidArgument(f"--data {str(place)!r}: there is no such file", file=place)
     if place.is_dir():
         found = _folder(place, info, picture)
     elif place.suffix.lower() == ".npz":
@@ -36,11 +38,7 @@ def read_dataset(place: Path, info: ModelInfo, picture: Picture, rows: slice | N
     elif place.suffix.lower() in (".parquet", ".pq"):
         found = _parquet(place, info)
     else:
-        raise InvalidArgument(
-            f"--data {str(place)!r} is no folder, .npz or .parquet file"
-            + ("" if place.exists() else "; there is no such file"),
-            file=place,
-        )
+        raise InvalidArgument(f"--data {str(place)!r} is no folder, .npz or .parquet file", file=place)
     items = list(found.items if rows is None else found.items[rows])
     if not items:
         raise InvalidArgument(f"--data {str(place)!r} holds no samples{'' if rows is None else ' in --rows'}")

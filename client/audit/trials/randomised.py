@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from onnx_attribution.client.audit.checks.likeness import JUDGED, alike, by_chance, column
+from onnx_attribution.client.audit.arrays import Maps
 from onnx_attribution.client.audit.metrics.interval import interval
-from onnx_attribution.client.audit.metrics.metric import Maps
 from onnx_attribution.client.audit.metrics.randomisation import MODEL_PARAMETER_RANDOMISATION
 from onnx_attribution.client.audit.metrics.similarity import NAMES
 from onnx_attribution.client.audit.run import Audit, Step
 from onnx_attribution.client.audit.subject import Subject
+from onnx_attribution.client.audit.trials.likeness import JUDGED, alike, by_chance, column
 from onnx_attribution.client.audit.verdict import Finding, findings, plain
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.values import Array

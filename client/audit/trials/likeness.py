@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_attribution.client.audit.metrics.metric import Floats, Maps
+from onnx_attribution.client.audit.arrays import Floats, Maps
 from onnx_attribution.client.audit.metrics.randomisation import permuted
 from onnx_attribution.client.audit.metrics.sensitivity import compared
 from onnx_attribution.client.audit.metrics.similarity import NAMES

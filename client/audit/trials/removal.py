@@ -8,10 +8,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from onnx_attribution.client.ablation import RANDOM, Kind, ablation, by_axes, curve, random_ranks, ranks_of
 
+from onnx_attribution.client.audit.ablation import (
+    RANDOM,
+    Kind,
+    ablation,
+    by_axes,
+    curve,
+    random_ranks,
+    ranks_of,
+)
+from onnx_attribution.client.audit.arrays import Floats
 from onnx_attribution.client.audit.metrics.interval import interval
-from onnx_attribution.client.audit.metrics.metric import Floats, Metric, declared
+from onnx_attribution.client.audit.metrics.metric import Metric, declared
 from onnx_attribution.client.audit.records import plain as number
 from onnx_attribution.client.audit.run import Audit, Step
 from onnx_attribution.client.audit.verdict import Finding, findings
@@ -104,11 +113,17 @@ class Removal:
             for kind, _ in KINDS:
                 curves = [
                     curve(
-                        audit.asked, audit.name, inputs, source, order, kind=kind, to=to, points=POINTS,
+                        audit.asked,
+                        audit.name,
+                        inputs,
+                        {source: order},
+                        kind=kind,
+                        to=to,
+                        points=POINTS,
                         target=target,
                     )
                     for order in each
-                ]  # fmt: skip
+                ]
                 relative = np.mean([one.relative[0] for one in curves], axis=0)
                 told[name][kind] = {
                     "shares": curves[0].shares.tolist(),

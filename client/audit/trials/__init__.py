@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnx_attribution.client.audit.checks.classes import OtherClasses
-from onnx_attribution.client.audit.checks.perturbations import Perturbations
-from onnx_attribution.client.audit.checks.randomised import RandomisedWeights
-from onnx_attribution.client.audit.checks.removal import Removal
 from onnx_attribution.client.audit.run import Check
+from onnx_attribution.client.audit.trials.classes import OtherClasses
+from onnx_attribution.client.audit.trials.perturbations import Perturbations
+from onnx_attribution.client.audit.trials.randomised import RandomisedWeights
+from onnx_attribution.client.audit.trials.removal import Removal
 from onnx_attribution.errors import InvalidArgument
 
-__all__ = ["CHECKS", "checks_named"]
+__all__ = ["CHECKS", "trials_named"]
 
 CHECKS: dict[str, Callable[[], Check]] = {
     "classes": OtherClasses,
@@ -21,7 +21,7 @@ CHECKS: dict[str, Callable[[], Check]] = {
 }
 
 
-def checks_named(text: str) -> list[Check]:
+def trials_named(text: str) -> list[Check]:
     """The checks of names between commas; all of them, or none. Raises: InvalidArgument: there is no such check."""
     if text == "none":
         return []

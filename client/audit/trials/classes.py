@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from onnx_attribution.client.audit.checks.likeness import JUDGED, alike, by_chance, column
-from onnx_attribution.client.audit.metrics.metric import Maps
+from onnx_attribution.client.audit.arrays import Maps
 from onnx_attribution.client.audit.metrics.sensitivity import RANDOM_LOGIT
 from onnx_attribution.client.audit.run import Audit, Step
+from onnx_attribution.client.audit.trials.likeness import JUDGED, alike, by_chance, column
 from onnx_attribution.client.audit.verdict import Finding, findings
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.values import Array

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from onnx_attribution.client.audit.checks.likeness import column
+from onnx_attribution.client.audit.arrays import Floats, Inputs, Maps
 from onnx_attribution.client.audit.metrics.complexity import SPARSENESS, sparseness
 from onnx_attribution.client.audit.metrics.faithfulness import INFIDELITY, infidelity, removed_squares
-from onnx_attribution.client.audit.metrics.metric import Floats, Inputs, Maps
 from onnx_attribution.client.audit.metrics.randomisation import permuted
 from onnx_attribution.client.audit.metrics.sensitivity import MAX_SENSITIVITY, max_sensitivity, within
 from onnx_attribution.client.audit.run import Audit, Step
+from onnx_attribution.client.audit.trials.likeness import column
 from onnx_attribution.client.audit.verdict import Finding, findings
 from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.values import Array

@@ -1,0 +1,294 @@
+"""`audit` judges methods over a data set: what it finds, writes, keeps when it is killed, and says by its status."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnx_attribution.client.audit.compare import moved_mass
+from onnx_attribution.client.audit.report import SCHEMA
+from tests.client.audit import planted
+from tests.server.cli.commands import model, run
+
+for needed in ("jinja2", "pyarrow", "scipy", "skimage"):
+    pytest.importorskip(needed)
+Data = tuple[NDArray[np.float32], NDArray[np.int64]]
+METHODS = "gradient,deeplift-rescale,guided-backprop"
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory, digits_data: Data) -> Path:
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(path, image=digits_data[0][:5], labels=digits_data[1][:5])
+    return path
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory, digits_path: Path, samples: Path) -> Path:
+    """Returns the folder of an audit of the digits."""
+    out = tmp_path_factory.mktemp("audit")
+    done = run("audit", digits_path, "--data", samples, "--methods", METHODS, "--out", out)
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return found
+
+
+def test_the_report_has_the_form_of_its_schema(audited: Path) -> None:
+    from jsonschema import Draft202012Validator
+
+    Draft202012Validator.check_schema(SCHEMA)
+    Draft202012Validator(SCHEMA).validate(report(audited))
+
+
+def test_a_method_that_keeps_positive_gradients_fails_and_the_page_begins_with_that(audited: Path) -> None:
+    found = report(audited)["methods"]
+    assert found["guided_backprop"]["verdict"]["word"] == "fails"
+    assert found["deeplift_rescale"]["verdict"]["word"] == "passes"
+    assert list(found)[-1] == "guided_backprop"
+    page = (audited / "report.html").read_text()
+    first = re.sub(r"<[^>]+>", "", page[page.index("<body>") : page.index("<table")])
+    assert re.search(r"Fail a check.*: guided_backprop\.", first)
+    assert "compliance" not in page.lower()
+
+
+def test_numbers_of_the_report_are_those_of_explain(
+    audited: Path, digits_path: Path, samples: Path, tmp_path: Path
+) -> None:
+    from pyarrow import parquet
+
+    out = tmp_path / "one.npz"
+    done = run(
+        "explain",
+        digits_path,
+        "--input",
+        f"{samples}:image[3]",
+        "--method",
+        "deeplift-rescale",
+        "--output",
+        out,
+    )
+    assert done.exit_code == 0, done.output
+    rows = parquet.read_table(audited / "attributions.parquet").to_pylist()
+    (own,) = [
+        one for one in rows if (one["item"], one["method"], one["layer"]) == (3, "deeplift_rescale", "image")
+    ]
+    with np.load(out) as arrays:
+        np.testing.assert_allclose(np.reshape(own["values"], own["shape"]), arrays["image"][0], atol=1e-5)
+    assert own["sum"] == pytest.approx(own["value"] - own["baseline_value"], rel=1e-4)
+    assert own["label"] == own["predicted"]
+    hidden = [one for one in rows if one["item"] == 3 and one["layer"] == "conv2"]
+    assert hidden
+    assert all(one["values"] is None for one in hidden)
+
+
+def test_the_page_holds_all_that_it_shows(audited: Path) -> None:
+    from PIL import Image
+
+    page = (audited / "report.html").read_text()
+    assert not re.search(r"https?://(?!www\.w3\.org)", page)
+    assert not re.search(r"<(script|link rel=.stylesheet|iframe)", page)
+    sources = re.findall(r'<img[^>]* src="([^"]*)"', page)
+    assert len(sources) > 50
+    for source in sources:
+        kind, _, data = source.partition(";base64,")
+        assert kind in ("data:image/png", "data:image/jpeg")
+        Image.open(io.BytesIO(base64.b64decode(data))).verify()
+    for part in ("verdicts", "samples", "randomised", "ablation", "flow", "neurons", "evidence"):
+        assert f'<section id="{part}">' in page
+
+
+def test_an_audit_that_is_killed_goes_on_where_it_was(
+    tmp_path: Path, digits_path: Path, samples: Path, audited: Path
+) -> None:
+    out = tmp_path / "audit"
+    command = [sys.executable, "-m", "onnx_attribution.server.cli", "audit", str(digits_path), "--data", str(samples),
+               "--methods", METHODS, "--checks", "classes", "--out", str(out)]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    end = time.monotonic() + 60
+    while len(list((out / "state").glob("item-*.npz"))) < 2 and time.monotonic() < end:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "state").glob("*.npz")}
+    assert len(before) >= 2
+    assert not (out / "report.json").exists()
+    given = ["--data", samples, "--methods", METHODS, "--checks", "classes", "--out", out]
+    done = run("audit", digits_path, *given)
+    assert done.exit_code == 0, done.output
+    assert (
+        before.items()
+        <= {path.name: path.stat().st_mtime_ns for path in (out / "state").glob("*.npz")}.items()
+    )
+    whole, again = report(audited)["methods"], report(out)["methods"]
+    for name, one in whole.items():
+        assert again[name]["verdict"]["word"] == one["verdict"]["word"]
+        for metric, numbers in one["metrics"].items():
+            assert again[name]["metrics"][metric]["value"] == pytest.approx(numbers["value"], abs=1e-4), (
+                metric
+            )
+
+
+def test_the_state_of_another_audit_is_not_gone_on_with(
+    tmp_path: Path, digits_path: Path, samples: Path
+) -> None:
+    given = [
+        "audit",
+        digits_path,
+        "--data",
+        samples,
+        "--rows",
+        "0:2",
+        "--checks",
+        "none",
+        "--out",
+        tmp_path / "out",
+    ]
+    assert run(*given, "--methods", "gradient").exit_code == 0
+    other = run(*given, "--methods", "smoothgrad")
+    assert other.exit_code == 2
+    assert "another methods: --anew" in other.stderr
+    assert run(*given, "--methods", "smoothgrad", "--anew").exit_code == 0
+
+
+def test_a_requirement_that_is_not_met_is_status_4(tmp_path: Path, digits_path: Path, samples: Path) -> None:
+    given = ["audit", digits_path, "--data", samples, "--rows", "0:2", "--checks", "none", "--out", tmp_path / "out",
+             "--methods", "deeplift-rescale,gradient"]  # fmt: skip
+    assert run(*given, "--require", "completeness<=0.01").exit_code == 0
+    unmet = run(*given, "--require", "deeplift-rescale.completeness<=1e-30")
+    assert unmet.exit_code == 4
+    assert "not met: deeplift-rescale.completeness<=1e-30" in unmet.stderr
+    assert run(*given, "--require", "gradient.completeness<=1").exit_code == 4  # it has no such number
+    assert not report(tmp_path / "out")["requirements"][0]["met"]
+    assert run(*given, "--require", "completeness").exit_code == 2
+    assert run(*given, "--require", "lrp.completeness<1").exit_code == 2
+
+
+def test_a_model_is_compared_with_another_version(tmp_path: Path, digits_path: Path, samples: Path) -> None:
+    old = onnx.load(digits_path)
+    for one in old.graph.initializer:  # 8 bits
+        values = numpy_helper.to_array(one)
+        if values.dtype == np.float32 and values.ndim > 1:
+            step = np.abs(values).max() / 127
+            one.CopyFrom(
+                numpy_helper.from_array((np.round(values / step) * step).astype(np.float32), one.name)
+            )
+    onnx.save(old, tmp_path / "old.onnx")
+    given = ["audit", digits_path, "--data", samples, "--rows", "0:3", "--checks", "none", "--methods",
+             "deeplift-rescale"]  # fmt: skip
+    for other, out in ((tmp_path / "old.onnx", "changed"), (digits_path, "same")):
+        assert run(*given, "--compare", other, "--out", tmp_path / out).exit_code == 0
+    same, changed = (report(tmp_path / out)["compare"] for out in ("same", "changed"))
+    assert {one["layer"] for one in changed["lines"]} >= {"image", "conv1", "conv2"}
+    assert changed["agreement"] == same["agreement"] == 1
+    for one, other in zip(same["lines"], changed["lines"], strict=True):
+        assert one["moved"]["value"] == pytest.approx(0, abs=1e-6)  # float32
+        assert one["spearman"]["value"] == pytest.approx(1)
+        assert 0 < other["moved"]["value"] < 0.2
+    assert "Compared with" in (tmp_path / "changed" / "report.html").read_text()
+
+
+def test_moved_mass_is_nothing_for_a_factor_and_all_for_what_shares_nothing() -> None:
+    one = np.array([1.0, -3.0, 0.0, 0.0])
+    assert moved_mass(one, 7 * one) == pytest.approx(0)
+    assert moved_mass(one, np.array([0.0, 0.0, 2.0, 5.0])) == pytest.approx(1)
+    assert moved_mass(one, -one) == pytest.approx(1)
+    assert moved_mass(np.array([1.0, 0.0]), np.array([0.5, 0.5])) == pytest.approx(0.5)
+
+
+def test_a_planted_model_puts_the_methods_that_see_it_first(tmp_path: Path) -> None:
+    onnx.save(planted.one_channel(), tmp_path / "planted.onnx")
+    np.savez(tmp_path / "x.npz", image=planted.colours(6))
+    out = tmp_path / "out"
+    done = run(
+        "audit", tmp_path / "planted.onnx", "--data", tmp_path / "x.npz", "--out", out, "--methods",
+        "deconvnet,deeplift-rescale,gradient-x-activation",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    order = list(report(out)["methods"])
+    assert order[-1] == "deconvnet" or report(out)["methods"]["deconvnet"]["verdict"]["word"] != "passes"
+
+
+def test_a_folder_of_pictures_has_the_labels_of_its_table(
+    tmp_path: Path, digits_path: Path, digits_data: Data
+) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    lines = ["file,label"]
+    for k in range(3):
+        pixels = np.rint(digits_data[0][k, 0] * 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+        lines.append(f"{k}.png,{digits_data[1][k]}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    given = ["audit", digits_path, "--data", folder, "--methods", "gradient", "--checks", "none", "--out"]
+    assert run(*given, tmp_path / "out").exit_code == 0
+    found = report(tmp_path / "out")
+    assert [one["id"] for one in found["items"]] == ["0.png", "1.png", "2.png"]
+    assert [one["label"] for one in found["items"]] == digits_data[1][:3].tolist()
+    assert found["data"]["accuracy"] == 1
+    assert run(*given, tmp_path / "labelled", "--target", "label").exit_code == 0
+
+
+def test_a_table_has_features_that_the_page_names(tmp_path: Path, rng: np.random.Generator) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    file = model(
+        tmp_path,
+        """m (float[N,3] x) => (float[N,2] y) <float[3,2] w = {1, -1, 2, 0, -3, 1}> {
+        y = MatMul(x, w) }""",
+    )
+    x = rng.normal(size=(5, 3))
+    columns = {"age": x[:, 0], "<i>income": x[:, 1], "height": x[:, 2], "label": np.array([0, 1, 0, 1, 0])}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+    out = tmp_path / "out"
+    done = run(
+        "audit", file, "--data", tmp_path / "x.parquet", "--methods", "gradient-x-activation", "--checks", "none",
+        "--target", "0", "--out", out,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    page = (out / "report.html").read_text()
+    assert "&lt;i&gt;income = " in page
+    assert "<i>income" not in page
+    rows = parquet.read_table(out / "attributions.parquet").to_pylist()
+    np.testing.assert_allclose(rows[0]["values"], x[0] * [1, 2, -3], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--methods", "gradien"], "gradient"),
+        (["--methods", "gradient", "--parameter", "neuron_ig.steps=3"], "neuron_ig is not audited"),
+        (["--methods", "neuron-ig", "--parameter", "neuron_ig.step=3"], "has no step"),
+        (["--methods", "gradient", "--checks", "luck"], "no check 'luck'"),
+        (["--methods", "gradient", "--data", "nowhere.npz"], "no such file"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    options: list[str], said: str, tmp_path: Path, digits_path: Path, samples: Path
+) -> None:
+    given = ["--data", samples, *options] if "--data" not in options else options
+    done = run("audit", digits_path, *given, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert said in done.stderr
