@@ -24,6 +24,11 @@ HERE = Path(__file__).parent
 
 def opened(folder: Path, page: str, *more: str | Path) -> str:
     """Returns what a page of a folder makes in Chromium; skips where something for that is missing."""
+    return scripted("run.mjs", folder, page, *more)
+
+
+def scripted(script: str, *arguments: str | Path) -> str:
+    """Returns what a script of this folder prints of pages in Chromium; skips where something for that is missing."""
     found = {name: shutil.which(name) for name in ("node", "chromium")}
     missing = [f"no {name}" for name, path in found.items() if path is None]
     if not (PACKAGES / "node_modules" / "onnxruntime-web").is_dir():
@@ -32,7 +37,7 @@ def opened(folder: Path, page: str, *more: str | Path) -> str:
         pytest.skip("; ".join(missing))
     node, chromium = (path or "" for path in found.values())
     done = subprocess.run(
-        [node, HERE / "run.mjs", PACKAGES, chromium, folder, page, *more],
+        [node, HERE / script, PACKAGES, chromium, *arguments],
         capture_output=True,
         text=True,
         timeout=120,

@@ -216,16 +216,22 @@ def test_moved_mass_is_nothing_for_a_factor_and_all_for_what_shares_nothing() ->
 
 
 def test_a_planted_model_puts_the_methods_that_see_it_first(tmp_path: Path) -> None:
-    onnx.save(planted.one_channel(), tmp_path / "planted.onnx")
-    np.savez(tmp_path / "x.npz", image=planted.colours(6))
+    """One corner decides; `layer_activation` shows the image itself, whatever the model does."""
+    onnx.save(planted.shortcut(), tmp_path / "planted.onnx")
+    np.savez(tmp_path / "x.npz", image=planted.corners(6))
     out = tmp_path / "out"
     done = run(
         "audit", tmp_path / "planted.onnx", "--data", tmp_path / "x.npz", "--out", out, "--methods",
-        "deconvnet,deeplift-rescale,gradient-x-activation",
+        "layer-activation,deeplift-rescale,gradient-x-activation", "--checks", "classes,randomisation",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    order = list(report(out)["methods"])
-    assert order[-1] == "deconvnet" or report(out)["methods"]["deconvnet"]["verdict"]["word"] != "passes"
+    found = report(out)["methods"]
+    assert list(found)[-1] == "layer_activation"
+    assert [one["verdict"]["word"] for one in found.values()] == ["passes", "passes", "fails"]
+    page = (out / "report.html").read_text()
+    first = re.sub(r"<[^>]+>", "", page[page.index("<body>") : page.index("<table")])
+    assert "Pass every check on this model: deeplift_rescale, gradient_x_activation." in first
+    assert "Fail a check, and say little of this model: layer_activation." in first
 
 
 def test_a_folder_of_pictures_has_the_labels_of_its_table(
