@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx_attribution.client.audit.arrays import Floats, Inputs, Maps
 from onnx_attribution.client.audit.metrics import (
     complexity,
+    convergence,
     faithfulness,
     localisation,
     randomisation,
@@ -41,7 +42,8 @@ class Settings:
     `orders`, `draw` and `most` are those of the randomisation: at most so many blocks. `channels` says by method, or
     for all, how a picture is made of channels, and `percentile` where its magnitudes are cut. `removals` squares, whose
     sides are a `share` of the axes, go to the baseline for infidelity. `moves` of up to `radius` times each source's
-    range (largest less smallest number) for sensitivity. `contributions` says by method whether its attributions are
+    range (largest less smallest number) for sensitivity. `pairs` of random
+    vectors are carried back for convergence. `contributions` says by method whether its attributions are
     multiplied by the inputs, where its parameters do not tell.
     """
 
@@ -55,6 +57,7 @@ class Settings:
     share: float = 0.25
     moves: int = 5
     radius: float = 0.02
+    pairs: int = 2
     contributions: Mapping[str, bool] = field(default_factory=dict)
 
 
@@ -135,6 +138,7 @@ class _Run:
         steps: Mapping[str, Callable[[Classes], Iterator[Score]]] = {
             "randomisation": self._randomisation,
             "other classes": self._other_classes,
+            "convergence": self._convergence,
             "infidelity": self._infidelity,
             "completeness": self._completeness,
             "robustness": self._robustness,
@@ -225,6 +229,24 @@ class _Run:
                 maps = self._subject.maps(self._methods[name], self._inputs, other)
                 found[name] = self._compared(name, maps)
             yield from self._alike(sensitivity.RANDOM_LOGIT.name, word, found)
+
+    def _convergence(self, classes: Classes) -> Iterator[Score]:
+        if classes is None:
+            return  # one number, from which every relevance begins alike
+        found = {}
+        for name in self._maps:
+            self._report(convergence.CONVERGENCE.name, name)
+            try:
+                own = convergence.convergence(
+                    self._subject, self._methods[name], self._inputs, layers=None,
+                    pairs=self._settings.pairs, seed=self._settings.seed,
+                )  # fmt: skip
+            except AttributionError as error:
+                self._notes.append(f"convergence of {name} is left out: {error}")
+                continue
+            found[name] = np.asarray(np.mean(list(own.values()), axis=0))
+        if found:
+            yield Score(convergence.CONVERGENCE.name, "", found)
 
     def _alike(self, metric: str, variant: str, found: Mapping[str, Mapping[str, Floats]]) -> Iterator[Score]:
         """One score for each similarity, beside that of random maps."""

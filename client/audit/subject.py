@@ -90,16 +90,22 @@ class Subject:
 
     def attribute(self, method: Method | str, inputs: Inputs, classes: Classes = None) -> Attribution:
         """The attribution of the classes, sample by sample."""
-        index = None if classes is None else list(classes)
+        index: Any = None if classes is None else list(classes)
         if index is not None and len(index) == 1:
-            index = index[0]  # type: ignore[assignment]
+            (index,) = index
         tensor = self.target if self.target is not None else self.output
-        options: dict[str, Any] = {
+        return self.ask(method, inputs, target=Target(tensor, index, logit=self.logit))
+
+    def ask(
+        self, method: Method | str, inputs: Inputs, *, layers: Sequence[str] | None = None, **options: Any
+    ) -> Attribution:
+        """The answer to a request about this model: what it names of source, layer and baselines is in it already."""
+        own = () if self.layer is None else (self.layer,)
+        options |= {
             "method": method,
-            "layers": () if self.layer is None else (self.layer,),
+            "layers": own if layers is None else layers,
             "source": tuple(self.source),
             "baselines": dict(self.baselines),
-            "target": Target(tensor, index, logit=self.logit),
         }
         if self.is_embedded:
             found = self.asked.attribute(AttributionRequest(self.model, dict(inputs), **options))

@@ -7,6 +7,7 @@ an `Engine` or a `Client`. They give a number for each sample.
 
 from onnx_attribution.client.audit.metrics import (
     complexity,
+    convergence,
     faithfulness,
     localisation,
     randomisation,
@@ -19,6 +20,7 @@ __all__ = [
     "METRICS",
     "Metric",
     "complexity",
+    "convergence",
     "faithfulness",
     "localisation",
     "randomisation",

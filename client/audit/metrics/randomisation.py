@@ -76,6 +76,7 @@ def model_parameter_randomisation(
     draw: Draw = "he_normal",
     seed: int = 0,
     most: int | None = None,
+    names: Sequence[str] = NAMES,
     channels: Mapping[str, Channels] | Channels = "sum",
     percentile: float = 100.0,
     originals: Mapping[str, Maps] | None = None,
@@ -83,8 +84,9 @@ def model_parameter_randomisation(
 ) -> Randomisation:
     """MODEL_PARAMETER_RANDOMISATION of several methods, for which each stage is made once.
 
-    The classes are those of the trained model throughout. At most `most` blocks are drawn anew, neighbours together.
-    `originals` are maps that are there already; `report` is told of each stage and method as it begins.
+    The classes are those of the trained model throughout. At most `most` blocks are drawn anew, neighbours together;
+    `names` are the similarities. `originals` are maps that are there already; `report` is told of each stage and method
+    as it begins.
 
     Raises:
         InvalidArgument: the model is served, or its weights are quantised and `draw` is not "shuffle". ModelError: it
@@ -97,6 +99,7 @@ def model_parameter_randomisation(
         for name, method in methods.items()
     }
     toward = _toward(subject)
+    samples = len(next(iter(next(iter(before.values())).values())))
     found: list[StageScores] = []
     with subject.randomised(order=order, draw=draw, seed=seed, most=most, toward=toward) as stages:
         for stage in stages:
@@ -107,10 +110,12 @@ def model_parameter_randomisation(
                 own = channels if isinstance(channels, str) else channels.get(name, "sum")
                 try:
                     after = subject.named(stage.name).maps(method, inputs, classes)
-                    similarity[name] = compared(before[name], after, channels=own, percentile=percentile)
+                    similarity[name] = compared(
+                        before[name], after, names=names, channels=own, percentile=percentile
+                    )
                 except AttributionError as error:
                     failures[name] = str(error)
-                    similarity[name] = _nothing(len(next(iter(before[name].values()))))
+                    similarity[name] = dict.fromkeys(names, np.full(samples, np.nan))
             found.append(StageScores(stage.block, similarity, failures))
     return Randomisation(order, draw, seed, tuple(found), before)
 
@@ -125,7 +130,3 @@ def permuted(maps: Maps, *, seed: int = 0) -> Maps:
 def _toward(subject: Subject) -> Sequence[str]:
     target = subject.target if subject.target is not None else subject.output
     return () if target is None else (target,)
-
-
-def _nothing(samples: int) -> Mapping[str, Floats]:
-    return dict.fromkeys(NAMES, np.full(samples, np.nan))

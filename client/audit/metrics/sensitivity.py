@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.client.audit.arrays import Explain, Floats, Inputs, Maps
 from onnx_attribution.client.audit.metrics.metric import Metric, declared, flat, ratio
-from onnx_attribution.client.audit.metrics.similarity import Channels, similarities
+from onnx_attribution.client.audit.metrics.similarity import NAMES, Channels, similarities
 from onnx_attribution.errors import InvalidArgument
 
 Move = Callable[[Inputs, np.random.Generator], Inputs]
@@ -98,29 +98,31 @@ def local_lipschitz_estimate(
     return np.asarray(np.max(found, axis=0))
 
 
-def random_logit(
-    own: Maps, other: Maps, *, channels: Channels = "sum", percentile: float = 100.0
-) -> dict[str, Floats]:
-    """RANDOM_LOGIT by every similarity: `own` maps of the predicted classes, `other` those of other classes."""
-    return compared(own, other, channels=channels, percentile=percentile)
+def random_logit(own: Maps, other: Maps, **options: Any) -> dict[str, Floats]:
+    """RANDOM_LOGIT by the similarities of `compared`: `own` maps of the predicted classes, `other` of other ones."""
+    return compared(own, other, **options)
 
 
 def compared(
-    left: Maps, right: Maps, *, channels: Channels = "sum", percentile: float = 100.0
+    left: Maps,
+    right: Maps,
+    *,
+    names: Sequence[str] = NAMES,
+    channels: Channels = "sum",
+    percentile: float = 100.0,
 ) -> dict[str, Floats]:
-    """Every similarity, sample by sample; of several sources its mean."""
+    """The similarities of these names, sample by sample; of several sources their mean."""
     if left.keys() != right.keys():
         raise InvalidArgument(
             f"maps of {', '.join(left)} cannot be compared with those of {', '.join(right)}"
         )
     found = [
         [
-            similarities(x, y, channels=channels, percentile=percentile)
+            similarities(x, y, names=names, channels=channels, percentile=percentile)
             for x, y in zip(a, right[n], strict=True)
         ]
         for n, a in left.items()
     ]
-    names = found[0][0].keys() if found and found[0] else ()
     return {name: np.mean([[one[name] for one in each] for each in found], axis=0) for name in names}
 
 

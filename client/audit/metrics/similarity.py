@@ -10,7 +10,7 @@ maps of two axes from 3 x 3 on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -102,21 +102,32 @@ def unit_range(values: Floats, percentile: float = 100.0) -> Floats:
 
 
 def similarities(
-    left: Floats, right: Floats, *, channels: Channels = "sum", percentile: float = 100.0
+    left: Floats,
+    right: Floats,
+    *,
+    names: Sequence[str] = NAMES,
+    channels: Channels = "sum",
+    percentile: float = 100.0,
 ) -> dict[str, float]:
-    """All similarities of two maps of one sample.
+    """The similarities of these names of two maps of one sample.
 
     Ranks are those of all elements; SSIM and HOG compare pictures of magnitudes in 0..1, cut at the percentile (100:
     not cut), with the channels taken together.
     """
+    if unknown := [name for name in names if name not in NAMES]:
+        raise InvalidArgument(
+            f"no similarity {unknown[0]!r}; there are: {', '.join(NAMES)}", parameter="names"
+        )
     x, y = _pair(left, right)
-    pictures = [unit_range(picture(a, channels), percentile) for a in (x, y)]
-    return {
-        "spearman": spearman(x, y),
-        "spearman_absolute": spearman_absolute(x, y),
-        "ssim": ssim(*pictures),
-        "hog": hog(*pictures),
-    }
+    found = {name: function(x, y) for name, function in _OF_ELEMENTS.items() if name in names}
+    if set(names) & set(_OF_PICTURES):
+        one, other = (unit_range(picture(a, channels), percentile) for a in (x, y))
+        found |= {name: function(one, other) for name, function in _OF_PICTURES.items() if name in names}
+    return {name: found[name] for name in names}
+
+
+_OF_ELEMENTS: dict[str, Similarity] = {"spearman": spearman, "spearman_absolute": spearman_absolute}
+_OF_PICTURES: dict[str, Similarity] = {"ssim": ssim, "hog": hog}
 
 
 def _pair(left: NDArray[np.floating], right: NDArray[np.floating]) -> tuple[Floats, Floats]:

@@ -16,7 +16,7 @@ from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import Attribution, AttributionRequest, LayerAttribution
 from tests.client.audit import planted
 
-SAMPLES = 30
+SAMPLES = 20
 SEEING = {
     "gradient_x_activation": "gradient_x_activation",
     "integrated_gradients": "integrated_gradients",
