@@ -265,22 +265,23 @@ class _Run:
         return sensitivity.compared(self._maps[name], maps, channels=channels, percentile=own.percentile)
 
     def _infidelity(self, classes: Classes) -> Iterator[Score]:
-        own, sources = self._settings, self._sources("infidelity")
+        own, sources = self._settings, self._sources()
         baselines = {n: _number(n, b) for n, b in self._subject.baselines.items() if n in sources}
         forward = self._subject.forward(classes)
         found: list[dict[str, Floats]] = [{}, {}]
-        for name in self._maps:
+        for name, own_maps in self._of_inputs("infidelity").items():
             self._report("infidelity", name)
             contributions = own.contributions.get(name, self._multiplied(name))
             perturb = faithfulness.removed_squares(
-                sources, baselines, share=own.share, contributions=contributions
+                tuple(own_maps), baselines, share=own.share, contributions=contributions
             )
             for scores, maps in zip(found, (self._maps, self._chance), strict=True):
                 scores[name] = faithfulness.infidelity(
                     forward, self._inputs, maps[name], perturb,
                     count=own.removals, normalize=True, seed=own.seed,
                 )  # fmt: skip
-        yield Score(faithfulness.INFIDELITY.name, "", *found)
+        if found[0]:
+            yield Score(faithfulness.INFIDELITY.name, "", *found)
 
     def _completeness(self, classes: Classes) -> Iterator[Score]:
         del classes
@@ -294,7 +295,7 @@ class _Run:
             yield Score(faithfulness.COMPLETENESS.name, "", found)
 
     def _robustness(self, classes: Classes) -> Iterator[Score]:
-        own, sources = self._settings, self._sources("robustness")
+        own, sources = self._settings, self._sources()
         spans = {n: float(np.ptp(np.asarray(self._inputs[n], np.float64))) or 1.0 for n in sources}
 
         def move(inputs: Inputs, rng: np.random.Generator) -> Inputs:
@@ -327,9 +328,12 @@ class _Run:
         del classes
         if self._masks is None:
             return
-        several = [name for name, maps in self._maps.items() if len(maps) > 1]
+        placed = self._of_inputs("localisation")
+        several = [name for name, maps in placed.items() if len(maps) > 1]
         if several:
-            raise InvalidArgument(f"masks belong to one source, and {several[0]} has maps of several")
+            raise InvalidArgument(f"masks belong to one input, and {several[0]} has maps of several")
+        if not placed:
+            return
         for metric, function in (
             (localisation.POINTING_GAME, localisation.pointing_game),
             (localisation.ATTRIBUTION_LOCALISATION, localisation.attribution_localisation),
@@ -338,23 +342,28 @@ class _Run:
             (localisation.INTERSECTION_OVER_UNION, localisation.intersection_over_union),
         ):
             own, random = (
-                {name: function(next(iter(maps.values())), self._masks) for name, maps in each.items()}
+                {name: function(next(iter(each[name].values())), self._masks) for name in placed}
                 for each in (self._maps, self._chance)
             )
             yield Score(metric.name, "", own, random)
 
-    def _sources(self, word: str) -> tuple[str, ...]:
-        """The inputs that all methods have maps of."""
-        names = dict.fromkeys(name for maps in self._maps.values() for name in maps)
-        for name in names:
-            if name not in self._inputs:
-                raise InvalidArgument(f"{name!r} is no input, and {word} moves inputs", tensor=name)
-            for method, maps in self._maps.items():
-                if name in maps and maps[name].shape != np.shape(self._inputs[name]):
-                    raise InvalidArgument(f"{method}'s map of {name!r} has another shape than the input")
-        if any(set(maps) != set(names) for maps in self._maps.values()):
-            raise InvalidArgument("methods have maps of different inputs")
-        return tuple(names)
+    def _sources(self) -> tuple[str, ...]:
+        """The inputs that are moved: those of floats that are sources, or all of floats where none is."""
+        floats = [name for name, one in self._inputs.items() if np.asarray(one).dtype.kind == "f"]
+        if not floats:
+            raise InvalidArgument("there is no input of floats to move")
+        known = set(self._subject.source or self._subject.info().sources)
+        return tuple(name for name in floats if name in known) or tuple(floats)
+
+    def _of_inputs(self, step: str) -> dict[str, Maps]:
+        """The maps that lie on the inputs; a note for each other one."""
+        sources, found = self._sources(), {}
+        for name, maps in self._maps.items():
+            if all(n in sources and one.shape == np.shape(self._inputs[n]) for n, one in maps.items()):
+                found[name] = maps
+            else:
+                self._notes.append(f"{step} of {name} is left out: its map is of {', '.join(maps)}, no input")
+        return found
 
     def _multiplied(self, name: str) -> bool:
         """Whether attributions are multiplied by the inputs, or by their differences to the baselines."""

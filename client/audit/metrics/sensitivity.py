@@ -87,12 +87,10 @@ def local_lipschitz_estimate(
     explain: Explain, inputs: Inputs, move: Move, *, count: int = 10, seed: int = 0
 ) -> Floats:
     """LOCAL_LIPSCHITZ_ESTIMATE of `count` moves; a move that ends where it began does not count."""
-    own = explain(inputs)
-    before = flat(own)
-    places = _at(inputs, own)
+    before, places = flat(explain(inputs)), _places(inputs)
     found = [np.zeros(len(before))]
     for moved in _moves(inputs, move, count, seed):
-        apart = np.linalg.norm(_at(moved, own) - places, axis=1)
+        apart = np.linalg.norm(_places(moved) - places, axis=1)
         change = np.linalg.norm(flat(explain(moved)) - before, axis=1)
         found.append(ratio(change, apart, otherwise=0.0))
     return np.asarray(np.max(found, axis=0))
@@ -166,8 +164,7 @@ def _sensitivities(explain: Explain, inputs: Inputs, move: Move, count: int, see
     return [np.linalg.norm(flat(explain(moved)) - before, axis=1) / norms for moved in moves]
 
 
-def _at(inputs: Inputs, sources: Maps) -> Floats:
-    """The inputs that are explained, as `[samples, elements]`."""
-    if missing := [name for name in sources if name not in inputs]:
-        raise InvalidArgument(f"{', '.join(missing)} is no input, so its distances are not known")
-    return flat({name: np.asarray(inputs[name], np.float64) for name in sources})
+def _places(inputs: Inputs) -> Floats:
+    """The inputs of floats, which are what moves, as `[samples, elements]`."""
+    found = {name: np.asarray(one) for name, one in inputs.items()}
+    return flat({name: one.astype(np.float64) for name, one in found.items() if one.dtype.kind == "f"})
