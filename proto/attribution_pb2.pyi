@@ -51,6 +51,47 @@ class CamForm(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAM_FORM_AUTHORS: _ClassVar[CamForm]
     CAM_FORM_JACOBGIL: _ClassVar[CamForm]
 
+class LrpRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LRP_RULE_UNSPECIFIED: _ClassVar[LrpRule]
+    LRP_RULE_EPSILON: _ClassVar[LrpRule]
+    LRP_RULE_GAMMA: _ClassVar[LrpRule]
+    LRP_RULE_ZPLUS: _ClassVar[LrpRule]
+    LRP_RULE_ALPHA_BETA: _ClassVar[LrpRule]
+    LRP_RULE_W2: _ClassVar[LrpRule]
+    LRP_RULE_FLAT: _ClassVar[LrpRule]
+    LRP_RULE_BOX: _ClassVar[LrpRule]
+    LRP_RULE_IDENTITY: _ClassVar[LrpRule]
+
+class LrpFirst(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LRP_FIRST_UNSPECIFIED: _ClassVar[LrpFirst]
+    LRP_FIRST_SAME: _ClassVar[LrpFirst]
+    LRP_FIRST_EPSILON: _ClassVar[LrpFirst]
+    LRP_FIRST_GAMMA: _ClassVar[LrpFirst]
+    LRP_FIRST_ZPLUS: _ClassVar[LrpFirst]
+    LRP_FIRST_ALPHA_BETA: _ClassVar[LrpFirst]
+    LRP_FIRST_W2: _ClassVar[LrpFirst]
+    LRP_FIRST_FLAT: _ClassVar[LrpFirst]
+    LRP_FIRST_BOX: _ClassVar[LrpFirst]
+    LRP_FIRST_IDENTITY: _ClassVar[LrpFirst]
+
+class LrpComposite(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LRP_COMPOSITE_UNSPECIFIED: _ClassVar[LrpComposite]
+    LRP_COMPOSITE_NONE: _ClassVar[LrpComposite]
+    LRP_COMPOSITE_EPSILON_PLUS: _ClassVar[LrpComposite]
+    LRP_COMPOSITE_EPSILON_PLUS_FLAT: _ClassVar[LrpComposite]
+    LRP_COMPOSITE_EPSILON_ALPHA2_BETA1: _ClassVar[LrpComposite]
+    LRP_COMPOSITE_EPSILON_ALPHA2_BETA1_FLAT: _ClassVar[LrpComposite]
+    LRP_COMPOSITE_EPSILON_GAMMA_BOX: _ClassVar[LrpComposite]
+
+class LrpForm(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LRP_FORM_UNSPECIFIED: _ClassVar[LrpForm]
+    LRP_FORM_GENERAL: _ClassVar[LrpForm]
+    LRP_FORM_CAPTUM: _ClassVar[LrpForm]
+
 class BatchMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     BATCH_MODE_UNSPECIFIED: _ClassVar[BatchMode]
@@ -92,6 +133,35 @@ UPSAMPLE_LINEAR_CORNERS: Upsample
 CAM_FORM_UNSPECIFIED: CamForm
 CAM_FORM_AUTHORS: CamForm
 CAM_FORM_JACOBGIL: CamForm
+LRP_RULE_UNSPECIFIED: LrpRule
+LRP_RULE_EPSILON: LrpRule
+LRP_RULE_GAMMA: LrpRule
+LRP_RULE_ZPLUS: LrpRule
+LRP_RULE_ALPHA_BETA: LrpRule
+LRP_RULE_W2: LrpRule
+LRP_RULE_FLAT: LrpRule
+LRP_RULE_BOX: LrpRule
+LRP_RULE_IDENTITY: LrpRule
+LRP_FIRST_UNSPECIFIED: LrpFirst
+LRP_FIRST_SAME: LrpFirst
+LRP_FIRST_EPSILON: LrpFirst
+LRP_FIRST_GAMMA: LrpFirst
+LRP_FIRST_ZPLUS: LrpFirst
+LRP_FIRST_ALPHA_BETA: LrpFirst
+LRP_FIRST_W2: LrpFirst
+LRP_FIRST_FLAT: LrpFirst
+LRP_FIRST_BOX: LrpFirst
+LRP_FIRST_IDENTITY: LrpFirst
+LRP_COMPOSITE_UNSPECIFIED: LrpComposite
+LRP_COMPOSITE_NONE: LrpComposite
+LRP_COMPOSITE_EPSILON_PLUS: LrpComposite
+LRP_COMPOSITE_EPSILON_PLUS_FLAT: LrpComposite
+LRP_COMPOSITE_EPSILON_ALPHA2_BETA1: LrpComposite
+LRP_COMPOSITE_EPSILON_ALPHA2_BETA1_FLAT: LrpComposite
+LRP_COMPOSITE_EPSILON_GAMMA_BOX: LrpComposite
+LRP_FORM_UNSPECIFIED: LrpForm
+LRP_FORM_GENERAL: LrpForm
+LRP_FORM_CAPTUM: LrpForm
 BATCH_MODE_UNSPECIFIED: BatchMode
 BATCH_MODE_DYNAMIC: BatchMode
 BATCH_MODE_FREED: BatchMode
@@ -660,6 +730,34 @@ class RectGrad(_message.Message):
     multiply_by_inputs: bool
     def __init__(self, quantile: _Optional[float] = ..., tau: _Optional[float] = ..., absolute: bool = ..., proportional: bool = ..., multiply_by_inputs: bool = ...) -> None: ...
 
+class Lrp(_message.Message):
+    __slots__ = ("rule", "composite", "first", "rules", "epsilon", "gamma", "alpha", "beta", "low", "high", "form", "zero_bias")
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    COMPOSITE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    GAMMA_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    FORM_FIELD_NUMBER: _ClassVar[int]
+    ZERO_BIAS_FIELD_NUMBER: _ClassVar[int]
+    rule: LrpRule
+    composite: LrpComposite
+    first: LrpFirst
+    rules: str
+    epsilon: float
+    gamma: float
+    alpha: float
+    beta: float
+    low: float
+    high: float
+    form: LrpForm
+    zero_bias: bool
+    def __init__(self, rule: _Optional[_Union[LrpRule, str]] = ..., composite: _Optional[_Union[LrpComposite, str]] = ..., first: _Optional[_Union[LrpFirst, str]] = ..., rules: _Optional[str] = ..., epsilon: _Optional[float] = ..., gamma: _Optional[float] = ..., alpha: _Optional[float] = ..., beta: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., form: _Optional[_Union[LrpForm, str]] = ..., zero_bias: bool = ...) -> None: ...
+
 class CustomMethod(_message.Message):
     __slots__ = ("name", "parameters")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -775,7 +873,7 @@ class InterveneResponse(_message.Message):
     def __init__(self, target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., values: _Optional[_Iterable[float]] = ..., largest: _Optional[_Iterable[int]] = ..., largest_before: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs_before: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., evaluations: _Optional[int] = ..., seconds: _Optional[float] = ..., digest: _Optional[str] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AttributeRequest(_message.Message):
-    __slots__ = ("model", "inputs", "layers", "source", "target", "baselines", "request_id", "validate_only", "targets", "last_only", "sums_only", "custom", "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default", "occlusion", "layer_activation", "expected_gradients", "smoothgrad", "smoothgrad_sq", "vargrad", "internal_influence", "neuron_conductance", "grad_cam", "grad_cam_pp", "hires_cam", "layer_cam", "xgrad_cam", "kernel_shap", "guided_grad_cam", "full_grad", "full_grad_terms", "guided_backprop", "deconvnet", "rectgrad")
+    __slots__ = ("model", "inputs", "layers", "source", "target", "baselines", "request_id", "validate_only", "targets", "last_only", "sums_only", "custom", "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default", "occlusion", "layer_activation", "expected_gradients", "smoothgrad", "smoothgrad_sq", "vargrad", "internal_influence", "neuron_conductance", "grad_cam", "grad_cam_pp", "hires_cam", "layer_cam", "xgrad_cam", "kernel_shap", "guided_grad_cam", "full_grad", "full_grad_terms", "guided_backprop", "deconvnet", "rectgrad", "lrp")
     class BaselinesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -822,6 +920,7 @@ class AttributeRequest(_message.Message):
     GUIDED_BACKPROP_FIELD_NUMBER: _ClassVar[int]
     DECONVNET_FIELD_NUMBER: _ClassVar[int]
     RECTGRAD_FIELD_NUMBER: _ClassVar[int]
+    LRP_FIELD_NUMBER: _ClassVar[int]
     model: str
     inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
     layers: _containers.RepeatedScalarFieldContainer[str]
@@ -861,7 +960,8 @@ class AttributeRequest(_message.Message):
     guided_backprop: GuidedBackprop
     deconvnet: DeconvNet
     rectgrad: RectGrad
-    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., last_only: bool = ..., sums_only: bool = ..., custom: _Optional[_Union[CustomMethod, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_activation: _Optional[_Union[GradientXActivation, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., neuron_ig: _Optional[_Union[NeuronIG, _Mapping]] = ..., deeplift_rescale: _Optional[_Union[DeepLiftRescale, _Mapping]] = ..., deeplift_reveal_cancel: _Optional[_Union[DeepLiftRevealCancel, _Mapping]] = ..., deeplift_genomics_default: _Optional[_Union[DeepLiftGenomicsDefault, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_activation: _Optional[_Union[LayerActivation, _Mapping]] = ..., expected_gradients: _Optional[_Union[ExpectedGradients, _Mapping]] = ..., smoothgrad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., smoothgrad_sq: _Optional[_Union[SmoothGradSquared, _Mapping]] = ..., vargrad: _Optional[_Union[VarGrad, _Mapping]] = ..., internal_influence: _Optional[_Union[InternalInfluence, _Mapping]] = ..., neuron_conductance: _Optional[_Union[NeuronConductance, _Mapping]] = ..., grad_cam: _Optional[_Union[GradCam, _Mapping]] = ..., grad_cam_pp: _Optional[_Union[GradCamPlusPlus, _Mapping]] = ..., hires_cam: _Optional[_Union[HiResCam, _Mapping]] = ..., layer_cam: _Optional[_Union[LayerCam, _Mapping]] = ..., xgrad_cam: _Optional[_Union[XGradCam, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., guided_grad_cam: _Optional[_Union[GuidedGradCam, _Mapping]] = ..., full_grad: _Optional[_Union[FullGrad, _Mapping]] = ..., full_grad_terms: _Optional[_Union[FullGradTerms, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[DeconvNet, _Mapping]] = ..., rectgrad: _Optional[_Union[RectGrad, _Mapping]] = ...) -> None: ...
+    lrp: Lrp
+    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., last_only: bool = ..., sums_only: bool = ..., custom: _Optional[_Union[CustomMethod, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_activation: _Optional[_Union[GradientXActivation, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., neuron_ig: _Optional[_Union[NeuronIG, _Mapping]] = ..., deeplift_rescale: _Optional[_Union[DeepLiftRescale, _Mapping]] = ..., deeplift_reveal_cancel: _Optional[_Union[DeepLiftRevealCancel, _Mapping]] = ..., deeplift_genomics_default: _Optional[_Union[DeepLiftGenomicsDefault, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_activation: _Optional[_Union[LayerActivation, _Mapping]] = ..., expected_gradients: _Optional[_Union[ExpectedGradients, _Mapping]] = ..., smoothgrad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., smoothgrad_sq: _Optional[_Union[SmoothGradSquared, _Mapping]] = ..., vargrad: _Optional[_Union[VarGrad, _Mapping]] = ..., internal_influence: _Optional[_Union[InternalInfluence, _Mapping]] = ..., neuron_conductance: _Optional[_Union[NeuronConductance, _Mapping]] = ..., grad_cam: _Optional[_Union[GradCam, _Mapping]] = ..., grad_cam_pp: _Optional[_Union[GradCamPlusPlus, _Mapping]] = ..., hires_cam: _Optional[_Union[HiResCam, _Mapping]] = ..., layer_cam: _Optional[_Union[LayerCam, _Mapping]] = ..., xgrad_cam: _Optional[_Union[XGradCam, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., guided_grad_cam: _Optional[_Union[GuidedGradCam, _Mapping]] = ..., full_grad: _Optional[_Union[FullGrad, _Mapping]] = ..., full_grad_terms: _Optional[_Union[FullGradTerms, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[DeconvNet, _Mapping]] = ..., rectgrad: _Optional[_Union[RectGrad, _Mapping]] = ..., lrp: _Optional[_Union[Lrp, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("request_id", "digest", "batch_mode", "target_tensor", "layers", "planned_evaluations")

@@ -25,11 +25,12 @@ MAP_METHODS = frozenset(_where(lambda one: _has(one, "channel_axis")))
 METHODS = _where(
     lambda one: (
         not _has(one, "neuron")
-        and one.name not in MAP_METHODS | {"smoothgrad_sq", "vargrad"}
+        and one.name not in MAP_METHODS | {"lrp", "smoothgrad_sq", "vargrad"}
         and one.sums_to != "F(x)"
     )
 )
-"""Those that need nothing but a request about any layer; of three that evaluate the same rows one."""
+"""Those that need nothing but a request about any layer; of three that evaluate the same rows one. Not lrp, which has
+no rule for some operators."""
 PATH_METHODS = frozenset(_where(lambda one: bool(one.sums_to) and _has(one, "tolerance")))
 GRADIENT_METHODS = frozenset(_where(lambda one: not one.needs_reference)) & {
     *METHODS,

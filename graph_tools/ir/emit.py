@@ -106,6 +106,7 @@ class Emitter:
         self.prefix = prefix
         self._taken = set(graph.tensors())
         self._known: dict[tuple[Any, ...], tuple[gs.Variable, ...]] = {}
+        self._made: set[int] = set()
         self._constants: dict[tuple[Any, ...], gs.Constant] = {}
         self._count = 0
 
@@ -132,8 +133,13 @@ class Emitter:
                 operator, name=name, attrs=attributes, inputs=values, outputs=list(made), domain=domain
             )
             self.graph.nodes.append(node)
+            self._made.add(id(node))
             self._known[key] = made
         return self._known[key]
+
+    def has_made(self, node: gs.Node) -> bool:
+        """Whether a node of the graph was emitted here."""
+        return id(node) in self._made
 
     def constant(self, value: ArrayLike, dtype: Any = None) -> gs.Constant:
         """A constant; equal small ones are shared."""

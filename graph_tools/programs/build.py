@@ -9,6 +9,7 @@ tensor's shape and holds 1 at the explained element, -1 at one that is subtracte
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -22,8 +23,8 @@ from onnx_attribution.graph_tools.ir.convert import (
     name_is_taken,
     require_own_names,
 )
-from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
-from onnx_attribution.graph_tools.ir.reach import dependents
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_half, shape_of
+from onnx_attribution.graph_tools.ir.reach import dependents, reachable
 from onnx_attribution.graph_tools.network import Network
 from onnx_attribution.graph_tools.programs.signature import Choice, Neuron, Program
 from onnx_attribution.graph_tools.walk.differentiate import Rules, differentiate
@@ -63,16 +64,30 @@ class Draft:
         return self.input(target, "target/weight", self.tensor(target).shape)
 
     def gradients(self, choice: Choice, weight: Value, rules: Rules) -> dict[str, Value]:
-        """The cotangents of the layers, where `weight` is that of the target.
+        """The cotangents of the layers, where `weight` is that of the target, or their relevance.
 
         Of ways through a neuron: the gradient of the neuron with the derivative of the target by it as its weight.
         """
         self.require_moving(choice)
+        if rules.relevance:
+            weight = self._weighted(choice.target, weight)
+            sources = choice.sources  # a rule asks what depends on them, not on the layers that are asked for
+            rules = replace(rules, reach=lambda nodes, wrt: reachable(nodes, [*sources, *wrt]))
         seeds: dict[str, Value] = {choice.target: weight}
         if (neuron := choice.through) is not None:
             found = differentiate(self.op, seeds, [neuron.tensor], rules)
             seeds = {neuron.tensor: self._only(neuron, found[neuron.tensor])}
         return differentiate(self.op, seeds, choice.layers, rules)
+
+    def _weighted(self, target: str, weight: Value) -> Value:
+        """The target's value where it counts, times its weight: elements of weight 0 may hold anything."""
+        op, value = self.op, self.tensor(target)
+        value = op.cast(value, np.float32) if is_half(value) else value
+        weight = op.cast(weight, value.dtype)
+        zero = op.like(value, 0)
+        counted = op("Where", op("Equal", weight, zero), zero, value)
+        counted.shape = value.shape
+        return op("Mul", counted, weight)
 
     def _only(self, neuron: Neuron, gradient: Value) -> Value:
         """The gradient of a neuron, 0 for all others."""

@@ -58,7 +58,7 @@ class Asked:
 
     `baselines` are those of sources, or of inputs that lead to a hidden source; None: an input of the program.
     `complete`: attributions sum to the change at a layer in `cuts`, or at all layers (`joint`). `alone`: the inputs
-    have room for one row.
+    have room for one row. `relevance`: the rules carry relevance, which begins with the target's value.
     """
 
     choice: Choice
@@ -70,6 +70,7 @@ class Asked:
     joint: bool
     alone: bool
     rules: RuleTable
+    relevance: bool = False
 
 
 @dataclass

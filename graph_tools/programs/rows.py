@@ -24,17 +24,18 @@ def rows_program(
     rules: RuleTable = VJP,
     activations: bool = True,
     totals: Reduction | None = None,
+    relevance: bool = False,
 ) -> Program:
     """Gradient rows: one run of the network at the rows that are given.
 
     Inputs are the network's own, hidden sources by name, and `target/weight`. Outputs are `activation/<layer>`, unless
     `activations` is False, and `gradient/<layer>` in the layer's own shape, and `target/value`: `[rows]`, or `[1]`
     where rows are not separable. With `totals` in place of both `total/<layer>` of the shape of `target/value`: the sum
-    over the units of a row, in float32 at least.
+    over the units of a row, in float32 at least. `relevance`: what the rules carry begins with the target's value.
     """
     draft = Draft(network, choice.sources)
     weight = draft.weight(choice.target)
-    gradients = draft.gradients(choice, weight, Rules(rules))
+    gradients = draft.gradients(choice, weight, Rules(rules, relevance=relevance))
     draft.put_target(choice.target, weight, "target/value")
     for layer in choice.layers:
         if totals is not None:

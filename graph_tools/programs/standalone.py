@@ -50,7 +50,9 @@ def standalone_program(network: Network, asked: Asked) -> Program:
 def _at_input(work: Work, at: AtInput) -> Found:
     op, draft, choice = work.op, work.draft, work.asked.choice
     value = work.value(draft.tensor(choice.target), work.rows, work.given)
-    found = draft.gradients(choice, work.weight(value), Rules(work.asked.rules))
+    found = draft.gradients(
+        choice, work.weight(value), Rules(work.asked.rules, relevance=work.asked.relevance)
+    )
     if at.multiply:
         found = {n: op("Mul", g, op.cast(draft.tensor(n), g.dtype)) for n, g in found.items()}
     return Found(found, value)

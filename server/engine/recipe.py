@@ -179,7 +179,8 @@ class Recipe:
     `sums_to_change`: at a cut the attributions sum to F(x) - F(x'). `sums_to_value`: those of all layers sum to F(x).
     `layer_is_source`: a layer that is asked for is the source; so it is of Groups, and of a Path without conductance.
     `table` holds the rules of the walk back. `pooled`: maps are made of the channels of a layer, AtInput only.
-    `alone`: a run is of one sample.
+    `alone`: a run is of one sample. `relevance`: what is carried back begins with the target's value, and is the
+    attribution; it sums to that, less what biases take. `names`: nodes, tensors or operators that the method speaks of.
 
     Raises:
         ValueError: a `reduce` that could have no effect, or a layer apart from the source where there is none.
@@ -193,6 +194,8 @@ class Recipe:
     table: RuleTable = field(default_factory=lambda: VJP)
     pooled: Pooled | None = None
     alone: bool = False
+    relevance: bool = False
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         at = self.at
@@ -233,8 +236,12 @@ class Recipe:
 
     @property
     def sums_to(self) -> str:
-        """What the attributions sum to, in words; "" for nothing in general."""
-        return "F(x) - F(x')" if self.sums_to_change else "F(x)" if self.sums_to_value else ""
+        """What the attributions sum to, in words: those of a cut, or of all layers; "" if to nothing in general."""
+        if self.sums_to_change:
+            return "F(x) - F(x')"
+        if self.relevance:
+            return "F(x), less what biases take"
+        return "F(x)" if self.sums_to_value else ""
 
     @property
     def inner(self) -> Recipe:

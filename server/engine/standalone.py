@@ -74,7 +74,7 @@ def standalone_model(model: LoadedModel, wish: Standalone) -> Exported:
     choice = Choice(sources, layers, found.tensor)
     check_between(model, choice)
     notes = [*model.network.notes, *found.notes]
-    shared = together(model, sources, layers, found.tensor, notes)
+    shared = together(model, sources, layers, found.tensor, notes) and not recipe.alone
     if isinstance(at, Along) and not shared:
         at = replace(at, loop=True)
     nodes = model.nodes
@@ -88,6 +88,7 @@ def standalone_model(model: LoadedModel, wish: Standalone) -> Exported:
         is_joint_cut(nodes, sources, found.tensor, layers),
         not shared,
         recipe.table,
+        recipe.relevance,
     )
     program = standalone_program(model.network, asked)
     words = [

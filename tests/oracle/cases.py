@@ -74,12 +74,22 @@ METHODS: dict[str, str] = {
     "Deconvolution": "deconvnet",
     "NeuronDeconvolution": "deconvnet",
     "DeconvNet": "deconvnet",
+    "LRP": "lrp",
+    "LayerLRP": "lrp",
     "NoiseTunnel": "smoothgrad",  # or what its nt_type says, of another method of these
 }
 MAPS = ("relu_attributions", "attr_dim_summation")
 """Captum's options of maps, which are called alike here."""
 MULTIPLIERS = (Gradient, GuidedBackprop, DeconvNet)
 """What is never multiplied by a difference."""
+DROPPED_NOTHING = {"captum/equivalence/LRP==InputXGradient/test_lrp_ixg_equivalency#0": 0.99}
+"""Recorded in training, with a Dropout of 0.01 that dropped nothing and divided by 0.99, which the graph has not."""
+LRP_RULES = {
+    "EpsilonRule": "epsilon({STABILITY_FACTOR})",
+    "GammaRule": "gamma({gamma})",
+    "Alpha1_Beta0_Rule": "zplus",
+    "IdentityRule": "identity",
+}
 ARRAY = "test_classification_baselines_as_function#0"
 DRAWS = 1000
 """How many we take at least of points between references and the input."""
@@ -307,6 +317,7 @@ def call_of(side: Json, *, multiply: bool | None = None) -> Call:
             **_draws(side),
             **_neuron(side),
             **{name: options[name] for name in MAPS if name in options},
+            **_rules(side),
         ),
         places,
         factor=2.0 if "custom_attribution_func" in options else 1.0,
@@ -327,6 +338,18 @@ def _neuron(side: Json) -> Json:
         return {"neuron": {tensors[0]: (int(number),)}}
     chosen = index_of(selector)
     return {"neuron": {tensors[0]: chosen if isinstance(chosen, tuple) else (chosen,)}}
+
+
+def _rules(side: Json) -> Json:
+    """The rules of LRP as Captum has them: those of its modules, and for what is none what autograd makes of it."""
+    if METHODS[side["method"]] != "lrp":
+        return {}
+    model = oracle()["models"][side["model"]]
+    modules = {name: part["out"][0] for name, part in model["spec"]["layers"].items()}
+    named = {n["out"][0]: "derivative" for n in model["spec"]["nodes"] if n["out"][0] not in modules.values()}
+    for module, rule in model.get("lrp_rules_effective", {}).items():
+        named[modules[module]] = LRP_RULES[rule["class"]].format(**rule)
+    return {"form": "captum", "rules": ";".join(f"{name}={rule}" for name, rule in named.items())}
 
 
 def _drawn(side: Json) -> int:
@@ -483,8 +506,10 @@ def joined(answers: Sequence[Attribution]) -> Attribution:
 
 
 def delta(answer: Attribution) -> Floats:
-    """The sum of all attributions less the change of the target, per sample."""
+    """The sum of all attributions less the change of the target, per sample; of LRP the target less the sum."""
     total = sum(layer.sum for layer in answer.layers.values())
+    if answer.method == "lrp":
+        return np.asarray(answer.target.value - total)
     return np.asarray(total - (answer.target.value - answer.target.baseline_value))
 
 

@@ -24,6 +24,7 @@ def layers_of(
     layers: dict[str, LayerAttribution] = {}
     change = resolved.value - resolved.baseline_value
     complete, sums_only = resolved.recipe.sums_to_change, resolved.request.sums_only
+    relevance = resolved.recipe.relevance
     for name, values in sums.fine.items():
         total = per_sample(values)
         none = np.full_like(total, np.nan)
@@ -31,7 +32,7 @@ def layers_of(
         if name in sums.coarse:
             coarse = sums.coarse[name]
             error = np.abs(total - per_sample(coarse)) if sums_only else per_sample(np.abs(values - coarse))
-        residual = total - change if complete else none
+        residual = total - (resolved.value if relevance else change) if complete or relevance else none
         if name in sums.errors:
             error = sums.errors[name]
         if resolved.cuts[name]:  # no L1 error is less than what the sum misses

@@ -93,7 +93,10 @@ def warnings_of(answer: Answered, memory: int) -> Iterator[str]:
     bypassed = [
         layer
         for layer in answer.layers.values()
-        if not layer.cut and answer.joint is None and np.isfinite(layer.residual).any()
+        if not layer.cut
+        and answer.joint is None
+        and np.isfinite(layer.residual).any()
+        and not answer.resolved.recipe.relevance
     ]
     if len(bypassed) > SHOWN:
         first = ", ".join(repr(layer.name) for layer in bypassed[:SHOWN])

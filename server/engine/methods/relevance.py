@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from onnx_attribution.graph_tools.relevance import lrp as tables
 from onnx_attribution.graph_tools.relevance.guided import DECONVNET, GUIDED_BACKPROP
 from onnx_attribution.graph_tools.relevance.rectgrad import Threshold, rectgrad
-from onnx_attribution.methods import DeconvNet, GuidedBackprop, RectGrad
+from onnx_attribution.graph_tools.relevance.weights import Chosen, Numbers
+from onnx_attribution.methods import DeconvNet, GuidedBackprop, Lrp, RectGrad
 from onnx_attribution.server.engine.recipe import AtInput, Recipe, contribution, multiplier, recipe
 
 
@@ -23,3 +25,28 @@ def rect_grad(method: RectGrad) -> Recipe:
     threshold = Threshold(method.quantile, method.tau, method.absolute, method.proportional)
     reduce = contribution if method.multiply_by_inputs else multiplier
     return Recipe(AtInput(), reduce, table=rectgrad(threshold), alone=method.tau is None)
+
+
+@recipe(Lrp)
+def lrp(method: Lrp) -> Recipe:
+    convolution, dense, first = tables.COMPOSITES[method.composite]
+    if method.first != "same":
+        first = method.first
+    box = (method.low or 0.0, 1.0 if method.high is None else method.high)
+    asked = tables.Lrp(
+        Chosen(convolution or method.rule),
+        Chosen(dense or method.rule),
+        Chosen(first) if first else None,
+        tuple((name, Chosen(rule, number)) for name, rule, number in method.by_name()),
+        Numbers(
+            method.epsilon,
+            method.gamma,
+            method.alpha,
+            method.beta,
+            *box,
+            method.form == "captum",
+            method.zero_bias,
+        ),
+    )
+    names = tuple(name for name, _ in asked.named)
+    return Recipe(AtInput(), table=tables.lrp(asked), relevance=True, names=names)

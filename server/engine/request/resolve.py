@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import element_type
+from onnx_attribution.graph_tools.ir.subgraphs import inner_nodes
 from onnx_attribution.graph_tools.programs.signature import Choice, Neuron
 from onnx_attribution.graph_tools.select.targets import require_float, require_numbers
 from onnx_attribution.server.engine.models.forward import forward, moved
@@ -100,6 +101,7 @@ def resolve(
             wanted.append(_target(model, request, one, recipe))
     names = list(dict.fromkeys(one.tensor for one in wanted))
     sources, layers, is_default = source_and_layers(model, request, recipe, names)
+    _require_named(model, request, recipe)
     through = _neuron(model, request, recipe)
     beside = _beside(model, request, recipe, sources, names)
     choices = {name: Choice(sources, layers, name, through) for name in names}
@@ -297,6 +299,21 @@ def _indexed(model: LoadedModel, samples: Samples, neuron: Neuron) -> tuple[Neur
         )  # fmt: skip
     index = tuple(k % size for k, size in zip(neuron.index, shape, strict=False))
     return replace(neuron, index=index), run.count if whole is None else 0
+
+
+def _require_named(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> None:
+    """Refuses a name that a parameter speaks of and no node, tensor or operator has."""
+    if wanted := recipe.inner.names:
+        inside = [one for node in model.nodes for one in inner_nodes(node)]
+        known = {name for node in (*model.nodes, *inside) for name in (node.name, node.op)} | set(
+            model.tensors
+        )
+        for name in wanted:
+            if name not in known:
+                raise InvalidArgument(
+                    f"{request.method.name} names {name!r}, and no node, tensor or operator of the model is called so",
+                    option="rules",
+                )
 
 
 def _target(model: LoadedModel, request: AttributionRequest, given: Target, recipe: Recipe) -> targets.Chosen:

@@ -136,10 +136,15 @@ def between(low: Array, high: Array, alpha: float | Floats) -> Array:
 def rows_session(
     model: LoadedModel, resolved: Resolved, activations: bool = True, totals: Reduction | None = None
 ) -> Session:
-    table = resolved.recipe.table
+    found = resolved.recipe
     return model.session(
         rows_key(resolved.choice, resolved.recipe.rules, activations, totals),
         lambda: rows_program(
-            model.network, resolved.choice, rules=table, activations=activations, totals=totals
+            model.network,
+            resolved.choice,
+            rules=found.table,
+            activations=activations,
+            totals=totals,
+            relevance=found.relevance,
         ),
     )

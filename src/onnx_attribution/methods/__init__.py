@@ -56,6 +56,7 @@ __all__ = [
     "KernelShap",
     "LayerActivation",
     "LayerCam",
+    "Lrp",
     "Method",
     "MethodInfo",
     "NearZero",
@@ -460,4 +461,9 @@ from onnx_attribution.methods.maps import (  # noqa: E402
     Upsample,
     XGradCam,
 )
-from onnx_attribution.methods.relevance import DeconvNet, GuidedBackprop, RectGrad  # noqa: E402
+from onnx_attribution.methods.relevance import (  # noqa: E402
+    DeconvNet,
+    GuidedBackprop,
+    Lrp,
+    RectGrad,
+)

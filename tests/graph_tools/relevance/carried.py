@@ -21,13 +21,19 @@ TOLERANCE = 1e-4
 
 
 def carried(
-    net: onnx.ModelProto, table: RuleTable, weight: Array, layers: tuple[str, ...] = ("x",), **inputs: Any
+    net: onnx.ModelProto,
+    table: RuleTable,
+    weight: Array,
+    layers: tuple[str, ...] = ("x",),
+    relevance: bool = False,
+    **inputs: Any,
 ) -> Mapping[str, Array]:
-    """What arrives at the layers where `weight` begins at the only output; sources are the inputs."""
+    """What arrives at the layers where `weight` begins at the only output, or its value times `weight` where relevance
+    is carried; sources are the inputs."""
     feeds = {name: np.asarray(value, np.float32) for name, value in inputs.items()}
     model = LoadedModel(net, Backend("cpu", 1), given=feeds)
     choice = Choice(tuple(inputs), layers, model.outputs[0].name)
-    program = rows_program(model.network, choice, rules=table)
+    program = rows_program(model.network, choice, rules=table, relevance=relevance)
     given = {**feeds, "target/weight": np.asarray(weight, np.float32)}
     session = model.backend.session(program.model)
     found = session.run({name: value for name, value in given.items() if name in program.inputs})
