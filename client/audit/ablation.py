@@ -22,6 +22,8 @@ from typing import Any, Literal, get_args, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from onnx_attribution.client.audit.metrics import removal
+from onnx_attribution.client.audit.verdict import Finding, findings
 from onnx_attribution.errors import AttributionError, InvalidArgument, Reason
 from onnx_attribution.interventions import MEAN, Edit, Intervened, Patch, Ranked, Replacement
 from onnx_attribution.methods import Method, make
@@ -385,6 +387,15 @@ class Ablation:
                 )
             )  # fmt: skip
         return sorted(found, key=lambda row: sign * row.area)
+
+    def findings(self, *, seed: int = 0) -> list[Finding]:
+        """What the experiment says of each method, beside random rankings of the same samples: findings of the metric
+        "deletion" or "insertion", for `verdicts`. It needs scipy."""
+        areas = {name: one.area for name, one in self.curves.items() if name != RANDOM}
+        control = self.curves.get(RANDOM)
+        chance = None if control is None else dict.fromkeys(areas, control.area)
+        metric = removal.DELETION if self.kind == "deletion" else removal.INSERTION
+        return findings(metric, areas, chance, detail=self.layer, seed=seed) if areas else []
 
     def table(self) -> str:
         """The rows as text."""

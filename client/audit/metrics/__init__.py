@@ -11,6 +11,7 @@ from onnx_attribution.client.audit.metrics import (
     faithfulness,
     localisation,
     randomisation,
+    removal,
     sensitivity,
     similarity,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "faithfulness",
     "localisation",
     "randomisation",
+    "removal",
     "sensitivity",
     "similarity",
 ]

@@ -20,6 +20,7 @@ from onnx_attribution.client.audit.ablation import (
     random_ranks,
     ranks_of,
 )
+from onnx_attribution.client.audit.verdict import verdicts
 from onnx_attribution.errors import InvalidArgument, NotFound
 from onnx_attribution.methods import Method, NeuronIG
 from onnx_attribution.server import app
@@ -178,6 +179,23 @@ def test_the_planted_channel_goes_first_by_the_methods_that_see_it(planted: Abla
     assert {row.method for row in planted.rows()[:4]} == set(METHODS) - {"layer_activation", RANDOM}
     assert rows["neuron_ig"].gain > 2 * rows["neuron_ig"].gain_error > 0
     assert rows["layer_activation"].gain < rows["neuron_ig"].gain
+
+
+def test_a_verdict_compares_with_random_rankings_of_the_same_samples(
+    engine: Engine, planted: Ablation
+) -> None:
+    found = {one.method: one for one in planted.findings()}
+    assert found.keys() == set(METHODS) - {RANDOM}
+    assert found["neuron_ig"].word == "passes"
+    assert found["neuron_ig"].margin is not None
+    assert found["neuron_ig"].margin.high < 0
+    assert found["layer_activation"].rank.place == 5
+    judged = verdicts(list(found.values()), 6)
+    assert judged.methods[-1].method == "layer_activation"
+    other = ablation(
+        engine, "planted", IMAGES, "h", target=0, kind="insertion", methods=["neuron_ig", RANDOM]
+    )
+    assert [(one.metric, one.word) for one in other.findings()] == [("insertion", "passes")]
 
 
 def test_insertion_orders_methods_alike(engine: Engine, planted: Ablation) -> None:
