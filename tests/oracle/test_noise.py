@@ -15,8 +15,9 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_attribution.values import Attribution
 from tests.checks import to_double
-from tests.oracle import cases, nested, noise
-from tests.oracle.cases import Asker, Json
+from tests.oracle import cases, file, nested, noise
+from tests.oracle.cases import Asker
+from tests.oracle.file import Json
 from tests.oracle.nested import Nested
 from tests.oracle.test_oracle import ANSWERED, EQUAL, ask, assert_case, calls, params, recorded
 
@@ -44,7 +45,7 @@ def _misplaced(found: Nested) -> Nested:
 
 def is_exact(case: Json, call: cases.Call) -> bool:
     """Whether the file has all digits: of RevealCancel's multipliers it has those that a quotient in float32 leaves."""
-    if call.drawn or recorded(case, call) is None or case["method"] not in cases.REVEALING:
+    if call.drawn or recorded(case, call) is None or case["method"] not in file.REVEALING:
         return recorded(case, call) is not None and not call.drawn
     baselines: Mapping[str, Any] = call.request.baselines
     apart = [np.abs(a - baselines[n]) for n, a in call.request.inputs.items()]
@@ -113,12 +114,12 @@ def test_a_model_whose_target_moves_is_no_noise() -> None:
 
 def has_model(side: Json) -> bool:
     """Whether a side is of a model of the file, not a function of Python."""
-    return cases.oracle()["models"][side["model"]].get("spec") is not None
+    return file.oracle()["models"][side["model"]].get("spec") is not None
 
 
 def stays(call: cases.Call) -> bool:
     """Whether the target is the same at far and near inputs, in float64 by the reference implementation."""
-    model = to_double(cases.model_of(call.request.model))
+    model = to_double(file.model_of(call.request.model))
     target = call.request.each_target[0].tensor or model.graph.output[0].name
     evaluator, rng = ReferenceEvaluator(model), np.random.default_rng(0)
 

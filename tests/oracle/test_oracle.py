@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,9 @@ from onnx_attribution.server.engine.rows import evaluate
 from onnx_attribution.server.engine.rows.plan import captum_alphas, captum_weights, mean_plan
 from onnx_attribution.values import Attribution, Target
 from tests.methods.toys import explain, model
-from tests.oracle import cases, nested, noise
-from tests.oracle.cases import Asker, Json
+from tests.oracle import cases, file, nested, noise
+from tests.oracle.cases import Asker
+from tests.oracle.file import Json
 from tests.oracle.nested import Nested
 
 NOTHING = 1e-4
@@ -44,10 +44,10 @@ def params(items: list[Json]) -> list[Any]:
     return [pytest.param(item, id=item["id"]) for item in items]
 
 
-RUN = cases.cases()
+RUN = file.cases()
 REFUSED = [case for case in RUN if case["kind"] == "error"]
 ANSWERED = [case for case in RUN if case["kind"] != "error"]
-EQUAL = cases.equivalences()
+EQUAL = file.equivalences()
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def assert_checks(case: Json, call: cases.Call, answer: Attribution, answers: li
     slack = scatter(call, answer)
     found[call.name] = found["attributions"]
     for check in case["checks"]:
-        if cases.caution(case) in cases.ONLY_SUMS and check["on"] != "convergence_delta":
+        if file.caution(case) in file.ONLY_SUMS and check["on"] != "convergence_delta":
             continue
         if check["on"] in ("multipliers", "contributions") and check["on"] != call.name:
             continue
@@ -114,7 +114,7 @@ def assert_recorded(case: Json, call: cases.Call, answer: Attribution, answers: 
     if call.drawn:
         assert_scattered(call, answer, expected, variation(call, answers))
         return
-    if case["method"] in cases.REVEALING and not call.multiplied:
+    if case["method"] in file.REVEALING and not call.multiplied:
         assert_close_where_it_moves(call, call.result(answer), expected)
         return
     assert_close(call.result(answer), expected)
@@ -174,7 +174,7 @@ def calls(case: Json) -> list[cases.Call]:
 @pytest.mark.parametrize("case", params(ANSWERED))
 def test_our_numbers_are_the_peers_numbers(case: Json, ask: Asker) -> None:
     for call in calls(case):
-        double = cases.caution(case) == cases.IN_DOUBLE
+        double = file.caution(case) == file.IN_DOUBLE
         assert_case(case, call, ask(call, double=double), ask.each(call, double=double))
 
 
@@ -218,7 +218,7 @@ def test_what_the_peer_refuses_is_refused(case: Json, ask: Asker) -> None:
         assert np.abs(cases.delta(answer)).max() <= 1e-5
         return
     if case["method"] == "LRP":  # of a module that the network's graph has not: behind its output, then
-        behind = cases.model_of(case["model"])
+        behind = file.model_of(case["model"])
         behind.graph.node.append(onnx.helper.make_node("Sigmoid", [behind.graph.output[0].name], ["last"]))
         behind.graph.output[0].name = "last"
         ask.engine.add("with a sigmoid", behind)
@@ -237,9 +237,9 @@ def test_what_the_peer_refuses_is_refused(case: Json, ask: Asker) -> None:
 def test_two_calls_that_must_agree_agree(item: Json, ask: Asker) -> None:
     sides = []
     for side in (item["lhs"], item["rhs"]):
-        kept = cases.DROPPED_NOTHING.get(item["id"], 1.0)
+        kept = file.DROPPED_NOTHING.get(item["id"], 1.0)
         theirs = [kept * one for one in nested.flatten(nested.nested(side["reference_attributions"]))]
-        if cases.oracle()["models"][side["model"]].get("spec") is None:
+        if file.oracle()["models"][side["model"]].get("spec") is None:
             sides.append(theirs)  # a Python function that picks one neuron: the library's own gradient of it
             continue
         given = side.get("baselines")
@@ -271,7 +271,7 @@ def rows_of(lhs: Json, rhs: Json) -> Any:
     return slice(None)
 
 
-@pytest.mark.parametrize("case", params(cases.tables()))
+@pytest.mark.parametrize("case", params(file.tables()))
 def test_quadratures_of_a_peers_name_are_its_tables(case: Json) -> None:
     name, count = case["method"], case["n_steps"]
     plan = mean_plan(name, count)
@@ -287,7 +287,7 @@ def test_quadratures_of_a_peers_name_are_its_tables(case: Json) -> None:
 # --- RevealCancel where the file has no call
 
 
-SELECTED = [case for case in cases.oracle()["cases"] if case["kind"] == "rule_selection"]
+SELECTED = [case for case in file.oracle()["cases"] if case["kind"] == "rule_selection"]
 BEFORE = {
     "Dense": "z = MatMul(x, W)",
     "Conv1D": "z = Conv(x, K)",
@@ -329,13 +329,13 @@ def test_genomics_default_chooses_the_peers_rule(case: Json) -> None:
     assert np.array_equal(revealed, rescaled) == (not before), "the example tells the rules apart"
 
 
-SPLIT = [case for case in cases.oracle()["cases"] if case["method"].startswith("positive/negative")]
+SPLIT = [case for case in file.oracle()["cases"] if case["method"].startswith("positive/negative")]
 
 
 @pytest.mark.parametrize("case", params(SPLIT))
 def test_the_parts_of_a_linear_layer_are_the_peers(case: Json) -> None:
     expected = {c["on"]: np.asarray(c["expected"], dtype=np.float64) for c in case["checks"]}
-    found = parts_of(cases.model_of(case["model"]), case)
+    found = parts_of(file.model_of(case["model"]), case)
     for name, index in (("positive_contributions", 0), ("negative_contributions", 1)):
         actual = found[index]
         wanted = expected[name]
@@ -363,42 +363,3 @@ def parts_of(net: onnx.ModelProto, case: Json) -> list[NDArray[Any]]:
     points = {name: case["inputs"][name], "there": case["baselines"]}
     session = Backend("cpu").session(model_of(graph))
     return list(session.run({n: nested.array(a).astype(np.float32) for n, a in points.items()}).values())
-
-
-# --- What is left out
-
-
-@pytest.fixture
-def whole(shared: Path) -> Json:
-    """Returns the whole file of cases, or skips."""
-    assert (shared / "oracle" / "cases.json").is_file()
-    return cases.oracle()
-
-
-def test_the_committed_cases_are_those_of_the_file(whole: Json) -> None:
-    held = cases.committed()
-    assert len(held["cases"]) == 309
-    for part in ("cases", "equivalences"):
-        assert [item for item in held[part] if item not in whole[part]] == []
-    assert held["models"].items() <= whole["models"].items()
-
-
-def test_nothing_of_our_methods_is_left_out(whole: Json) -> None:
-    """Twelve cases carry a caution and are compared as it says."""
-    found = [cases.caution(case) for case in cases.cases() if case.get("caution")]
-    assert found.count(cases.ONLY_DELTA) == 8
-    assert found.count(cases.IN_DOUBLE) == 4
-    assert not any(e.get("caution") for e in whole["equivalences"])
-    lift = [c for c in whole["cases"] if "deeplift" in c["method"].lower() and c not in cases.cases()]
-    assert {c["method"] for c in lift} == {"DeepLIFT_GenomicsDefault"}  # rule selections, tested above
-
-
-def test_every_method_has_cases_that_run() -> None:
-    ran, known = cases.counts(RUN), cases.counts(cases.cases())
-    assert set(ran) == set(known) == set(cases.METHODS)
-    assert {e["lhs"]["method"] for e in EQUAL} >= {
-        "DeepLift",
-        "LayerConductance",
-        "NeuronDeepLift",
-        "Saliency",
-    }

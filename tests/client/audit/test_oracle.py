@@ -15,7 +15,7 @@ from onnx_attribution.client.audit.metrics.faithfulness import Perturb, infideli
 from onnx_attribution.client.audit.metrics.sensitivity import Move, max_sensitivity, within
 from onnx_attribution.client.audit.subject import Classes, Subject
 from onnx_attribution.server.engine import Engine
-from tests.oracle.cases import Json, model_of, oracle
+from tests.oracle.file import Json, model_of, oracle
 from tests.oracle.nested import array, index_of
 
 Floats = NDArray[np.float64]
