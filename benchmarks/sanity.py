@@ -30,7 +30,7 @@ from onnx_attribution.client.audit.metrics.randomisation import (
 )
 from onnx_attribution.client.audit.metrics.sensitivity import compared, other_classes
 from onnx_attribution.client.audit.subject import Subject
-from onnx_attribution.methods import IntegratedGradients, Method, SmoothGrad
+from onnx_attribution.methods import IntegratedGradients, Lrp, Method, SmoothGrad
 from onnx_attribution.server.engine import Engine
 
 RESULTS = Path(__file__).parent / "results" / "sanity.md"
@@ -47,9 +47,19 @@ METHODS: dict[str, Method | str] = {
     "hires_cam": "hires_cam",
     "grad_cam_pp": "grad_cam_pp",
     "full_grad": "full_grad",
+    "lrp_epsilon": Lrp(),
+    "lrp_zplus": Lrp(rule="zplus"),
 }
-SIGNED = ("gradient", "smoothgrad", "integrated_gradients", "deeplift_rescale", "grad_cam", "hires_cam")
-POSITIVE = ("guided_backprop", "deconvnet", "rectgrad", "grad_cam_pp", "full_grad")
+SIGNED = (
+    "gradient",
+    "smoothgrad",
+    "integrated_gradients",
+    "deeplift_rescale",
+    "grad_cam",
+    "hires_cam",
+    "lrp_epsilon",
+)
+POSITIVE = ("guided_backprop", "deconvnet", "rectgrad", "grad_cam_pp", "full_grad", "lrp_zplus")
 
 
 @dataclass(frozen=True)

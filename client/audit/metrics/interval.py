@@ -59,8 +59,6 @@ def ranks(
 
     Every draw takes the same inputs for all methods; inputs where one has no number are left out.
     """
-    from scipy.stats import rankdata
-
     names = list(by_method)
     values = np.stack([np.asarray(by_method[name], np.float64) for name in names])
     values = values[:, np.isfinite(values).all(axis=0)]
@@ -68,13 +66,21 @@ def ranks(
         return {name: Rank(math.nan, math.nan, math.nan, len(names)) for name in names}
     sign = 1.0 if direction == "lower" else -1.0
     means = values[:, _drawn(values.shape[1], seed, draws)].mean(axis=2)  # [methods, draws]
-    places = rankdata(sign * means.round(12), axis=0)
-    own = rankdata(sign * values.mean(axis=1).round(12))
+    places = _places(sign * means)
+    own = _places(sign * values.mean(axis=1)[:, None])[:, 0]
     tail = (1 - level) / 2
     low, high = np.quantile(places, [tail, 1 - tail], axis=1)
     return {
         name: Rank(float(own[k]), float(low[k]), float(high[k]), len(names)) for k, name in enumerate(names)
     }
+
+
+def _places(numbers: Floats) -> Floats:
+    """Along the first axis the place of each number, from 1; equal ones, but for rounding, share their mean place."""
+    rounded = numbers.round(12)
+    below = (rounded[:, None] > rounded[None]).sum(axis=1)
+    alike = (rounded[:, None] == rounded[None]).sum(axis=1)
+    return np.asarray(below + (alike + 1) / 2, np.float64)
 
 
 def _drawn(count: int, seed: int, draws: int) -> NDArray[np.int64]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,15 @@ def spearman(left: Floats, right: Floats) -> float:
     return float(np.clip(x @ y / (norms[0] * norms[1]), -1.0, 1.0))
 
 
+def spearman_signed(left: Floats, right: Floats) -> float:
+    """The same of two maps. Where each has one sign throughout, as relevance that is shared among positive parts has
+    that of its class's score, the sign says nothing of where the map lies: magnitudes are compared."""
+    x, y = _pair(left, right)
+    if all((a >= 0).all() or (a <= 0).all() for a in (x, y)):
+        return spearman_absolute(x, y)
+    return spearman(x, y)
+
+
 def spearman_absolute(left: Floats, right: Floats) -> float:
     """The correlation of the ranks of magnitudes."""
     x, y = _pair(left, right)
@@ -48,12 +58,11 @@ def spearman_absolute(left: Floats, right: Floats) -> float:
 
 def ssim(left: Floats, right: Floats) -> float:
     """The structural similarity of two maps in 0..1 (doi 10.1109/TIP.2003.819861)."""
-    from skimage.metrics import structural_similarity
-
     x, y = (_squeezed(a) for a in _pair(left, right))
     side = min(x.shape, default=1)
     if side < 3:
         return _one_window(x, y)
+    structural_similarity = _skimage("metrics").structural_similarity
     reach = (min(side, WINDOW) - 1) // 2
     return float(
         structural_similarity(
@@ -67,11 +76,10 @@ def hog(left: Floats, right: Floats) -> float:
 
     NaN where there are no such histograms: for maps of another number of axes than two, or with a side below 3.
     """
-    from skimage.feature import hog as histograms
-
     x, y = (_squeezed(a) for a in _pair(left, right))
     if x.ndim != 2 or min(x.shape) < 3:
         return math.nan
+    histograms = _skimage("feature").hog
     cell = tuple(max(1, min(CELL, size // 4)) for size in x.shape)
     block = tuple(min(BLOCK, size // one) for size, one in zip(x.shape, cell, strict=True))
     found = [histograms(a, orientations=TURNS, pixels_per_cell=cell, cells_per_block=block) for a in (x, y)]
@@ -126,7 +134,7 @@ def similarities(
     return {name: found[name] for name in names}
 
 
-_OF_ELEMENTS: dict[str, Similarity] = {"spearman": spearman, "spearman_absolute": spearman_absolute}
+_OF_ELEMENTS: dict[str, Similarity] = {"spearman": spearman_signed, "spearman_absolute": spearman_absolute}
 _OF_PICTURES: dict[str, Similarity] = {"ssim": ssim, "hog": hog}
 
 
@@ -137,6 +145,16 @@ def _pair(left: NDArray[np.floating], right: NDArray[np.floating]) -> tuple[Floa
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise InvalidArgument("a map holds numbers that are not finite, and cannot be compared")
     return x, y
+
+
+def _skimage(name: str) -> Any:
+    """Raises: InvalidArgument: scikit-image is not installed."""
+    try:
+        return import_module(f"skimage.{name}")
+    except ImportError:
+        raise InvalidArgument(
+            "ssim and hog need scikit-image: pip install 'onnx-attribution[audit]'; or leave them out of names"
+        ) from None
 
 
 def _ranks(values: Floats) -> Floats:

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from onnx_attribution.client.audit.metrics.convergence import convergence
 from onnx_attribution.client.audit.subject import Subject
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.methods import Lrp
 from onnx_attribution.server.engine import Engine
 
 WIDTH, DEPTH = 24, 4
@@ -77,6 +78,15 @@ def test_weights_of_one_sign_converge_and_signed_ones_do_not(engine: Engine) -> 
     assert (both["positive"]["r0"] > 0.999).all()
     assert both["signed"]["r0"].mean() < 0.5
     assert (both["positive"]["r0"] > both["positive"]["r3"]).all()
+
+
+def test_the_z_plus_rule_converges_whatever_the_signs_of_the_weights(engine: Engine) -> None:
+    subject = Subject(engine, "signed")
+    found = convergence(subject, Lrp(rule="zplus"), {"r0": X}, layers=("r0", "r2"), pairs=8)
+    plain = convergence(subject, "gradient", {"r0": X}, layers=("r0", "r2"), pairs=8)
+    assert (found["r0"] > 0.85).all()  # of the 4 layers the relevance begins with both signs
+    assert (found["r0"] > found["r2"]).all()
+    assert (found["r0"] > plain["r0"]).all()
 
 
 def test_one_number_and_no_pair_are_refused(engine: Engine) -> None:

@@ -22,7 +22,7 @@ from onnx_attribution.client.audit.metrics.randomisation import (
 from onnx_attribution.client.audit.metrics.sensitivity import compared, other_classes
 from onnx_attribution.client.audit.subject import Subject
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.methods import Method, SmoothGrad
+from onnx_attribution.methods import Lrp, Method, SmoothGrad
 from onnx_attribution.server import app
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings as Serving
@@ -41,8 +41,10 @@ METHODS: dict[str, Method | str] = {
     "hires_cam": "hires_cam",
     "grad_cam_pp": "grad_cam_pp",
     "full_grad": "full_grad",
+    "lrp_epsilon": "lrp",
+    "lrp_zplus": Lrp(rule="zplus"),
 }
-POSITIVE = ("guided_backprop", "deconvnet", "rectgrad", "grad_cam_pp", "full_grad")
+POSITIVE = ("guided_backprop", "deconvnet", "rectgrad", "grad_cam_pp", "full_grad", "lrp_zplus")
 """Methods that keep only positive relevance or add up magnitudes (arXiv 2012.00362)."""
 SIGNED = tuple(name for name in METHODS if name not in POSITIVE)
 TIMES_INPUT = ("integrated_gradients", "deeplift_rescale")

@@ -94,6 +94,12 @@ def test_signs_count_for_ranks_and_not_for_magnitudes(rng: np.random.Generator) 
     assert [found[name] for name in NAMES[1:]] == pytest.approx([1, 1, 1])
 
 
+def test_the_sign_of_a_whole_map_is_not_where_it_lies(rng: np.random.Generator) -> None:
+    x = np.abs(rng.normal(size=(1, 8, 8)))
+    assert similarities(x, -2 * x)["spearman"] == pytest.approx(1.0)
+    assert spearman(x, -2 * x) == pytest.approx(-1.0)
+
+
 def test_histograms_of_gradients_see_edges_turn() -> None:
     rows = np.tile(np.linspace(0, 1, 16) ** 2, (16, 1))
     assert hog(rows, rows * 0.5) == pytest.approx(1.0)
