@@ -162,8 +162,9 @@ class Intervened:
     `[interventions, samples]`.
 
     `largest`, and `largest_before` without any edit, are the number of the largest element of the target's tensor: the
-    class that the model decides for, where only one axis of a sample has several; -1 elsewhere. `outputs` are the
-    tensors that were asked for, `[interventions, samples, *unit]`, and `outputs_before` `[samples, *unit]`.
+    class that the model decides for, where only one axis of a sample has several and none is NaN; -1 elsewhere.
+    `outputs` are the tensors that were asked for, `[interventions, samples, *unit]`, and `outputs_before`
+    `[samples, *unit]`.
     """
 
     target: ResolvedTarget

@@ -203,6 +203,17 @@ def test_a_target_without_an_index_is_the_largest_before_the_edit(engine: Engine
     np.testing.assert_array_equal(found.largest, [after.argmax(axis=1), [NET.b2.argmax()] * 3])
 
 
+def test_nan_stays_in_its_sample_and_has_no_largest(engine: Engine) -> None:
+    engine.add("root", model("(float[N,2] x) => (float[N,2] y) { h = Neg(x) y = Sqrt(h) }"))
+    x = np.array([[-1, -4], [-9, -1]], np.float32)
+    found = engine.intervene(
+        "root", {"x": x}, [Edit("h", np.array([[1, 0], [0, 0]], bool), to=-1.0)], target=0
+    )
+    np.testing.assert_array_equal(found.values, [[np.nan, 3]])
+    np.testing.assert_array_equal(found.largest, [[-1, 0]])
+    np.testing.assert_array_equal(found.largest_before, [1, 0])
+
+
 # --- trained models, edited by hand
 
 

@@ -421,7 +421,8 @@ def _measure(asked: _Request, made: Mapping[str, Array], rows: Sequence[Row], fo
         1 if chosen.made else chosen.sign
     )
     if read.size and sum(size > 1 for size in read.shape[1:]) < 2:
-        found.largest[tuple(place)] = read.reshape(len(rows), -1).argmax(axis=1)
+        flat = read.reshape(len(rows), -1)
+        found.largest[tuple(place)] = np.where(np.isnan(flat).any(axis=1), -1, flat.argmax(axis=1))
     for name, each in found.outputs.items():
         for (number, k), unit in zip(rows, _units(samples, [made], name), strict=True):
             each[number][k] = np.asarray(unit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import grpc
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from onnx_attribution.client import AsyncClient, Client
-from onnx_attribution.errors import InvalidArgument, NotFound
+from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, NotFound
 from onnx_attribution.interventions import MEAN, Edit, Intervened, InterventionRequest, Patch, Ranked
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import interventions, tensors
@@ -20,11 +21,28 @@ from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
 from onnx_attribution.values import Target
 from tests.definitions.network import drawn
+from tests.programs import parsed
 from tests.server.stubs import Stubs
 
 NET, X, OTHERS = drawn(3)
 INPUTS = {"x": X.astype(np.float32)}
 DONORS = {"x": OTHERS[:2].astype(np.float32)}
+ENDLESS = parsed(
+    """g (float[N,2] x) => (float[N,2] y) {
+        whole = ReduceMax<keepdims = 0>(x)
+        high = Constant<value = float {7.5}>()
+        is_high = Equal(whole, high)
+        few = Constant<value = int64 {2}>()
+        many = Constant<value = int64 {9223372036854775807}>()
+        trip = Where(is_high, many, few)
+        on = Constant<value = bool {1}>()
+        y = Loop(trip, on, x) <body = b (int64 i, bool c, float[N,2] a) => (bool d, float[N,2] e) {
+            d = Identity(c)
+            e = Sin(a)
+        }>
+    }"""
+)
+"""It never ends where the largest element of x is 7.5."""
 RANKS = np.array([[3, 1, 2, 0], [0, 1, 2, 3], [2, 3, 0, 1]])
 EDITS: list[Edit | list[Edit]] = [
     Edit("h", 1),
@@ -43,6 +61,7 @@ EDITS: list[Edit | list[Edit]] = [
 def engine() -> Iterator[Engine]:
     with Engine(provider="cpu", threads=1) as made:
         made.add("net", NET.model())
+        made.add("endless", ENDLESS)
         yield made
 
 
@@ -125,6 +144,30 @@ def test_messages_of_others_are_checked(address: str, fields: dict[str, Any], wo
     with stubs.channel, pytest.raises(grpc.RpcError, match=words) as caught:
         stubs.attributions.Intervene(request)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_run_that_an_edit_makes_endless_ends_at_the_deadline(address: str) -> None:
+    x = {"x": np.ones((1, 2), np.float32)}
+    with Client(address) as client:
+        found = client.intervene("endless", x, [Edit("x", 0)], target=0)
+        np.testing.assert_array_equal(found.values, 0)
+        with pytest.raises(DeadlineExceeded):
+            client.intervene("endless", x, [Edit("x", to=7.5)], target=0, timeout=1)
+        again = client.intervene("endless", x, [Edit("x", 0)], target=0, timeout=5)
+        np.testing.assert_array_equal(again.values, 0)
+
+
+def test_requests_that_come_together_are_answered_as_alone(engine: Engine, address: str) -> None:
+    def ask(number: int) -> Any:
+        with Client(address) as client:
+            return client.intervene("net", INPUTS, [EDITS[number]]).values
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(ask, [*range(8)] * 3))
+    for number in range(8):
+        alone = engine.intervene("net", INPUTS, [EDITS[number]]).values
+        for found in together[number::8]:
+            np.testing.assert_allclose(found, alone, rtol=1e-6, atol=1e-7)
 
 
 def test_an_answer_over_the_limit_is_refused(engine: Engine) -> None:
