@@ -26,7 +26,7 @@ from onnx_attribution.client.audit.metrics import removal
 from onnx_attribution.client.audit.verdict import Finding, findings
 from onnx_attribution.errors import AttributionError, InvalidArgument, Reason
 from onnx_attribution.interventions import MEAN, Edit, Intervened, Patch, Ranked, Replacement
-from onnx_attribution.methods import Method, make
+from onnx_attribution.methods import LayerActivation, Method, make
 from onnx_attribution.parameters import shown
 from onnx_attribution.values import Array, Attribution, AttributionRequest, Selection, Target, TensorInfo
 
@@ -306,6 +306,7 @@ def curve(
         replaced = Patch(
             _others(samples, samples if donors is None else _count(donors), donors is None, seed)
         )
+    orders = {layer: _compact(order) for layer, order in orders.items()}
     edits = [
         [
             Edit(layer, Ranked(order, 0, int(k)) if kind == "deletion" else Ranked(order, int(k)), replaced)
@@ -317,6 +318,15 @@ def curve(
     if found.values.shape[1] != samples:
         raise InvalidArgument(f"there are ranks of {samples} samples, and {found.values.shape[1]} samples")
     return Curve(kind, groups, counts, found.values.T.copy(), found.largest.T.copy())
+
+
+def _compact(order: NDArray[Any]) -> NDArray[Any]:
+    """The ranks without the axes of a sample along which they are all alike, in the smallest type: less to send."""
+    for axis in range(1, order.ndim):
+        first = order.take([0], axis=axis)
+        if (order == first).all():
+            order = first
+    return order.astype(np.min_scalar_type(int(order.max())))
 
 
 def _count(donors: Mapping[str, ArrayLike]) -> int:
@@ -513,7 +523,7 @@ def ablation(
                 continue
             method = made[name]
             if method is None:
-                units = units or _units(asked, model, part, layers, info.batch)
+                units = units or _units(asked, model, part, layers, own_target)
                 own = seed + (turn * len(asks) + draw) * 7919
                 order = random_ranks(size, units, _grouped(groups, units), seed=own)
             else:
@@ -633,11 +643,16 @@ def _without_front(array: Floats, batch: str | None) -> Floats:
 
 
 def _units(
-    asked: Any, model: str, inputs: Mapping[str, Array], layers: Sequence[str], batch: str | None
+    asked: Any, model: str, inputs: Mapping[str, Array], layers: Sequence[str], target: Target
 ) -> dict[str, tuple[int, ...]]:
     """The shapes of one sample of the layers."""
-    found: Intervened = asked.intervene(model, inputs, [[]], outputs=list(layers))
-    return {name: array.shape[1:] for name, array in zip(layers, found.outputs_before.values(), strict=True)}
+    try:
+        answer = _attributed(asked, model, inputs, LayerActivation(), layers, target, {})
+        return {name: each.shape[1:] for name, each in _scores(answer, layers).items()}
+    except InvalidArgument:  # text
+        found: Intervened = asked.intervene(model, inputs, [[]], target=target, outputs=list(layers))
+    arrays = found.outputs_before.values()
+    return {name: array.shape[1:] for name, array in zip(layers, arrays, strict=True)}
 
 
 def _samples(

@@ -22,6 +22,7 @@ from onnx_attribution.client.audit.ablation import (
 )
 from onnx_attribution.client.audit.verdict import verdicts
 from onnx_attribution.errors import InvalidArgument, NotFound
+from onnx_attribution.interventions import Edit, Ranked
 from onnx_attribution.methods import Method, NeuronIG
 from onnx_attribution.server import app
 from onnx_attribution.server.engine import Engine
@@ -127,6 +128,28 @@ def test_a_curve_has_as_many_steps_as_asked_for_and_its_ends(engine: Engine) -> 
     np.testing.assert_array_equal(found.counts, [0, 2, 5])
     np.testing.assert_allclose(found.values[:, 0], NET.value(X), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.values[:, 2], NET.value(0 * X), rtol=1e-5, atol=1e-6)
+
+
+def test_ranks_of_channels_are_sent_once_for_each_channel(engine: Engine) -> None:
+    asked: list[list[list[Edit]]] = []
+
+    class Watched:
+        def intervene(self, model: str, inputs: Any, edits: list[list[Edit]], **options: Any) -> Any:
+            asked.append(edits)
+            return engine.intervene(model, inputs, edits, **options)
+
+    unit = (4, 5, 5)
+    ranks = random_ranks(6, unit, by_axes(unit, 0))
+    found = curve(Watched(), "planted", IMAGES, {"h": ranks}, target=0)
+    (edits,) = asked
+    sent = {
+        id(one.at.numbers): one.at.numbers for edit in edits for one in edit if isinstance(one.at, Ranked)
+    }
+    (numbers,) = sent.values()
+    assert numbers.shape == (6, 4, 1, 1)
+    assert numbers.dtype.name == "uint8"
+    np.testing.assert_array_equal(np.broadcast_to(numbers, ranks.shape), ranks)
+    np.testing.assert_allclose(found.values[:, -1], -0.1, atol=1e-6)
 
 
 def test_resampled_elements_are_those_of_other_samples_by_the_seed(engine: Engine) -> None:
