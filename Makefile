@@ -95,10 +95,15 @@ licences: $(RELEASE_VENV)/stamp
 	$(SERVED_VENV)/bin/python -m pip install -q --disable-pip-version-check '.[server,plot,progress,references,watch]'
 	$(RELEASE_VENV)/bin/pip-licenses --python $(SERVED_VENV)/bin/python --from=mixed --format=json | \
 		$(RELEASE_VENV)/bin/python -m tests.release.licences > docs/licences.md
-# Both distributions, ready to publish: built, checked, installed, and the README's lines tried.
+# Both distributions, ready to publish: built, checked, installed, and the README's lines tried. URL: where the tree can be
+# read; the README that they hold links there, and without it has no links to files.
 release: $(VENV)/stamp $(RELEASE_VENV)/stamp
-	rm -rf dist/onnx_attribution-*
-	$(RELEASE_VENV)/bin/python -m build --outdir dist .
+	rm -rf dist/onnx_attribution-* dist/tree
+	mkdir -p dist/tree
+	git ls-files -z | xargs -0 cp --parents --no-dereference --target-directory dist/tree
+	python -m tests.release.readme dist/tree/README.md $(URL)
+	$(RELEASE_VENV)/bin/python -m build --outdir dist dist/tree
+	rm -rf dist/tree
 	$(RELEASE_VENV)/bin/twine check --strict dist/onnx_attribution-*
 	python -m tests.release dist/onnx_attribution-*
 

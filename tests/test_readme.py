@@ -17,6 +17,7 @@ from onnx_attribution.server.cli.app import app
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
 from tests.method_names import METHODS
+from tests.release.readme import shown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -95,6 +96,22 @@ def test_links_and_paths_exist() -> None:
         assert target.startswith("http") or (ROOT / target).exists(), target
     for path in re.findall(r"`((?:src|tests|client|server|graph_tools|proto|docs)/[\w./]*)`", README):
         assert (ROOT / path).exists(), path
+
+
+def test_every_link_of_the_published_readme_leads_somewhere() -> None:
+    text = shown(README, "https://host/owner/name")
+    targets = re.findall(r"\]\(([^)#]+)\)", text)
+    ours = [target for target in targets if target.startswith("https://host/owner/name/")]
+    assert all(target.startswith("https://") for target in targets)
+    assert len(ours) == len([one for one in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in one])
+    assert any(one.endswith("docs/demo.png") and "/raw/v" in one for one in ours)
+
+
+def test_the_published_readme_keeps_its_words_where_nobody_says_where_the_tree_is() -> None:
+    text = shown(README)
+    assert not re.search(r"\]\((?!https://)", text)
+    assert "[errors]" not in text
+    assert "Every error has a reason, a word that does not change: errors says" in text
 
 
 def test_the_picture_is_small() -> None:
