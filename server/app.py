@@ -247,32 +247,34 @@ class Server:
         while True:
             with suppress(Exception):  # an engine that fails says so to its callers
                 for info in await asyncio.to_thread(self._engine.models):
-                    key = info.name, info.version
-                    if info.state == "FAILED":
-                        looked.discard(key)  # once its file has changed it is looked at again
-                    elif info.state == "UNLOADED" and key not in looked:
+                    key, failed = (info.name, info.version), info.state == "FAILED"
+                    if info.state == "UNLOADED" and key not in looked:
                         looked.add(key)  # first: it may end a process
-                        await self._look(f"{info.name}/versions/{info.version}")
+                        failed = await self._look(f"{info.name}/versions/{info.version}")
+                    if failed:
+                        looked.discard(key)  # once its file has changed it is looked at again
                 if not self.looked.is_set():
                     await self._publish_health()
                     self.looked.set()
             await asyncio.sleep(HEALTH_SECONDS)
 
-    async def _look(self, model: str) -> None:
+    async def _look(self, model: str) -> bool:
+        """Whether it turns out that the model cannot be served, which is logged."""
         try:
             info = await self.work.run(
                 lambda: self._engine.look(model), self._settings.stream_seconds, compute=False
             )
         except NotFound:  # it is gone
-            return
+            return False
         except AttributionError as error:
             log.warning("not looked at", model=model, why=error.message)
-            return
+            return False
         except Exception as error:
             log.error("not looked at", model=model, exc_info=error)
-            return
+            return False
         if info.state == "FAILED":
             log.warning("not loaded", model=model, why=info.reason)
+        return info.state == "FAILED"
 
     async def _publish_health(self) -> None:
         """The server and its services serve once they are ready; a model does unless it failed to load."""

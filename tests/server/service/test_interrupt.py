@@ -68,7 +68,7 @@ def engine() -> Iterator[Engine]:
 
 
 def wait_until(done: Callable[[], bool]) -> None:
-    for _ in range(500):
+    for _ in range(2000):
         if done():
             return
         time.sleep(0.01)

@@ -19,7 +19,7 @@ from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.service.isolated import IsolatedEngine
 from onnx_attribution.server.settings import Settings
 from onnx_attribution.values import Accepted, AttributionRequest, Completed, Revision
-from tests.server.service.test_interrupt import ENDLESS, QUICK, X
+from tests.server.service.test_interrupt import ENDLESS, QUICK, X, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +122,26 @@ def test_its_runs_are_told_here(tmp_path: Path) -> None:
         request = AttributionRequest("quick", {"x": X}, "integrated_gradients", target=0, steps=32)
         list(engine.stream(request))
     assert counted.rows >= 32
+
+
+def test_what_cannot_be_served_is_known_again_to_the_next_process(
+    engine: IsolatedEngine, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    engine.add("broken", tmp_path / "broken.onnx")
+
+    def is_known() -> bool:
+        try:
+            states = {info.name: info.state for info in engine.models()}
+        except errors.NotReady:  # it has just ended
+            return False
+        return states["broken"] == "FAILED" and not client.health("models/broken")
+
+    with app.background(engine, Settings(port=0)) as (address, _), Client(address) as client:
+        wait_until(is_known)
+        assert client.health("models/quick")
+        assert engine._child is not None
+        engine._child._process.kill()
+        engine._child._process.join(5)
+        wait_until(is_known)
+    engine.remove("broken")
