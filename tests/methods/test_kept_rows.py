@@ -59,12 +59,3 @@ def test_rows_that_were_dropped_are_evaluated_anew_and_counted() -> None:
     assert answer.evaluations > whole.evaluations
     found, wanted = (one.layers["h"].values.astype(np.float64) for one in (answer, whole))
     assert np.abs(found - wanted).sum() <= 1e-3 * np.abs(wanted).sum()
-
-
-def test_layers_too_large_for_kept_rows_are_refined_as_a_trapezoid() -> None:
-    whole, _, _ = asked(1 << 30)
-    answer, _, reason = asked(16 * ROW)
-    assert reason == "converged"
-    assert answer.steps in (16, 32, 64, 128, 256)
-    found, wanted = (one.layers["h"].values.astype(np.float64) for one in (answer, whole))
-    assert np.abs(found - wanted).sum() <= 0.02 * np.abs(wanted).sum()  # each within 1 %

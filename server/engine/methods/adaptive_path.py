@@ -14,7 +14,7 @@ from onnx_attribution.server.engine.methods.stages import Evaluations, Stage
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Floats, Path, contribution
 from onnx_attribution.server.engine.request.resolve import Resolved
-from onnx_attribution.server.engine.rows.adaptive import Adaptive
+from onnx_attribution.server.engine.rows.adaptive import Adaptive, Refinement
 from onnx_attribution.server.engine.rows.evaluate import Sums
 from onnx_attribution.server.engine.rows.points import Point, row_bytes, rows_at
 from onnx_attribution.values import Array
@@ -27,11 +27,13 @@ TOGETHER = ""
 """The name of all layers as one."""
 
 
-def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
+def stages(
+    model: LoadedModel, asked: Sequence[Resolved], memory: int, kind: type[Paths] | None = None
+) -> Iterator[Stage]:
     """A stage for each refinement of all samples, while their rows fit into `memory`; then one in which those that need
     more are evaluated anew, a few at a time. Where the rows of one path do not fit, it ends with what it has.
     """
-    paths = [_Paths(model, one, memory) for one in asked]
+    paths = [(kind or Paths)(model, one, memory) for one in asked]
     every = [(path, k) for path in paths for k in range(len(path.samples))]
     at_once = max(room(model, asked, memory), 1)
     if len(every) > at_once:
@@ -68,23 +70,23 @@ def _kept_bytes(model: LoadedModel, resolved: Resolved) -> int:
     return max(row_bytes(model, resolved), 1) * (1 + at.conductance)
 
 
-def _steps(paths: Sequence[_Paths]) -> int:
+def _steps(paths: Sequence[Paths]) -> int:
     """The segments between the rows of the sample that has most."""
     return max(1, max(one.rows for path in paths for one in path.samples) - 1)
 
 
-def _planned(ones: Sequence[tuple[_Paths, int]]) -> int:
+def _planned(ones: Sequence[tuple[Paths, int]]) -> int:
     return sum(len(path.samples[k].wanted()) for path, k in ones)
 
 
-def _refined(paths: Sequence[_Paths], ones: Sequence[tuple[_Paths, int]]) -> Evaluations:
+def _refined(paths: Sequence[Paths], ones: Sequence[tuple[Paths, int]]) -> Evaluations:
     """One refinement of these samples."""
     for path in paths:
         yield from path.refine([k for own, k in ones if own is path])
     return [path.sums() for path in paths]
 
 
-def _in_turn(paths: Sequence[_Paths], ones: Sequence[tuple[_Paths, int]], room: int) -> Evaluations:
+def _in_turn(paths: Sequence[Paths], ones: Sequence[tuple[Paths, int]], room: int) -> Evaluations:
     """These samples, as many at once as there is room for. When asked to stop, those that have an answer keep it, and
     the others have their first rows only."""
     hurried = False
@@ -103,10 +105,10 @@ def _in_turn(paths: Sequence[_Paths], ones: Sequence[tuple[_Paths, int]], room: 
 
 
 @dataclass
-class _Sample:
+class Sample:
     """A sample on its path: its rows while it is refined, then what they sum to."""
 
-    adaptive: Adaptive | None
+    adaptive: Refinement | None
     limit: int
     ends: dict[float, float] = field(default_factory=dict)
     rows: int = 0
@@ -115,7 +117,7 @@ class _Sample:
     def wanted(self) -> Floats:
         if self.adaptive is None:
             return np.empty(0)
-        return self.adaptive.wanted()[: max(self.limit - self.rows, 0)]
+        return self.adaptive.wanted(max(self.limit - self.rows, 0))
 
     @property
     def open(self) -> bool:
@@ -139,7 +141,7 @@ class _Sample:
         return self.adaptive is not None
 
 
-class _Paths:
+class Paths:
     """The paths of all samples of a request about one target."""
 
     def __init__(self, model: LoadedModel, resolved: Resolved, memory: int) -> None:
@@ -158,7 +160,7 @@ class _Paths:
         ray = model.is_homogeneous(resolved.choice)
         zero = _from_zero(resolved) if ray else np.zeros(samples.count, np.bool_)
         self.samples = [
-            _Sample(self._adaptive(k, ray), limit, {0.0: 0.0} if ray else {})
+            Sample(self._adaptive(k, ray), limit, {0.0: 0.0} if ray else {})
             for k, ray in enumerate(zero.tolist())
         ]
 
@@ -173,7 +175,7 @@ class _Paths:
         if not one.is_kept:
             one.adaptive, one.rows = self._adaptive(number, ray=False), 0
 
-    def _adaptive(self, number: int, ray: bool) -> Adaptive:
+    def _adaptive(self, number: int, ray: bool) -> Refinement:
         straight = {
             layer: high[number] - low[number] for layer, (high, low) in self._ends.items() if self._weighs
         }
@@ -193,7 +195,6 @@ class _Paths:
         """Evaluates what these samples want; returns the last word of whoever asked."""
         points: list[Point] = [(k, float(alpha)) for k in numbers for alpha in self.samples[k].wanted()]
         said: object = None
-        cuts = {**self._resolved.cuts, TOGETHER: True} if self._resolved.recipe.sums_to_change else {}
         told = set[int]()
         for rows in rows_at(
             self._model, self._resolved, points, self._memory, activations=self._at.conductance
@@ -201,17 +202,23 @@ class _Paths:
             for sample, own in itertools.groupby(enumerate(rows.points), lambda each: each[1][0]):
                 places, points_there = zip(*own, strict=True)
                 one, alphas = self.samples[sample], [alpha for _, alpha in points_there]
-                assert one.adaptive is not None
+                assert isinstance(one.adaptive, Adaptive)
                 one.rows += len(alphas)
                 for place, alpha in zip(places, alphas, strict=True):
                     if alpha in (0.0, 1.0):
                         one.ends[alpha] = float(rows.values[place])
                 if len(one.ends) == 2 and sample not in told:
-                    one.adaptive.note_change(_change(one.ends[0.0], one.ends[1.0]), cuts)
+                    self._tell_change(one)
                     told.add(sample)
                 one.adaptive.add(alphas, self._part(rows.layers, slice(places[0], places[-1] + 1)))
             said = (yield rows.evaluated) or said
         return said
+
+    def _tell_change(self, one: Sample) -> None:
+        """Tells the sums of a sample what they are to be, where they are to be anything, once both ends are known."""
+        assert one.adaptive is not None
+        cuts = {**self._resolved.cuts, TOGETHER: True} if self._resolved.recipe.sums_to_change else {}
+        one.adaptive.note_change(_change(one.ends[0.0], one.ends[1.0]), cuts)
 
     def _part(
         self, layers: Mapping[str, tuple[Array, Array]], part: slice

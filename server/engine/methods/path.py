@@ -16,7 +16,7 @@ from onnx_attribution.methods import (
     NeuronConductance,
     NeuronIG,
 )
-from onnx_attribution.server.engine.methods import adaptive_path
+from onnx_attribution.server.engine.methods import adaptive_path, summed_path
 from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Floats, Path, Recipe, contribution, multiplier, recipe
@@ -68,14 +68,17 @@ def _path(method: Along, *, conductance: bool = False) -> Path:
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
     """One stage, or with a tolerance as many as doublings of the steps fit, or as many as rows lie where needed.
 
-    The rows of sums only are those of the trapezoid: where more are needed is told by units. So are those of layers
-    that are too large for their rows to be kept: they are evaluated anew.
+    The rows of sums only are those of the trapezoid: where more are needed is told by units. Of layers that are too
+    large for their rows to be kept programs add up the segments, if their rows can share a run.
     """
     at = asked[0].recipe.at
     assert isinstance(at, Path)
     by_units = at.quadrature == "auto" and not asked[0].request.sums_only
     if by_units and adaptive_path.room(model, asked, memory):
         yield from adaptive_path.stages(model, asked, memory)
+        return
+    if by_units and (at.conductance or at.apart) and all(one.samples.together for one in asked):
+        yield from adaptive_path.stages(model, asked, memory, summed_path.SummedPaths)
         return
     steps, most = at.steps, at.max_steps
     if at.quadrature == "auto":

@@ -13,15 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.server.engine.rows import chebyshev
-from onnx_attribution.server.engine.rows.segments import Segments
+from onnx_attribution.server.engine.rows.segments import Segments, Splits
 from onnx_attribution.server.engine.rows.spectral import Spectral
-from onnx_attribution.server.engine.rows.stored import Floats, Found, Stored
+from onnx_attribution.server.engine.rows.stored import Floats, Found, Measured, Stored
 
 FIRST, LAST = 2, 64
 """The levels of Chebyshev rows with which a path starts, and up to which they may double."""
@@ -49,54 +49,36 @@ BLIND = 1 / 128
 """The width down to which segments are split to find what no row shows and the change of the target does."""
 
 
-class Adaptive:
-    """The rows of one sample along its path, and what they sum to in every layer.
+class Levels(Protocol):
+    """What the levels of a layer sum to, how fast they come closer to each other, and which was the last."""
 
-    `conductance`: the integral of g dh, which differs by layer; otherwise the mean of g, whose error is judged after
-    multiplication by `straight[layer]`, x - x'. `ray`: the gradient is known to be the same all along, so that the row
-    at alpha = 1 is enough. `few_rounds`: rows cost less than what is to be done between runs.
+    found: list[Found]
+    rates: list[float]
+    last: int
+
+    def up_to(self, level: int) -> None:
+        """The sums of a level."""
+
+
+class Refinement:
+    """The rows of one sample along its path, and what they sum to in every layer, whoever adds them up.
+
+    `few_rounds`: rows cost less than what is to be done between runs.
     """
 
-    def __init__(
-        self,
-        *,
-        conductance: bool,
-        tolerance: float,
-        layers: Sequence[str],
-        straight: Mapping[str, NDArray[Any]] | None = None,
-        ray: bool = False,
-        few_rounds: bool = False,
-    ) -> None:
-        self._tolerance, self._ray = tolerance, ray
+    def __init__(self, layers: Mapping[str, Layer], tolerance: float, few_rounds: bool = False) -> None:
+        self._layers, self._tolerance = layers, tolerance
         self._few_rounds = few_rounds
         self._growth, self._second = (QUICK_GROWTH, DECIDES) if few_rounds else (GROWTH, 2 * FIRST)
-        scales = {} if conductance or straight is None else straight
-        self._layers = {name: _Layer(Stored(conductance, scales.get(name))) for name in layers}
         self._alphas: set[float] = set()
         self._level, self._split = FIRST, False
-        self._asked: list[float] = [1.0] if ray else list(chebyshev.nodes(FIRST))
+        self._asked: list[float] = self._nodes(FIRST)
         self._change: float | None = None
         self._gains: list[tuple[int, float]] = []
 
-    def wanted(self) -> Floats:
-        """The alphas to evaluate next, ascending; empty where more would gain nothing."""
-        return np.array(sorted(self._asked), dtype=np.float64)
-
-    def add(
-        self, alphas: Iterable[float], rows: Mapping[str, tuple[NDArray[Any], NDArray[Any] | None]]
-    ) -> None:
-        """Take rows `[alphas, *unit]` of every layer; h may be None where not conductances are summed."""
-        for k, alpha in enumerate(alphas):
-            if (key := float(alpha)) not in self._alphas:
-                self._alphas.add(key)
-                for name, layer in self._layers.items():
-                    g, h = rows[name]
-                    layer.rows.put(key, g[k], None if h is None else h[k])
-                    layer.renew()
-        self._asked = [alpha for alpha in self._asked if alpha not in self._alphas]
-        if not self._asked:
-            self._evaluate()
-            self._asked = self._next()
+    def wanted(self, most: int | None = None) -> Floats:
+        """The alphas to evaluate next, `most` at most, ascending; empty where more would gain nothing."""
+        return np.array(sorted(self._asked)[:most], dtype=np.float64)
 
     def note_change(self, change: float, cut: Mapping[str, bool]) -> None:
         """The change of the target from x' to x, and which layers every way to it crosses."""
@@ -128,38 +110,39 @@ class Adaptive:
     @property
     def how(self) -> str:
         """By what the sums were made, in words."""
-        if self._ray:
-            return "one row"
         found = {layer.best.how for layer in self._layers.values()}
         return "split" if "split" in found else max(found, key=len) if found else "none"
 
     # --- one round
 
+    def _nodes(self, level: int) -> list[float]:
+        return list(chebyshev.nodes(level))
+
+    def _took(self, alphas: Iterable[float]) -> None:
+        """There are these rows now: once those are that were wanted, what they say and which are wanted next."""
+        self._alphas.update(alphas)
+        self._asked = [alpha for alpha in self._asked if alpha not in self._alphas]
+        for layer in self._layers.values():
+            layer.renew()
+        if not self._asked:
+            self._evaluate()
+            self._asked = self._next()
+
     def _evaluate(self) -> None:
         for layer in self._layers.values():
-            if self._ray:
-                layer.one_row()
-            elif self._split:
+            if self._split:
                 layer.segments.refresh()
             else:
-                layer.spectral.up_to(self._level)
+                layer.levels.up_to(self._level)
             layer.renew()
 
     def _next(self) -> list[float]:
-        if self._ray:
-            if all(self._excess(name) <= 1 for name in self._layers):
-                return []
-            self._ray = False  # the sum misses the change: not the ray that it was taken for
-            for layer in self._layers.values():
-                layer.ray = []
-                layer.renew()
-            return self._fresh(chebyshev.nodes(FIRST))
         if (self.converged and not self._unseen()) or self._rounded():
             return []
         if not self._split:
             if self._level < DECIDES or (self._level < LAST and self._smooth()):
                 self._level = max(2 * self._level, self._second)
-                return self._fresh(chebyshev.nodes(self._level))
+                return self._fresh(self._nodes(self._level))
             self._split = True
             for layer in self._layers.values():
                 layer.segments.refresh()
@@ -232,22 +215,25 @@ class Adaptive:
             score = score / score.sum()
         worst = max(excess.values(), default=2.0)
         count = max(1, int(np.ceil(len(nodes) * min(self._growth, max(worst - 1, 0.05)))))
-        taken = _largest(score, count)
+        taken = self._taken(score, worst, count)
         if blind == 0 and self._stands(worst):
             return []
         if blind > 0.5 or (not taken and (blind > 0 or self._unseen())):
             wide = np.where(widths > BLIND, widths, 0)
-            taken = list(dict.fromkeys(taken[: (count + 1) // 2] + _largest(wide, (count + 1) // 2)))
+            half = (count + 1) // 2
+            taken = {**dict(list(taken.items())[:half]), **dict.fromkeys(_largest(wide, half), 2)}
         return [
             alpha
-            for k in taken
+            for k, parts in taken.items()
             for alpha in _between(
-                float(nodes[k]),
-                float(nodes[k + 1]),
-                first.rounds_at_end(k, float(score[k])),
-                4 if self._few_rounds and score[k] > QUARTERED else 2,
+                float(nodes[k]), float(nodes[k + 1]), first.rounds_at_end(k, float(score[k])), parts
             )
         ]
+
+    def _taken(self, score: Floats, worst: float, count: int) -> dict[int, int]:
+        """The numbers of the segments to split, about `count`, and into how many parts each; `worst` is the error in
+        units of what is tolerated, and the scores sum to 1."""
+        return {k: 4 if self._few_rounds and score[k] > QUARTERED else 2 for k in _largest(score, count)}
 
 
 def _between(low: float, high: float, rounds: int, parts: int) -> list[float]:
@@ -268,20 +254,14 @@ def _largest(score: Floats, count: int) -> list[int]:
     return [int(k) for k in order if score[k] > 0 and score[k] >= COMPARABLE * score[order[0]]]
 
 
-class _Layer:
-    """The rows of one layer, and what the rules make of them."""
+class Layer:
+    """One layer, and what the rules make of its rows."""
 
-    def __init__(self, rows: Stored) -> None:
-        self.rows = rows
-        self.spectral, self.segments = Spectral(rows), Segments(rows)
+    def __init__(self, rows: Measured, levels: Levels, segments: Splits) -> None:
+        self.rows, self.levels, self.segments = rows, levels, segments
         self.ray: list[Found] = []
         self.change: float | None = None
         self._best: Found | None = None
-
-    def one_row(self) -> None:
-        g, h = self.rows.row(1.0)
-        values = g * h if self.rows.conductance else g
-        self.ray = [self.rows.found(values, 0.0, self.rows.measure(values), "one row")]
 
     @property
     def best(self) -> Found:
@@ -296,16 +276,90 @@ class _Layer:
 
     def _chosen(self) -> Found:
         found = [(one.error, one) for one in self.ray + self.segments.found]
-        found += [(self._doubted(one), one) for one in self.spectral.found]
+        found += [(self._doubted(one), one) for one in self.levels.found]
         if not found:
             return self.rows.found(self.rows.sketch(), math.inf, 0.0, "none")
         error, best = min(found, key=lambda pair: max(pair[0], pair[1].missing(self.change)))
         return replace(best, error=error)
 
     def _doubted(self, one: Found) -> float:
-        return max(one.error, DOUBT.get(self.spectral.last, 1.5) * one.missing(self.change))
+        return max(one.error, DOUBT.get(self.levels.last, 1.5) * one.missing(self.change))
 
     def smooth(self) -> bool:
         """Whether polynomials converge: by how levels agree, and not refuted by what is missing."""
-        each = zip(self.spectral.found, self.spectral.rates, strict=True)
+        each = zip(self.levels.found, self.levels.rates, strict=True)
         return any(rate <= SLOW and one.missing(self.change) <= 3 * one.error for one, rate in each)
+
+
+class _Kept(Layer):
+    """One whose rows are kept."""
+
+    def __init__(self, rows: Stored) -> None:
+        super().__init__(rows, Spectral(rows), Segments(rows))
+        self.stored = rows
+
+    def one_row(self) -> None:
+        g, h = self.stored.row(1.0)
+        values = g * h if self.stored.conductance else g
+        self.ray = [self.rows.found(values, 0.0, self.rows.measure(values), "one row")]
+
+
+class Adaptive(Refinement):
+    """The rows of one sample, which are kept.
+
+    `conductance`: the integral of g dh, which differs by layer; otherwise the mean of g, whose error is judged after
+    multiplication by `straight[layer]`, x - x'. `ray`: the gradient is known to be the same all along, so that the row
+    at alpha = 1 is enough.
+    """
+
+    def __init__(
+        self,
+        *,
+        conductance: bool,
+        tolerance: float,
+        layers: Sequence[str],
+        straight: Mapping[str, NDArray[Any]] | None = None,
+        ray: bool = False,
+        few_rounds: bool = False,
+    ) -> None:
+        scales = {} if conductance or straight is None else straight
+        self._kept = {name: _Kept(Stored(conductance, scales.get(name))) for name in layers}
+        super().__init__(self._kept, tolerance, few_rounds)
+        self._ray = ray
+        if ray:
+            self._asked = [1.0]
+
+    def add(
+        self, alphas: Iterable[float], rows: Mapping[str, tuple[NDArray[Any], NDArray[Any] | None]]
+    ) -> None:
+        """Take rows `[alphas, *unit]` of every layer; h may be None where not conductances are summed."""
+        keys = [float(alpha) for alpha in alphas]
+        for k, key in enumerate(keys):
+            if key not in self._alphas:
+                for name, layer in self._kept.items():
+                    g, h = rows[name]
+                    layer.stored.put(key, g[k], None if h is None else h[k])
+        self._took(keys)
+
+    @property
+    def how(self) -> str:
+        return "one row" if self._ray else super().how
+
+    def _evaluate(self) -> None:
+        if not self._ray:
+            super()._evaluate()
+            return
+        for layer in self._kept.values():
+            layer.one_row()
+            layer.renew()
+
+    def _next(self) -> list[float]:
+        if not self._ray:
+            return super()._next()
+        if all(self._excess(name) <= 1 for name in self._layers):
+            return []
+        self._ray = False  # the sum misses the change: not the ray that it was taken for
+        for layer in self._layers.values():
+            layer.ray = []
+            layer.renew()
+        return self._fresh(self._nodes(FIRST))

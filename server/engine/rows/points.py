@@ -66,7 +66,7 @@ def rows_at(
             yield _rows(resolved, part, found, len(part))
             continue
         for k, point in enumerate(part):
-            alone = session.run(_feeds(resolved, [point]))
+            alone = session.run(feeds_at(resolved, [point]))
             yield _rows(resolved, [point], alone, 1 if k else 1 + len(part))
 
 
@@ -98,7 +98,7 @@ def _work(resolved: Resolved, points: Sequence[Point], limit: int) -> Work:
         }
         sums = {f"total/{layer}": RowAxis(0) for layer in resolved.choice.layers}
         places = {**run.places, **found, **sums, "target/value": RowAxis(0)}
-    return Work(_feeds(resolved, points), places, len(points), limit)
+    return Work(feeds_at(resolved, points), places, len(points), limit)
 
 
 def row_bytes(model: LoadedModel, resolved: Resolved) -> int:
@@ -114,7 +114,7 @@ def _unit_bytes(model: LoadedModel, resolved: Resolved, layer: str) -> int:
     return int(np.prod(shape, dtype=np.int64)) * 4 // run.count
 
 
-def _feeds(resolved: Resolved, points: Sequence[Point]) -> dict[str, Array]:
+def feeds_at(resolved: Resolved, points: Sequence[Point]) -> dict[str, Array]:
     """The inputs of a program of rows: sources at the points, all else as it is at x."""
     numbers, samples = [sample for sample, _ in points], resolved.samples
     alphas = np.array([alpha for _, alpha in points])

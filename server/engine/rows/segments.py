@@ -4,45 +4,37 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_attribution.server.engine.rows.stored import Floats, Found, Stored
+from onnx_attribution.server.engine.rows.stored import Floats, Found, Measured, Stored
 
 SURE, LUCK = 1.5, 0.5
 """Times what the model of errors expects: SURE where many add up, as much as LUCK more where one may be all."""
+ROUNDED = 1e-3
+"""Of the largest error so far, what is left of squares in float32 once these are taken off."""
 
 
-class Segments:
+class Splits:
     """The segments of one layer: what varies over each, and how often it was split without varying less.
 
     Over a segment in which one kink lies anywhere, or many do, the trapezoid is wrong by |dg dh| / sqrt(12), root mean
     square; these errors have no common sign, so that their squares add up, unit by unit.
     """
 
-    def __init__(self, rows: Stored) -> None:
-        self._rows = rows
+    def __init__(self, rows: Measured) -> None:
+        self._measured = rows
         self.nodes: list[float] = []
         self.parts: list[float] = []
         self.stuck: list[int] = []
-        self.size = 0.0
         self.found: list[Found] = []
-        self._sum, self._squares = np.zeros(0), np.zeros(0)
         self._largest = 0.0
         self._rounds = [0, 0]
 
     def refresh(self) -> None:
         """Take in the rows that came since."""
-        alphas = self._rows.alphas
-        if not self.nodes:
-            self._rebuild(alphas)
-        else:
-            self._split(alphas)
-        error = self._error()
-        if error < 1e-3 * self._largest:  # nothing is left of what large squares rounded
-            self._rebuild(alphas)
-            error = self._error()
-        self.found = [self._rows.found(self._sum.copy(), error, self.size, "split")]
+        raise NotImplementedError
 
     def rounds_at_end(self, segment: int, share: float) -> int:
         """For how many rounds, before this one, the segment at an end has been most of all that is wrong."""
@@ -52,18 +44,18 @@ class Segments:
                 return max(self._rounds[end] - 1, 0)
         return 0
 
-    def _error(self) -> float:
-        expected = np.sqrt(np.maximum(self._squares, 0) / 12)
-        error = self._rows.measure(expected)
-        many = max(min(_many(self._rows.weighed(expected)), _many(np.array(self.parts))), 1.0)
+    def _error(self, squares: Floats) -> float:
+        """The error where the squares of what varies over the segments sum to these, unit by unit."""
+        expected = np.sqrt(np.maximum(squares, 0) / 12)
+        error = self._measured.measure(expected)
+        many = max(min(_many(self._measured.weighed(expected)), _many(np.array(self.parts))), 1.0)
         return float((SURE + LUCK / many**0.5) * error)
 
-    def _rebuild(self, alphas: list[float]) -> None:
-        self.nodes, self.parts, self.size = list(alphas), [], 0.0
-        self._sum, self._squares = np.zeros(self._rows.size), np.zeros(self._rows.size)
+    def _begin(self, alphas: list[float]) -> None:
+        """All segments are new."""
+        self.nodes, self.parts = list(alphas), []
         self.parts = self._put(list(itertools.pairwise(alphas)), 1)
         self.stuck = (self.stuck + [0] * len(self.parts))[: len(self.parts)]
-        self._largest = self._error()
 
     def _split(self, alphas: list[float]) -> None:
         """Puts the parts of segments in their place, where rows came between."""
@@ -83,8 +75,39 @@ class Segments:
                 stuck.append(times + len(each) - 2 if 0.8 * before < part < 1.25 * before else 0)
         self.nodes, self.parts, self.stuck = list(alphas), parts, stuck
 
-    def _put(self, segments: list[tuple[float, float]], sign: int) -> list[float]:
+    def _put(self, segments: Sequence[tuple[float, float]], sign: int) -> list[float]:
         """Adds segments to the sum and the squares, or takes them away; of each the L1 norm of what varies over it."""
+        raise NotImplementedError
+
+
+class Segments(Splits):
+    """Those between rows that are kept."""
+
+    def __init__(self, rows: Stored) -> None:
+        super().__init__(rows)
+        self._rows = rows
+        self.size = 0.0
+        self._sum, self._squares = np.zeros(0), np.zeros(0)
+
+    def refresh(self) -> None:
+        alphas = self._rows.alphas
+        if not self.nodes:
+            self._rebuild(alphas)
+        else:
+            self._split(alphas)
+        error = self._error(self._squares)
+        if error < ROUNDED * self._largest:  # nothing is left of what large squares rounded
+            self._rebuild(alphas)
+            error = self._error(self._squares)
+        self.found = [self._rows.found(self._sum.copy(), error, self.size, "split")]
+
+    def _rebuild(self, alphas: list[float]) -> None:
+        self.size = 0.0
+        self._sum, self._squares = np.zeros(self._rows.size), np.zeros(self._rows.size)
+        self._begin(alphas)
+        self._largest = self._error(self._squares)
+
+    def _put(self, segments: Sequence[tuple[float, float]], sign: int) -> list[float]:
         if not segments:
             return []
         alphas = sorted({alpha for pair in segments for alpha in pair})

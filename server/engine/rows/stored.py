@@ -35,13 +35,52 @@ class Found:
         return missing if math.isfinite(missing) else math.inf
 
 
-class Stored:
-    """Gradients and activations by alpha; `scale`: x - x', with which mean gradients are judged."""
+class Measured:
+    """What is summed in one layer, and the measure of it; `scale`: x - x', with which mean gradients are judged."""
 
-    def __init__(self, conductance: bool, scale: NDArray[Any] | None) -> None:
-        self.conductance = conductance
+    def __init__(self, scale: NDArray[Any] | None) -> None:
         self.scale = None if scale is None else np.asarray(scale, np.float64).reshape(-1)
         self.shape: tuple[int, ...] = ()
+
+    @property
+    def alphas(self) -> list[float]:
+        """Where rows lie, ascending."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """How many units there are; 0 before the first row."""
+        raise NotImplementedError
+
+    def sketch(self) -> Floats:
+        """A sum over whatever is there."""
+        raise NotImplementedError
+
+    def measure(self, values: Floats) -> float:
+        """The L1 norm, times x - x' of mean gradients."""
+        return float(np.abs(self.weighed(values)).sum())
+
+    def weighed(self, values: Floats, units: slice = slice(None)) -> Floats:
+        """The values of these units as they are judged: mean gradients times x - x'."""
+        return values if self.scale is None else values * self.scale[units]
+
+    def found(self, values: Floats, error: float, size: float, how: str) -> Found:
+        """A sum whose terms have this L1 norm."""
+        rounding = ROUNDING * size
+        error = max(error, rounding) if math.isfinite(error) and math.isfinite(size) else math.inf
+        weighed = self.weighed(values)
+        return Found(values, error, rounding, how, float(np.abs(weighed).sum()), float(weighed.sum()))
+
+    def shaped(self, values: Floats) -> Floats:
+        return values.reshape(self.shape) if self.size else values
+
+
+class Stored(Measured):
+    """Gradients and activations by alpha, as they were given."""
+
+    def __init__(self, conductance: bool, scale: NDArray[Any] | None) -> None:
+        super().__init__(scale)
+        self.conductance = conductance
         self._rows: dict[float, tuple[NDArray[Any], NDArray[Any] | None]] = {}
 
     def put(self, alpha: float, g: NDArray[Any], h: NDArray[Any] | None) -> None:
@@ -71,24 +110,6 @@ class Stored:
                 yield part, g, np.array(alphas)[:, None]
                 continue
             yield part, g, np.stack([_of(self._rows[a][1])[part] for a in alphas]).astype(np.float64)
-
-    def measure(self, values: Floats) -> float:
-        """The L1 norm, times x - x' of mean gradients."""
-        return float(np.abs(self.weighed(values)).sum())
-
-    def weighed(self, values: Floats, units: slice = slice(None)) -> Floats:
-        """The values of these units as they are judged: mean gradients times x - x'."""
-        return values if self.scale is None else values * self.scale[units]
-
-    def found(self, values: Floats, error: float, size: float, how: str) -> Found:
-        """A sum whose terms have this L1 norm."""
-        rounding = ROUNDING * size
-        error = max(error, rounding) if math.isfinite(error) and math.isfinite(size) else math.inf
-        weighed = self.weighed(values)
-        return Found(values, error, rounding, how, float(np.abs(weighed).sum()), float(weighed.sum()))
-
-    def shaped(self, values: Floats) -> Floats:
-        return values.reshape(self.shape) if self._rows else values
 
     def sketch(self) -> Floats:
         """The trapezoid over whatever rows there are."""

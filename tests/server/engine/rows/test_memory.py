@@ -13,7 +13,7 @@ import pytest
 from onnx_attribution.graph_tools.programs.footprint import Footprint
 from tests.methods.toys import model
 
-UNITS, BUDGET = 200_000, 160  # MiB; one row of a layer is 0.76 MiB
+UNITS, BUDGET = 200_000, 140  # MiB; one row of a layer is 0.76 MiB
 WIDE = """(float[N,3] x) => (float[N,2] y) {
     h = MatMul(x, A)
     r = Tanh(h)
@@ -24,14 +24,15 @@ CODE = """
 import sys, resource, numpy as np
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import AttributionRequest, Target
-path, method, budget, *layers = sys.argv[1:]
+path, method, budget, steps, *layers = sys.argv[1:]
 x = np.random.default_rng(0).random((40, 3)).astype("f")
+given = {"steps": int(steps)} if int(steps) else {}
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 with Engine(provider="cpu", threads=1, memory_budget=int(budget) << 20) as engine:
     engine.add("wide", path)
     def ask(count, method, layers=()):
         engine.attribute(
-            AttributionRequest("wide", {"x": x[:count]}, method, layers, target=Target(index=0), steps=64)
+            AttributionRequest("wide", {"x": x[:count]}, method, layers, target=Target(index=0), **given)
         )
     ask(1, "gradient", layers)
     before = peak()
@@ -41,21 +42,25 @@ with Engine(provider="cpu", threads=1, memory_budget=int(budget) << 20) as engin
 
 
 @pytest.mark.parametrize(
-    ("method", "layers"),
+    ("method", "steps", "layers"),
     [
-        ("neuron_ig", ("h",)),
-        ("neuron_ig", ("h", "r", "s")),
-        ("integrated_gradients", ()),
-        ("deeplift_rescale", ()),
+        ("neuron_ig", 64, ("h",)),
+        ("neuron_ig", 64, ("h", "r", "s")),
+        ("neuron_ig", 0, ("h", "r", "s")),
+        ("integrated_gradients", 64, ()),
+        ("deeplift_rescale", 64, ()),
     ],
+    ids=["one layer", "layers", "layers whose rows do not fit", "input", "between ends"],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read as Linux counts it")
-def test_a_run_takes_at_most_twice_its_budget(tmp_path: Path, method: str, layers: tuple[str, ...]) -> None:
+def test_a_run_takes_at_most_twice_its_budget(
+    tmp_path: Path, method: str, steps: int, layers: tuple[str, ...]
+) -> None:
     rng = np.random.default_rng(0)
     weights = {"A": rng.normal(size=(3, UNITS)), "B": rng.normal(size=(UNITS, 2)) / 1000}
     onnx.save(model(WIDE, **{n: a.astype(np.float32) for n, a in weights.items()}), tmp_path / "wide.onnx")
     run = subprocess.run(
-        [sys.executable, "-c", CODE, str(tmp_path / "wide.onnx"), method, str(BUDGET), *layers],
+        [sys.executable, "-c", CODE, str(tmp_path / "wide.onnx"), method, str(BUDGET), str(steps), *layers],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert float(run.stdout) < 2 * BUDGET
