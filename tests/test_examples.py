@@ -24,6 +24,7 @@ PRINTED = {
     "batch_with_baselines": r"batch dynamic: 4 samples with 3 baselines, \d+ evaluations\n(.*\n){5}",
     "deeplift_references": r"zeros: sum (\d+\.\d\d)\d+ of a change of \1\d+\n.*sum (\d+\.\d\d)\d+ of a change of \2",
     "embedded": r"a change of (0\.9\d\d)\d+\n(.*\n){3}  sum +\1\d+ +residual",
+    "patching": r"in the nine: (-\d+\.\d\d)\d, in the four: \1\d\n(  channel .*\n){3}without .*: \d",
     "hidden_layer": r"branch +cut: no .*\njoined +cut: yes .*\nwhat bypasses the branch: -",
     "server_and_client": r"accepted: .*\n( +\d+ steps: .*\n){2,}converged; revision \d+ is the best\n",
     "tree_ensemble": r"prediction (\d+\.\d\d), sklearn says \1\n(  \w+ +[+-]\d+\.\d\d\n){10}",
