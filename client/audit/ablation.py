@@ -51,6 +51,7 @@ Ranks = dict[str, Whole]
 Kind = Literal["deletion", "insertion"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 RESAMPLE: Literal["resample"] = "resample"
+BASELINE: Literal["baseline"] = "baseline"
 RANDOM = "random"
 METHODS = (
     "neuron_ig",
@@ -466,7 +467,7 @@ def ablation(
     methods: Sequence[str | Method] = METHODS,
     groups: Callable[[tuple[int, ...]], Whole] | Mapping[str, ArrayLike] | ArrayLike | None = None,
     kind: Kind = "deletion",
-    to: Replacement | Literal["resample"] = 0.0,
+    to: Replacement | Literal["resample", "baseline"] = 0.0,
     points: int = 32,
     target: Target | Selection = None,
     baselines: Mapping[str, Any] | None = None,
@@ -482,8 +483,9 @@ def ablation(
     numbers from 0 that broadcast to one sample of the layer (of several, by name), or a function that makes them of its
     shape, such as `by_axes` and `patches` (default: its first axis, by which channels are told apart). Methods are
     names or values of `onnx_attribution.methods`, and "random": the mean over `draws` rankings drawn by the seed, from
-    which gains are counted. `to` is as for `curve`; means and donors are taken from all samples, or of many the first
-    256. `batch` samples are asked about at once; `progress` is called with how many of how many calls are made.
+    which gains are counted. `to` is as for `curve`, or "baseline": the layer's values where inputs are at their
+    baselines, from which methods with a baseline count; means and donors are taken from all samples, or of many the
+    first 256. `batch` samples are asked about at once; `progress` is called with how many of how many calls are made.
 
     Raises:
         InvalidArgument: a method, layer, group or target that cannot be used; what has no derivative is in `failed`.
@@ -499,6 +501,10 @@ def ablation(
     axes, count = _samples(arrays, info.inputs, info.batch)
     starts = range(0, count, min(batch, MOST))
     donors = None if count <= batch else _taken(arrays, axes, range(min(count, MOST)))
+    replaced: Any = to
+    if isinstance(to, str) and to == BASELINE:
+        donors = _at_baseline(_taken(arrays, axes, range(1)), baselines or {})
+        replaced = Patch(0)
     asks = [*(name for name in made if name != RANDOM), *([RANDOM] * draws if RANDOM in made else [])]
     parts: dict[str, list[list[Curve]]] = {name: [] for name in made}
     failed: dict[str, str] = {}
@@ -539,8 +545,8 @@ def ablation(
                 warnings |= dict.fromkeys(answer.warnings)
                 order = ranks_of(scores, _grouped(groups, units), absolute=absolute)
             found = curve(
-                asked, model, part, order, kind=kind, to=to, points=points, target=own_target,
-                donors=donors if isinstance(to, str | Patch) else None, seed=seed,
+                asked, model, part, order, kind=kind, to=replaced, points=points, target=own_target,
+                donors=donors if isinstance(replaced, str | Patch) else None, seed=seed,
             )  # fmt: skip
             if method is None:
                 drawn.append(found)
@@ -562,7 +568,11 @@ def ablation(
 
 def _word(to: Any) -> str:
     if isinstance(to, str):
-        return {MEAN: "replaced by its mean", RESAMPLE: "resampled"}[to]
+        return {
+            MEAN: "replaced by its mean",
+            RESAMPLE: "resampled",
+            BASELINE: "set to what it is at the baseline",
+        }[to]
     if isinstance(to, Patch):
         return "patched"
     return "removed" if not np.any(to) else f"set to {to:g}" if np.ndim(to) == 0 else "set"
@@ -590,6 +600,32 @@ def _own_baseline(baseline: Any, rank: int, numbers: range, count: int) -> Any:
     if not isinstance(baseline, np.ndarray) or baseline.ndim != rank or len(baseline) != count or count == 1:
         return baseline
     return baseline[list(numbers)]
+
+
+def _at_baseline(sample: Mapping[str, Array], baselines: Mapping[str, Any]) -> dict[str, Array]:
+    """One sample of the inputs at their baselines.
+
+    Raises:
+        InvalidArgument: an input has no baseline that one sample could have.
+    """
+    found: dict[str, Array] = {}
+    for name, array in sample.items():
+        given = baselines.get(name, 0.0)
+        if array.dtype.kind not in "fV":
+            raise InvalidArgument(
+                f"{name!r} holds {array.dtype.name}, which has no baseline; take another `to`"
+            )
+        try:
+            found[name] = np.broadcast_to(np.asarray(given, np.float64), array.shape).astype(array.dtype)
+        except (TypeError, ValueError):
+            raise InvalidArgument(
+                f"the baseline of {name!r} is not one for all samples; take another `to`"
+            ) from None
+    if unknown := baselines.keys() - sample.keys():
+        raise InvalidArgument(
+            f"{', '.join(sorted(unknown))} is no input; take another `to` than {BASELINE!r}"
+        )
+    return found
 
 
 def _joined(parts: Sequence[Sequence[Curve]]) -> Curve:

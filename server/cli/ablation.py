@@ -75,8 +75,9 @@ def ablation(
     to: Annotated[
         str,
         typer.Option(
-            metavar="NUMBER|mean|resample",
-            help="What they become; mean: their mean over the samples, resample: what they are in another sample.",
+            metavar="NUMBER|mean|resample|baseline",
+            help="What they become; mean: their mean over the samples, resample: what they are in another sample, "
+            "baseline: what they are at the baseline of the input.",
         ),
     ] = "0",
     points: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Steps of a curve at most.")] = 32,
@@ -185,12 +186,12 @@ def _whole(text: str, words: str) -> int:
 
 
 def _replaced(to: str) -> Any:
-    if to in ("mean", "resample"):
+    if to in ("mean", "resample", "baseline"):
         return to
     try:
         return float(to)
     except ValueError:
-        raise InvalidArgument(f"--to {to!r} is no number, and neither mean nor resample") from None
+        raise InvalidArgument(f"--to {to!r} is no number, and none of mean, resample and baseline") from None
 
 
 @contextlib.contextmanager

@@ -271,6 +271,26 @@ def test_the_features_of_several_inputs_are_ranked_together(engine: Engine, clie
         ranks_of(scores, {"a": np.array([0, 1])})
 
 
+def test_before_a_linear_head_no_ranking_beats_the_method_that_counts_from_what_neurons_become(
+    engine: Engine,
+) -> None:
+    inputs = {"x": np.concatenate([X, OTHERS]).astype(np.float32)}
+    for to, best in (("baseline", "neuron_ig"), (0.0, "gradient_x_activation")):
+        found = ablation(engine, "net", inputs, "h2", to=cast(Any, to), baselines={"x": 0.3}, target=0)
+        for one in found.curves.values():
+            assert (found.curves[best].area <= one.area + 1e-5).all()
+        x = inputs["x"].astype(np.float64)
+        ends = NET.value(np.full_like(x, 0.3)) if to == "baseline" else np.zeros(len(x))
+        np.testing.assert_allclose(found.curves[best].values[:, 0], NET.value(x), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.curves[best].values[:, -1], ends, rtol=1e-5, atol=1e-6)
+    for baselines, words in (
+        ({"x": X.astype(np.float32)}, "'x' is not one for all"),
+        ({"h": 0.0}, "h is no input"),
+    ):
+        with pytest.raises(InvalidArgument, match=words):
+            ablation(engine, "net", INPUTS, "h2", to="baseline", baselines=baselines, target=0)
+
+
 def test_methods_without_a_way_are_told_and_others_ranked(engine: Engine) -> None:
     engine.add(
         "steps",
