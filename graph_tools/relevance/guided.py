@@ -9,10 +9,13 @@ writes as several nodes, which may have a Clip inside (HardSwish); and the activ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+import onnx_graphsurgeon as gs
+
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.subgraphs import graphs_of
 from onnx_attribution.graph_tools.operators import VJP, NodeView, RuleTable
 from onnx_attribution.graph_tools.operators.registry import Gradients, Key, RuleFunction
 from onnx_attribution.graph_tools.operators.transpose import number_of
@@ -34,6 +37,19 @@ def rectified(node: NodeView) -> int | None:
         return 0
     moving = [k for k, x in enumerate(node.inputs) if x is not None and number_of(x) != 0]
     return moving[0] if len(moving) == 1 and len(node.inputs) > 1 else None
+
+
+def rectifiers(nodes: Iterable[gs.Node]) -> bool:
+    """Whether one of the nodes, or of those inside of them, is a rectifier or may have one inside."""
+    for node in nodes:
+        words = [str(value) for name, value in node.attrs.items() if name.startswith("activation")]
+        if node.op in ("Relu", "ThresholdedRelu") or any("Relu" in word for word in words):
+            return True
+        if node.op in ("Clip", "Max") and any(number_of(x) == 0 for x in node.inputs if not x.is_empty()):
+            return True
+        if rectifiers(one for graph in graphs_of(node) for one in graph.nodes):
+            return True
+    return False
 
 
 def table_of(rectify: Rectify) -> RuleTable:

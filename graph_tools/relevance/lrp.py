@@ -25,7 +25,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_attribution.errors import NotDifferentiable, Reason
-from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, is_quantised
 from onnx_attribution.graph_tools.operators import VJP, NodeView, Rule, RuleTable
 from onnx_attribution.graph_tools.operators.decompose import staged
 from onnx_attribution.graph_tools.operators.registry import Gradients, Key, RuleFunction
@@ -46,6 +46,8 @@ PASS = frozenset([
     "QuickGelu", "Relu", "Selu", "Shrink", "Sinh", "Softsign", "Swish", "Tanh", "ThresholdedRelu",
 ])  # fmt: skip
 """Activations: f(0) = 0."""
+QUANTISING = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
+"""What stands for the same numbers in another type."""
 SCALES = frozenset({"Div", "Mul"})
 """Products with what does not depend on the source, as Neg is one."""
 MADE = frozenset([
@@ -128,7 +130,7 @@ def _treatment(key: Key, rule: Rule, asked: Lrp) -> RuleFunction:
     name = key[1]
     if name in ROUTES:
         return lambda op, node, *r: _routed(op, node, rule, r)
-    if name in PASS:
+    if name in PASS | QUANTISING:
         return lambda op, node, *r: _passed(node, r)
     if rule.composite or name in ("If", "Loop", "Scan"):
         return rule.vjp
@@ -140,6 +142,8 @@ def _treatment(key: Key, rule: Rule, asked: Lrp) -> RuleFunction:
         if name == "Neg" or (name in SCALES and len(moved) == 1 and rule.is_linear_in(node, moved)):
             return _scaled(op, node, rule, r[0], moved[0])
         if rule.is_linear_in(node, moved):
+            if name == "Sub" and len(moved) == 1 and _stands_for_integers(node.input(moved[0])):
+                return [r[0] if k == moved[0] else None for k in range(2)]  # less its zero point
             if name in ("Add", "BatchNormalization") and (data := _follows(op, node, asked)) is not None:
                 return [r[0] if k == data else None for k in range(len(node.inputs))]
             return _epsilon(op, node, rule, r, asked)
@@ -152,6 +156,15 @@ def _treatment(key: Key, rule: Rule, asked: Lrp) -> RuleFunction:
         raise _refusal(node)
 
     return treat
+
+
+def _stands_for_integers(x: Value) -> bool:
+    """Whether a tensor holds quantised numbers as floats."""
+    while (maker := made_by(x)) is not None and maker.op in ("Cast", "Identity"):
+        x = maker.inputs[0]
+        if is_quantised(x):
+            return True
+    return False
 
 
 def _refusal(node: NodeView) -> NotDifferentiable:

@@ -181,6 +181,7 @@ class Recipe:
     `table` holds the rules of the walk back. `pooled`: maps are made of the channels of a layer, AtInput only.
     `alone`: a run is of one sample. `relevance`: what is carried back begins with the target's value, and is the
     attribution; it sums to that, less what biases take. `names`: nodes, tensors or operators that the method speaks of.
+    `rectifies`: it is the gradient where no rectifier is on the way.
 
     Raises:
         ValueError: a `reduce` that could have no effect, or a layer apart from the source where there is none.
@@ -196,6 +197,7 @@ class Recipe:
     alone: bool = False
     relevance: bool = False
     names: tuple[str, ...] = ()
+    rectifies: bool = False
 
     def __post_init__(self) -> None:
         at = self.at

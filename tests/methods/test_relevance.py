@@ -119,6 +119,16 @@ def test_a_hidden_neuron_is_a_target_as_an_output_is(engine: Engine) -> None:
     np.testing.assert_allclose(found, passed @ W.T, rtol=1e-9)
 
 
+@pytest.mark.parametrize("method", ["guided_backprop", "deconvnet", "rectgrad"])
+def test_a_network_without_a_rectifier_is_said_to_have_none(engine: Engine, method: str) -> None:
+    body = "(double[N,4] x) => (double[N,3] y) { a = MatMul(x, w) h = Tanh(a) y = MatMul(h, v) }"
+    engine.add("smooth", model(body, w=W, v=np.ones((5, 3))))
+    request = AttributionRequest("smooth", {"x": X}, method, target=Target(index=0))
+    words = f"no rectifier (Relu, Clip from 0) leads to 'y': {method} is the gradient there"
+    assert words in engine.attribute(request).warnings
+    assert not any("rectifier" in one for one in ask(engine, method).warnings)
+
+
 def test_the_logit_of_a_softmax_is_explained_and_the_softmax_is_refused(engine: Engine) -> None:
     logit = numbers(ask(engine, "lrp", target=Target("p", 1, logit=True)), "x")
     np.testing.assert_allclose(logit, numbers(ask(engine, "lrp"), "x"), rtol=1e-12)

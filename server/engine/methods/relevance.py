@@ -12,19 +12,19 @@ from onnx_attribution.server.engine.recipe import AtInput, Recipe, contribution,
 
 @recipe(GuidedBackprop)
 def guided_backprop(method: GuidedBackprop) -> Recipe:
-    return Recipe(AtInput(), table=GUIDED_BACKPROP)
+    return Recipe(AtInput(), table=GUIDED_BACKPROP, rectifies=True)
 
 
 @recipe(DeconvNet)
 def deconvnet(method: DeconvNet) -> Recipe:
-    return Recipe(AtInput(), table=DECONVNET)
+    return Recipe(AtInput(), table=DECONVNET, rectifies=True)
 
 
 @recipe(RectGrad)
 def rect_grad(method: RectGrad) -> Recipe:
     threshold = Threshold(method.quantile, method.tau, method.absolute, method.proportional)
     reduce = contribution if method.multiply_by_inputs else multiplier
-    return Recipe(AtInput(), reduce, table=rectgrad(threshold), alone=method.tau is None)
+    return Recipe(AtInput(), reduce, table=rectgrad(threshold), alone=method.tau is None, rectifies=True)
 
 
 @recipe(Lrp)

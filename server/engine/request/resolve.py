@@ -13,6 +13,7 @@ from onnx_attribution.errors import AttributionError, InvalidArgument, NotDiffer
 from onnx_attribution.graph_tools.ir.emit import element_type
 from onnx_attribution.graph_tools.ir.subgraphs import inner_nodes
 from onnx_attribution.graph_tools.programs.signature import Choice, Neuron
+from onnx_attribution.graph_tools.relevance.guided import rectifiers
 from onnx_attribution.graph_tools.select.targets import require_float, require_numbers
 from onnx_attribution.server.engine.models.forward import forward, moved
 from onnx_attribution.server.engine.models.loaded import LoadedModel
@@ -333,8 +334,17 @@ def _notes(
         model.randomness(choice.target, request.inputs),
         model.held(choice.sources, choice.target) if is_default and recipe.needs_target else "",
         model.rounding(choice.sources, choice.target) if recipe.takes_gradients else "",
+        _unrectified(model, request, choice) if recipe.inner.rectifies else "",
     ]
     return [words for words in found if words]
+
+
+def _unrectified(model: LoadedModel, request: AttributionRequest, choice: Choice) -> str:
+    """That a method which is about rectifiers meets none."""
+    between = model.between(choice.sources, choice.target)
+    if rectifiers(node for node in model.nodes if any(z.name in between for z in node.outputs)):
+        return ""
+    return f"no rectifier (Relu, Clip from 0) leads to {choice.target!r}: {request.method.name} is the gradient there"
 
 
 def source_and_layers(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from onnx_attribution.errors import NotDifferentiable
 from onnx_attribution.graph_tools.operators import VJP
@@ -166,6 +167,31 @@ def test_activations_pass_relevance_as_it_is() -> None:
     body = "t = Tanh(x) z = MatMul(t, w)"
     x, w = np.array([[0.5, -2]]), np.array([[1], [3]])
     assert_carried(relevance(body, x, [1], w=w), np.tanh(x) * w.T)
+
+
+def test_quantised_numbers_have_the_relevance_of_what_they_stand_for() -> None:
+    body = "q = QuantizeLinear(x, s) d = DequantizeLinear(q, s) z = MatMul(d, w)"
+    x, w = np.array([[0.5, 2]]), np.array([[1], [3]])
+    assert_carried(relevance(body, x, [1], s=0.25, w=w), x * w.T)
+
+
+def test_a_quantised_product_shares_by_the_numbers_that_integers_stand_for() -> None:
+    """(x - 3) times weights as integers with a zero point of 2."""
+    rng = np.random.default_rng(0)
+    x, w = rng.integers(-20, 20, (1, 4)) * 0.25, rng.integers(-20, 20, (4, 2))
+    body = (
+        "q = QuantizeLinear(x, s, p) y = QLinearMatMul(q, s, p, w, t, o, u, p) z = DequantizeLinear(y, u, p)"
+    )
+    net = model(f"(float[N,4] x) => (float[N,2] z) {{ {body} }}")
+    for name, value in {
+        "s": np.float32(0.25), "t": np.float32(0.5), "u": np.float32(2), "p": np.int8(3), "o": np.int8(2),
+        "w": (w + 2).astype(np.int8),
+    }.items():  # fmt: skip
+        net.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    found = carried(net, lrp(Lrp()), np.ones((1, 2)), relevance=True, layers=("x", "z"), x=x)
+    product = x @ (0.5 * w)
+    np.testing.assert_allclose(found["z"], 2 * np.round(product / 2))
+    assert_carried(found["x"], x * ((found["z"] / product) @ (0.5 * w).T))
 
 
 def test_a_max_pool_hands_all_to_the_largest() -> None:
