@@ -28,7 +28,7 @@ from onnx_attribution.client.audit.metrics.similarity import Channels
 from onnx_attribution.client.audit.subject import Classes, Subject
 from onnx_attribution.client.audit.verdict import Finding, Verdicts, findings, verdicts
 from onnx_attribution.errors import AttributionError, InvalidArgument
-from onnx_attribution.methods import Method, make, registered
+from onnx_attribution.methods import Method
 from onnx_attribution.values import Array, Attribution
 
 DECIDING = "spearman"
@@ -267,11 +267,13 @@ class _Run:
     def _infidelity(self, classes: Classes) -> Iterator[Score]:
         own, sources = self._settings, self._sources()
         baselines = {n: _number(n, b) for n, b in self._subject.baselines.items() if n in sources}
-        forward = self._subject.forward(classes)
+        forward, known = self._subject.forward(classes), self._subject.asked.methods()
         found: list[dict[str, Floats]] = [{}, {}]
         for name, own_maps in self._of_inputs("infidelity").items():
             self._report("infidelity", name)
-            contributions = own.contributions.get(name, self._multiplied(name))
+            contributions = own.contributions.get(name)
+            if contributions is None:
+                contributions = faithfulness.is_multiplied(self._methods[name], known)
             perturb = faithfulness.removed_squares(
                 tuple(own_maps), baselines, share=own.share, contributions=contributions
             )
@@ -364,17 +366,6 @@ class _Run:
             else:
                 self._notes.append(f"{step} of {name} is left out: its map is of {', '.join(maps)}, no input")
         return found
-
-    def _multiplied(self, name: str) -> bool:
-        """Whether attributions are multiplied by the inputs, or by their differences to the baselines."""
-        method = make(self._methods[name])
-        known = {one.name: one for one in self._subject.asked.methods()}
-        parameters = method.parameters()
-        inner = registered().get(str(parameters.get("of", method.name)))
-        if inner is not None and "multiply_by_inputs" in inner().parameters():
-            return bool(parameters.get("multiply_by_inputs", True))
-        facts = known.get(str(parameters.get("of", method.name)))
-        return facts is not None and bool(facts.sums_to or facts.needs_reference)
 
 
 def _decides(one: Finding) -> bool:

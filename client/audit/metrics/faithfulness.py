@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from onnx_attribution.client.audit.arrays import Floats, Forward, Inputs, Maps
 from onnx_attribution.client.audit.metrics.metric import Metric, declared, flat, ratio
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.methods import Method, MethodInfo, make
 from onnx_attribution.values import Array
 
 Perturb = Callable[[Inputs, np.random.Generator], tuple[Maps, Inputs]]
@@ -65,6 +66,21 @@ def infidelity(
     if normalize:  # Captum's: where every s is 0 there is nothing to scale
         s = s * ratio((s * d).mean(axis=0), (s**2).mean(axis=0), otherwise=0.0)
     return np.asarray(((s - d) ** 2).mean(axis=0))
+
+
+def is_multiplied(method: Method | str, known: Iterable[MethodInfo]) -> bool:
+    """Whether attributions are multiplied by the inputs, or by their differences to the baselines, already.
+
+    `known` are the methods of whoever is asked. A noisy method is as the one inside of it.
+    """
+    value = make(method)
+    given, facts = value.parameters(), {one.name: one for one in known}
+    about = facts.get(str(given.get("of", value.name)))
+    if about is None:
+        return bool(given.get("multiply_by_inputs", False))
+    if any(one.name == "multiply_by_inputs" for one in about.parameters):
+        return bool(given.get("multiply_by_inputs", True))
+    return bool(about.sums_to) or (about.needs_reference and not about.needs_derivatives)
 
 
 def completeness(maps: Maps, change: Floats) -> Floats:

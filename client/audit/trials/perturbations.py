@@ -11,7 +11,12 @@ import numpy as np
 
 from onnx_attribution.client.audit.arrays import Floats, Inputs, Maps
 from onnx_attribution.client.audit.metrics.complexity import SPARSENESS, sparseness
-from onnx_attribution.client.audit.metrics.faithfulness import INFIDELITY, infidelity, removed_squares
+from onnx_attribution.client.audit.metrics.faithfulness import (
+    INFIDELITY,
+    infidelity,
+    is_multiplied,
+    removed_squares,
+)
 from onnx_attribution.client.audit.metrics.randomisation import permuted
 from onnx_attribution.client.audit.metrics.sensitivity import MAX_SENSITIVITY, max_sensitivity, within
 from onnx_attribution.client.audit.run import Audit, Step
@@ -58,7 +63,13 @@ class Perturbations:
                 layer not in item.inputs or own[layer].shape != item.inputs[layer].shape for layer in own
             ):
                 continue  # of a hidden layer, or of samples that have no axis for them
-            move, forward = removed_squares(tuple(own)), self._forward(audit, k)
+            given = audit.settings.baselines
+            multiplied = is_multiplied(audit.settings.methods[name], audit.facts.values())
+            baselines = {
+                n: b for n, b in given.items() if n in own and isinstance(b, int | float | np.ndarray)
+            }
+            move = removed_squares(tuple(own), baselines, contributions=multiplied)
+            forward = self._forward(audit, k)
             if forward is not None:
                 zero = {layer: np.zeros_like(values) for layer, values in own.items()}
                 size = infidelity(forward, item.inputs, zero, move, count=REMOVED, seed=seed)[0]
