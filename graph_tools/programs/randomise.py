@@ -12,6 +12,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -74,6 +75,7 @@ _PLACES: Mapping[str, Mapping[int, Role]] = {
     "ConvInteger": {1: "weight"},
     "QLinearConv": {3: "weight", 8: "bias"},
     "QLinearMatMul": {0: "weight", 3: "weight"},
+    "QLinearAdd": {0: "bias", 3: "bias"},
     "QGemm": {0: "weight", 3: "weight", 6: "bias"},
 }
 _MICROSOFT = frozenset({"Attention"})
@@ -83,6 +85,8 @@ _CARRIES = frozenset(
     {"Identity", "Transpose", "Reshape", "Cast", "CastLike", "Squeeze", "Unsqueeze", "Flatten"}
     | {"DequantizeLinear", "QuantizeLinear", "Slice"}
 )
+_COMBINES = frozenset({"Concat", "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "Neg"})
+Origins = tuple[tuple[Key, bool], ...]
 _ANCHORS: frozenset[Role] = frozenset({"weight", "gate", "table"})
 
 
@@ -211,10 +215,8 @@ class _Survey:
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
         self._constants = dict(_constants(model))
-        self._makers: dict[Key, onnx.NodeProto] = {}
-        for place, graph in placed_graphs(model.graph, ""):
-            for node in graph.node:
-                self._makers.update({(place, z): node for z in node.output if z})
+        self._origins: dict[Key, Origins] = {}
+        self._trace(model.graph, "")
         self._found: list[_Found] = []
         self._block_at: dict[str, int] = {}
         self._owner: dict[Key, int] = {}
@@ -269,10 +271,13 @@ class _Survey:
         roles = _PLACES.get(node.op_type, {})
         if node.op_type in _MICROSOFT and node.domain != "com.microsoft":
             roles = {}
-        for number, name in enumerate(node.input):
-            if not name or (origin := self._origin(place, name)) is None:
-                continue
-            key, turned = origin
+        places = [
+            (number, key, turned)
+            for number, name in enumerate(node.input)
+            if name
+            for key, turned in self._made_of(place, name) or ()
+        ]
+        for number, key, turned in places:
             tensor = self._constants[key]
             role = roles.get(number)
             if role is None and node.op_type in _ARITHMETIC and is_behind_weights:
@@ -295,19 +300,45 @@ class _Survey:
             return None
         return "table" if sum(d > 1 for d in tensor.dims) > 1 else _ARITHMETIC[operator]
 
-    def _origin(self, place: str, name: str) -> tuple[Key, bool] | None:
-        """The constant that a name stands for, through operators that only carry it, and whether it lies transposed."""
-        turned = False
-        while True:
-            if (key := self._visible(place, name, self._constants)) is not None:
-                return key, turned
-            made = self._visible(place, name, self._makers)
-            if made is None or (node := self._makers[made]).op_type not in _CARRIES or not node.input:
-                return None
-            if node.op_type == "Transpose":
-                order = next((list(a.ints) for a in node.attribute if a.name == "perm"), [1, 0])
-                turned ^= order[-2:] != sorted(order[-2:])
-            place, name = made[0], node.input[0]
+    def _trace(self, graph: onnx.GraphProto, place: str) -> None:
+        """Notes which constants the tensors of a graph are made of that nothing but constants make."""
+        for index, node in enumerate(graph.node):
+            inner = _inner(node)
+            for number, one in enumerate(inner):
+                self._trace(one, f"{place}/{index}.{number}")
+            if node.op_type == "Constant":
+                if (place, node.output[0]) not in self._constants:  # numbers that are no tensor
+                    self._origins[place, node.output[0]] = ()
+            elif node.op_type == "If":
+                branches = [(f"{place}/{index}.{number}", one) for number, one in enumerate(inner)]
+                for k, name in enumerate(node.output):
+                    own = [self._made_of(where, one.output[k].name) for where, one in branches]
+                    self._note(place, name, own)
+            elif node.op_type in _CARRIES and node.input:
+                own = [self._made_of(place, node.input[0])]
+                if node.op_type == "Transpose" and own[0] is not None:
+                    order = next((list(a.ints) for a in node.attribute if a.name == "perm"), [1, 0])
+                    turned = order[-2:] != sorted(order[-2:])
+                    own = [tuple((key, before ^ turned) for key, before in own[0])]
+                self._note(place, node.output[0], own)
+            elif node.op_type in _COMBINES:
+                self._note(place, node.output[0], [self._made_of(place, x) for x in node.input if x])
+
+    def _note(self, place: str, name: str, parts: Sequence[Origins | None]) -> None:
+        """A tensor is made of constants where all of its parts are; of several those that are no single numbers."""
+        if None in parts or not parts:
+            return
+        found = dict(one for part in parts for one in reversed(part or ()))
+        if len(found) > 1:
+            found = {key: t for key, t in found.items() if math.prod(self._constants[key].dims) > 1}
+        self._origins[place, name] = tuple(found.items())
+
+    def _made_of(self, place: str, name: str) -> Origins | None:
+        """The constants that a tensor is made of, each with whether it lies transposed; None where inputs are."""
+        if (key := self._visible(place, name, self._origins)) is not None:
+            return self._origins[key]
+        key = self._visible(place, name, self._constants)
+        return None if key is None else ((key, False),)
 
     def _visible(self, place: str, name: str, known: Mapping[Key, Any]) -> Key | None:
         """The entry of a name in the graph at a place or one around it."""
@@ -450,7 +481,18 @@ def _drawn(one: Parameter, before: NDArray[Any], draw: Draw, rng: np.random.Gene
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    return inliner.inline_local_functions(model) if model.functions else model
+    """A copy without local functions, whose nodes stand behind those that they read; runtimes take any order."""
+    copy = _copied(inliner.inline_local_functions(model) if model.functions else model)
+    made = {z: k for k, node in enumerate(copy.graph.node) for z in node.output if z}
+    waiting = [{made[x] for x in reads(node) if x in made} for node in copy.graph.node]
+    if all(k > max(before, default=-1) for k, before in enumerate(waiting)):
+        return copy
+    order = list(TopologicalSorter(dict(enumerate(waiting))).static_order())
+    nodes = [copy.graph.node[k] for k in order]
+    sorted_nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del copy.graph.node[:]
+    copy.graph.node.extend(sorted_nodes)
+    return copy
 
 
 def _copied(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -219,6 +219,45 @@ def test_tables_are_parameters_and_indices_are_none(rng: np.random.Generator) ->
     assert drawn.astype(float).std() == pytest.approx(before.astype(float).std(), rel=0.5)
 
 
+def test_weights_are_found_through_gates_of_concat_branches_and_sums_of_constants(
+    rng: np.random.Generator,
+) -> None:
+    made = model(
+        """net (float[T, N, 3] x, bool c) => (float[T, N, 2] y) {
+            w = Concat <axis = 1> (w1, w2)
+            h, last = RNN <hidden_size = 4> (x, w, r)
+            axis = Constant <value_ints = [1]> ()
+            s = Squeeze (h, axis)
+            u = If (c) <
+                then_branch = a () => (float[4, 2] p) { p = Transpose <perm = [1, 0]> (v) },
+                else_branch = b () => (float[4, 2] q) { q = Transpose <perm = [1, 0]> (v) }
+            >
+            m = MatMul (s, u)
+            one = Constant <value_float = 1.0> ()
+            shift = Mul (mean, one)
+            y = Sub (m, shift)
+        }""",
+        w1=rng.normal(size=(1, 1, 3)).astype(np.float32),
+        w2=rng.normal(size=(1, 3, 3)).astype(np.float32),
+        r=rng.normal(size=(1, 4, 4)).astype(np.float32),
+        v=rng.normal(size=(2, 4)).astype(np.float32),
+        mean=rng.normal(size=3).astype(np.float32)[:2],
+    )
+    top, bottom = blocks_of(made)
+    assert [(p.name, p.role, p.fan_in) for p in top.parameters] == [("v", "weight", 4), ("mean", "bias", 1)]
+    assert [(p.name, p.role, p.fan_in) for p in bottom.parameters] == [
+        ("w1", "gate", 3), ("w2", "gate", 3), ("r", "gate", 4),
+    ]  # fmt: skip
+
+
+def test_nodes_may_stand_in_any_order(network: onnx.ModelProto) -> None:
+    mixed = onnx.ModelProto()
+    mixed.CopyFrom(network)
+    del mixed.graph.node[:]
+    mixed.graph.node.extend(reversed(network.graph.node))
+    assert names(blocks_of(mixed)) == names(blocks_of(network))
+
+
 def test_masks_are_none(rng: np.random.Generator) -> None:
     mask = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
     finite = np.where(mask < 0, np.float32(-100), np.float32(0))
