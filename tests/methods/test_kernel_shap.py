@@ -226,7 +226,7 @@ def test_too_few_coalitions_and_too_many_players_are_refused(engine: Engine) -> 
     engine.add(
         "wide", model("(double[N,3000] x) => (double[N,1] y) { y = MatMul(x, w) }", w=np.ones((3000, 1)))
     )
-    with pytest.raises(InvalidArgument, match=r"3000 groups differ .* at most 2048"):
+    with pytest.raises(InvalidArgument, match=r"3000 groups differ .* at most 1024"):
         asked(engine, "wide", np.ones((1, 3000)), target=0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +18,16 @@ from onnx_attribution.server.engine.rows.evaluate import row_limit
 from onnx_attribution.values import Array
 
 Numbers = NDArray[np.intp]
-Row = tuple[int, Numbers]
-"""A sample, and the groups that are at their baseline there."""
-NONE: Numbers = np.empty(0, np.intp)
+Row = tuple[int, int]
+"""A sample and the number of what is evaluated of it, from 0, or one of the ends."""
+Absent = Callable[[int, int], Numbers]
+"""From a sample and a number to the groups that are at their baseline."""
+INPUT, BASELINE = -1, -2
 
 
 def features_of(resolved: Resolved) -> Features:
     assert resolved.features is not None
     return resolved.features
-
-
-def every_group(resolved: Resolved) -> Numbers:
-    return np.arange(features_of(resolved).count, dtype=np.intp)
 
 
 def touched(resolved: Resolved) -> list[list[int]]:
@@ -43,10 +41,27 @@ def touched(resolved: Resolved) -> list[list[int]]:
     return [sorted(groups) for groups in found]
 
 
+def rows_of(counts: Sequence[int]) -> list[Row]:
+    """Of each sample both ends, and so many numbers."""
+    return [(k, number) for k, count in enumerate(counts) for number in (INPUT, BASELINE, *range(count))]
+
+
 def values_at(
-    model: LoadedModel, asked: Sequence[Resolved], rows: Sequence[Row], memory: int
+    model: LoadedModel, asked: Sequence[Resolved], counts: Sequence[int], absent: Absent, memory: int
+) -> Generator[int, None, list[tuple[Floats, Floats, Floats]]]:
+    """Per sample each target at x, `[targets]`, at x', and at the numbers, `[targets, count]`; yields the rows of each
+    run."""
+    found, parts, start = (yield from _values_at(model, asked, rows_of(counts), absent, memory)), [], 0
+    for count in counts:
+        parts.append((found[:, start], found[:, start + 1], found[:, start + 2 : start + 2 + count]))
+        start += 2 + count
+    return parts
+
+
+def _values_at(
+    model: LoadedModel, asked: Sequence[Resolved], rows: Sequence[Row], absent: Absent, memory: int
 ) -> Generator[int, None, Floats]:
-    """Each target at each row, `[targets, rows]`; yields the rows evaluated by each run."""
+    """Each target at each row, `[targets, rows]`."""
     resolved = asked[0]  # but for the target, one is as the others
     limit = row_limit(model, resolved.samples, memory) if resolved.samples.together else 1
     ends = {name: resolved.samples.ends(name) for name in features_of(resolved).of}
@@ -54,7 +69,8 @@ def values_at(
     while start < len(rows):
         part = rows[start : start + limit]
         try:
-            found[:, start : start + len(part)] = _values(model, asked, part, _replaced(resolved, ends, part))
+            given = _replaced(resolved, ends, part, absent)
+            found[:, start : start + len(part)] = _values(model, asked, part, given)
         except Overloaded:
             if limit == 1:
                 raise
@@ -66,14 +82,17 @@ def values_at(
 
 
 def _replaced(
-    resolved: Resolved, ends: Mapping[str, tuple[Array, Array]], rows: Sequence[Row]
+    resolved: Resolved, ends: Mapping[str, tuple[Array, Array]], rows: Sequence[Row], absent: Absent
 ) -> dict[str, Array]:
     """The sources at the rows, `[rows, *unit]`."""
     samples = [k for k, _ in rows]
     found: dict[str, Array] = {}
-    for name, parts in features_of(resolved).of.items():
+    of = features_of(resolved).of
+    both = {INPUT: np.empty(0, np.intp), BASELINE: np.arange(features_of(resolved).count)}
+    groups = [both[number] if number in both else absent(k, number) for k, number in rows]
+    for name, parts in of.items():
         high, low = ends[name]
-        masks = np.stack([parts.mask(groups) for _, groups in rows])
+        masks = np.stack([parts.mask(some) for some in groups])
         found[name] = np.where(masks, low[samples], high[samples])
     return found
 

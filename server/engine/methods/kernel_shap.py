@@ -20,21 +20,15 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import KernelShap
-from onnx_attribution.server.engine.methods.coalitions import (
-    NONE,
-    Row,
-    every_group,
-    features_of,
-    touched,
-    values_at,
-)
+from onnx_attribution.server.engine.methods.coalitions import Numbers, features_of, touched, values_at
 from onnx_attribution.server.engine.methods.stages import Evaluations, Stage
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Coalitions, Floats, Recipe, recipe
 from onnx_attribution.server.engine.request.resolve import Resolved
+from onnx_attribution.server.engine.request.targets import per_sample
 from onnx_attribution.server.engine.rows.evaluate import Sums
 
-MOST = 2048
+MOST = 1024
 """Players of one sample: the regression has as many unknowns."""
 BASE = 2048
 """Coalitions beside two for each player, where their number is left open; as shap's."""
@@ -113,7 +107,8 @@ def plan_of(players: int, count: int | None, seed: int) -> Plan | None:
         whole.append(some)
         drawn = len(some)
         weights.append(np.full(drawn, shares[at:].sum() / drawn))
-    masks, rows = np.unique(np.concatenate(whole), axis=0, return_inverse=True)
+    packed, rows = np.unique(np.packbits(np.concatenate(whole), axis=1), axis=0, return_inverse=True)
+    masks = np.unpackbits(packed, axis=1, count=players).astype(np.bool_)
     return Plan(masks, rows.reshape(-1), np.concatenate(weights), drawn)
 
 
@@ -134,33 +129,47 @@ def _drawn(players: int, sizes: NDArray[np.intp], shares: Floats, pairs: int, se
     return np.stack([one, ~one], axis=1).reshape(2 * pairs, players)
 
 
-def fitted(plan: Plan, gains: Floats, change: float) -> tuple[Floats, Floats]:
-    """The Shapley values of the players and their standard errors, of `gains`, the target at each mask less at the
-    baseline, and at x less at the baseline.
+class Fit:
+    """The regression on the coalitions of a plan, made ready once for all samples and targets.
 
-    The last value is the change less all others, so that the sum is exact. The errors are those that the drawn pairs
-    leave, from how far each is from a fit without it; NaN where there are few.
+    The last player's value is the change less all others, so that their sum is exact.
     """
-    masks = plan.masks[plan.rows].astype(np.float64)
-    design, wanted = masks[:, :-1] - masks[:, -1:], gains[plan.rows] - masks[:, -1] * change
-    if not np.isfinite(wanted).all():
-        return np.full(masks.shape[1], np.nan), np.full(masks.shape[1], np.nan)
-    weighed = design * plan.weights[:, None]
-    normal = weighed.T @ design
-    found = np.linalg.solve(normal, weighed.T @ wanted)
-    values = np.append(found, change - found.sum())
-    if not plan.drawn:
-        return values, np.zeros_like(values)
-    pairs = plan.drawn // 2
-    if 2 * pairs < len(values):  # how far they scatter is not known
-        return values, np.full_like(values, np.nan)
-    drawn, part = design[-plan.drawn :], weighed[-plan.drawn :]
-    missed = (part * (wanted[-plan.drawn :] - drawn @ found)[:, None]).reshape(pairs, 2, -1).sum(axis=1)
-    pull = (part * np.linalg.solve(normal, drawn.T).T).sum(axis=1).reshape(pairs, 2).sum(axis=1)
-    scores = missed / np.maximum(1 - pull, SMALLEST)[:, None]
-    moved = np.linalg.solve(normal, (scores - scores.mean(axis=0)).T)  # [players - 1, pairs]
-    variances = np.append((moved**2).sum(axis=1), (moved.sum(axis=0) ** 2).sum()) * (pairs / (pairs - 1))
-    return values, np.sqrt(variances)
+
+    def __init__(self, plan: Plan) -> None:
+        masks = plan.masks[plan.rows].astype(np.float64)
+        self._plan, self._last = plan, masks[:, -1]
+        self._design = masks[:, :-1] - masks[:, -1:]
+        self._weighed = self._design * plan.weights[:, None]
+        self._inverse = np.linalg.inv(self._weighed.T @ self._design)
+        self._pairs = plan.drawn // 2
+        drawn = slice(len(masks) - plan.drawn, None)
+        pull = ((self._weighed[drawn] @ self._inverse) * self._design[drawn]).sum(axis=1)
+        self._free = np.maximum(1 - pull.reshape(self._pairs, 2).sum(axis=1), SMALLEST)
+        """What each pair leaves of itself unexplained."""
+
+    def __call__(self, gains: Floats, change: float) -> tuple[Floats, Floats]:
+        """The Shapley values of the players and their standard errors, of `gains`, the target at each mask less at the
+        baseline, and at x less at the baseline.
+
+        The errors are those that the drawn pairs leave, from how far each is from a fit without it; NaN where there are
+        few.
+        """
+        plan = self._plan
+        wanted = gains[plan.rows] - self._last * change
+        if not np.isfinite(wanted).all():
+            none = np.full(plan.masks.shape[1], np.nan)
+            return none, none
+        found = self._inverse @ (self._weighed.T @ wanted)
+        values = np.append(found, change - found.sum())
+        if not plan.drawn:
+            return values, np.zeros_like(values)
+        if 2 * self._pairs < len(values):  # how far they scatter is not known
+            return values, np.full_like(values, np.nan)
+        missed = self._weighed * (wanted - self._design @ found)[:, None]
+        scores = missed[-plan.drawn :].reshape(self._pairs, 2, -1).sum(axis=1) / self._free[:, None]
+        moved = self._inverse @ (scores - scores.mean(axis=0)).T  # [players - 1, pairs]
+        variances = np.append((moved**2).sum(axis=1), (moved.sum(axis=0) ** 2).sum())
+        return values, np.sqrt(variances * (self._pairs / (self._pairs - 1)))
 
 
 def _plans(resolved: Resolved) -> list[Plan | None]:
@@ -176,35 +185,34 @@ def _found(
     model: LoadedModel, asked: Sequence[Resolved], plans: Sequence[Plan | None], memory: int
 ) -> Evaluations:
     """The Shapley values of all groups for each target, spread over their elements."""
-    features, players, every = features_of(asked[0]), touched(asked[0]), every_group(asked[0])
-    rows = list[Row]()
-    for k, (groups, plan) in enumerate(zip(players, plans, strict=True)):
-        own = np.array(groups, np.intp)
-        rows += [(k, NONE), (k, every)]
-        rows += [(k, own[~mask]) for mask in (() if plan is None else plan.masks)]
-    values = yield from values_at(model, asked, rows, memory)
-    sums = list[Sums]()
-    for target in values:
-        high, low = np.empty((2, len(players)))
-        shapley, errors = np.zeros((2, len(players), features.count))
-        start = 0
-        for k, (groups, plan) in enumerate(zip(players, plans, strict=True)):
-            high[k], low[k] = target[start : start + 2]
-            start += 2
+    features = features_of(asked[0])
+    players = [np.array(groups, np.intp) for groups in touched(asked[0])]
+
+    def absent(k: int, number: int) -> Numbers:
+        plan = plans[k]
+        assert plan is not None
+        return np.asarray(players[k][~plan.masks[number]])
+
+    counts = [0 if plan is None else len(plan.masks) for plan in plans]
+    values = yield from values_at(model, asked, counts, absent, memory)
+    fits = {id(plan): Fit(plan) for plan in plans if plan is not None}
+    shapley, errors = np.zeros((2, len(asked), len(players), features.count))
+    for k, (at_x, at_baseline, at) in enumerate(values):
+        plan, own = plans[k], players[k]
+        for number, change in enumerate(at_x - at_baseline):
             if plan is None:
-                shapley[k, groups] = high[k] - low[k]
+                shapley[number, k, own] = change
                 continue
-            gains = target[start : start + len(plan.masks)] - low[k]
-            shapley[k, groups], errors[k, groups] = fitted(plan, gains, high[k] - low[k])
-            start += len(plan.masks)
-        sums.append(
-            Sums(
-                {name: parts.spread(shapley) for name, parts in features.of.items()},
-                {},
-                high,
-                low,
-                errors={name: parts.spread(errors).reshape(len(errors), -1).sum(axis=1)
-                        for name, parts in features.of.items()},
-            )
-        )  # fmt: skip
-    return sums
+            found = fits[id(plan)](at[number] - at_baseline[number], change)
+            shapley[number, k, own], errors[number, k, own] = found
+    high, low = (np.stack(ends, axis=1) for ends in list(zip(*values, strict=True))[:2])
+    return [
+        Sums(
+            {name: parts.spread(shapley[number]) for name, parts in features.of.items()},
+            {},
+            high[number],
+            low[number],
+            errors={name: per_sample(parts.spread(errors[number])) for name, parts in features.of.items()},
+        )
+        for number in range(len(asked))
+    ]

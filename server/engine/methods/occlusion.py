@@ -13,14 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from onnx_attribution.methods import Occlusion
-from onnx_attribution.server.engine.methods.coalitions import (
-    NONE,
-    Row,
-    every_group,
-    features_of,
-    touched,
-    values_at,
-)
+from onnx_attribution.server.engine.methods.coalitions import Numbers, features_of, touched, values_at
 from onnx_attribution.server.engine.methods.stages import Evaluations, Stage
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Groups, Recipe, recipe
@@ -34,32 +27,26 @@ def occlusion(method: Occlusion) -> Recipe:
 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
-    """One stage: every group is evaluated, once for all targets."""
-    yield Stage(lambda: 0, lambda: len(rows_of(asked[0])), lambda: effects_of(model, asked, memory))
+    """One stage: every group that differs from its baseline is evaluated, once for all targets."""
 
+    def planned() -> int:
+        return sum(2 + len(groups) for groups in touched(asked[0]))
 
-def rows_of(resolved: Resolved) -> list[Row]:
-    """What is evaluated of each sample: both ends, and every group that differs from its baseline."""
-    every = every_group(resolved)
-    return [
-        (k, absent)
-        for k, groups in enumerate(touched(resolved))
-        for absent in (NONE, every, *(np.array([group], np.intp) for group in groups))
-    ]
+    yield Stage(lambda: 0, planned, lambda: effects_of(model, asked, memory))
 
 
 def effects_of(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Evaluations:
     """The effects of all groups on each target, spread over their elements."""
     features, found = features_of(asked[0]), touched(asked[0])
-    values = yield from values_at(model, asked, rows_of(asked[0]), memory)
-    high, low = np.empty((2, len(asked), len(found)))
+
+    def absent(k: int, number: int) -> Numbers:
+        return np.array([found[k][number]], np.intp)
+
+    values = yield from values_at(model, asked, list(map(len, found)), absent, memory)
+    high, low = (np.stack(ends, axis=1) for ends in list(zip(*values, strict=True))[:2])
     effects = np.zeros((len(asked), len(found), features.count))
-    start = 0
-    for k, groups in enumerate(found):
-        high[:, k], low[:, k] = values[:, start], values[:, start + 1]
-        own = values[:, start + 2 : start + 2 + len(groups)]
-        effects[:, k, groups] = values[:, [start]] - own
-        start += 2 + len(groups)
+    for k, (at_x, _, without) in enumerate(values):
+        effects[:, k, found[k]] = at_x[:, None] - without
     return [
         Sums({name: parts.spread(effect) for name, parts in features.of.items()}, {}, *ends)
         for effect, *ends in zip(effects, high, low, strict=True)
