@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_float, shape_of
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, is_float, shape_of
 from onnx_attribution.graph_tools.ir.reach import ancestors, reachable
 from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inputs_of, key_of
 from onnx_attribution.graph_tools.network import Network
@@ -101,14 +102,18 @@ def _bias(op: Emitter, node: gs.Node, moving: Collection[str]) -> Value:
         beta = float(node.attrs.get("beta", 1.0))
         return inputs[2] if beta == 1 else op("Mul", inputs[2], op.like(inputs[2], beta))
     if key == NORM:
-        scale, bias, mean, variance = inputs[1:5]
+        scale, bias, mean, variance = (_wide(op, value) for value in inputs[1:5])
         spread = op("Sqrt", op("Add", variance, op.like(variance, float(node.attrs.get("epsilon", 1e-5)))))
-        shift = op("Div", op("Mul", op.cast(mean, scale.dtype), scale), op.cast(spread, scale.dtype))
-        return _by_channel(op, op("Sub", bias, shift), node)
+        return _by_channel(op, op("Sub", bias, op("Div", op("Mul", mean, scale), spread)), node)
     still = _still(node, moving, 0)
     if node.op == "Sub" and inputs[1].name not in moving:
         return op("Neg", still[0])
     return still[0] if len(still) == 1 else op("Sum", *still)
+
+
+def _wide(op: Emitter, value: Value) -> Value:
+    """A value in float32 at least: of one BatchNormalization they may be of several types."""
+    return value if element_type(value) == np.float64 else op.cast(value, np.float32)
 
 
 def _by_channel(op: Emitter, vector: Value, node: gs.Node) -> Value:

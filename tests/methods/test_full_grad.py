@@ -96,6 +96,27 @@ def test_every_kind_of_bias_is_found_and_terms_sum_to_the_target(engine: Engine)
     assert answer.warnings == ()
 
 
+def test_in_half_types_terms_sum_to_the_target_up_to_their_rounding(engine: Engine) -> None:
+    """Tensors are rounded to eleven bits on the way."""
+    half = {
+        name: array.astype(np.float16)
+        for name, array in SMALL.items()
+        if name not in ("one", "two", "t", "tb")
+    }
+    nodes = """c = Conv(x, k, kb) n = BatchNormalization(c, scale, offset, mean, variance) r = Relu(n)
+        s = Flatten(r) z = Gemm(s, w, wb)"""
+    half["w"] = np.random.default_rng(4).normal(size=(48, 3)).astype(np.float16) / np.float16(6)
+    engine.add("half", model(f"(float16[N,3,5,4] x) => (float16[N,3] z) {{ {nodes} }}", **half))
+    x = np.random.default_rng(5).normal(size=(3, 3, 5, 4)).astype(np.float16)
+    answer = asked(engine, "half", x)
+    assert list(answer.layers) == ["x", "c", "n", "z"]
+    size = sum(
+        np.abs(layer.values).sum(axis=tuple(range(1, layer.values.ndim))) for layer in answer.layers.values()
+    )
+    assert (np.abs(answer.joint_residual) < 5e-3 * size).all()
+    assert answer.warnings == ()
+
+
 def test_terms_are_gradients_times_biases(engine: Engine) -> None:
     x = np.random.default_rng(5).normal(size=(3, 3, 5, 4)).astype(np.float32)
     found = asked(engine, "mixed", x).layers
