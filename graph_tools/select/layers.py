@@ -82,11 +82,12 @@ def _gates(maker: gs.Node | None, moved: Collection[str]) -> bool:
 
 def last_with_positions(graph: gs.Graph, sources: Sequence[str], targets: Sequence[str]) -> str | None:
     """The last tensor between the sources and all of the targets that has positions behind axes of samples and
-    channels: of those that a convolution, an activation, a pool, a normalisation, a residual addition or a Concat
-    makes, and that every way crosses, if there is one. None: there is none."""
+    channels: of those that a convolution, an activation but for a Softmax, a pool, a normalisation, a residual addition
+    or a Concat makes, and that every way crosses, if there is one. None: there is none."""
     nodes = list(graph.nodes)
     joined = {node.outputs[0].name for node in nodes if key_of(node) in CONVOLUTIONS | {("", "Concat")}}
-    kinds = {*every_layer(graph, sources, targets, EVERY_KIND), *joined} - {*sources, *targets}
+    shares = {node.outputs[0].name for node in nodes if node.op in ("LogSoftmax", "Softmax")}
+    kinds = {*every_layer(graph, sources, targets, EVERY_KIND), *joined} - {*sources, *targets, *shares}
     between, tensors = every_layer(graph, sources, targets, EVERY_TENSOR), graph.tensors()
     found = [name for name in between if name in kinds and _has_positions(tensors[name])]
     cuts = set(found).intersection(*(cut_tensors(nodes, sources, target) for target in targets))

@@ -13,7 +13,7 @@ from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import AttributionRequest, Target
 from tests.definitions.full_grad import normalised
 from tests.definitions.maps import sized
-from tests.methods.test_maps import assert_is, convolutional, inputs
+from tests.methods.convolutions import assert_is, convolutional, inputs
 from tests.methods.toys import model
 
 SMALL = {
