@@ -21,7 +21,7 @@ endif
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
 .PHONY: demo test coverage conformance completeness fuzz peers wild placement interop browser node check bench soak \
-	proto docs image locks sbom licences release
+	proto docs example-report image locks sbom licences release
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
 test: $(VENV)/stamp
@@ -68,6 +68,13 @@ docs: $(VENV)/stamp
 	onnx-attribution ops --markdown > docs/operators.md
 	onnx-attribution methods --markdown > docs/methods.md
 	python -m onnx_attribution.errors > docs/errors.md
+
+# The example of docs/audit.md: a report on the digits model of the tests.
+example-report: $(VENV)/stamp
+	rm -rf docs/audit
+	onnx-attribution audit tests/data/digits/digits.onnx --data tests/data/digits/digits.npz --rows 0:50 --out docs/audit \
+		--methods gradient,neuron-ig,deeplift-rescale,guided-backprop,grad-cam,full-grad
+	rm -r docs/audit/state docs/audit/report.json docs/audit/attributions.parquet
 
 # The steps of deploy/Dockerfile, and a server of what they made: no container engine is needed.
 image: $(VENV)/stamp

@@ -18,7 +18,7 @@ from onnx_attribution.graph_tools.read.load import MAX_IR, MAX_OPSET
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("client", "graph_tools", "proto", "server")
-SHIPPED = (".py", ".pyi", ".proto", ".typed")
+SHIPPED = (".py", ".pyi", ".proto", ".typed", ".json", ".css", ".j2")
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -34,7 +34,7 @@ def shipped_files() -> set[str]:
     return {
         f"{name}/{file.relative_to(root).as_posix()}"
         for root, name in roots
-        for file in (root.glob("*") if root == package else root.rglob("*"))
+        for file in ([*root.glob("*"), *root.glob("methods/*")] if root == package else root.rglob("*"))
         if file.suffix in SHIPPED and file.is_file()
     }
 

@@ -14,7 +14,7 @@ from onnx_attribution.client.render.maps import Map
 from onnx_attribution.client.render.scene import number, short
 
 WIDTH, HEIGHT = 560.0, 300.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 12.0, 42.0
+LEFT, RIGHT, TOP, BOTTOM = 66.0, 12.0, 12.0, 42.0
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def test_an_audit_that_is_killed_goes_on_where_it_was(
     before = {path.name: path.stat().st_mtime_ns for path in (out / "state").glob("*.npz")}
     assert len(before) >= 2
     assert not (out / "report.json").exists()
-    given = ["--data", samples, "--methods", METHODS, "--checks", "classes", "--out", out]
+    given: list[str | Path] = ["--data", samples, "--methods", METHODS, "--checks", "classes", "--out", out]
     done = run("audit", digits_path, *given)
     assert done.exit_code == 0, done.output
     assert (
@@ -151,7 +151,7 @@ def test_an_audit_that_is_killed_goes_on_where_it_was(
 def test_the_state_of_another_audit_is_not_gone_on_with(
     tmp_path: Path, digits_path: Path, samples: Path
 ) -> None:
-    given = [
+    given: list[str | Path] = [
         "audit",
         digits_path,
         "--data",
@@ -171,7 +171,7 @@ def test_the_state_of_another_audit_is_not_gone_on_with(
 
 
 def test_a_requirement_that_is_not_met_is_status_4(tmp_path: Path, digits_path: Path, samples: Path) -> None:
-    given = ["audit", digits_path, "--data", samples, "--rows", "0:2", "--checks", "none", "--out", tmp_path / "out",
+    given: list[str | Path] = ["audit", digits_path, "--data", samples, "--rows", "0:2", "--checks", "none", "--out", tmp_path / "out",
              "--methods", "deeplift-rescale,gradient"]  # fmt: skip
     assert run(*given, "--require", "completeness<=0.01").exit_code == 0
     unmet = run(*given, "--require", "deeplift-rescale.completeness<=1e-30")
@@ -193,7 +193,7 @@ def test_a_model_is_compared_with_another_version(tmp_path: Path, digits_path: P
                 numpy_helper.from_array((np.round(values / step) * step).astype(np.float32), one.name)
             )
     onnx.save(old, tmp_path / "old.onnx")
-    given = ["audit", digits_path, "--data", samples, "--rows", "0:3", "--checks", "none", "--methods",
+    given: list[str | Path] = ["audit", digits_path, "--data", samples, "--rows", "0:3", "--checks", "none", "--methods",
              "deeplift-rescale"]  # fmt: skip
     for other, out in ((tmp_path / "old.onnx", "changed"), (digits_path, "same")):
         assert run(*given, "--compare", other, "--out", tmp_path / out).exit_code == 0
@@ -247,7 +247,17 @@ def test_a_folder_of_pictures_has_the_labels_of_its_table(
         Image.fromarray(pixels).save(folder / f"{k}.png")
         lines.append(f"{k}.png,{digits_data[1][k]}")
     (folder / "labels.csv").write_text("\n".join(lines))
-    given = ["audit", digits_path, "--data", folder, "--methods", "gradient", "--checks", "none", "--out"]
+    given: list[str | Path] = [
+        "audit",
+        digits_path,
+        "--data",
+        folder,
+        "--methods",
+        "gradient",
+        "--checks",
+        "none",
+        "--out",
+    ]
     assert run(*given, tmp_path / "out").exit_code == 0
     found = report(tmp_path / "out")
     assert [one["id"] for one in found["items"]] == ["0.png", "1.png", "2.png"]
