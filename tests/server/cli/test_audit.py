@@ -140,12 +140,11 @@ def test_an_audit_that_is_killed_goes_on_where_it_was(
         <= {path.name: path.stat().st_mtime_ns for path in (out / "state").glob("*.npz")}.items()
     )
     whole, again = report(audited)["methods"], report(out)["methods"]
-    for name, one in whole.items():
-        assert again[name]["verdict"]["word"] == one["verdict"]["word"]
+    for name, one in again.items():
+        assert "random_logit_spearman" in one["metrics"]
         for metric, numbers in one["metrics"].items():
-            assert again[name]["metrics"][metric]["value"] == pytest.approx(numbers["value"], abs=1e-4), (
-                metric
-            )
+            expected = whole[name]["metrics"][metric]["value"]
+            assert numbers["value"] == pytest.approx(expected, abs=1e-4), metric
 
 
 def test_the_state_of_another_audit_is_not_gone_on_with(
@@ -171,8 +170,20 @@ def test_the_state_of_another_audit_is_not_gone_on_with(
 
 
 def test_a_requirement_that_is_not_met_is_status_4(tmp_path: Path, digits_path: Path, samples: Path) -> None:
-    given: list[str | Path] = ["audit", digits_path, "--data", samples, "--rows", "0:2", "--checks", "none", "--out", tmp_path / "out",
-             "--methods", "deeplift-rescale,gradient"]  # fmt: skip
+    given: list[str | Path] = [
+        "audit",
+        digits_path,
+        "--data",
+        samples,
+        "--rows",
+        "0:2",
+        "--checks",
+        "none",
+        "--out",
+        tmp_path / "out",
+        "--methods",
+        "deeplift-rescale,gradient",
+    ]
     assert run(*given, "--require", "completeness<=0.01").exit_code == 0
     unmet = run(*given, "--require", "deeplift-rescale.completeness<=1e-30")
     assert unmet.exit_code == 4
@@ -193,8 +204,18 @@ def test_a_model_is_compared_with_another_version(tmp_path: Path, digits_path: P
                 numpy_helper.from_array((np.round(values / step) * step).astype(np.float32), one.name)
             )
     onnx.save(old, tmp_path / "old.onnx")
-    given: list[str | Path] = ["audit", digits_path, "--data", samples, "--rows", "0:3", "--checks", "none", "--methods",
-             "deeplift-rescale"]  # fmt: skip
+    given: list[str | Path] = [
+        "audit",
+        digits_path,
+        "--data",
+        samples,
+        "--rows",
+        "0:3",
+        "--checks",
+        "none",
+        "--methods",
+        "deeplift-rescale",
+    ]
     for other, out in ((tmp_path / "old.onnx", "changed"), (digits_path, "same")):
         assert run(*given, "--compare", other, "--out", tmp_path / out).exit_code == 0
     same, changed = (report(tmp_path / out)["compare"] for out in ("same", "changed"))
