@@ -89,8 +89,9 @@ def test_numbers_are_those_of_rows_that_are_kept(
 def test_what_saturates_near_the_baseline_is_found_where_equal_steps_miss_it() -> None:
     """The target goes from 1/3 to 1 within the first thousandth of the path, and no layer bypasses another."""
     text = "(float[N,3] x) => (float[N,3] y) { z = Mul(x, steep) y = Softmax(z) }"
-    missed = {}
-    for kind, given in (("auto", {}), ("trapezoid", {"quadrature": "trapezoid", "steps": 128})):
+    missed: dict[str, float] = {}
+    ways: dict[str, dict[str, Any]] = {"auto": {}, "trapezoid": {"quadrature": "trapezoid", "steps": 128}}
+    for kind, given in ways.items():
         with Engine(provider="cpu", threads=1, memory_budget=20 * 24) as engine:
             engine.add("net", model(text, steep=np.float32(3e3)))
             request = AttributionRequest(
