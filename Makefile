@@ -68,6 +68,7 @@ docs: $(VENV)/stamp
 	onnx-attribution ops --markdown > docs/operators.md
 	onnx-attribution methods --markdown > docs/methods.md
 	python -m onnx_attribution.errors > docs/errors.md
+	python -m onnx_attribution.client.audit.metrics > docs/metrics.md
 
 # The example of docs/audit.md: a report on the digits model of the tests.
 example-report: $(VENV)/stamp
