@@ -146,3 +146,7 @@ def test_the_number_is_captums(case: Json, engine: Engine) -> None:
     assert np.abs(found - np.array(check["expected"])).sum() <= check["atol"]
     # what captum gave when it was run, in float32
     np.testing.assert_allclose(found, array(case["reference_run"]["value"]), rtol=1e-3, atol=1e-6)
+
+
+def test_no_case_of_captums_is_missing() -> None:
+    assert len(CASES) >= 20
