@@ -192,3 +192,37 @@ def test_a_file_attributes_as_the_engine_does(engine: Engine, method: str) -> No
 def test_noise_is_averaged_over_any_of_them(engine: Engine, of: str) -> None:
     found = numbers(ask(engine, "smoothgrad", of=of, stdev=0.0, draws=2), "x")
     np.testing.assert_allclose(found, numbers(ask(engine, of), "x"), rtol=1e-9)
+
+
+def chain(depth: int, size: int) -> onnx.ModelProto:
+    """Layers of random weights with Relu between."""
+    rng = np.random.default_rng(1)
+    weights = {f"w{k}": rng.normal(size=(size, size)) / np.sqrt(size) for k in range(depth)}
+    lines = [f"a{k} = MatMul({'x' if k == 0 else f'h{k - 1}'}, w{k}) h{k} = Relu(a{k})" for k in range(depth)]
+    return model(
+        f"(double[N,{size}] x) => (double[N,{size}] h{depth - 1}) {{ {' '.join(lines)} }}", **weights
+    )
+
+
+def test_two_beginnings_become_alike_by_zplus_and_not_by_the_gradient(engine: Engine) -> None:
+    """What a test of convergence needs: two targets of random weights at one tensor, and the layers before it."""
+    size, depth = 48, 6
+    engine.add("chain", chain(depth, size))
+    rng = np.random.default_rng(2)
+    top, layers = f"h{depth - 1}", [f"h{k}" for k in range(depth - 1)]
+    targets = [Target(top, rng.normal(size=size)) for _ in range(2)]
+    x = {"x": np.abs(rng.normal(size=(1, size)))}
+
+    def apart(method: str, **given: Any) -> list[float]:
+        """1 - |cosine| of the two, layer by layer back."""
+        answer = engine.attribute(AttributionRequest("chain", x, method, layers, targets=targets, **given))
+        found = []
+        for name in reversed(layers):
+            one, other = numbers(answer, name)[:, 0]
+            found.append(1 - abs(one @ other) / np.linalg.norm(one) / np.linalg.norm(other))
+        return found
+
+    zplus, gradient = apart("lrp", rule="zplus"), apart("gradient")
+    assert zplus[0] > 1e-3
+    assert zplus[-1] < 1e-3 * zplus[0]
+    assert min(gradient) > 0.5
