@@ -26,8 +26,9 @@ from onnx_attribution.graph_tools.ir.convert import (
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_half, shape_of
 from onnx_attribution.graph_tools.ir.reach import dependents, reachable
 from onnx_attribution.graph_tools.network import Network
+from onnx_attribution.graph_tools.operators.gates import unsteady
 from onnx_attribution.graph_tools.programs.signature import Choice, Neuron, Program
-from onnx_attribution.graph_tools.walk.differentiate import Rules, differentiate
+from onnx_attribution.graph_tools.walk.differentiate import Rules, differentiate, gradients_of, require_all
 
 
 class Draft:
@@ -77,7 +78,16 @@ class Draft:
         if (neuron := choice.through) is not None:
             found = differentiate(self.op, seeds, [neuron.tensor], rules)
             seeds = {neuron.tensor: self._only(neuron, found[neuron.tensor])}
-        return differentiate(self.op, seeds, choice.layers, rules)
+        if not rules.relevance:
+            return differentiate(self.op, seeds, choice.layers, rules)
+        nodes = list(self.graph.nodes)
+        behind = [name for name in choice.layers if choice.target in reachable(nodes, [name])]
+        carried = gradients_of(self.op, seeds, choice.layers, rules, unsteady(nodes, seeds))
+        for name in behind:  # of a gate, say, that leaves all relevance to what it multiplies
+            if name not in carried:
+                carried[name] = self.op.zeros_like(self.tensor(name))
+        require_all(nodes, carried, choice.layers, seeds)
+        return carried
 
     def _weighted(self, target: str, weight: Value) -> Value:
         """The target's value where it counts, times its weight: elements of weight 0 may hold anything."""

@@ -12,6 +12,8 @@ import pytest
 
 from onnx_attribution.errors import InvalidArgument, NotDifferentiable
 from onnx_attribution.methods import Lrp, make
+from onnx_attribution.proto import attribution_pb2 as pb
+from onnx_attribution.proto.method_messages import from_method, to_method
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.models.loaded import LoadedModel
@@ -173,6 +175,18 @@ def test_parameters_that_contradict_each_other_are_refused(name: str) -> None:
 def test_numbers_of_a_rule_that_is_named_are_read() -> None:
     found = Lrp(rules="a=gamma(0.5); b/c=d=epsilon(1e-3);").by_name()
     assert found == [("a", "gamma", 0.5), ("b/c=d", "epsilon", 1e-3)]
+
+
+def test_rules_travel_as_they_are() -> None:
+    message = pb.AttributeRequest()
+    given = Lrp(
+        composite="epsilon_gamma_box", low=-1.0, high=2.5, epsilon=1e-3, rules="a=identity", form="captum"
+    )
+    to_method(given, message)
+    assert from_method(message) == given
+    for method in TABLES:
+        to_method(make(method), message)
+        assert from_method(message) == make(method)
 
 
 @pytest.mark.parametrize("method", TABLES)

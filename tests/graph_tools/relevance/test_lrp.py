@@ -153,6 +153,30 @@ def test_relevance_is_neither_made_nor_lost_without_biases(name: str) -> None:
     assert np.abs(found["x"]).max() > 0
 
 
+def test_a_layer_of_which_only_a_gate_is_made_has_no_relevance() -> None:
+    body = "m = MatMul(x, w) g = Sigmoid(m) z = Mul(x, g)"
+    net = model(f"(float[N,2] x) => (float[N,2] z) {{ {body} }}", w=np.eye(2, dtype=np.float32))
+    x = np.array([[1.0, -2.0]])
+    found = carried(net, EXACT, np.ones((1, 2)), relevance=True, layers=("m", "x"), x=x)
+    assert_carried(found["x"], x / (1 + np.exp(-x)))
+    np.testing.assert_array_equal(found["m"], np.zeros((1, 2)))
+
+
+def test_relevance_goes_through_the_steps_of_a_loop() -> None:
+    """s = relu(s + w x), step by step: a constant beginning takes its share, the rest is the gradient times x."""
+    text = """(float[4,2] x) => (float[2] y, float[4,2] all) {
+        y, all = Scan <num_scan_inputs = 1, body = b (float[2] s, float[2] one) => (float[2] t, float[2] o) {
+            m = Mul(one, w) n = Add(s, m) t = Relu(n) o = Identity(t)
+        }> (start, x)
+    }"""
+    net = model(text, w=np.array([0.5, -1.5], np.float32), start=np.array([1, 2], np.float32))
+    del net.graph.output[1]
+    x = np.random.default_rng(0).normal(size=(4, 2))
+    found = carried(net, EXACT, np.ones(2), relevance=True, x=x)["x"]
+    assert_carried(found, x * carried(net, VJP, np.ones(2), x=x)["x"])
+    assert np.abs(found).max() > 0
+
+
 def test_what_is_added_shares_by_its_size() -> None:
     assert_carried(relevance("z = Add(x, c)", [3, -1], [1, 1], c=[1, -1]), [[3, -1]])
     assert_carried(relevance("n = Neg(x) z = Sub(n, c)", [3, -1], [1, 1], c=[1, -1]), [[-3, 1]])
