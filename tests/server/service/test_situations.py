@@ -95,7 +95,7 @@ def attribute(model: str = "linear", **fields: Any) -> Callable[[Stubs], object]
     return lambda stubs: stubs.attributions.Attribute(ask(model, **fields), timeout=20)
 
 
-def stream(model: str = "linear", seconds: float = 20, **fields: Any) -> Callable[[Stubs], object]:
+def stream(model: str = "linear", seconds: float | None = 20, **fields: Any) -> Callable[[Stubs], object]:
     return lambda stubs: list(stubs.attributions.StreamAttribute(ask(model, **fields), timeout=seconds))
 
 
@@ -272,12 +272,13 @@ SITUATIONS = [
               partial(held, "audit", max_audits=1)),
     Situation("as many calls as a caller may", attribute(), S.RESOURCE_EXHAUSTED, "RATE_LIMITED", QUOTA,
               partial(held, "stream", max_per_caller=1)),
-    Situation("no turn in time", lambda stubs: stubs.attributions.Attribute(ask(), timeout=0.6),
-              S.RESOURCE_EXHAUSTED, "QUEUE_FULL", RETRY, partial(held, "busy", workers=1)),
+    Situation("no turn in time", lambda stubs: stubs.attributions.Attribute(ask()),
+              S.RESOURCE_EXHAUSTED, "QUEUE_FULL", RETRY, partial(held, "busy", workers=1, unary_seconds=0.6)),
     Situation("memory that does not suffice", attribute(), S.RESOURCE_EXHAUSTED, "DEVICE_OUT_OF_MEMORY", RETRY,
               failing(errors.Overloaded("too little", reason=Reason.DEVICE_OUT_OF_MEMORY))),
     Situation("server that ends", attribute(), S.UNAVAILABLE, "DRAINING", RETRY, draining),
-    Situation("deadline before a result", stream("stuck", 0.5), S.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT", (), serving),
+    Situation("deadline before a result", stream("stuck", None), S.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT", (),
+              partial(serving, stream_seconds=0.5)),
     Situation("deadline beyond the limit", lambda stubs: stubs.attributions.Attribute(ask(), timeout=4000),
               S.INVALID_ARGUMENT, "DEADLINE_TOO_LONG"),
     Situation("client that gives up", given_up, S.CANCELLED, "", (), serving),
