@@ -386,7 +386,7 @@ class Reason(StrEnum):
     )
     METHOD_UNSUPPORTED = (
         "METHOD_UNSUPPORTED", "Unsupported",
-        "the server does not know the call, the method or a value of a field",
+        "the server does not know the call, the method, a field of the request or its value",
         "take what the message lists, or a server of the client's version",
     )
     INTERNAL = (
