@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import grpc
 import structlog
@@ -93,6 +93,7 @@ def build(
     scrub = scrubber(path if path.is_dir() else path.parent for path in settings.models)
     traces = _traces(settings)
     told = Listeners((metrics, *listeners, *traces))
+    closing = [one for one in (*listeners, *traces) if isinstance(one, Closing)]
     calls = CallInterceptor(told)
     access = Access.of(settings)
     server = grpc.aio.server(
@@ -115,11 +116,12 @@ def build(
     if settings.kserve:
         rest = Rest(attributions, inference, engine, work, settings, scrub, access, told)
         more = kserve_routes(rest, settings)
-    built = Server(server, health, engine, work, settings, metrics, watched, (told, *traces), more)
+    built = Server(server, health, engine, work, settings, metrics, watched, closing, more)
     inference.is_ready = lambda: not built.unready()
     return built
 
 
+@runtime_checkable
 class Closing(Protocol):
     """What has something left to do when the server ends."""
 

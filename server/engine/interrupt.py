@@ -27,16 +27,26 @@ class Interrupt:
         self._lock = Lock()
         self._ends: dict[int, Callable[[], None]] = {}
         self._count = 0
+        self._has_ended = False
         self.error: AttributionError | None = None
         self.fired_at = 0.0  # as of time.monotonic
 
     def fire(self, error: AttributionError) -> None:
         """Ends all calls that run; these and later ones raise the error. Only the first one counts."""
+        self.refuse(error)
+        self.end()
+
+    def refuse(self, error: AttributionError) -> None:
+        """Later calls raise the error. Those that run go on until `end`."""
         with self._lock:
-            if self.error is not None:
-                return
-            self.error, self.fired_at = error, time.monotonic()
-            ends = list(self._ends.values())
+            if self.error is None:
+                self.error, self.fired_at = error, time.monotonic()
+
+    def end(self) -> None:
+        """Ends all calls that run."""
+        with self._lock:
+            ends = [] if self._has_ended else list(self._ends.values())
+            self._has_ended = True
         for end in ends:
             end()
 
@@ -60,7 +70,7 @@ class Interrupt:
         """`end` is called if it fires inside of the block, or has fired before."""
         with self._lock:
             self._count += 1
-            number, late = self._count, self.error is not None
+            number, late = self._count, self._has_ended
             self._ends[number] = end
         try:
             if late:

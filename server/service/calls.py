@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import Context, ContextVar, copy_context
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,8 +38,6 @@ KINDS = {
     (True, False): "client_stream",
     (True, True): "bidi_stream",
 }
-ENDED_SECONDS = 0.1  # after which the listeners are told of the calls that have ended
-ENDED_AT_ONCE = 8
 MAX_WORD = 128  # characters of what a caller names
 METHODS = pb.AttributeRequest.DESCRIPTOR.oneofs_by_name["method"].name
 
@@ -102,13 +99,10 @@ def current() -> Call | None:
 
 
 class Listeners:
-    """Several listeners as one. That a call has ended they are told when its answer has left and the loop has had some
-    time for others: nobody waits for what is counted and logged."""
+    """Several listeners as one."""
 
     def __init__(self, each: Sequence[Listener]) -> None:
         self._each = tuple(each)
-        self._ended: deque[tuple[Context, Call]] = deque()
-        self._is_awaited = False
 
     def tell(self, event: str, *what: Any) -> None:
         for listener in self._each:
@@ -117,36 +111,13 @@ class Listeners:
             except Exception:
                 log.exception("a listener failed", listener=type(listener).__name__)
 
-    def ended(self, call: Call) -> None:
-        """It is told soon, by the context of now."""
-        self._ended.append((copy_context(), call))
-        if not self._is_awaited:
-            self._tell_later(ENDED_SECONDS)
-
-    def close(self) -> None:
-        """All that is left to tell is told."""
-        self._tell(len(self._ended))
-
-    def _tell_later(self, seconds: float) -> None:
-        self._is_awaited = True
-        asyncio.get_running_loop().call_later(seconds, self._tell_some)
-
-    def _tell_some(self) -> None:
-        """Not all at once, so that calls are answered in between; more, the more there are."""
-        self._is_awaited = False
-        self._tell(max(ENDED_AT_ONCE, len(self._ended) // ENDED_AT_ONCE))
-        if self._ended:
-            self._tell_later(0.001)
-
-    def _tell(self, most: int) -> None:
-        for _ in range(min(most, len(self._ended))):
-            context, call = self._ended.popleft()
-            context.run(self.tell, "ended", call)
-
 
 @contextmanager
 def observed(listeners: Listeners, call: Call) -> Iterator[Call]:
-    """The block answers the call; it sets `code` and `reason` where it fails without an exception."""
+    """The block answers the call; it sets `code` and `reason` where it fails without an exception.
+
+    The listeners are told of its end when the answer has left: nobody waits for what is counted.
+    """
     _current.set(call)
     listeners.tell("began", call)
     try:
@@ -159,7 +130,7 @@ def observed(listeners: Listeners, call: Call) -> Iterator[Call]:
         raise
     finally:
         call.ended = time.monotonic()
-        listeners.ended(call)
+        asyncio.get_running_loop().call_soon(listeners.tell, "ended", call)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no types

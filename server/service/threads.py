@@ -31,6 +31,8 @@ from onnx_attribution.values import Event, Progress, Revision, StopReason
 __all__ = ["Stop", "Work"]
 
 MAX_PATIENCE = 30.0  # seconds
+MOMENT = 0.03  # seconds for which a run whose request has ended may go on
+LOOK = 0.005  # seconds after which the loop looks for events by itself
 TURN = 0.02  # seconds after which a computation lets others have its thread
 Result = TypeVar("Result")
 
@@ -68,9 +70,16 @@ class Stop:
         return None
 
     def cancel(self) -> None:
-        """The caller is gone: what runs is ended, and the next answer is `cancelled`."""
+        """The caller is gone: the next answer is `cancelled`, and what still runs in a moment is ended.
+
+        Most runs are over by then, and a run that is ended costs more than one that comes to its end.
+        """
         self._cancelled.set()
-        self.interrupt.fire(Cancelled("the request was cancelled"))
+        self.interrupt.refuse(Cancelled("the request was cancelled"))
+        try:
+            asyncio.get_running_loop().call_later(MOMENT, self.interrupt.end)
+        except RuntimeError:  # no loop
+            self.interrupt.end()
 
     def expire(self) -> None:
         """The time is over: what runs is ended."""
@@ -223,8 +232,9 @@ class Work:
         """What `prepare` makes of each event of the iterator that `start` makes, if anything; on the computing threads.
 
         A turn ends with an event that `ends_turn`, or after a while; the next one begins when all events of it are
-        taken. They are told at once, or with `quiet` at the end of the turn. While one takes long, the last progress is
-        repeated. However the iteration ends, the computation is stopped.
+        taken. They are told within some milliseconds, or with `quiet` at the end of the turn: a thread that tells the
+        loop something loses the interpreter to it. While one takes long, the last progress is repeated. However the
+        iteration ends, the computation is stopped.
         Raises: Overloaded if the first does not get its turn within half of the time, or 30 s.
         """
         loop = asyncio.get_running_loop()
@@ -234,6 +244,7 @@ class Work:
         patience = min(stop.seconds / 2, MAX_PATIENCE)
         brought: deque[tuple[Event, Result | None]] = deque()
         news = asyncio.Event()
+        looks_at = 0.0  # when the loop looks what there is, without being told
 
         def step() -> bool:
             """One turn; whether it was the last."""
@@ -248,7 +259,7 @@ class Work:
                 brought.append((event, prepared))
                 if ends_turn(event) or time.monotonic() >= end:
                     return False
-                if prepared is not None and not quiet:
+                if prepared is not None and not quiet and time.monotonic() >= looks_at - 0.001:
                     loop.call_soon_threadsafe(news.set)
                 stop.resume()
             return True
@@ -263,6 +274,7 @@ class Work:
         try:
             is_over = False
             while not is_over:
+                looks_at = time.monotonic() + LOOK
                 working = self._submit(self._compute, step, stop.interrupt)
                 waiting = asyncio.wrap_future(working)
                 waiting.add_done_callback(lambda _: news.set())
@@ -276,7 +288,9 @@ class Work:
                                 yield prepared
                         if waiting.done():  # after its last event was brought
                             break
-                        if await _is_set(news, min(self._heartbeat, patience)):
+                        first = looks_at - time.monotonic()
+                        wait = first if first > 0 else min(self._heartbeat, patience)
+                        if await _is_set(news, wait) or first > 0:
                             continue
                         now = time.monotonic() - began
                         if iterator is None and not working.running() and now >= patience:
@@ -320,7 +334,9 @@ class Work:
         return future
 
     def close(self) -> None:
-        """Waits for nothing that has not begun."""
+        """Waits for nothing that has not begun, and ends what has."""
+        for one in list(self._computing.values()):
+            one.fire(Cancelled("the server has ended"))
         self._compute.shutdown(wait=False, cancel_futures=True)
         self._questions.shutdown(wait=False, cancel_futures=True)
 
