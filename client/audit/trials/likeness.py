@@ -17,8 +17,8 @@ from onnx_attribution.errors import InvalidArgument
 JUDGED = ("spearman",)
 """The similarities that count in a verdict; all are in report.json. Magnitudes, as SSIM and HOG compare them, stay
 alike where a map is a product with the input, whatever the other factor."""
-CHANCE = 8
-"""Random maps of each sample."""
+CHANCE, ELEMENTS = 8, 1 << 17
+"""Random maps of each sample; fewer of maps that have more elements together, whose ranks scatter less."""
 
 
 def alike(one: Maps, other: Maps | None) -> dict[str, float | None]:
@@ -34,8 +34,14 @@ def alike(one: Maps, other: Maps | None) -> dict[str, float | None]:
 
 def by_chance(one: Maps, seed: int) -> dict[str, float | None]:
     """The mean similarity of the maps of one sample and random maps of the same numbers."""
-    found = [alike(one, permuted(one, seed=seed * CHANCE + draw)) for draw in range(CHANCE)]
-    return {name: _plain(float(np.nanmean(_floats([each[name] for each in found])))) for name in NAMES}
+    size = sum(values.size for values in one.values())
+    draws = max(min(CHANCE, ELEMENTS // max(size, 1)), 1)
+    found = [alike(one, permuted(one, seed=seed * CHANCE + draw)) for draw in range(draws)]
+    means = {}
+    for name in NAMES:
+        known = [value for each in found if (value := each[name]) is not None]
+        means[name] = float(np.mean(known)) if known else None
+    return means
 
 
 def column(told: Sequence[Mapping[str, Any]], name: str) -> Floats:
@@ -44,8 +50,7 @@ def column(told: Sequence[Mapping[str, Any]], name: str) -> Floats:
 
 
 def _floats(values: Sequence[float | None]) -> Floats:
-    found = np.array([math.nan if value is None else value for value in values], np.float64)
-    return found if np.isfinite(found).any() else np.where(np.isfinite(found), found, np.nan)
+    return np.array([math.nan if value is None else value for value in values], np.float64)
 
 
 def _plain(value: float) -> float | None:
