@@ -113,7 +113,7 @@ def test_a_program_sums_segments_and_scores_each(text: str, conductance: bool) -
     weight = np.ones((4, 1))
     session = loaded.backend.session(program.model)
     feeds = {"x": rows if front else rows.T, "target/weight": weight if front else weight.T}
-    found = session.run({**feeds, **run.inputs()})
+    found = {name: np.asarray(a, np.float64) for name, a in session.run({**feeds, **run.inputs()}).items()}
     wanted = given(
         run,
         lambda at: v / np.cosh(np.outer(at, a * x)) ** 2,
