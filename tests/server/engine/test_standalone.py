@@ -36,7 +36,10 @@ Array = NDArray[Any]
 BUILT = (
     "gradient", "gradient_x_activation", "integrated_gradients", "internal_influence", "neuron_ig",
     "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default",
+    "guided_backprop", "deconvnet", "rectgrad", "lrp",
 )  # fmt: skip
+ALONE = frozenset({"rectgrad"})
+"""Those whose file is of one sample."""
 
 
 @functools.cache
@@ -81,7 +84,7 @@ def test_the_numbers_are_those_of_the_definition_for_one_two_and_three_samples(
     for layer in (SOURCE, HIDDEN):
         file = built(model, make(name, parameters), [layer], loop=loop)
         assert {node.domain for node in file.graph.node} <= {"", "ai.onnx"}
-        for count in (1, 2, 3):
+        for count in (1,) if name in ALONE else (1, 2, 3):
             some, low = x[:count].astype(np.float32), baseline[:count].astype(np.float32)
             found = made(file, x=some, **{"baseline/x": low})
             wanted = own.attributions(net, layer, x[:count], baseline[:count], **parameters)
