@@ -59,11 +59,12 @@ def _quantile(op: Emitter, values: Value, percent: float) -> Value:
     below = op("Floor", place)
     share = op.cast(op("Sub", place, below), values.dtype)
     kept = op("Cast", op("Sub", count, below), to=7)
-    top, places = op.multi("TopK", 2, flat, kept, axis=0, largest=1, sorted=1)
-    places.dtype = kept.dtype
-    last = op("Sub", kept, op.ints([1]))
-    low = op("Gather", top, last, axis=0)
-    high = op("Gather", top, op("Max", op("Sub", last, op.ints([1])), op.ints([0])), axis=0)
+    top, places = op.multi("TopK", 2, flat, kept, axis=0, largest=1, sorted=0)
+    two = op("Min", kept, op.ints([2]))
+    ends, ranks = op.multi("TopK", 2, top, two, axis=0, largest=0, sorted=1)
+    places.dtype = ranks.dtype = kept.dtype
+    low = op("Gather", ends, op.ints([0]), axis=0)
+    high = op("Gather", ends, op("Sub", two, op.ints([1])), axis=0)
     return op("Add", low, op("Mul", share, op("Sub", high, low)))
 
 
