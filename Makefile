@@ -100,7 +100,7 @@ sbom: $(RELEASE_VENV)/stamp
 licences: $(RELEASE_VENV)/stamp
 	rm -rf $(SERVED_VENV)
 	$(PYTHON) -m venv $(SERVED_VENV)
-	$(SERVED_VENV)/bin/python -m pip install -q --disable-pip-version-check '.[server,plot,progress,references,watch]'
+	$(SERVED_VENV)/bin/python -m pip install -q --disable-pip-version-check '.[server,otel,plot,progress,references,audit,watch]'
 	$(RELEASE_VENV)/bin/pip-licenses --python $(SERVED_VENV)/bin/python --from=mixed --format=json | \
 		$(RELEASE_VENV)/bin/python -m tests.release.licences > docs/licences.md
 # Both distributions, ready to publish: built, checked, installed, and the README's lines tried. URL: where the tree can be

@@ -33,6 +33,7 @@ def test_the_page_is_what_its_command_makes_of_its_rows() -> None:
         ("(MIT OR Apache-2.0) AND GPL-3.0-only", False),
         ("(MIT OR Apache-2.0) AND BSD-3-Clause", True),
         ("ISC License (ISCL)", True),
+        ("A Licence of Ours (ALO)", False),
         ("MIT License; BSD License", True),
         ("UNKNOWN", False),
         ("", False),
