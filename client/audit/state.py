@@ -7,6 +7,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ class State:
                 f"{str(folder)!r} holds the state of an audit with another {', '.join(changed)}: --anew begins once "
                 "more, or write to another folder"
             )
+
+    @property
+    def begun(self) -> datetime:
+        """When the audit was begun, however often it went on since."""
+        return datetime.fromtimestamp((self.folder / PLAN).stat().st_mtime, UTC)
 
     def has(self, step: str) -> bool:
         return self._file(step).is_file()

@@ -170,13 +170,14 @@ def _panels(
         lying = values.reshape(curves.shape) if values.size == curves.size else None
         if lying is not None:
             colours = range_of(lying)
-            panel = LinePanel("attribution in time", curves, lying, colours.limit)
-            return (panel,), (*colours.notes, *missing(values)), (colours.limit, bool(colours.notes))
+            line = LinePanel("attribution in time", curves, lying, colours.limit)
+            return (line,), (*colours.notes, *missing(values)), (colours.limit, bool(colours.notes))
     found = tokens_of(name, values.shape, shown.tokens, k, is_map=image is not None)
     if found is not None:
         drawn = positions_of(values, found.axis)
-        limit = range_of(drawn.values).limit
-        return (TokensPanel(found, drawn, limit),), (*drawn.notes, *missing(drawn.values)), None
+        colours = range_of(drawn.values)
+        panel = TokensPanel(found, drawn, colours.limit)
+        return (panel,), (*drawn.notes, *missing(drawn.values)), (colours.limit, bool(colours.notes))
     if values.ndim < 2 or min(values.shape[-3:]) == 0:
         drawn = Drawn(np.atleast_1d(values).ravel(), "attribution")
         before = () if image is None else (ImagePanel("input", image),)

@@ -140,7 +140,6 @@ def audit(
     from onnx_attribution.client.audit.state import State
     from onnx_attribution.client.audit.trials import trials_named
 
-    started = datetime.now(UTC)
     chosen = methods_of(methods, parameter or [])
     wanted = [parse_requirement(text, chosen) for text in require or []]
     tried = trials_named(checks)
@@ -189,7 +188,7 @@ def audit(
             {
                 "versions": _versions(asker),
                 "command": shlex.join(["onnx-attribution", *sys.argv[1:]]),
-                "started": started.isoformat(timespec="seconds"),
+                "started": run.state.begun.isoformat(timespec="seconds"),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             },
             wanted,

@@ -109,7 +109,8 @@ def headline(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What a reader should know first, in sentences."""
     words: dict[str, list[str]] = {}
     for name, one in methods.items():
-        words.setdefault(one["verdict"]["word"] if one["verdict"] else "error", []).append(name)
+        word = one["verdict"]["word"] if one["verdict"] else "error" if one["error"] else "none"
+        words.setdefault(word, []).append(name)
     lines = []
     for word, sentence in SENTENCES.items():
         if word in words:

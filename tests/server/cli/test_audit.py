@@ -22,6 +22,9 @@ from onnx import numpy_helper
 
 from onnx_attribution.client.audit.compare import moved_mass
 from onnx_attribution.client.audit.report import SCHEMA
+from onnx_attribution.server.app import background
+from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.settings import Settings
 from tests.client.audit import planted
 from tests.server.cli.commands import model, run
 
@@ -226,6 +229,27 @@ def test_a_model_is_compared_with_another_version(tmp_path: Path, digits_path: P
         assert one["spearman"]["value"] == pytest.approx(1)
         assert 0 < other["moved"]["value"] < 0.2
     assert "Compared with" in (tmp_path / "changed" / "report.html").read_text()
+
+
+def test_a_served_model_is_audited_but_for_its_weights(
+    tmp_path: Path, digits_path: Path, samples: Path, audited: Path
+) -> None:
+    with Engine(provider="cpu", threads=1) as engine:
+        engine.add("digits", digits_path)
+        with background(engine, Settings(port=0)) as (address, _):
+            done = run(
+                "audit", "digits", "--server", address, "--data", samples, "--methods", METHODS, "--rows", "0:2",
+                "--checks", "classes,randomisation,ablation", "--out", tmp_path / "out",
+            )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found, local = report(tmp_path / "out"), report(audited)
+    assert "with the server" in found["skipped"]["randomisation"]
+    for mine, its in zip(local["items"][:2], found["items"], strict=True):
+        for name, one in its["methods"].items():
+            expected = mine["methods"][name]["layers"]["image"]["sum"]
+            assert one["layers"]["image"]["sum"] == pytest.approx(expected, rel=1e-4)
+    assert found["model"]["digest"] == local["model"]["digest"]
+    assert len(found["ablation"]["curves"]) == 4
 
 
 def test_moved_mass_is_nothing_for_a_factor_and_all_for_what_shares_nothing() -> None:
