@@ -25,10 +25,11 @@ import onnx
 import onnxruntime as ort
 
 from benchmarks import files
+from onnx_attribution import methods
 from onnx_attribution.errors import AttributionError
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Backend
-from onnx_attribution.server.engine.recipe import infos
+from onnx_attribution.server.engine.recipe import Biases, infos, recipe_of
 from onnx_attribution.values import Array, AttributionRequest, Target
 
 RESULTS = Path(__file__).parent / "results"
@@ -83,7 +84,8 @@ def compared(name: str, model: Path | onnx.ModelProto) -> Iterator[tuple[str, ..
             given: dict[str, Any] = {"steps": STEPS, "quadrature": "trapezoid"}
             of_neuron = one.name == "neuron_conductance"
             given |= {"neuron": {layer: first}} if of_neuron else {}
-            chosen = [] if one.layer_is_source or of_neuron else [layer]
+            of_all = isinstance(recipe_of(methods.make(one.name)).inner.at, Biases)
+            chosen = [] if one.layer_is_source or of_neuron or of_all else [layer]
             request = AttributionRequest(
                 name, inputs, one.name, chosen, target=Target(index=0), **{n: v for n, v in given.items() if n in known}
             )  # fmt: skip
