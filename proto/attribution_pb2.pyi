@@ -51,6 +51,19 @@ class CamForm(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAM_FORM_AUTHORS: _ClassVar[CamForm]
     CAM_FORM_JACOBGIL: _ClassVar[CamForm]
 
+class TraceForm(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TRACE_FORM_UNSPECIFIED: _ClassVar[TraceForm]
+    TRACE_FORM_SIGNED: _ClassVar[TraceForm]
+    TRACE_FORM_POSITIVE: _ClassVar[TraceForm]
+
+class TraceFirst(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TRACE_FIRST_UNSPECIFIED: _ClassVar[TraceFirst]
+    TRACE_FIRST_AUTO: _ClassVar[TraceFirst]
+    TRACE_FIRST_POSITIVE: _ClassVar[TraceFirst]
+    TRACE_FIRST_ABSOLUTE: _ClassVar[TraceFirst]
+
 class LrpRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     LRP_RULE_UNSPECIFIED: _ClassVar[LrpRule]
@@ -133,6 +146,13 @@ UPSAMPLE_LINEAR_CORNERS: Upsample
 CAM_FORM_UNSPECIFIED: CamForm
 CAM_FORM_AUTHORS: CamForm
 CAM_FORM_JACOBGIL: CamForm
+TRACE_FORM_UNSPECIFIED: TraceForm
+TRACE_FORM_SIGNED: TraceForm
+TRACE_FORM_POSITIVE: TraceForm
+TRACE_FIRST_UNSPECIFIED: TraceFirst
+TRACE_FIRST_AUTO: TraceFirst
+TRACE_FIRST_POSITIVE: TraceFirst
+TRACE_FIRST_ABSOLUTE: TraceFirst
 LRP_RULE_UNSPECIFIED: LrpRule
 LRP_RULE_EPSILON: LrpRule
 LRP_RULE_GAMMA: LrpRule
@@ -730,6 +750,20 @@ class RectGrad(_message.Message):
     multiply_by_inputs: bool
     def __init__(self, quantile: _Optional[float] = ..., tau: _Optional[float] = ..., absolute: bool = ..., proportional: bool = ..., multiply_by_inputs: bool = ...) -> None: ...
 
+class FbTrace(_message.Message):
+    __slots__ = ("form", "tau", "budget", "first", "channel_axis")
+    FORM_FIELD_NUMBER: _ClassVar[int]
+    TAU_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_AXIS_FIELD_NUMBER: _ClassVar[int]
+    form: TraceForm
+    tau: float
+    budget: float
+    first: TraceFirst
+    channel_axis: int
+    def __init__(self, form: _Optional[_Union[TraceForm, str]] = ..., tau: _Optional[float] = ..., budget: _Optional[float] = ..., first: _Optional[_Union[TraceFirst, str]] = ..., channel_axis: _Optional[int] = ...) -> None: ...
+
 class Lrp(_message.Message):
     __slots__ = ("rule", "composite", "first", "rules", "epsilon", "gamma", "alpha", "beta", "low", "high", "form", "zero_bias")
     RULE_FIELD_NUMBER: _ClassVar[int]
@@ -873,7 +907,7 @@ class InterveneResponse(_message.Message):
     def __init__(self, target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., values: _Optional[_Iterable[float]] = ..., largest: _Optional[_Iterable[int]] = ..., largest_before: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs_before: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., evaluations: _Optional[int] = ..., seconds: _Optional[float] = ..., digest: _Optional[str] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AttributeRequest(_message.Message):
-    __slots__ = ("model", "inputs", "layers", "source", "target", "baselines", "request_id", "validate_only", "targets", "last_only", "sums_only", "custom", "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default", "occlusion", "layer_activation", "expected_gradients", "smoothgrad", "smoothgrad_sq", "vargrad", "internal_influence", "neuron_conductance", "grad_cam", "grad_cam_pp", "hires_cam", "layer_cam", "xgrad_cam", "kernel_shap", "guided_grad_cam", "full_grad", "full_grad_terms", "guided_backprop", "deconvnet", "rectgrad", "lrp")
+    __slots__ = ("model", "inputs", "layers", "source", "target", "baselines", "request_id", "validate_only", "targets", "last_only", "sums_only", "custom", "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default", "occlusion", "layer_activation", "expected_gradients", "smoothgrad", "smoothgrad_sq", "vargrad", "internal_influence", "neuron_conductance", "grad_cam", "grad_cam_pp", "hires_cam", "layer_cam", "xgrad_cam", "kernel_shap", "guided_grad_cam", "full_grad", "full_grad_terms", "guided_backprop", "deconvnet", "rectgrad", "lrp", "fb_trace")
     class BaselinesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -921,6 +955,7 @@ class AttributeRequest(_message.Message):
     DECONVNET_FIELD_NUMBER: _ClassVar[int]
     RECTGRAD_FIELD_NUMBER: _ClassVar[int]
     LRP_FIELD_NUMBER: _ClassVar[int]
+    FB_TRACE_FIELD_NUMBER: _ClassVar[int]
     model: str
     inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
     layers: _containers.RepeatedScalarFieldContainer[str]
@@ -961,7 +996,8 @@ class AttributeRequest(_message.Message):
     deconvnet: DeconvNet
     rectgrad: RectGrad
     lrp: Lrp
-    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., last_only: bool = ..., sums_only: bool = ..., custom: _Optional[_Union[CustomMethod, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_activation: _Optional[_Union[GradientXActivation, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., neuron_ig: _Optional[_Union[NeuronIG, _Mapping]] = ..., deeplift_rescale: _Optional[_Union[DeepLiftRescale, _Mapping]] = ..., deeplift_reveal_cancel: _Optional[_Union[DeepLiftRevealCancel, _Mapping]] = ..., deeplift_genomics_default: _Optional[_Union[DeepLiftGenomicsDefault, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_activation: _Optional[_Union[LayerActivation, _Mapping]] = ..., expected_gradients: _Optional[_Union[ExpectedGradients, _Mapping]] = ..., smoothgrad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., smoothgrad_sq: _Optional[_Union[SmoothGradSquared, _Mapping]] = ..., vargrad: _Optional[_Union[VarGrad, _Mapping]] = ..., internal_influence: _Optional[_Union[InternalInfluence, _Mapping]] = ..., neuron_conductance: _Optional[_Union[NeuronConductance, _Mapping]] = ..., grad_cam: _Optional[_Union[GradCam, _Mapping]] = ..., grad_cam_pp: _Optional[_Union[GradCamPlusPlus, _Mapping]] = ..., hires_cam: _Optional[_Union[HiResCam, _Mapping]] = ..., layer_cam: _Optional[_Union[LayerCam, _Mapping]] = ..., xgrad_cam: _Optional[_Union[XGradCam, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., guided_grad_cam: _Optional[_Union[GuidedGradCam, _Mapping]] = ..., full_grad: _Optional[_Union[FullGrad, _Mapping]] = ..., full_grad_terms: _Optional[_Union[FullGradTerms, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[DeconvNet, _Mapping]] = ..., rectgrad: _Optional[_Union[RectGrad, _Mapping]] = ..., lrp: _Optional[_Union[Lrp, _Mapping]] = ...) -> None: ...
+    fb_trace: FbTrace
+    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., last_only: bool = ..., sums_only: bool = ..., custom: _Optional[_Union[CustomMethod, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_activation: _Optional[_Union[GradientXActivation, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., neuron_ig: _Optional[_Union[NeuronIG, _Mapping]] = ..., deeplift_rescale: _Optional[_Union[DeepLiftRescale, _Mapping]] = ..., deeplift_reveal_cancel: _Optional[_Union[DeepLiftRevealCancel, _Mapping]] = ..., deeplift_genomics_default: _Optional[_Union[DeepLiftGenomicsDefault, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_activation: _Optional[_Union[LayerActivation, _Mapping]] = ..., expected_gradients: _Optional[_Union[ExpectedGradients, _Mapping]] = ..., smoothgrad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., smoothgrad_sq: _Optional[_Union[SmoothGradSquared, _Mapping]] = ..., vargrad: _Optional[_Union[VarGrad, _Mapping]] = ..., internal_influence: _Optional[_Union[InternalInfluence, _Mapping]] = ..., neuron_conductance: _Optional[_Union[NeuronConductance, _Mapping]] = ..., grad_cam: _Optional[_Union[GradCam, _Mapping]] = ..., grad_cam_pp: _Optional[_Union[GradCamPlusPlus, _Mapping]] = ..., hires_cam: _Optional[_Union[HiResCam, _Mapping]] = ..., layer_cam: _Optional[_Union[LayerCam, _Mapping]] = ..., xgrad_cam: _Optional[_Union[XGradCam, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., guided_grad_cam: _Optional[_Union[GuidedGradCam, _Mapping]] = ..., full_grad: _Optional[_Union[FullGrad, _Mapping]] = ..., full_grad_terms: _Optional[_Union[FullGradTerms, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[DeconvNet, _Mapping]] = ..., rectgrad: _Optional[_Union[RectGrad, _Mapping]] = ..., lrp: _Optional[_Union[Lrp, _Mapping]] = ..., fb_trace: _Optional[_Union[FbTrace, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("request_id", "digest", "batch_mode", "target_tensor", "layers", "planned_evaluations")

@@ -137,14 +137,14 @@ def _treatment(key: Key, rule: Rule, asked: Lrp) -> RuleFunction:
 
     def treat(op: Emitter, node: NodeView, *r: Value | None) -> Gradients:
         moved = [k for k, active in enumerate(node.active) if active]
-        if _is_weighted(node, rule) and len(moved) == 1 and moved[0] < 2:
+        if is_weighted(node, rule) and len(moved) == 1 and moved[0] < 2:
             return _weighted(op, node, rule, r[0], moved[0], asked)
         if name == "Neg" or (name in SCALES and len(moved) == 1 and rule.is_linear_in(node, moved)):
             return _scaled(op, node, rule, r[0], moved[0])
         if rule.is_linear_in(node, moved):
             if name == "Sub" and len(moved) == 1 and _stands_for_integers(node.input(moved[0])):
                 return [r[0] if k == moved[0] else None for k in range(2)]  # less its zero point
-            if name in ("Add", "BatchNormalization") and (data := _follows(op, node, asked)) is not None:
+            if name in ("Add", "BatchNormalization") and (data := follows(op, node, asked)) is not None:
                 return [r[0] if k == data else None for k in range(len(node.inputs))]
             return _epsilon(op, node, rule, r, asked)
         if name == "Div":
@@ -184,7 +184,7 @@ def _named(op: Emitter, node: NodeView, rule: Rule, r: Relevance, chosen: Chosen
     moved = [k for k, active in enumerate(node.active) if active]
     if chosen.rule == "derivative":
         return rule.vjp(op, node, *r)
-    if _is_weighted(node, rule) and len(moved) == 1 and moved[0] < 2:
+    if is_weighted(node, rule) and len(moved) == 1 and moved[0] < 2:
         return _weighted(op, node, rule, r[0], moved[0], asked, chosen)
     if chosen.rule == "identity":
         return [r[0] if active else None for active in node.active]
@@ -284,7 +284,7 @@ def is_gate(op: Emitter, value: Value, bent: bool = False, depth: int = 12) -> b
 # --- operators with weights
 
 
-def _is_weighted(node: NodeView, rule: Rule) -> bool:
+def is_weighted(node: NodeView, rule: Rule) -> bool:
     return "weighted" in rule.kinds or (node.operator == "Einsum" and len(node.inputs) == 2)
 
 
@@ -358,7 +358,7 @@ def _is_known(x: Value, depth: int = 8) -> bool:
     return maker is not None and depth > 0 and all(_is_known(one, depth - 1) for one in maker.inputs)
 
 
-def _follows(op: Emitter, node: NodeView, asked: Lrp) -> int | None:
+def follows(op: Emitter, node: NodeView, asked: Lrp) -> int | None:
     """The input that an operator with weights makes, of which the node is a part."""
     for k, x in enumerate(node.inputs):
         if x is None or known_inside(x) is not None:

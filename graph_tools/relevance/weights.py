@@ -6,6 +6,7 @@ weights w, each rule shares the relevance R of z among the elements of x; x+ w+ 
 - epsilon: x V_w(R / z), where every divisor z means z + epsilon sign z, with the sign of 0 above;
 - zplus: by the positive terms alone; alpha_beta: alpha by these less beta by the negative ones;
 - gamma: by all terms and gamma times those of the sign of z more, z = 0 nothing;
+- absolute: by |x w|, without the bias;
 - w2: by the squared weights, flat: evenly; box: by x w - low w+ - high w-; identity: as it is.
 
 What a bias takes of a divisor is lost to it; it has part in w2, flat and box in none. Captum's form takes w+ (zplus) or
@@ -270,6 +271,15 @@ def _blind(product: Product, relevance: Value, w: Value) -> Value:
     return product.back(w, share(op, relevance, product.made(ones, w), 0.0))
 
 
+def _absolute(product: Product, relevance: Value, numbers: Numbers) -> Value:
+    op, x = product.op, product.x
+    size = op("Abs", x)
+    size.shape = x.shape
+    w = product.changed(product.w, np.abs, lambda v: op("Abs", v))
+    s = share(op, relevance, product.made(size, w), numbers.epsilon)
+    return times(op, size, product.back(w, s))
+
+
 def _box(product: Product, relevance: Value, numbers: Numbers) -> Value:
     op, x, w = product.op, product.x, product.w
     up, down = product.positive(w), product.negative(w)
@@ -304,6 +314,7 @@ RULES: dict[str, Callable[[Product, Value, Numbers], Value]] = {
     "gamma": _gamma,
     "w2": _squared,
     "flat": _flat,
+    "absolute": _absolute,
     "box": _box,
     "identity": _identity,
 }

@@ -145,6 +145,22 @@ class Product:
     upsample: Upsample = "nearest"
 
 
+@dataclass(frozen=True)
+class Trace:
+    """Evaluated at x: shares of what is explained, of which those below `tau` are 0; None: below what keeps the share
+    `budget` of the positions of the sources.
+
+    `signed`: of each layer's gradient times activation; else of a mass that is sent back by positive terms, and where
+    `absolute` (None: of samples with a number below 0) by |x w| at the sources.
+    """
+
+    signed: bool
+    tau: float | None
+    budget: float
+    absolute: bool | None
+    channel_axis: int | None
+
+
 Reduction = Literal["mean", "mean_square", "variance"]
 
 
@@ -187,7 +203,7 @@ class Recipe:
         ValueError: a `reduce` that could have no effect, or a layer apart from the source where there is none.
     """
 
-    at: AtInput | Biases | Path | Ends | Groups | Product | Values | Draws
+    at: AtInput | Biases | Path | Ends | Groups | Product | Trace | Values | Draws
     reduce: Reduce = multiplier
     sums_to_change: bool = False
     sums_to_value: bool = False
@@ -202,7 +218,7 @@ class Recipe:
     def __post_init__(self) -> None:
         at = self.at
         hidden = isinstance(at, Path) and (at.conductance or at.apart)
-        fixed = hidden or isinstance(at, Groups | Product | Values | Draws)
+        fixed = hidden or isinstance(at, Groups | Product | Trace | Values | Draws)
         if fixed and self.reduce is not multiplier:
             raise ValueError(
                 f"{type(at).__name__}{' with conductance or apart' * hidden} gives attributions as they are: leave "
@@ -258,7 +274,7 @@ class Recipe:
 
     @property
     def needs_reference(self) -> bool:
-        return not isinstance(self.inner.at, AtInput | Biases | Product | Values) or self._along
+        return not isinstance(self.inner.at, AtInput | Biases | Product | Trace | Values) or self._along
 
     @property
     def needs_derivatives(self) -> bool:
@@ -277,7 +293,7 @@ class Recipe:
     @property
     def takes_gradients(self) -> bool:
         """Whether it takes gradients, which see no step and no rounding."""
-        return isinstance(self.inner.at, AtInput | Biases | Path | Product)
+        return isinstance(self.inner.at, AtInput | Biases | Path | Product | Trace)
 
     @property
     def error_estimate(self) -> bool:

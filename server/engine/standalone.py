@@ -156,7 +156,9 @@ def _evaluated(wish: Standalone, recipe: Recipe) -> AtInput | Along | Between:
         case recipes.Path():
             return Along(_line(wish, at), at.conductance, multiply, wish.loop)
     does = (
-        "it draws points at random"
+        "its thresholds are found and applied outside of a run"
+        if isinstance(at, recipes.Trace)
+        else "it draws points at random"
         if isinstance(at, recipes.Draws)
         else "it runs the model as it is, which any runtime does with the model's own file"
     )

@@ -110,6 +110,7 @@ def warnings_of(answer: Answered, memory: int) -> Iterator[str]:
     found, said = answer.resolved.recipe, 0
     yield from _without_noise(answer.asked)
     yield from _not_summing(answer)
+    yield from answer.every.notes
     for names, residual in answer.complete():
         words: list[str] = []
         if isinstance(found.at, Draws):

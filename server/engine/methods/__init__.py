@@ -16,6 +16,7 @@ from onnx_attribution.server.engine.methods import (
     path,
     product,
     relevance,
+    trace,
 )
 from onnx_attribution.server.engine.methods.stages import Driver, Stage
 from onnx_attribution.server.engine.models.loaded import LoadedModel
@@ -28,6 +29,7 @@ from onnx_attribution.server.engine.recipe import (
     Groups,
     Path,
     Product,
+    Trace,
     Values,
 )
 from onnx_attribution.server.engine.request.resolve import Resolved
@@ -42,6 +44,7 @@ INNER: Mapping[type, Driver] = {
     Groups: occlusion.stages,
     Coalitions: kernel_shap.stages,
     Product: product.stages,
+    Trace: trace.stages,
     Values: activation.stages,
 }
 DRIVERS: Mapping[type, Driver] = {**INNER, Draws: noise.driver(INNER)}

@@ -34,7 +34,7 @@ class Sums:
     `value` and `baseline_value` `[samples]` are the target at x and at x'; NaN: the programs that ran do not say it.
     `spread` `[samples]` is there where samples have several references: see `LayerAttribution`. `averaged`: the others
     are means over the references already. `missed`, of terms that should sum to F(x): what they sum to
-    beside it, and the sum of their magnitudes.
+    beside it, and the sum of their magnitudes. `notes`: what the method says of itself.
     """
 
     fine: dict[str, Floats]
@@ -45,6 +45,7 @@ class Sums:
     spread: dict[str, Floats] = field(default_factory=dict)
     averaged: bool = False
     missed: tuple[Floats, Floats] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def averaged(resolved: Resolved, sums: Sums) -> tuple[Resolved, Sums]:

@@ -42,6 +42,7 @@ __all__ = [
     "DeepLiftRescale",
     "DeepLiftRevealCancel",
     "ExpectedGradients",
+    "FbTrace",
     "FullGrad",
     "FullGradTerms",
     "GradCam",
@@ -467,3 +468,4 @@ from onnx_attribution.methods.relevance import (  # noqa: E402
     Lrp,
     RectGrad,
 )
+from onnx_attribution.methods.trace import FbTrace  # noqa: E402

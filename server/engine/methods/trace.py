@@ -1,0 +1,245 @@
+"""fb_trace: shares of what is explained, and thresholds by a budget of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.graph_tools.relevance import trace as tables
+from onnx_attribution.methods import FbTrace
+from onnx_attribution.server.engine.methods.maps import channel_axis, samples_first
+from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
+from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.recipe import AtInput, Floats, Recipe, Trace, contribution, recipe
+from onnx_attribution.server.engine.request.resolve import Resolved
+from onnx_attribution.server.engine.request.targets import per_sample
+from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums
+from onnx_attribution.server.engine.rows.points import rows_at
+
+BISECTIONS, DEPTH = 10, 20
+"""A threshold is looked for in so many steps, down to 2^-20 of the largest: to 1.4 %."""
+SHOWN = 5
+COLOURS = 4
+"""As many channels a picture has."""
+Layers = dict[str, Floats]
+Found = tuple[Layers, Floats]
+"""The shares of each layer, and the target's values."""
+Mask = NDArray[np.bool_]
+
+
+@recipe(FbTrace)
+def fb_trace(method: FbTrace) -> Recipe:
+    absolute = None if method.first == "auto" else method.first == "absolute"
+    return Recipe(Trace(method.form == "signed", method.tau, method.budget, absolute, method.channel_axis))
+
+
+def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
+    """One stage, whatever runs a threshold takes."""
+    at = _at(asked[0])
+    runs = 1 if at.signed or at.tau is not None else BISECTIONS + 2
+    yield one_by_one(0, asked, lambda one: runs * one.samples.count, lambda one: _traced(model, one, memory))
+
+
+def _traced(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
+    at, asked = _at(resolved), resolved.choice.layers
+    every = tuple(dict.fromkeys([*asked, *resolved.choice.sources]))  # a budget is of the sources
+    whole = replace(resolved, choice=replace(resolved.choice, layers=every))
+    run = _contributions if at.signed else _positive
+    found, value, tau = yield from run(model, whole, memory)
+    notes = () if at.tau is not None else tuple(_said(whole, found, tau))
+    return Sums({name: found[name] for name in asked}, {}, value, notes=notes)
+
+
+def _at(resolved: Resolved) -> Trace:
+    assert isinstance(resolved.recipe.at, Trace)
+    return resolved.recipe.at
+
+
+# --- the support
+
+
+def _strongest(resolved: Resolved, found: Layers) -> Floats:
+    """The largest share at each position of the sources, `[samples, positions]`."""
+    parts = []
+    for name in resolved.choice.sources:
+        units, _ = samples_first(resolved, name, np.abs(found[name]))
+        if units.ndim > 2:
+            units = units.max(axis=_channels(name, units.shape, _at(resolved).channel_axis))
+        parts.append(units.reshape(len(units), -1))
+    return np.concatenate(parts, axis=1)
+
+
+def _channels(name: str, shape: Sequence[int], told: int | None) -> int:
+    """The axis of the channels: that which is told, or else the last one where it alone is as short as colours are."""
+    if told is None:
+        told = -1 if shape[-1] <= COLOURS < shape[1] else 1
+    return channel_axis(name, shape, told)
+
+
+def _room(resolved: Resolved, positions: int) -> int:
+    """How many positions the budget has room for."""
+    return max(int(_at(resolved).budget * positions + 1e-9), 1)
+
+
+def _said(resolved: Resolved, found: Layers, tau: Floats) -> Iterator[str]:
+    """The thresholds that the budget led to."""
+    strongest = _strongest(resolved, found)
+    kept = (strongest > 0).sum(axis=1)
+    mass = sum(per_sample(np.abs(found[name])) for name in resolved.choice.sources)
+    parts = [
+        f"{tau[k]:.3g} keeps {kept[k]} of {strongest.shape[1]} positions and {100 * one:.3g} % of the mass "
+        f"in sample {k}"
+        for k, one in enumerate(np.atleast_1d(mass)[:SHOWN])
+    ]
+    yield f"the thresholds are of the budget: {'; '.join(parts)}" + "; ..." * (len(tau) > SHOWN)
+    if len(empty := np.flatnonzero(kept == 0)):
+        yield (
+            f"nothing is kept in sample {', '.join(map(str, empty[:SHOWN]))}: more positions than the budget has room "
+            "for have the same share, or all shares are 0; a larger budget, or a tau, keeps some"
+        )
+
+
+# --- contributions of both signs
+
+
+def _contributions(
+    model: LoadedModel, resolved: Resolved, memory: int
+) -> Generator[int, None, tuple[Layers, Floats, Floats]]:
+    at = _at(resolved)
+    plain = replace(resolved, recipe=Recipe(AtInput(), contribution))
+    parts: dict[str, list[Floats]] = {name: [] for name in resolved.choice.layers}
+    points = [(k, 1.0) for k in range(resolved.samples.count)]
+    values = list[Floats]()
+    for rows in rows_at(model, plain, points, memory):
+        values.append(rows.values)
+        for name, (gradient, activation) in rows.layers.items():
+            parts[name].append(gradient.astype(np.float64) * activation.astype(np.float64))
+        yield rows.evaluated
+    found = {name: _shares(np.concatenate(part)) for name, part in parts.items()}
+    if at.tau is not None:
+        tau = np.full(resolved.samples.count, at.tau)
+    else:
+        tau = np.array([_least(row, _room(resolved, row.size)) for row in _strongest(resolved, found)])
+    kept = {name: np.where(np.abs(r) < laid(tau, r), 0, r) for name, r in found.items()}
+    return kept, np.concatenate(values), tau
+
+
+def _shares(terms: Floats) -> Floats:
+    """Terms over the sum of their magnitudes in each sample."""
+    total = per_sample(np.abs(terms))
+    return np.asarray(terms / laid(np.where(total == 0, 1.0, total), terms))
+
+
+def _least(shares: Floats, room: int) -> float:
+    """The least threshold that at most so many shares reach."""
+    ranked = np.sort(shares)[::-1]
+    if len(ranked) <= room or not ranked[room] > 0:
+        return 0.0
+    above = ranked[ranked > ranked[room] * (1 + 1e-9)]  # equal ones but for rounding go together
+    return float(above[-1]) if len(above) else float(np.nextafter(ranked[0], np.inf))
+
+
+def laid(each: Floats, like: Floats) -> Floats:
+    """One number a sample, which broadcasts to `[samples, *unit]`."""
+    return np.asarray(each).reshape(-1, *[1] * (like.ndim - 1))
+
+
+# --- a positive mass
+
+
+def _positive(
+    model: LoadedModel, resolved: Resolved, memory: int
+) -> Generator[int, None, tuple[Layers, Floats, Floats]]:
+    at, count = _at(resolved), resolved.samples.count
+    if (resolved.selection < 0).any():
+        raise InvalidArgument(
+            "fb_trace of the form positive sends a mass back from units or their sum, not from a difference; take the "
+            "form signed",
+            option="form",
+        )
+    every = np.arange(count)
+    if at.tau is not None:
+        tau = np.full(count, at.tau)
+        return *(yield from _walk(model, resolved, tau, every, memory)), tau
+    sources = replace(resolved, choice=replace(resolved.choice, layers=resolved.choice.sources))
+    found, _ = yield from _walk(model, sources, np.zeros(count), every, memory)
+    strongest = _strongest(resolved, found)
+    room = _room(resolved, strongest.shape[1])
+    moving = np.flatnonzero((strongest > 0).sum(axis=1) > room)
+    high = np.zeros(count)
+    high[moving] = 1 / room  # so many shares there may be of a mass of 1
+    low = high * 2.0**-DEPTH
+    for _ in range(BISECTIONS if len(moving) else 0):
+        middle = np.sqrt(low * high)
+        found, _ = yield from _walk(model, sources, middle[moving], moving, memory)
+        fits = (_strongest(resolved, found) > 0).sum(axis=1) <= room
+        high[moving], low[moving] = (
+            np.where(fits, middle[moving], high[moving]),
+            np.where(fits, low[moving], middle[moving]),
+        )
+    return *(yield from _walk(model, resolved, high, every, memory)), high
+
+
+def _walk(
+    model: LoadedModel, resolved: Resolved, tau: Floats, numbers: NDArray[np.intp], memory: int
+) -> Generator[int, None, Found]:
+    """The shares of some samples, by their numbers, each with its threshold.
+
+    What begins is 1 / tau, since the program's threshold is 1, and as the target's type holds it.
+    """
+    none, selection = tau == 0, resolved.selection
+    total = per_sample(selection)
+    if not (total > 0).all():
+        raise InvalidArgument(
+            "fb_trace of the form positive begins at units, and all weights are 0", option="form"
+        )
+    kind = resolved.samples.runs[0].weight.dtype
+    begins = np.minimum(1 / np.where(none, 1.0, tau), float(ml_dtypes.finfo(kind).max) / 4)  # type: ignore[no-untyped-call]
+    begins = begins.astype(kind).astype(np.float64)
+    every = np.ones(resolved.samples.count)
+    every[numbers] = begins
+    units = selection / laid(total / every, selection)
+    samples = resolved.samples.weighted(
+        resolved.choice.target, units, [run.weight for run in resolved.samples.runs]
+    )
+    absolute = _absolute(resolved)
+    parts, values = Layers(), np.zeros(len(numbers))
+    for threshold in (False, True):
+        for whole in (False, True):
+            chosen = [k for k, n in enumerate(numbers) if none[k] != threshold and absolute[n] == whole]
+            if not chosen:
+                continue
+            table = tables.trace(tables.Trace(threshold, whole))
+            moved = replace(resolved, samples=samples, recipe=Recipe(AtInput(), table=table))
+            points, at = [(int(numbers[k]), 1.0) for k in chosen], 0
+            for rows in rows_at(model, moved, points, memory, activations=False):
+                part = chosen[at : at + len(rows.points)]
+                at += len(part)
+                values[part] = rows.values / begins[part] * total[numbers[part]]
+                for name, (r, _) in rows.layers.items():
+                    mass = np.asarray(r, np.float64)
+                    if threshold:
+                        mass = np.where(mass < tables.KEPT, 0, mass) / laid(begins[part], mass)
+                    if name not in parts:
+                        parts[name] = np.zeros((len(numbers), *mass.shape[1:]))
+                    parts[name][part] = mass
+                yield rows.evaluated
+    return parts, values
+
+
+def _absolute(resolved: Resolved) -> Mask:
+    """Of which samples the first operators share by magnitudes."""
+    at, samples = _at(resolved), resolved.samples
+    if at.absolute is not None:
+        return np.full(samples.count, at.absolute)
+    found = np.zeros(samples.count, bool)
+    for name in resolved.choice.sources:
+        high, _ = samples.ends(name)
+        if high.dtype.kind in "fViu":
+            found |= (np.asarray(high, np.float64).reshape(len(high), -1) < 0).any(axis=1)
+    return found
