@@ -1,8 +1,8 @@
 """Both distributions as users meet them: `python -m tests.release dist/*`, or `make release`.
 
-Each file is installed into two environments of its own, bare and with `[server]`. There the README's lines run, by the
-installed command and interpreter, in a folder that holds nothing of the tree but the data they name: the client's code
-in the bare environment against a server of the other one.
+Each file is installed into two environments of its own, bare and with the extras of the server, of plots and of audits.
+There the README's lines run, by the installed command and interpreter, in a folder that holds nothing of the tree but
+the data they name: the client's code in the bare environment against a server of the other one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 
 from tests.test_readme import ROOT, blocks, masked
 
+SERVER = "[server,plot,audit]"  # what the README's commands need
 DIGITS = Path("tests") / "data" / "digits"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
@@ -78,7 +79,7 @@ def check(distribution: Path, folder: Path) -> None:
     work = folder / "work"
     shutil.copytree(ROOT / DIGITS, work / DIGITS)
     bare = Environment(folder / "bare", distribution, "")
-    server = Environment(folder / "server", distribution, "[server]")
+    server = Environment(folder / "server", distribution, SERVER)
     for one in (bare, server):
         shown = one.run(
             [one.python, "-c", "import onnx_attribution as o; print(o.__version__, o.__file__)"], work
@@ -107,10 +108,11 @@ def check(distribution: Path, folder: Path) -> None:
         found = server.run([server.command, *arguments], work)
         assert masked(found) == masked(shown), f"{line}\n{found}"
         ran += 1
-    for line in re.findall(r"^onnx-attribution .*", "\n".join(blocks("sh")), re.MULTILINE):
+    shell = "\n".join(blocks("sh")).replace("\\\n", " ")
+    for line in re.findall(r"^onnx-attribution .*", shell, re.MULTILINE):
         server.run([server.command, *shlex.split(line, comments=True)[1:]], work)
         ran += 1
-    print(f"  {ran} pieces of the README run: the client's in the bare environment, the rest with [server]")
+    print(f"  {ran} pieces of the README run: the client's in the bare environment, the rest with {SERVER}")
 
 
 @contextmanager
