@@ -111,7 +111,7 @@ def scale_of(limit: float, *, clipped: bool = False) -> str:
     """The colours, and the numbers at their ends."""
     sign = "≤ ", "≥ "
     low, high = (
-        f"{mark * clipped}{number(value)}" for mark, value in zip(sign, (-limit, limit), strict=True)
+        f"{mark * clipped}{number(value, 3)}" for mark, value in zip(sign, (-limit, limit), strict=True)
     )
     return f'<div class="scale"><span>{low}</span><i></i><span>{high}</span></div>'
 
