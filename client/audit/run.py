@@ -56,7 +56,8 @@ class Model(Protocol):
 @dataclass(frozen=True)
 class Settings:
     """What is asked of an audit. `layers` are hidden ones, whose flow and neurons are reported; `baseline` is in words
-    what `baselines` are."""
+    what `baselines` are; `logit` says whether the target is what a final activation is made of, None: where there is
+    one, since a saturated activation has no gradient for any method."""
 
     methods: Mapping[str, Method]
     layers: tuple[str, ...] = ()
@@ -66,6 +67,7 @@ class Settings:
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     baseline: str = "0"
     seed: int = 0
+    logit: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -181,24 +183,42 @@ class Audit:
         names = self.info.class_names
         return names.get(self.settings.tensor or "", next(iter(names.values()), ()))
 
+    @cached_property
+    def logit(self) -> bool:
+        """Whether the target is a logit."""
+        if self.settings.logit is not None:
+            return self.settings.logit
+        target, item = Target(self.settings.tensor, logit=True), self.data.items[0]
+        for name in self.settings.methods:
+            try:
+                self.model.attribute(self.request(name, item.inputs, target))
+            except AttributionError:
+                continue  # it has none, or the method refuses this model: others may not
+            return True
+        return False
+
+    def target_at(self, index: Any) -> Target:
+        """The target of this index, or of one for each sample."""
+        return Target(self.settings.tensor, index, logit=self.logit)
+
     def target(self, k: int) -> Target:
         """The target of a sample, the same for every model once the sample is explained.
 
         Raises:
             InvalidArgument: it has no label that is a class.
         """
-        aim, tensor = self.settings.aim, self.settings.tensor
+        aim = self.settings.aim
         if aim == "predicted":
             known = self.item(k)["prediction"] if self.state.has(item_name(k)) else None
-            return Target(tensor) if known is None else Target(tensor, _index(known["place"]))
+            return self.target_at(None if known is None else _index(known["place"]))
         if aim != "label":
-            return Target(tensor, aim)
+            return self.target_at(aim)
         found = self.data.label_index(k, self.classes())
         if found is None:
             raise InvalidArgument(
                 f"sample {self.data.items[k].id!r} has no label that is the index of a class"
             )
-        return Target(tensor, found)
+        return self.target_at(found)
 
     def other_target(self, k: int, rank: int) -> Target | None:
         """The class of this rank, 1 the next after the largest, -1 the least likely; None where there is none."""
@@ -206,7 +226,7 @@ class Audit:
         if known is None:
             return None
         place = known["places"][rank] if -len(known["places"]) <= rank < len(known["places"]) else None
-        return None if place is None else Target(self.settings.tensor, _index(place))
+        return None if place is None else self.target_at(_index(place))
 
     def request(
         self,
@@ -265,7 +285,7 @@ class Audit:
         if inputs is None or len(numbers) < 2 or len(indices) < len(numbers):
             return []
         try:
-            answer = self.ask(self.request(method, inputs, Target(targets[0].tensor, indices), (), model))
+            answer = self.ask(self.request(method, inputs, self.target_at(indices), (), model))
         except AttributionError:
             return []
         whole = {name: np.asarray(one.values, np.float64) for name, one in answer.layers.items()}

@@ -3,7 +3,8 @@
 A verdict is never a threshold alone. With a metric whose goal is chance (randomisation, other classes) a method
 
 - passes if it is not surely more alike than random maps are, or if its place is surely in the better half;
-- fails if it is surely more alike than random maps, and its place is surely in the worse half;
+- fails if it is surely more alike than random maps, its place is surely in the worse half, and it is surely nearer to
+  the method that is most alike than to random maps;
 - is doubtful else.
 
 With a metric whose floor is chance (faithfulness, localisation) it passes if it is surely better than random maps,
@@ -101,13 +102,14 @@ def findings(
     if len(lengths) > 1:
         raise InvalidArgument(f"methods have numbers for {sorted(lengths)} samples; they take the same ones")
     places = ranks(by_method, metric.direction, seed=seed)
+    known = [name for name in by_method if random is not None and name in random]
+    margins = {name: interval(by_method[name] - (random or {})[name], seed=seed) for name in known}
+    worst = max((abs(one.value) for one in margins.values() if one.count), default=0.0)
     found = []
     for name, values in by_method.items():
-        own = interval(values, seed=seed)
-        chance = margin = None
-        if random is not None and name in random:
-            chance, margin = interval(random[name], seed=seed), interval(values - random[name], seed=seed)
-        word, reason = _judged(metric, own, chance, margin, places[name])
+        own, margin = interval(values, seed=seed), margins.get(name)
+        chance = None if random is None or margin is None else interval(random[name], seed=seed)
+        word, reason = _judged(metric, own, chance, margin, places[name], worst)
         found.append(Finding(metric.name, detail, name, own, chance, margin, places[name], word, reason))
     return found
 
@@ -157,8 +159,9 @@ def plain(tree: Any) -> Any:
 
 
 def _judged(
-    metric: Metric, own: Interval, chance: Interval | None, margin: Interval | None, rank: Rank
+    metric: Metric, own: Interval, chance: Interval | None, margin: Interval | None, rank: Rank, worst: float
 ) -> tuple[Word, str]:
+    """`worst`: how far the method is from chance that is furthest from it."""
     if not own.count:
         return "unknown", "no sample has a number"
     place = f"place {rank.place:g} of {rank.of} ({rank.low:g} to {rank.high:g})"
@@ -173,9 +176,12 @@ def _judged(
             return "passes", f"{shown}: no more than chance"
         if better:
             return "passes", f"{shown}: more than chance, and surely in the better half"
-        if worse:
-            return "fails", f"{shown}: more than chance, and surely in the worse half"
-        return "doubtful", f"{shown}: more than chance, as other methods are"
+        if worse and min(abs(margin.low), abs(margin.high)) > worst / 2:
+            return "fails", f"{shown}: more than chance, surely in the worse half and near the worst"
+        return (
+            "doubtful",
+            f"{shown}: more than chance, {'but far from the worst' if worse else 'as other methods are'}",
+        )
     if margin.high < 0 if metric.direction == "lower" else margin.low > 0:
         return "passes", f"{shown}: surely better than chance"
     if worse:

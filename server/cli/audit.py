@@ -79,6 +79,13 @@ def audit(
             metavar="predicted|label|[TENSOR:]INDEX", help="The class that is explained of each sample."
         ),
     ] = "predicted",
+    logit: Annotated[
+        bool | None,
+        typer.Option(
+            "--logit/--no-logit",
+            help="What a final Softmax, LogSoftmax or Sigmoid is made of, in its place; default: where there is one.",
+        ),
+    ] = None,
     baseline: Annotated[
         Many, typer.Option(metavar="[NAME=]FILE|NUMBER", help="As in explain; default 0. Repeatable.")
     ] = None,
@@ -163,6 +170,7 @@ def audit(
             read_baselines(baseline or [], source or info.sources, info.inputs, picture),
             ", ".join(Path(text).name for text in baseline or []) or "0",
             seed,
+            logit,
         )
         if other is not None:
             tried = [*tried, Comparison(other, str(compare))]
@@ -170,6 +178,7 @@ def audit(
             "model": info.digest,
             "data": found.digest(),
             "target": target,
+            "logit": logit,
             "methods": {name: repr(method)[:2000] for name, method in chosen.items()},
             "layer": list(settings.layers),
             "source": list(settings.source),

@@ -26,7 +26,7 @@ from onnx_attribution.client.audit.run import Audit, Step
 from onnx_attribution.client.audit.verdict import Finding, findings
 from onnx_attribution.client.render.scene import channels_lie_last
 from onnx_attribution.errors import AttributionError, InvalidArgument
-from onnx_attribution.values import Array, Target
+from onnx_attribution.values import Array
 
 POINTS, DRAWS = 16, 3
 """Steps of a curve, and random rankings of each sample."""
@@ -146,7 +146,7 @@ class Removal:
         try:
             found = ablation(
                 audit.asked, audit.name, inputs, layer, methods=unique, points=POINTS, draws=DRAWS,
-                target=Target(targets[0].tensor, indices),
+                target=audit.target_at(indices),
                 baselines=audit.settings.baselines, seed=audit.settings.seed,
             )  # fmt: skip
         except AttributionError as error:

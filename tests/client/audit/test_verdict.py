@@ -63,6 +63,13 @@ def test_where_chance_is_the_goal_only_the_worse_half_above_it_fails() -> None:
     assert "better half" in found["b"].reason
 
 
+def test_who_is_in_the_worse_half_and_much_nearer_to_chance_than_the_worst_is_doubtful() -> None:
+    own = {"a": spread(0.0, 1), "b": spread(0.05, 2), "c": spread(0.2, 3), "d": spread(0.9, 4)}
+    found = findings(ALIKE, own, {name: spread(0.0, 9) for name in own})
+    assert {one.method: one.word for one in found}["c"] == "doubtful"
+    assert {one.method: one.word for one in found}["d"] == "fails"
+
+
 def test_one_method_alone_never_fails() -> None:
     (only,) = findings(ALIKE, {"a": spread(1.0)}, {"a": spread(0.0, 1)})
     assert only.word == "doubtful"

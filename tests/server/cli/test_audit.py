@@ -231,6 +231,23 @@ def test_a_model_is_compared_with_another_version(tmp_path: Path, digits_path: P
     assert "Compared with" in (tmp_path / "changed" / "report.html").read_text()
 
 
+def test_behind_a_final_activation_its_logit_is_explained_unless_the_output_is_asked_for(
+    tmp_path: Path, digits_path: Path, samples: Path
+) -> None:
+    model = onnx.load(digits_path)
+    (logits,) = (one.name for one in model.graph.output)
+    model.graph.node.append(onnx.helper.make_node("LogSoftmax", [logits], ["chances"], axis=-1))
+    model.graph.output[0].name = "chances"
+    onnx.save(model, tmp_path / "chances.onnx")
+    given = ["--data", str(samples), "--rows", "0:1", "--checks", "none", "--methods", "gradient"]
+    told = []
+    for out, more in (("logit", []), ("output", ["--no-logit"])):
+        done = run("audit", tmp_path / "chances.onnx", *given, *more, "--out", tmp_path / out)
+        assert done.exit_code == 0, done.output
+        told.append(report(tmp_path / out)["items"][0]["methods"]["gradient"]["target"]["tensor"])
+    assert told == [logits, "chances"]
+
+
 def test_a_served_model_is_audited_but_for_its_weights(
     tmp_path: Path, digits_path: Path, samples: Path, audited: Path
 ) -> None:
