@@ -2,7 +2,8 @@
 
 What arrives at an output is shared among the positive terms of its inputs, or lost where there are none. So no step
 makes it more, and a threshold in proportion to what began leaves supports that are nested: the walk is linear until
-something is dropped. The threshold is 1, and what begins is 1 / tau, so that samples of one run may have several.
+something is dropped. The threshold is a constant, and what begins is that over tau, so that samples of one run may have
+several.
 
 - operators with weights follow zplus of `weights`; those that read the source may follow `absolute`, by |x w|;
 - Add, Sub, Sum and Mean share by the positive parts of their terms, average pools by those of what they average;
@@ -25,8 +26,10 @@ from onnx_attribution.graph_tools.relevance import lrp as tables
 from onnx_attribution.graph_tools.relevance.carried import raw, share
 from onnx_attribution.graph_tools.relevance.weights import Chosen, Numbers, Product, shared
 
-KEPT = 1 - 2.0**-20
-"""From here on something is kept: 1, but for the rounding of float32."""
+LEVEL = 2.0**-12
+"""The threshold: so low that what begins, LEVEL / tau, is a number of half types too."""
+KEPT = LEVEL * (1 - 2.0**-20)
+"""From here on something is kept: LEVEL, but for the rounding of float32."""
 TERMS = frozenset({"Add", "Mean", "Sub", "Sum"})
 MEANS = frozenset(
     {"AveragePool", "CumSum", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Resize", "Upsample"}
@@ -36,7 +39,7 @@ NUMBERS = Numbers(epsilon=0.0, zero_bias=True)
 
 
 class Trace(NamedTuple):
-    """`threshold`: drop what is below 1. `absolute`: what reads the source shares by |x w|."""
+    """`threshold`: drop what is below LEVEL. `absolute`: what reads the source shares by |x w|."""
 
     threshold: bool = True
     absolute: bool = False

@@ -315,3 +315,17 @@ def test_channels_that_lie_last_are_one_position(engine: Engine, axis: int | Non
     request = AttributionRequest("last", {"x": x}, "fb_trace", channel_axis=axis, budget=0.25)
     found = engine.attribute(request)
     assert f"of {positions} positions" in found.warnings[-1]
+
+
+@pytest.mark.parametrize("tau", [None, 1e-7])
+def test_half_types_hold_what_begins_and_the_target(engine: Engine, tau: float | None) -> None:
+    body = """(float16[N,30] x) => (float16[N,3] y) {
+        z1 = Gemm(x, w1, b1) h1 = Relu(z1) z2 = Gemm(h1, w2, b2) h2 = Relu(z2) y = Gemm(h2, w3, b3) }"""
+    weights = {"w1": W1, "b1": B1, "w2": W2, "b2": B2, "w3": W3, "b3": B3}
+    engine.add("half", model(body, **{name: w.astype(np.float16) for name, w in weights.items()}))
+    found = ask(engine, "half", X.astype(np.float16), tau=tau, budget=0.2)
+    wide = ask(engine, "dense", X, tau=tau, budget=0.2)
+    np.testing.assert_allclose(found.target.value, wide.target.value, rtol=0.02)
+    assert ((shares(found) > 0).sum(axis=1) >= 5).all()
+    if tau is not None:  # nothing is near the threshold
+        np.testing.assert_allclose(shares(found), shares(wide), rtol=0.05, atol=1e-4)  # 3 digits

@@ -163,11 +163,14 @@ def _positive(
             option="form",
         )
     every = np.arange(count)
+    sources = replace(resolved, choice=replace(resolved.choice, layers=resolved.choice.sources))
     if at.tau is not None:
         tau = np.full(count, at.tau)
-        return *(yield from _walk(model, resolved, tau, every, memory)), tau
-    sources = replace(resolved, choice=replace(resolved.choice, layers=resolved.choice.sources))
-    found, _ = yield from _walk(model, sources, np.zeros(count), every, memory)
+        found, value = yield from _walk(model, resolved, tau, every, memory)
+        if at.tau and not np.isfinite(value).all():  # half types may not hold the target times what begins
+            _, value = yield from _walk(model, sources, np.zeros(count), every, memory)
+        return found, value, tau
+    found, value = yield from _walk(model, sources, np.zeros(count), every, memory)
     strongest = _strongest(resolved, found)
     room = _room(resolved, strongest.shape[1])
     moving = np.flatnonzero((strongest > 0).sum(axis=1) > room)
@@ -182,7 +185,8 @@ def _positive(
             np.where(fits, middle[moving], high[moving]),
             np.where(fits, low[moving], middle[moving]),
         )
-    return *(yield from _walk(model, resolved, high, every, memory)), high
+    found, _ = yield from _walk(model, resolved, high, every, memory)
+    return found, value, high
 
 
 def _walk(
@@ -190,7 +194,7 @@ def _walk(
 ) -> Generator[int, None, Found]:
     """The shares of some samples, by their numbers, each with its threshold.
 
-    What begins is 1 / tau, since the program's threshold is 1, and as the target's type holds it.
+    What begins is the program's threshold over tau, as the target's type holds it.
     """
     none, selection = tau == 0, resolved.selection
     total = per_sample(selection)
@@ -199,7 +203,9 @@ def _walk(
             "fb_trace of the form positive begins at units, and all weights are 0", option="form"
         )
     kind = resolved.samples.runs[0].weight.dtype
-    begins = np.minimum(1 / np.where(none, 1.0, tau), float(ml_dtypes.finfo(kind).max) / 4)  # type: ignore[no-untyped-call]
+    begins = np.minimum(
+        np.where(none, 1.0, tables.LEVEL / np.where(none, 1.0, tau)), float(ml_dtypes.finfo(kind).max) / 4
+    )  # type: ignore[no-untyped-call]
     begins = begins.astype(kind).astype(np.float64)
     every = np.ones(resolved.samples.count)
     every[numbers] = begins
