@@ -203,9 +203,8 @@ def _walk(
             "fb_trace of the form positive begins at units, and all weights are 0", option="form"
         )
     kind = resolved.samples.runs[0].weight.dtype
-    begins = np.minimum(
-        np.where(none, 1.0, tables.LEVEL / np.where(none, 1.0, tau)), float(ml_dtypes.finfo(kind).max) / 4
-    )  # type: ignore[no-untyped-call]
+    top = float(ml_dtypes.finfo(kind).max) / 4  # type: ignore[no-untyped-call]
+    begins = np.minimum(np.where(none, 1.0, tables.LEVEL / np.where(none, 1.0, tau)), top)
     begins = begins.astype(kind).astype(np.float64)
     every = np.ones(resolved.samples.count)
     every[numbers] = begins
