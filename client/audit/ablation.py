@@ -16,18 +16,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from onnx_attribution.client.audit.arrays import Floats
+from onnx_attribution.client.audit.curves import RESAMPLE, Curve, Kind, curve
 from onnx_attribution.client.audit.metrics import removal
+from onnx_attribution.client.audit.ranks import Whole, apart, by_axes, patches, random_ranks, ranks_of
 from onnx_attribution.client.audit.verdict import Finding, findings
-from onnx_attribution.errors import AttributionError, InvalidArgument, Reason
-from onnx_attribution.interventions import MEAN, Edit, Intervened, Patch, Ranked, Replacement
+from onnx_attribution.errors import AttributionError, InvalidArgument
+from onnx_attribution.interventions import MEAN, Intervened, Patch, Replacement
 from onnx_attribution.methods import LayerActivation, Method, make
-from onnx_attribution.parameters import shown
 from onnx_attribution.values import Array, Attribution, AttributionRequest, Selection, Target, TensorInfo
 
 __all__ = [
@@ -43,14 +44,6 @@ __all__ = [
     "ranks_of",
 ]
 
-Floats = NDArray[np.float64]
-Whole = NDArray[np.int64]
-Scores = Mapping[str, ArrayLike]
-Ranks = dict[str, Whole]
-"""By layer, `[samples, *unit]`."""
-Kind = Literal["deletion", "insertion"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-RESAMPLE: Literal["resample"] = "resample"
 BASELINE: Literal["baseline"] = "baseline"
 RANDOM = "random"
 METHODS = (
@@ -63,288 +56,6 @@ METHODS = (
 )
 MOST = 256
 """Samples of one request at most."""
-
-
-# --- groups and ranks
-
-
-def by_axes(unit: Sequence[int], axes: int | Sequence[int] | None = None) -> Whole:
-    """The number of the group of each element of one sample: groups are told apart by these axes, `0` the channels of
-    `[channels, height, width]` and `(1, 2)` its positions; None: by all, so that each element is one.
-
-    Raises:
-        InvalidArgument: there is no such axis.
-    """
-    shape = tuple(unit)
-    chosen = range(len(shape)) if axes is None else [axes] if isinstance(axes, int) else list(axes)
-    wrong = [axis for axis in chosen if not -len(shape) <= axis < len(shape)]
-    if wrong:
-        raise InvalidArgument(f"one sample of the layer has shape {list(shape)}; there is no axis {wrong[0]}")
-    kept = {axis % len(shape) for axis in chosen}
-    sizes = [size if axis in kept else 1 for axis, size in enumerate(shape)]
-    numbers = np.arange(math.prod(sizes), dtype=np.int64).reshape(sizes)
-    return np.broadcast_to(numbers, shape)
-
-
-def patches(unit: Sequence[int], sizes: Sequence[int]) -> Whole:
-    """The same for patches of these sizes along the last axes, from all of the axes before them; those at the far edges
-    may be smaller.
-
-    Raises:
-        InvalidArgument: more sizes than axes, or one below 1.
-    """
-    shape = tuple(unit)
-    if len(sizes) > len(shape) or any(size < 1 for size in sizes):
-        raise InvalidArgument(
-            f"one sample of the layer has shape {list(shape)}; patches cannot be {list(sizes)}"
-        )
-    found = np.zeros(shape, np.int64)
-    for axis, size in zip(range(len(shape) - len(sizes), len(shape)), sizes, strict=True):
-        place = (np.arange(shape[axis]) // size).reshape([-1 if k == axis else 1 for k in range(len(shape))])
-        found = found * (-(-shape[axis] // size)) + place
-    return found
-
-
-@overload
-def ranks_of(
-    scores: Scores, groups: Mapping[str, ArrayLike] | None = None, *, absolute: bool = False
-) -> Ranks: ...
-@overload
-def ranks_of(scores: ArrayLike, groups: ArrayLike | None = None, *, absolute: bool = False) -> Whole: ...
-def ranks_of(scores: Any, groups: Any = None, *, absolute: bool = False) -> Any:
-    """The rank of the group of each element, `[samples, *unit]`, from scores of that shape: 0 has the highest sum.
-
-    `groups` are numbers from 0 that broadcast to one sample (default: each element is a group). Groups of equal sums
-    keep the order of their numbers. With `absolute` the magnitude of the sum counts. Of several layers, by name, the
-    ranks are joint; their groups, by name too, hold elements of several of them where they have one number.
-
-    Raises:
-        InvalidArgument: scores are NaN, or groups of another shape.
-    """
-    if not isinstance(scores, Mapping):
-        given = None if groups is None else {"": groups}
-        return ranks_of({"": scores}, given, absolute=absolute)[""]
-    values = {name: np.asarray(each, np.float64) for name, each in scores.items()}
-    if not values or any(not each.ndim for each in values.values()):
-        raise InvalidArgument("scores are [samples, ...]")
-    if len({len(each) for each in values.values()}) > 1:
-        raise InvalidArgument("the scores of the layers are of different numbers of samples")
-    if any(np.isnan(each).any() for each in values.values()):
-        raise InvalidArgument("scores hold NaN, which has no rank")
-    ids, count = _ids(groups, {name: each.shape[1:] for name, each in values.items()})
-    samples = len(next(iter(values.values())))
-    sums = np.zeros((samples, count))
-    for name, each in values.items():
-        for k, row in enumerate(each):
-            sums[k] += np.bincount(ids[name].reshape(-1), row.reshape(-1), count)
-    order = np.argsort(-np.abs(sums) if absolute else -sums, axis=1, kind="stable")
-    return _placed(order, ids)
-
-
-@overload
-def random_ranks(
-    samples: int,
-    unit: Mapping[str, Sequence[int]],
-    groups: Mapping[str, ArrayLike] | None = None,
-    *,
-    seed: int = 0,
-) -> Ranks: ...
-@overload
-def random_ranks(
-    samples: int, unit: Sequence[int], groups: ArrayLike | None = None, *, seed: int = 0
-) -> Whole: ...
-def random_ranks(samples: int, unit: Any, groups: Any = None, *, seed: int = 0) -> Any:
-    """Ranks that are drawn for each sample: the control of every experiment. The same seed gives the same."""
-    if not isinstance(unit, Mapping):
-        given = None if groups is None else {"": groups}
-        return random_ranks(samples, {"": tuple(unit)}, given, seed=seed)[""]
-    ids, count = _ids(groups, {name: tuple(each) for name, each in unit.items()})
-    rng = np.random.default_rng(seed)
-    return _placed(np.stack([rng.permutation(count) for _ in range(samples)]), ids)
-
-
-def _ids(
-    groups: Mapping[str, ArrayLike] | None, units: Mapping[str, tuple[int, ...]]
-) -> tuple[dict[str, Whole], int]:
-    """By layer the numbers of the groups of its elements, without gaps, and how many groups there are."""
-    if groups is None:
-        groups = _apart({name: by_axes(unit) for name, unit in units.items()})
-    if groups.keys() != units.keys():
-        raise _no_groups(f"there are groups of {', '.join(groups)}, and scores of {', '.join(units)}")
-    wide: dict[str, Whole] = {}
-    for name, unit in units.items():
-        ids = np.asarray(groups[name])
-        if ids.dtype.kind not in "iu" or (ids.size and ids.min() < 0):
-            raise _no_groups("the numbers of groups are integers from 0")
-        try:
-            wide[name] = np.broadcast_to(ids, unit).astype(np.int64)
-        except ValueError:
-            raise _no_groups(
-                f"the groups have shape {list(ids.shape)}; one sample has shape {list(unit)}"
-            ) from None
-    known = np.unique(np.concatenate([ids.reshape(-1) for ids in wide.values()]))
-    return {name: np.searchsorted(known, ids) for name, ids in wide.items()}, len(known)
-
-
-def _apart(groups: Mapping[str, Whole]) -> dict[str, Whole]:
-    """The groups of several layers with numbers of their own."""
-    found: dict[str, Whole] = {}
-    first = 0
-    for name, ids in groups.items():
-        found[name] = ids + first
-        first += int(ids.max(initial=-1)) + 1
-    return found
-
-
-def _no_groups(message: str) -> InvalidArgument:
-    return InvalidArgument(message, reason=Reason.GROUPS_INVALID)
-
-
-def _placed(order: Whole, ids: Mapping[str, Whole]) -> dict[str, Whole]:
-    """The ranks of elements from the groups in their order."""
-    ranks = np.empty_like(order)
-    np.put_along_axis(ranks, order, np.broadcast_to(np.arange(order.shape[1]), order.shape), axis=1)
-    return {name: ranks[:, each] for name, each in ids.items()}
-
-
-# --- curves
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """The target, and the class that is decided for, as groups go or come back, `[samples, points]`.
-
-    At point k the `counts[k]` groups of the lowest ranks of `groups` are replaced (deletion), or are the only ones that
-    are not (insertion).
-    """
-
-    kind: Kind
-    groups: int
-    counts: Whole
-    values: Floats
-    largest: Whole
-
-    @property
-    def shares(self) -> Floats:
-        """Of each point, the share of groups."""
-        return self.counts / self.groups
-
-    @cached_property
-    def area(self) -> Floats:
-        """By sample the area under the curve over the share of groups, from 0 to 1, in units of the target: the mean
-        value on the way. Small for a good deletion, large for a good insertion."""
-        return _area(self.values, self.shares)
-
-    @cached_property
-    def relative(self) -> Floats:
-        """The curve as a share of the change between its ends, 1 where nothing is replaced and 0 where everything is;
-        NaN for samples without a change."""
-        first, last = self.values[:, :1], self.values[:, -1:]
-        none, every = (first, last) if self.kind == "deletion" else (last, first)
-        change = none - every
-        return np.where(change == 0, np.nan, (self.values - every) / np.where(change == 0, 1, change))
-
-    @cached_property
-    def relative_area(self) -> Floats:
-        """The area under that."""
-        return _area(self.relative, self.shares)
-
-    @cached_property
-    def turned(self) -> Floats:
-        """By sample the lowest count at which another class is the largest than with nothing replaced (deletion), or
-        the same (insertion); NaN where that never happens, and where there are no classes."""
-        whole = self.largest[:, 0 if self.kind == "deletion" else -1]
-        met = (self.largest != whole[:, None]) == (self.kind == "deletion")
-        found = np.where(met.any(axis=1), self.counts[met.argmax(axis=1)], np.nan)
-        return np.where(whole < 0, np.nan, found)
-
-
-def _area(values: Floats, shares: Floats) -> Floats:
-    return np.asarray((values[:, 1:] + values[:, :-1]) / 2 @ np.diff(shares))
-
-
-def curve(
-    asked: Any,
-    model: str,
-    inputs: Mapping[str, ArrayLike],
-    ranks: Mapping[str, ArrayLike],
-    *,
-    kind: Kind = "deletion",
-    to: Replacement | Literal["resample"] = 0.0,
-    points: int = 32,
-    target: Target | Selection = None,
-    donors: Mapping[str, ArrayLike] | None = None,
-    seed: int = 0,
-) -> Curve:
-    """The curve of groups of layers, inputs included, in the order of their ranks: `ranks` are those of `ranks_of` or
-    `random_ranks` by layer.
-
-    `asked` is a client or an engine. Replaced elements become `to`: what an `Edit` takes, or "resample", the layer's
-    values at another sample, drawn for each sample from the donors (default: the samples themselves) by the seed. The
-    curve has a point for each number of groups, or where these are more than `points` so many steps.
-
-    Raises:
-        InvalidArgument: ranks that do not fit the layers, or no curve of that kind.
-    """
-    if kind not in KINDS:
-        raise InvalidArgument(f"a curve is of the kind {' or '.join(KINDS)}, not {shown(kind)}")
-    if points < 1:
-        raise InvalidArgument(f"a curve has at least 1 step, not {points}")
-    if not isinstance(ranks, Mapping) or not ranks:
-        raise InvalidArgument(f"ranks are arrays by layer, not {shown(ranks)}")
-    orders = {layer: np.asarray(each) for layer, each in ranks.items()}
-    for layer, order in orders.items():
-        if order.dtype.kind not in "iu" or not order.ndim or not order.size:
-            raise InvalidArgument(
-                f"the ranks of {layer!r} are {order.dtype.name} of shape {list(order.shape)}; they are integers "
-                "[samples, ...], as of ranks_of"
-            )
-    samples = len(next(iter(orders.values())))
-    groups = max(int(order.max()) for order in orders.values()) + 1
-    counts = np.unique(np.linspace(0, groups, min(points, groups) + 1).round().astype(np.int64))
-    replaced: Any = to
-    if isinstance(to, str) and to == RESAMPLE:
-        replaced = Patch(
-            _others(samples, samples if donors is None else _count(donors), donors is None, seed)
-        )
-    orders = {layer: _compact(order) for layer, order in orders.items()}
-    edits = [
-        [
-            Edit(layer, Ranked(order, 0, int(k)) if kind == "deletion" else Ranked(order, int(k)), replaced)
-            for layer, order in orders.items()
-        ]
-        for k in counts
-    ]
-    found: Intervened = asked.intervene(model, inputs, edits, target=target, donors=donors)
-    if found.values.shape[1] != samples:
-        raise InvalidArgument(f"there are ranks of {samples} samples, and {found.values.shape[1]} samples")
-    return Curve(kind, groups, counts, found.values.T.copy(), found.largest.T.copy())
-
-
-def _compact(order: NDArray[Any]) -> NDArray[Any]:
-    """The ranks without the axes of a sample along which they are all alike, in the smallest type: less to send."""
-    for axis in range(1, order.ndim):
-        first = order.take([0], axis=axis)
-        if (order == first).all():
-            order = first
-    return order.astype(np.min_scalar_type(int(order.max())))
-
-
-def _count(donors: Mapping[str, ArrayLike]) -> int:
-    return max((len(np.asarray(array)) for array in donors.values() if np.ndim(array)), default=1)
-
-
-def _others(samples: int, donors: int, are_samples: bool, seed: int) -> Whole:
-    """A donor for each sample, another than itself where donors are the samples."""
-    rng = np.random.default_rng(seed)
-    if not are_samples:
-        return rng.integers(donors, size=samples)
-    if samples == 1:
-        raise InvalidArgument("resample needs several samples, or donors: the only sample cannot be its own")
-    return (np.arange(samples) + rng.integers(1, samples, size=samples)) % samples
-
-
-# --- the experiment
 
 
 @dataclass(frozen=True)
@@ -582,7 +293,7 @@ def _grouped(groups: Any, units: Mapping[str, tuple[int, ...]]) -> dict[str, Any
     """The groups of each layer."""
     if groups is None or callable(groups):
         make = groups or (lambda unit: by_axes(unit, 0 if unit else None))
-        return dict(_apart({name: np.asarray(make(unit)) for name, unit in units.items()}))
+        return dict(apart({name: np.asarray(make(unit)) for name, unit in units.items()}))
     return dict(groups) if isinstance(groups, Mapping) else dict.fromkeys(units, groups)
 
 

@@ -9,18 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from onnx_attribution.client.audit.ablation import (
-    RANDOM,
-    Kind,
-    ablation,
-    by_axes,
-    curve,
-    random_ranks,
-    ranks_of,
-)
+from onnx_attribution.client.audit.ablation import RANDOM, ablation
 from onnx_attribution.client.audit.arrays import Floats
+from onnx_attribution.client.audit.curves import Kind, curve
 from onnx_attribution.client.audit.metrics.interval import interval
 from onnx_attribution.client.audit.metrics.metric import Metric, declared
+from onnx_attribution.client.audit.ranks import by_axes, random_ranks, ranks_of
 from onnx_attribution.client.audit.records import plain as number
 from onnx_attribution.client.audit.run import Audit, Step
 from onnx_attribution.client.audit.verdict import Finding, findings
