@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -329,3 +330,24 @@ def test_half_types_hold_what_begins_and_the_target(engine: Engine, tau: float |
     assert ((shares(found) > 0).sum(axis=1) >= 5).all()
     if tau is not None:  # nothing is near the threshold
         np.testing.assert_allclose(shares(found), shares(wide), rtol=0.05, atol=1e-4)  # 3 digits
+
+
+def test_maps_of_other_classes_are_alike_in_the_positive_form_and_not_in_the_signed(engine: Engine) -> None:
+    """The digits: positive terms alone spread what they carry in much the same way, whatever it began with."""
+    folder = Path(__file__).parents[1] / "data" / "digits"
+    engine.add("digits", folder / "digits.onnx")
+    x, alike = np.load(folder / "digits.npz")["images"][:20], {}
+    for form in ("positive", "signed"):
+        request = AttributionRequest(
+            "digits",
+            {"image": x},
+            "fb_trace",
+            targets=[Target(index=k) for k in range(10)],
+            form=form,
+            tau=0.0,
+        )
+        maps = np.asarray(engine.attribute(request).layers["image"].values, np.float64).reshape(10, 20, -1)
+        found = [np.atleast_2d(np.corrcoef(maps[:, sample]))[np.triu_indices(10, 1)] for sample in range(20)]
+        alike[form] = float(np.median(found))
+    assert alike["positive"] > 0.9
+    assert abs(alike["signed"]) < 0.3
