@@ -101,6 +101,6 @@ def stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
 def _stamp(file: Path) -> Stamp:
     try:
         found = file.stat()
-    except OSError:
+    except (OSError, ValueError):  # no file has such a name
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns

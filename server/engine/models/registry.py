@@ -113,7 +113,9 @@ class Entry:
             return []
         path = Path(self.source)
         if error is not None:
-            return [path.parent / error.metadata["external"]] if "external" in error.metadata else []
+            beside = Path(error.metadata.get("external", ".."))
+            inside = not beside.is_absolute() and ".." not in beside.parts
+            return [path.parent / beside] if inside else []
         return [path, path.parent, *([self.card] if self.card else files_beside(path))]
 
     def info(self) -> ModelInfo:
