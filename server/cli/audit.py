@@ -196,7 +196,7 @@ def audit(
             run,
             {
                 "versions": _versions(asker),
-                "command": shlex.join(["onnx-attribution", *sys.argv[1:]]),
+                "command": shlex.join(["onnx-attribution", *without_secrets(sys.argv[1:])]),
                 "started": run.state.begun.isoformat(timespec="seconds"),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             },
@@ -216,6 +216,19 @@ def audit(
         say(f"not met: {one['requirement']} for {one['method']}, which has {output.told(one['value'])}")
     if unmet:
         raise typer.Exit(UNMET)
+
+
+def without_secrets(arguments: Sequence[str]) -> list[str]:
+    """The words of a command for others to read: stars in place of a token, in either form."""
+    found: list[str] = []
+    for text in arguments:
+        name, sign, _ = text.partition("=")
+        if found and found[-1] == "--token":
+            text = "***"
+        elif sign and name == "--token":
+            text = "--token=***"
+        found.append(text)
+    return found
 
 
 def methods_of(text: str, parameters: Sequence[str]) -> dict[str, Method]:

@@ -23,6 +23,7 @@ from onnx import numpy_helper
 from onnx_attribution.client.audit.compare import moved_mass
 from onnx_attribution.client.audit.report import SCHEMA
 from onnx_attribution.server.app import background
+from onnx_attribution.server.cli.audit import without_secrets
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
 from tests.client.audit import planted
@@ -370,3 +371,15 @@ def test_what_cannot_be_meant_is_refused(
     done = run("audit", digits_path, *given, "--out", tmp_path / "out")
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+def test_the_command_in_the_report_holds_no_token(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_path: Path, samples: Path
+) -> None:
+    for form in (["--token", "s3cret"], ["--token=s3cret"]):
+        assert "s3cret" not in " ".join(without_secrets(["audit", *form, "--seed", "3"]))
+        assert without_secrets(["audit", *form, "--seed", "3"])[-2:] == ["--seed", "3"]
+    monkeypatch.setattr(sys, "argv", ["onnx-attribution", "audit", "--token", "s3cret"])
+    given = ["--data", str(samples), "--rows", "0:1", "--checks", "none", "--methods", "gradient"]
+    assert run("audit", digits_path, *given, "--out", tmp_path).exit_code == 0
+    assert all(b"s3cret" not in (tmp_path / name).read_bytes() for name in ("report.json", "report.html"))
