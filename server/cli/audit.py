@@ -36,7 +36,7 @@ from onnx_attribution.server.cli.picture import (
     Std,
     picture_of,
 )
-from onnx_attribution.server.cli.status import UNMET, say
+from onnx_attribution.server.cli.status import FAILED, UNMET, say
 from onnx_attribution.server.cli.target import split_tensor
 
 DEFAULTS = "gradient,gradient_x_activation,integrated_gradients,deeplift_rescale"
@@ -109,7 +109,7 @@ def audit(
         Many,
         typer.Option(
             metavar="[METHOD.]METRIC<=NUMBER",
-            help="What the median of a metric must be; if it is not, the exit status is 4. Repeatable.",
+            help="What the mean of a metric must be; if it is not, or there is none, the exit status is 4. Repeatable.",
         ),
     ] = None,
     compare: Annotated[
@@ -216,6 +216,11 @@ def audit(
         say(f"not met: {one['requirement']} for {one['method']}, which has {output.told(one['value'])}")
     if unmet:
         raise typer.Exit(UNMET)
+    if not any(one["answered"] for one in told["methods"].values()):
+        say(
+            f"no method has an answer: {next(one['error'] for one in told['methods'].values() if one['error'])}"
+        )
+        raise typer.Exit(FAILED)
 
 
 def without_secrets(arguments: Sequence[str]) -> list[str]:
