@@ -221,12 +221,17 @@ class Audit:
         return self.target_at(found)
 
     def other_target(self, k: int, rank: int) -> Target | None:
-        """The class of this rank, 1 the next after the largest, -1 the least likely; None where there is none."""
+        """Of the classes that are not explained the one of this rank, 1 the most likely, -1 the least; None where
+        there is none."""
         known = self.item(k)["prediction"]
         if known is None:
             return None
-        place = known["places"][rank] if -len(known["places"]) <= rank < len(known["places"]) else None
-        return None if place is None else self.target_at(_index(place))
+        own = self.target(k).index
+        if isinstance(own, int):
+            own = (own + known["classes"] if own < 0 else own,)
+        others = [place for place in known["places"] if not isinstance(own, tuple) or tuple(place) != own]
+        at = rank - 1 if rank > 0 else rank
+        return self.target_at(_index(others[at])) if -len(others) <= at < len(others) else None
 
     def request(
         self,
@@ -353,7 +358,7 @@ class Audit:
         unit = whole.shape[1:] if whole.ndim > 1 and whole.shape[0] == 1 else whole.shape
         places = [[int(i) for i in np.unravel_index(int(at), unit)] for at in order]
         classes = self.classes()
-        few = [*places[:RANKS], *places[-1:]] if len(places) > RANKS else places
+        few = [*places[:RANKS], *places[-LAST:]] if len(places) > RANKS + LAST else places
         return {
             "index": int(order[0]),
             "place": places[0],
@@ -364,8 +369,8 @@ class Audit:
         }
 
 
-RANKS = 3
-"""Places of classes that are kept of each sample, and the least likely."""
+RANKS, LAST = 3, 2
+"""Places of classes that are kept of each sample: the most and the least likely."""
 
 
 def _index(place: Sequence[int]) -> int | tuple[int, ...]:

@@ -22,6 +22,7 @@ from onnx import numpy_helper
 
 from onnx_attribution.client.audit.compare import moved_mass
 from onnx_attribution.client.audit.report import SCHEMA
+from onnx_attribution.client.audit.requirements import MEASURED
 from onnx_attribution.server.app import background
 from onnx_attribution.server.cli.audit import without_secrets
 from onnx_attribution.server.engine import Engine
@@ -61,6 +62,11 @@ def test_the_report_has_the_form_of_its_schema(audited: Path) -> None:
 
     Draft202012Validator.check_schema(SCHEMA)
     Draft202012Validator(SCHEMA).validate(report(audited))
+
+
+def test_metrics_of_the_report_are_those_that_can_be_required(audited: Path) -> None:
+    names = {name for one in report(audited)["methods"].values() for name in one["metrics"]}
+    assert names == set(MEASURED)
 
 
 def test_a_method_that_keeps_positive_gradients_fails_and_the_page_begins_with_that(audited: Path) -> None:
@@ -194,6 +200,8 @@ def test_a_requirement_that_is_not_met_is_status_4(tmp_path: Path, digits_path: 
     assert "not met: deeplift-rescale.completeness<=1e-30" in unmet.stderr
     assert run(*given, "--require", "gradient.completeness<=1").exit_code == 4  # it has no such number
     assert not report(tmp_path / "out")["requirements"][0]["met"]
+    assert run(*given, "--require", "deletion<1").exit_code == 4  # the check was not asked for
+    assert run(*given, "--require", "completenes<1").exit_code == 2
     assert run(*given, "--require", "completeness").exit_code == 2
     assert run(*given, "--require", "lrp.completeness<1").exit_code == 2
 
@@ -383,3 +391,29 @@ def test_the_command_in_the_report_holds_no_token(
     given = ["--data", str(samples), "--rows", "0:1", "--checks", "none", "--methods", "gradient"]
     assert run("audit", digits_path, *given, "--out", tmp_path).exit_code == 0
     assert all(b"s3cret" not in (tmp_path / name).read_bytes() for name in ("report.json", "report.html"))
+
+
+def test_an_audit_without_any_answer_is_no_success(tmp_path: Path, digits_path: Path, samples: Path) -> None:
+    given = ["--data", str(samples), "--rows", "0:1", "--checks", "classes", "--methods", "gradient"]
+    done = run("audit", digits_path, *given, "--target", "77", "--out", tmp_path)
+    assert done.exit_code == 1
+    assert "no method has an answer" in done.stderr
+
+
+def test_the_explained_class_is_never_among_the_others(
+    tmp_path: Path, digits_path: Path, samples: Path
+) -> None:
+    """Whichever class is explained, a map beside its own would be wholly alike."""
+    with np.load(samples) as arrays:
+        images = arrays["image"][:2]
+    given = ["--data", str(samples), "--rows", "0:2", "--methods", "gradient", "--checks", "classes"]
+    with Engine(provider="cpu", threads=1) as engine:
+        engine.add("digits", digits_path)
+        (name,) = engine.predict("digits", {"image": images})
+        scores = engine.predict("digits", {"image": images})[name]
+    for k in (0, 1, -1):  # the first sample's most likely class, its second, and its least likely
+        index = int(np.argsort(-scores[0], kind="stable")[k])
+        out = tmp_path / str(k)
+        assert run("audit", digits_path, *given, "--target", str(index), "--out", out).exit_code == 0
+        for one in report(out)["classes"]["items"]:
+            assert all(one["gradient"][word]["spearman"] < 0.999 for word in ("next", "least"))
