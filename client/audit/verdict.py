@@ -10,7 +10,8 @@ A verdict is never a threshold alone. With a metric whose goal is chance (random
 With a metric whose floor is chance (faithfulness, localisation) it passes if it is surely better than random maps,
 fails if it is not and its place is surely in the worse half, and is doubtful else. Surely: by the interval of a
 bootstrap over inputs, of the difference between the two numbers of each input, and the same inputs for all methods.
-Where random maps mean nothing there is a place and no verdict.
+Where random maps mean nothing there is a place and no verdict. Of fewer than FEWEST samples with both numbers nothing
+is sure, and all are doubtful.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ from typing import Any, Literal
 import numpy as np
 
 from onnx_attribution.client.audit.arrays import Floats
-from onnx_attribution.client.audit.metrics.interval import DRAWS, LEVEL, Interval, Rank, interval, ranks
+from onnx_attribution.client.audit.metrics.interval import (
+    DRAWS,
+    FEWEST,
+    LEVEL,
+    Interval,
+    Rank,
+    interval,
+    ranks,
+)
 from onnx_attribution.client.audit.metrics.metric import METRICS, Metric
 from onnx_attribution.errors import InvalidArgument
 
@@ -170,6 +179,8 @@ def _judged(
     middle = (rank.of + 1) / 2
     better, worse = rank.high < middle, rank.low > middle
     shown = f"{_shown(own)} beside {_shown(chance)} of random maps, {place}"
+    if margin.count < FEWEST:
+        return "doubtful", f"{shown}: {margin.count} of the {FEWEST} samples that a verdict takes"
     if metric.chance == "goal":
         more = margin.low > 0 if metric.direction == "lower" else margin.high < 0
         if not more:

@@ -13,6 +13,8 @@ from onnx_attribution.client.audit.arrays import Floats
 from onnx_attribution.client.audit.metrics.metric import Direction
 
 DRAWS, LEVEL = 1000, 0.95
+FEWEST = 5
+"""Samples below which an interval says nothing: a bootstrap of one has no width, and of few too little."""
 
 
 @dataclass(frozen=True)

@@ -135,3 +135,17 @@ def test_unknown_metrics_and_other_samples_are_refused() -> None:
         findings("sparsity", {"a": spread(0)})
     with pytest.raises(InvalidArgument, match="samples"):
         findings(LOCAL, {"a": spread(0), "b": spread(0)[:3]})
+
+
+@pytest.mark.parametrize("metric", [ALIKE, LOCAL])
+def test_of_few_samples_nothing_is_sure(metric: str) -> None:
+    own = {"a": spread(0.9, 1), "b": spread(0.0, 2), "c": spread(0.9, 3), "d": spread(0.0, 4)}
+    chance = {name: spread(0.3, 9) for name in own}
+    for count, known in ((1, 1), (4, 4), (40, 4)):
+        few = {name: np.where(np.arange(count) < known, one[:count], np.nan) for name, one in own.items()}
+        found = findings(metric, few, {name: one[:count] for name, one in chance.items()})
+        assert {one.word for one in found} == {"doubtful"}
+    five = findings(
+        metric, {name: one[:5] for name, one in own.items()}, {n: one[:5] for n, one in chance.items()}
+    )
+    assert {"passes", "fails"} <= {one.word for one in five}
