@@ -52,5 +52,5 @@ class Dataset:
         if isinstance(label, str):
             if label in classes:
                 return list(classes).index(label)
-            return int(label) if label.isdigit() else None
+            return int(label) if label.isdecimal() else None
         return label

@@ -23,18 +23,29 @@ class State:
     """One file for each step that is done, complete or not there; `plan` says what they belong to.
 
     Raises:
-        InvalidArgument: the folder holds the state of another audit.
+        InvalidArgument: the folder holds the state of another audit, or none that can be read.
     """
 
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidArgument(f"{str(folder)!r} cannot be made: {error.strerror}", file=folder) from error
         own = json.loads(json.dumps(plan))
         file = folder / PLAN
         if not file.is_file():
             _write(file, json.dumps(own, indent=1).encode())
             return
-        there = json.loads(file.read_text())
+        try:
+            there = json.loads(file.read_bytes())
+        except ValueError:
+            there = None
+        if not isinstance(there, dict):
+            raise InvalidArgument(
+                f"{str(file)!r} cannot be read: --anew begins once more, or write to another folder",
+                file=file,
+            )
         changed = sorted(key for key in own.keys() | there.keys() if own.get(key) != there.get(key))
         if changed:
             raise InvalidArgument(
@@ -48,7 +59,8 @@ class State:
         return datetime.fromtimestamp((self.folder / PLAN).stat().st_mtime, UTC)
 
     def has(self, step: str) -> bool:
-        return self._file(step).is_file()
+        """Whether a step is done; one of which the file is broken is to be done once more."""
+        return zipfile.is_zipfile(self._file(step))
 
     def save(self, step: str, numbers: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
         """Keeps what a step has found, at once or not at all."""

@@ -14,8 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
+from onnx_attribution.client.audit.data import Dataset, Item
 from onnx_attribution.client.audit.requirements import parse as parse_requirement
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import Method, make, registered
@@ -155,6 +157,7 @@ def audit(
         model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []),
         Login(ca, certificate, key, token),
     )  # fmt: skip
+    _check_folder(out)
     wanted_rows = None if rows is None else parse_rows(rows)
     with asking(place) as asker, _other(compare, place) as other:
         info = asker.info()
@@ -182,7 +185,7 @@ def audit(
             "methods": {name: repr(method)[:2000] for name, method in chosen.items()},
             "layer": list(settings.layers),
             "source": list(settings.source),
-            "baseline": baseline or [],
+            "baseline": {name: _told(one) for name, one in settings.baselines.items()},
             "seed": seed,
             "checks": [one.name for one in tried],
             "compare": None if other is None else other.info().digest,
@@ -221,6 +224,23 @@ def audit(
             f"no method has an answer: {next(one['error'] for one in told['methods'].values() if one['error'])}"
         )
         raise typer.Exit(FAILED)
+
+
+def _told(baseline: Any) -> Any:
+    """A baseline as the plan has it: a number or text itself, of an array a SHA-256."""
+    if not isinstance(baseline, np.ndarray):
+        return baseline
+    return Dataset("", [Item("", {"": baseline})]).digest()
+
+
+def _check_folder(out: Path) -> None:
+    """Raises: InvalidArgument: the report could not be written there once all is done."""
+    for place in (out, out / "state"):
+        if place.exists() and not place.is_dir():
+            raise InvalidArgument(f"--out {str(out)!r}: {str(place)!r} is a file, and no folder", file=place)
+    for name in FILES:
+        if (out / name).is_dir():
+            raise InvalidArgument(f"--out {str(out)!r}: {name} is a folder, and would be written", file=out)
 
 
 def without_secrets(arguments: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnx_attribution.client.audit.data import Dataset, Item
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.server.cli.files import read_file, typed
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.cli.pixels import SUFFIXES
@@ -69,8 +69,11 @@ def _folder(place: Path, info: ModelInfo, picture: Picture) -> Dataset:
 
 def _csv(file: Path) -> dict[str, str]:
     """Label by file, of `file,label`, with or without a line of titles."""
-    with file.open(newline="", encoding="utf-8-sig") as opened:
-        lines = [line for line in csv.reader(opened) if len(line) > 1]
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as opened:
+            lines = [line for line in csv.reader(opened) if len(line) > 1]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InvalidArgument(f"{str(file)!r} cannot be read: {error}", file=file) from error
     if lines and lines[0][1].strip().lower() in LABELS:
         lines = lines[1:]
     return {line[0].strip(): line[1].strip() for line in lines}
@@ -104,8 +107,8 @@ def _label(text: object) -> int | str | None:
         return int(text)
     if isinstance(text, float | np.floating):
         return int(text) if float(text).is_integer() else None
-    words = str(text)
-    return int(words) if words.removeprefix("-").isdigit() else words
+    words = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+    return int(words) if words.removeprefix("-").isdecimal() else words
 
 
 # --- an npz
@@ -114,14 +117,21 @@ def _label(text: object) -> int | str | None:
 def _npz(place: Path, info: ModelInfo) -> Dataset:
     """Arrays by the names of the inputs; `x` or any other name where there is one input and one array that fits."""
     try:
-        with np.load(place, allow_pickle=False) as opened:
-            keys = list(opened.files)
-            labels = next((opened[key] for key in LABELS if key in keys and key not in _names(info)), None)
+        with place.open("rb") as file:  # np.load leaves a broken one open
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise InvalidArgument(
+                    f"{str(place)!r} holds one array, as .npy files do; name it .npy", file=place
+                )
+            keys = list(loaded.files)
+            labels = next((loaded[key] for key in LABELS if key in keys and key not in _names(info)), None)
             others = [key for key in keys if key in _names(info)]
             if not others:
-                others = [_only_array(place, keys, opened, info)]
-            arrays = {name: opened[key] for name, key in zip(_named(info, others), others, strict=True)}
-    except (OSError, ValueError) as error:
+                others = [_only_array(place, keys, loaded, info)]
+            arrays = {name: loaded[key] for name, key in zip(_named(info, others), others, strict=True)}
+    except AttributionError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy fail in many ways on a broken file
         raise InvalidArgument(f"{str(place)!r} cannot be read: {error}", file=place) from error
     return _of_arrays(place.name, arrays, labels, info)
 
@@ -170,6 +180,8 @@ def _of_arrays(
     if len(counts) > 1:
         raise InvalidArgument(f"the arrays of {name!r} hold {' and '.join(map(str, sorted(counts)))} samples")
     count = counts.pop() if counts else 1
+    if labels is not None:
+        labels = _one_each(name, labels)
     if labels is not None and len(labels) != count:
         raise InvalidArgument(f"{name!r} holds {count} samples and {len(labels)} labels")
 
@@ -180,14 +192,23 @@ def _of_arrays(
                 if counts or count > 1 or _any(axes)
                 else whole
             )
-            label = (
-                None
-                if labels is None
-                else _label(labels[k].item() if hasattr(labels[k], "item") else labels[k])
-            )
+            label = None if labels is None else _label(labels[k])
             yield Item(ids[k] if ids else str(k), one, label)
 
     return Dataset(name, list(items()), features or {})
+
+
+def _one_each(name: str, labels: Any) -> list[object]:
+    """Labels as Python has them. Raises: InvalidArgument: they are not one for each sample, such as one-hot rows."""
+    found = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    if isinstance(labels, np.ndarray) and labels.ndim == 2 and labels.shape[1] == 1:
+        found = [one for (one,) in found]
+    if not isinstance(found, list) or any(isinstance(one, list | dict) for one in found):
+        raise InvalidArgument(
+            f"the labels of {name!r} are not one for each sample: give indices or names of classes; of one-hot rows, "
+            "labels.argmax(axis=1)"
+        )
+    return found
 
 
 def _any(axes: Mapping[str, int | None]) -> bool:
@@ -206,7 +227,7 @@ def _parquet(place: Path, info: ModelInfo) -> Dataset:
         raise InvalidArgument("parquet files need pyarrow: pip install 'onnx-attribution[audit]'") from None
     try:
         table = parquet.read_table(place)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as above
         raise InvalidArgument(f"{str(place)!r} cannot be read: {error}", file=place) from error
     columns = {name: table[name] for name in table.column_names}
     label = next((name for name in LABELS if name in columns and name not in _names(info)), None)
