@@ -46,11 +46,13 @@ class Dataset:
                 )
         return found.hexdigest()
 
-    def label_index(self, k: int, classes: Sequence[str]) -> int | None:
-        """The label of a sample as the index of a class; None where it has none, or one that is no class."""
+    def label_index(self, k: int, classes: Sequence[str], count: int | None = None) -> int | None:
+        """The label of a sample as the index of one of `count` classes, if that is known; None where it has none, or
+        one that is no class."""
         label = self.items[k].label
         if isinstance(label, str):
             if label in classes:
                 return list(classes).index(label)
-            return int(label) if label.isdecimal() else None
-        return label
+            label = int(label) if label.isdecimal() else None
+        count = count or len(classes) or None
+        return label if label is not None and label >= 0 and (count is None or label < count) else None

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from onnx_attribution.client.audit.arrays import Maps
-from onnx_attribution.client.audit.data import Dataset
+from onnx_attribution.client.audit.data import Dataset, Item
 from onnx_attribution.client.audit.records import channels_of, numbers_of, plain
 from onnx_attribution.client.audit.state import State
 from onnx_attribution.client.audit.verdict import Finding
@@ -102,17 +102,52 @@ class Check(Protocol):
 
 
 class Audit:
-    """An audit of one model over one data set. `run` does what is not done yet; then `state` has all of it."""
+    """An audit of one model over one data set. `run` does what is not done yet; then `state` has all of it.
+
+    `data` are the samples that can be explained, `left_out` the others by name, each with the reason.
+
+    Raises:
+        InvalidArgument: no sample can be explained.
+    """
 
     def __init__(
         self, model: Model, data: Dataset, settings: Settings, state: State, checks: Sequence[Check] = ()
     ) -> None:
-        self.model, self.data, self.settings, self.state, self.checks = model, data, settings, state, checks
+        self.model, self.settings, self.state, self.checks = model, settings, state, checks
         self.asked, self.name = model.asked
         self.info = model.info()
         self.facts = {one.name: one for one in model.methods()}
         self.skipped: dict[str, str] = {}
+        self.data, self.left_out = self._usable(data)
         self._kept: dict[int, dict[str, Any]] = {}
+
+    def _usable(self, data: Dataset) -> tuple[Dataset, dict[str, str]]:
+        """The samples without those that would spoil every mean, and why those are left out."""
+        count = self._class_count() if self.settings.aim == "label" else None
+        kept, left_out = [], {}
+        for k, item in enumerate(data.items):
+            broken = [name for name in self.settings.source or self.info.sources if _is_broken(item, name)]
+            if broken:
+                left_out[item.id] = f"{broken[0]} holds NaN or infinite numbers"
+            elif self.settings.aim == "label" and data.label_index(k, self.classes(), count) is None:
+                left_out[item.id] = "it has no label that is the index of a class"
+            else:
+                kept.append(item)
+        if not kept and data.items:
+            name, reason = next(iter(left_out.items()))
+            raise InvalidArgument(f"no sample can be explained; {name!r}: {reason}")
+        return Dataset(data.name, kept, data.features), left_out
+
+    def _class_count(self) -> int | None:
+        """The number of classes, where the output says it."""
+        names = {self.settings.tensor} if self.settings.tensor else {one.name for one in self.info.outputs}
+        shapes = [
+            one.shape for one in self.info.outputs if one.name in names and one.dtype.startswith("float")
+        ]
+        if len(shapes) != 1 or not shapes[0] or len(shapes[0]) != 2:
+            return None
+        size = shapes[0][-1]
+        return size if isinstance(size, int) and size > 1 else None
 
     def run(self, progress: Callable[[int, int, str], None] = lambda done, planned, words: None) -> None:
         """Does every step that is not done. `progress` is told how many are, of about how many, and which is next.
@@ -128,6 +163,9 @@ class Audit:
         progress(done, done, "")
 
     def _steps(self, check: Check) -> Iterator[Step]:
+        if not any(self.answered(k) for k in range(len(self.data))):
+            self.skipped[check.name] = "no method has an answer"
+            return
         try:
             yield from check.steps(self)
         except AttributionError as error:
@@ -329,11 +367,12 @@ class Audit:
             hidden = self.settings.layers if name in self.flow_methods else ()
             own = (self.settings.source or self.info.sources) if hidden else ()
             try:
-                answer = self.ask(self.request(name, item.inputs, target, (*own, *hidden)))
+                answer, refused = self._with_hidden(name, item, target, own, hidden)
             except AttributionError as error:
                 told["methods"][name] = {"error": error.message}
                 continue
             told["methods"][name] = numbers_of(answer)
+            told["methods"][name]["warnings"] += refused
             for layer, found in answer.layers.items():
                 if layer not in hidden or layer in own:
                     arrays[f"map/{name}/{layer}"] = found.values[0].astype(np.float32)
@@ -342,8 +381,22 @@ class Audit:
                     for word, array in zip(("sums", "strongest", "maps"), kept, strict=True):
                         arrays[f"hidden/{name}/{layer}/{word}"] = array
         told["prediction"] = self._prediction(item.inputs, told["methods"])
+        if told["prediction"] is not None:
+            told["label"] = self.data.label_index(k, self.classes(), told["prediction"]["classes"])
         told["seconds"] = round(time.monotonic() - started, 6)
         return told, arrays
+
+    def _with_hidden(
+        self, method: str, item: Item, target: Target, own: Sequence[str], hidden: Sequence[str]
+    ) -> tuple[Attribution, list[str]]:
+        """The answer with the hidden layers, or where they are refused without them, and a warning of that."""
+        try:
+            return self.ask(self.request(method, item.inputs, target, (*own, *hidden))), []
+        except AttributionError as error:
+            if not hidden:
+                raise
+            answer = self.ask(self.request(method, item.inputs, target))
+            return answer, [f"without the hidden layers: {error.message}"]
 
     def _prediction(self, inputs: Mapping[str, Array], methods: Mapping[str, Any]) -> dict[str, Any] | None:
         """The largest of the target's scores, and the places of the others by their rank."""
@@ -375,6 +428,11 @@ RANKS, LAST = 3, 2
 
 def _index(place: Sequence[int]) -> int | tuple[int, ...]:
     return place[0] if len(place) == 1 else tuple(place)
+
+
+def _is_broken(item: Item, name: str) -> bool:
+    array = item.inputs.get(name)
+    return array is not None and array.dtype.kind in "fc" and not bool(np.isfinite(array).all())
 
 
 def item_name(k: int) -> str:

@@ -210,6 +210,9 @@ def audit(
         write_page(run, told, out / FILES[2], links=asker.links([*info.sources, *settings.layers]))
     for text in picture.notes:
         say(text)
+    if run.left_out:
+        name, reason = next(iter(run.left_out.items()))
+        say(f"{len(run.left_out)} of {len(found)} samples are left out, such as {name}: {reason}")
     if json:
         output.print_json({name: value for name, value in told.items() if name != "items"})
     else:

@@ -1,0 +1,59 @@
+"""One sample that cannot be explained does not spoil an audit, and a refused hidden layer no method."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.server.cli.commands import model, run
+
+for needed in ("jinja2", "pyarrow", "scipy", "skimage"):
+    pytest.importorskip(needed)
+Data = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+def test_samples_that_are_no_numbers_are_left_out_and_named(
+    tmp_path: Path, digits_path: Path, digits_data: Data
+) -> None:
+    images, labels = digits_data[0][:4].copy(), digits_data[1][:4].copy()
+    images[1, 0, 3, 3], labels[2:] = np.nan, [12, -1]
+    np.savez(tmp_path / "x.npz", image=images, labels=labels)
+    given = ["--data", str(tmp_path / "x.npz"), "--methods", "deeplift-rescale"]
+    for more, left, known in (
+        (["--checks", "classes,perturbations"], {"1"}, 1),
+        (["--checks", "none", "--target", "label"], {"1", "2", "3"}, 1),
+    ):
+        out = tmp_path / str(len(left))
+        done = run("audit", digits_path, *given, *more, "--out", out)
+        assert done.exit_code == 0, done.output
+        found = json.loads((out / "report.json").read_text())
+        assert set(found["data"]["left_out"]) == left
+        assert found["data"]["labelled"] == known
+        assert f"{len(left)} of 4 samples are left out" in done.stderr
+        assert found["methods"]["deeplift_rescale"]["metrics"]["completeness"]["count"] == 4 - len(left)
+        assert found["settings"]["tensor"] is None
+        assert found["settings"]["logit"] is False
+
+
+def test_hidden_layers_that_are_refused_are_asked_for_no_more(tmp_path: Path) -> None:
+    """Both outputs have a branch of their own; layers of the other are not between."""
+    file = model(
+        tmp_path,
+        """m (float[N,2] x) => (float[N,2] a, float[N,2] b)
+        <float[2,2] v = {1, -1, 2, 0}, float[2,2] w = {1, 3, -2, 1}> {
+        h = MatMul(x, v)
+        a = Relu(h)
+        k = MatMul(x, w)
+        b = Relu(k) }""",
+    )
+    np.savez(tmp_path / "x.npz", x=np.array([[1.0, 2.0]], np.float32))
+    given = ["--data", str(tmp_path / "x.npz"), "--methods", "deeplift-rescale", "--checks", "none"]
+    done = run("audit", file, *given, "--target", "b:1", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    (told,) = found["methods"].values()
+    assert told["answered"] == 1
