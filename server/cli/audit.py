@@ -166,7 +166,7 @@ def audit(
         aim, tensor = _aim(target, [one.name for one in info.outputs])
         settings = Settings(
             chosen,
-            layers_of(asker, layer or []),
+            layers_of(asker, layer or [], source or (), tensor),
             tuple(source or ()),
             aim,
             tensor,
@@ -287,8 +287,11 @@ def methods_of(text: str, parameters: Sequence[str]) -> dict[str, Method]:
     return {name: make(name, given[name]) for name in names}
 
 
-def layers_of(asker: Asker, given: Sequence[str]) -> tuple[str, ...]:
-    """The hidden layers by their names: those that are given, or some of all, evenly from the first to the last."""
+def layers_of(
+    asker: Asker, given: Sequence[str], sources: Sequence[str] = (), target: str | None = None
+) -> tuple[str, ...]:
+    """The hidden layers by their names: those that are given, or some of all between the sources and the target, evenly
+    from the first to the last."""
     info = asker.info()
     known = [one for one in asker.layers("") if one.name not in {each.name for each in info.inputs}]
     if given:
@@ -308,10 +311,21 @@ def layers_of(asker: Asker, given: Sequence[str]) -> tuple[str, ...]:
         for one in known
         if one.name not in outputs and one.name not in info.sources and _counts(one.operator)
     ]
+    if target is not None:
+        ends = sources or info.sources or [one.name for one in info.inputs]
+        kinds = [name for name in kinds if _is_between(asker, name, ends, target)]
     if len(kinds) <= MOST_LAYERS:
         return tuple(kinds)
     step = (len(kinds) - 1) / (MOST_LAYERS - 1)
     return tuple(dict.fromkeys(kinds[round(k * step)] for k in range(MOST_LAYERS)))
+
+
+def _is_between(asker: Asker, layer: str, sources: Sequence[str], target: str) -> bool:
+    """Whether a way leads from a source by the layer to the target; of a served model nobody here knows, and it may."""
+    if asker.server() is not None:
+        return True
+    behind, before = asker.links([layer, target]), asker.links([*sources, layer])
+    return (layer, target) in behind and any(second == layer for _, second in before)
 
 
 def _counts(operator: str) -> bool:

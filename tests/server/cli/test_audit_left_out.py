@@ -57,3 +57,10 @@ def test_hidden_layers_that_are_refused_are_asked_for_no_more(tmp_path: Path) ->
     found = json.loads((tmp_path / "out" / "report.json").read_text())
     (told,) = found["methods"].values()
     assert told["answered"] == 1
+    assert found["settings"]["layers"] == []
+    assert not any("without the hidden layers" in text for text in told["warnings"])
+    named = run("audit", file, *given, "--target", "b:1", "--layer", "h", "--out", tmp_path / "named")
+    assert named.exit_code == 0, named.output
+    (told,) = json.loads((tmp_path / "named" / "report.json").read_text())["methods"].values()
+    assert told["answered"] == 1
+    assert any("without the hidden layers" in text for text in told["warnings"])
