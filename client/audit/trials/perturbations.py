@@ -132,7 +132,7 @@ class Perturbations:
             (SPARSENESS, "sparseness", None),
         ):
             values = {name: column([one[name] for one in items], word) for name in audit.everywhere}
-            values = {name: each for name, each in values.items() if np.isfinite(each).all()}
+            values = {name: each for name, each in values.items() if np.isfinite(each).any()}
             random = chance and {name: column([one[name] for one in items], chance) for name in values}
             if values:
                 found += findings(metric, values, random or None, seed=seed)

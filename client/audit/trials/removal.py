@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -11,7 +12,7 @@ import numpy as np
 
 from onnx_attribution.client.audit.ablation import RANDOM, ablation
 from onnx_attribution.client.audit.arrays import Floats
-from onnx_attribution.client.audit.curves import Kind, curve
+from onnx_attribution.client.audit.curves import Curve, Kind, curve
 from onnx_attribution.client.audit.metrics.interval import interval
 from onnx_attribution.client.audit.metrics.metric import Metric, declared
 from onnx_attribution.client.audit.ranks import by_axes, random_ranks, ranks_of
@@ -31,8 +32,8 @@ DELETION = declared(
         "deletion_area",
         "lower",
         "faithfulness",
-        "the area under (F - F') / (F(x) - F') over the share of positions that are removed, the strongest first; "
-        "F' is the target with all of them removed",
+        "the area under (F - low) / (high - low) over the share of positions that are removed, the strongest first; "
+        "low and high are the least and the largest F on any curve of the sample, those of random maps included",
         "arXiv 1806.07421",
         chance="floor",
     )
@@ -90,8 +91,9 @@ class Removal:
         axes = _positions_of(unit)
         groups = by_axes(unit, axes)
         given = audit.settings.baselines.get(source, 0.0)
-        to = float(given) if isinstance(given, int | float) else 0.0
+        to = _one(given, inputs[source], unit, k)
         told: dict[str, Any] = {}
+        drawn: dict[str, dict[Kind, list[Curve]]] = {}
         orders = {
             RANDOM: [
                 random_ranks(1, unit, groups, seed=audit.settings.seed + k * DRAWS + n) for n in range(DRAWS)
@@ -99,13 +101,15 @@ class Removal:
         }
         for name in audit.answered(k):
             maps = audit.maps(k, name)
-            scores = at_positions(next(iter(maps.values())), unit, axes, exact=source in maps)
+            scores = at_positions(
+                maps.get(source, next(iter(maps.values()))), unit, axes, exact=source in maps
+            )
             if scores is not None and np.isfinite(scores).all():
                 orders[name] = [ranks_of(scores[None], groups)]
         for name, each in orders.items():
-            told[name] = {}
+            drawn[name] = {}
             for kind, _ in KINDS:
-                curves = [
+                drawn[name][kind] = [
                     curve(
                         audit.asked,
                         audit.name,
@@ -118,12 +122,19 @@ class Removal:
                     )
                     for order in each
                 ]
-                relative = np.mean([one.relative[0] for one in curves], axis=0)
-                told[name][kind] = {
+        flat = [one for kinds in drawn.values() for curves in kinds.values() for one in curves]
+        low, span = _range([one.values for one in flat], axis=None)
+        for name, kinds in drawn.items():
+            told[name] = {
+                kind: {
                     "shares": curves[0].shares.tolist(),
-                    "values": [number(one) for one in relative],
-                    "area": number(float(np.mean([one.relative_area[0] for one in curves]))),
+                    "values": [
+                        number(one) for one in (np.mean([c.values[0] for c in curves], axis=0) - low) / span
+                    ],
+                    "area": number(float((np.mean([c.area[0] for c in curves]) - low) / span)),
                 }
+                for kind, curves in kinds.items()
+            }
         return told, {}
 
     def _neurons(self, audit: Audit, layer: str) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
@@ -145,11 +156,12 @@ class Removal:
             )  # fmt: skip
         except AttributionError as error:
             return {"reason": error.message}, {}
+        low, span = _range([one.values for one in found.curves.values()], axis=1)
         told = {
             name: {
                 "shares": one.shares.tolist(),
-                "values": [[number(v) for v in row] for row in one.relative],
-                "areas": [number(v) for v in one.relative_area],
+                "values": [[number(v) for v in row] for row in (one.values - low[:, None]) / span[:, None]],
+                "areas": [number(v) for v in (one.area - low) / span],
             }
             for name, one in found.curves.items()
         }
@@ -185,7 +197,7 @@ class Removal:
                     "words": f"The target as positions are {words}. "
                     + ("Low is good." if kind == "deletion" else "High is good."),
                     "x": f"share of positions {'removed' if kind == 'deletion' else 'given back'}",
-                    "y": "share of the target's change",
+                    "y": "target, of its range on these curves",
                     "direction": metric.direction,
                     "fractions": items[0][names[0]][kind]["shares"] if names else [],
                     "methods": {
@@ -210,7 +222,7 @@ class Removal:
                     "words": f"The target as channels of {layer} are removed ({told['groups']} in all), those first of "
                     "which a method says that they contribute most. Low is good.",
                     "x": "share of channels removed",
-                    "y": "share of the target's change",
+                    "y": "target, of its range on these curves",
                     "direction": "lower",
                     "fractions": first["shares"],
                     "methods": {
@@ -224,6 +236,28 @@ class Removal:
     def _items(self, audit: Audit) -> list[dict[str, Any]]:
         steps = [f"removed-{k:06d}" for k in range(len(audit.data))]
         return [audit.state.numbers(one) for one in steps] if all(map(audit.state.has, steps)) else []
+
+
+def _range(values: Sequence[Floats], axis: int | None) -> tuple[Any, Any]:
+    """The least number of all curves of a sample, and how far the largest is above it; NaN where they are all alike.
+
+    A share of the change F(x) - F' would turn round where the target rises as all is removed, and be anything where
+    it hardly changes.
+    """
+    low = np.min([one.min(axis=axis) for one in values], axis=0)
+    span = np.max([one.max(axis=axis) for one in values], axis=0) - low
+    return low, np.where(span > 0, span, np.nan)
+
+
+def _one(baseline: Any, array: Array, unit: Sequence[int], k: int) -> Any:
+    """The baseline of one sample; 0 for one of several references."""
+    if isinstance(baseline, int | float):
+        return float(baseline)
+    if not isinstance(baseline, np.ndarray):
+        return 0.0
+    rows = baseline if baseline.ndim == array.ndim else baseline[None]
+    row = rows[min(k, len(rows) - 1)]
+    return np.broadcast_to(row, unit).astype(array.dtype) if np.ndim(row) <= len(unit) else 0.0
 
 
 def _unit(array: Array, audit: Audit, source: str) -> tuple[int, ...]:
@@ -280,4 +314,5 @@ def _column(values: Sequence[float | None]) -> Floats:
 
 def _file(layer: str) -> str:
     """A name of a step for a layer of any name."""
-    return "".join(c if c.isalnum() else f"_{ord(c):x}_" for c in layer)[:120]
+    plain = "".join(c if c.isalnum() else f"_{ord(c):x}_" for c in layer)
+    return plain if len(plain) <= 100 else f"{plain[:100]}-{hashlib.sha256(layer.encode()).hexdigest()[:16]}"

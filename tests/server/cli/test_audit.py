@@ -257,6 +257,22 @@ def test_behind_a_final_activation_its_logit_is_explained_unless_the_output_is_a
     assert told == [logits, "chances"]
 
 
+def test_a_target_that_rises_as_all_is_removed_does_not_turn_verdicts_round(
+    tmp_path: Path, digits_path: Path, samples: Path
+) -> None:
+    out = tmp_path / "audit"
+    given = ["--data", str(samples), "--target", "1", "--checks", "ablation", "--methods", "deeplift-rescale"]
+    assert run("audit", digits_path, *given, "--out", out).exit_code == 0
+    found = report(out)
+    items = found["items"]
+    changes = [one["methods"]["deeplift_rescale"]["target"] for one in items]
+    assert any(one["value"] < one["baseline_value"] for one in changes)
+    curves = found["ablation"]["curves"]
+    areas = {one["title"].split()[0]: {n: m["area"] for n, m in one["methods"].items()} for one in curves[:2]}
+    assert 0 <= areas["deletion"]["deeplift_rescale"] < areas["deletion"]["random"] <= 1
+    assert 1 >= areas["insertion"]["deeplift_rescale"] > areas["insertion"]["random"] >= 0
+
+
 def test_a_served_model_is_audited_but_for_its_weights(
     tmp_path: Path, digits_path: Path, samples: Path, audited: Path
 ) -> None:
