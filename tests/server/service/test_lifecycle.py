@@ -135,7 +135,7 @@ def test_a_file_that_is_mended_is_served_without_a_word(tmp_path: Path) -> None:
     write(tmp_path, "other", 3)
     with serving(tmp_path) as served:
         wait_until(lambda: state_of(served, "m") == "FAILED")
-        assert not served.client.health("models/m")
+        wait_until(lambda: not served.client.health("models/m"))
         assert served.client.health("models/other")
         write(tmp_path, "m", 5)
         wait_until(lambda: served.client.health("models/m"))
