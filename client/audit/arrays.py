@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,3 +18,8 @@ Maps = Mapping[str, Floats]
 Explain = Callable[[Inputs], Maps]
 Forward = Callable[[Inputs], Floats]
 """From inputs to the explained number of each sample."""
+
+
+def from_json(values: Sequence[float | None]) -> Floats:
+    """Numbers as an array: null, which JSON has in place of what is not finite, is NaN."""
+    return np.array([math.nan if value is None else value for value in values], np.float64)

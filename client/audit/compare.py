@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_attribution.client.audit.arrays import Floats
+from onnx_attribution.client.audit.arrays import from_json
 from onnx_attribution.client.audit.metrics.interval import interval
 from onnx_attribution.client.audit.metrics.similarity import spearman, spearman_absolute
 from onnx_attribution.client.audit.records import plain
@@ -116,6 +115,5 @@ class Comparison:
 
 
 def _interval(values: Sequence[float | None], seed: int) -> dict[str, Any]:
-    found: Floats = np.array([math.nan if value is None else value for value in values], np.float64)
-    told: dict[str, Any] = plain_tree(asdict(interval(found, seed=seed)))
+    told: dict[str, Any] = plain_tree(asdict(interval(from_json(values), seed=seed)))
     return told

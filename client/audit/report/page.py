@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onnx_attribution.client.audit.arrays import from_json
 from onnx_attribution.client.audit.records import answer_of
 from onnx_attribution.client.audit.report.summary import title
 from onnx_attribution.client.audit.run import Audit
@@ -64,7 +64,6 @@ def write_page(
         neurons=_neurons(audit, found, shown),
         compared=_compared(found),
         colours=page.css_of_scale(),
-        evidence=json.dumps(found["evidence"].get("settings", {}), indent=1),
     )
     path.write_text(text)
 
@@ -147,9 +146,9 @@ def _cascade(audit: Audit, found: Mapping[str, Any], shown: Sequence[Shown]) -> 
         values = [stage["value"] for stage in one[told["metric"]]]
         charted[name] = Curve(
             np.arange(len(values) + 1, dtype=np.float64),
-            _floats([1.0, *values]),
-            _floats([1.0, *(stage["low"] for stage in one[told["metric"]])]),
-            _floats([1.0, *(stage["high"] for stage in one[told["metric"]])]),
+            from_json([1.0, *values]),
+            from_json([1.0, *(stage["low"] for stage in one[told["metric"]])]),
+            from_json([1.0, *(stage["high"] for stage in one[told["metric"]])]),
         )
     chart = charts.curves(
         charted, "blocks drawn anew, from the top", told["metric"].replace("_", " "), _hues(found)
@@ -176,9 +175,9 @@ def _curves(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The charts of ablation: of neurons of a layer, and of inputs."""
     made = []
     for told in (found.get("ablation") or {}).get("curves", []):
-        x = _floats(told["fractions"])
+        x = from_json(told["fractions"])
         given = {
-            name: Curve(x, _floats(one["median"]), _floats(one["low"]), _floats(one["high"]))
+            name: Curve(x, from_json(one["median"]), from_json(one["low"]), from_json(one["high"]))
             for name, one in told["methods"].items()
         }
         sign = -1 if told["direction"] == "higher" else 1
@@ -193,10 +192,6 @@ def _hues(found: Mapping[str, Any]) -> dict[str, str]:
     """The same colour for a method in all charts."""
     told = (found.get("ablation") or {}).get("curves", [])
     return charts.hues([*found["settings"]["methods"], *(name for one in told for name in one["methods"])])
-
-
-def _floats(values: Sequence[float | None]) -> Any:
-    return np.array([math.nan if value is None else value for value in values], np.float64)
 
 
 # --- layers

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from onnx_attribution.client.audit import findings
+from onnx_attribution.client.audit.arrays import from_json
 from onnx_attribution.client.audit.metrics.faithfulness import COMPLETENESS
 from onnx_attribution.client.audit.metrics.metric import METRICS
 from onnx_attribution.client.audit.requirements import Requirement
@@ -104,7 +102,7 @@ def completeness(audit: Audit, items: Sequence[Mapping[str, Any]]) -> list[Findi
         about = audit.facts.get(audit.settings.methods[name].name)
         if about is not None and about.sums_to:
             each = [findings.completeness(one["methods"][name]) for one in items]
-            values[name] = np.array([math.nan if one is None else one for one in each], np.float64)
+            values[name] = from_json(each)
     return judge(COMPLETENESS, values, seed=audit.settings.seed) if values else []
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_attribution.client.audit.arrays import Floats, Maps
+from onnx_attribution.client.audit.arrays import Floats, Maps, from_json
 from onnx_attribution.client.audit.metrics.randomisation import permuted
 from onnx_attribution.client.audit.metrics.sensitivity import compared
 from onnx_attribution.client.audit.metrics.similarity import NAMES
@@ -46,11 +46,7 @@ def by_chance(one: Maps, seed: int) -> dict[str, float | None]:
 
 def column(told: Sequence[Mapping[str, Any]], name: str) -> Floats:
     """The numbers of one similarity, sample by sample."""
-    return _floats([one[name] for one in told])
-
-
-def _floats(values: Sequence[float | None]) -> Floats:
-    return np.array([math.nan if value is None else value for value in values], np.float64)
+    return from_json([one[name] for one in told])
 
 
 def _plain(value: float) -> float | None:

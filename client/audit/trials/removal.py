@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnx_attribution.client.audit.ablation import RANDOM, ablation
-from onnx_attribution.client.audit.arrays import Floats
+from onnx_attribution.client.audit.arrays import Floats, from_json
 from onnx_attribution.client.audit.curves import Curve, Kind, curve
 from onnx_attribution.client.audit.metrics.interval import interval
 from onnx_attribution.client.audit.metrics.metric import Metric, declared
@@ -174,9 +174,9 @@ class Removal:
             return found
         for kind, metric in KINDS:
             names = [name for name in audit.everywhere if all(name in one for one in items)]
-            values = {name: _column([one[name][kind]["area"] for one in items]) for name in names}
+            values = {name: from_json([one[name][kind]["area"] for one in items]) for name in names}
             values = {name: each for name, each in values.items() if np.isfinite(each).any()}
-            chance = _column([one[RANDOM][kind]["area"] for one in items])
+            chance = from_json([one[RANDOM][kind]["area"] for one in items])
             if values:
                 found += findings(metric, values, dict.fromkeys(values, chance), seed=audit.settings.seed)
         return found
@@ -304,12 +304,8 @@ def _band(rows: Sequence[Sequence[float | None]], areas: Sequence[float | None],
         "median": [number(one.value) for one in each],
         "low": [number(one.low) for one in each],
         "high": [number(one.high) for one in each],
-        "area": number(interval(_column(areas), seed=seed).value),
+        "area": number(interval(from_json(areas), seed=seed).value),
     }
-
-
-def _column(values: Sequence[float | None]) -> Floats:
-    return np.array([math.nan if value is None else value for value in values], np.float64)
 
 
 def _file(layer: str) -> str:
