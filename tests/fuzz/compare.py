@@ -151,6 +151,9 @@ class _Question:
         """Compares what an answer says of a sample."""
         if k == self.case.outside:
             return
+        if self.truth.decided_by_rounding(k):
+            self.tally.kinks += 1
+            return
         feeds = self.truth.sample(k)
         value = self.values[k]
         if np.isfinite(value):
