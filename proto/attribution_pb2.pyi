@@ -1368,7 +1368,7 @@ class Parameter(_message.Message):
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Parameter.Kind, str]] = ..., default: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., help: _Optional[str] = ..., optional: bool = ..., choices: _Optional[_Iterable[str]] = ..., at_least: _Optional[float] = ..., above: _Optional[float] = ..., at_most: _Optional[float] = ..., accuracy: bool = ...) -> None: ...
 
 class MethodInfo(_message.Message):
-    __slots__ = ("name", "summary", "description", "parameters", "paper", "captum", "needs_reference", "needs_derivatives", "layer_is_source", "sums_to", "error_estimate")
+    __slots__ = ("name", "summary", "description", "parameters", "paper", "captum", "needs_reference", "needs_derivatives", "layer_is_source", "sums_to", "error_estimate", "multiplied_by_inputs")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -1380,6 +1380,7 @@ class MethodInfo(_message.Message):
     LAYER_IS_SOURCE_FIELD_NUMBER: _ClassVar[int]
     SUMS_TO_FIELD_NUMBER: _ClassVar[int]
     ERROR_ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLIED_BY_INPUTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     summary: str
     description: str
@@ -1391,7 +1392,8 @@ class MethodInfo(_message.Message):
     layer_is_source: bool
     sums_to: str
     error_estimate: bool
-    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., description: _Optional[str] = ..., parameters: _Optional[_Iterable[_Union[Parameter, _Mapping]]] = ..., paper: _Optional[str] = ..., captum: _Optional[str] = ..., needs_reference: bool = ..., needs_derivatives: bool = ..., layer_is_source: bool = ..., sums_to: _Optional[str] = ..., error_estimate: bool = ...) -> None: ...
+    multiplied_by_inputs: bool
+    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., description: _Optional[str] = ..., parameters: _Optional[_Iterable[_Union[Parameter, _Mapping]]] = ..., paper: _Optional[str] = ..., captum: _Optional[str] = ..., needs_reference: bool = ..., needs_derivatives: bool = ..., layer_is_source: bool = ..., sums_to: _Optional[str] = ..., error_estimate: bool = ..., multiplied_by_inputs: bool = ...) -> None: ...
 
 class ListMethodsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

@@ -92,6 +92,7 @@ def page(found: Sequence[MethodInfo]) -> Iterator[str]:
         yield f"- Takes derivatives: {_yes(info.needs_derivatives)}"
         yield f"- Sums at a cut to: {info.sums_to or 'nothing in general'}"
         yield f"- Has an error estimate: {_yes(info.error_estimate)}"
+        yield f"- Multiplied by the layer's values, or their differences: {_yes(info.multiplied_by_inputs)}"
         if info.layer_is_source:
             yield "- A layer that is asked for is the source."
         if info.parameters:

@@ -197,7 +197,8 @@ class Recipe:
     `table` holds the rules of the walk back. `pooled`: maps are made of the channels of a layer, AtInput only.
     `alone`: a run is of one sample. `relevance`: what is carried back begins with the target's value, and is the
     attribution; it sums to that, less what biases take. `names`: nodes, tensors or operators that the method speaks of.
-    `rectifies`: it is the gradient where no rectifier is on the way.
+    `rectifies`: it is the gradient where no rectifier is on the way. `multiplied`: attributions are products with the
+    values of their layer, or with their differences to the baseline, as those of the reduce `contribution` are.
 
     Raises:
         ValueError: a `reduce` that could have no effect, or a layer apart from the source where there is none.
@@ -214,6 +215,7 @@ class Recipe:
     relevance: bool = False
     names: tuple[str, ...] = ()
     rectifies: bool = False
+    multiplied: bool = False
 
     def __post_init__(self) -> None:
         at = self.at
@@ -271,6 +273,11 @@ class Recipe:
         """How a map of a layer is made of its channels, where one is."""
         inner = self.inner
         return inner.at.by.pooled if isinstance(inner.at, Product) else inner.pooled
+
+    @property
+    def multiplied_by_inputs(self) -> bool:
+        """Whether attributions are products with the values of their layer, or their differences to the baseline."""
+        return self.multiplied or self.inner.multiplied or self.inner.reduce is contribution
 
     @property
     def needs_reference(self) -> bool:
@@ -364,6 +371,7 @@ def infos() -> list[MethodInfo]:
             layer_is_source=found.layer_is_source,
             sums_to=found.sums_to,
             error_estimate=found.error_estimate,
+            multiplied_by_inputs=found.multiplied_by_inputs,
         )
         for cls, found in _default_recipes()
     ]

@@ -282,7 +282,9 @@ class MethodInfo:
 
     `summary` is the first paragraph of its documentation, `description` all of it. `needs_reference`: its answer
     depends on the baselines. `layer_is_source`: a layer that is asked for is the source. `sums_to`: what the
-    attributions of a cut sum to, "" where they need not sum to anything.
+    attributions of a cut sum to, "" where they need not sum to anything. `multiplied_by_inputs`: attributions are
+    products with the values of their layer, or with their differences to the baselines, and not yet to be multiplied;
+    a parameter of that name takes the factor away.
     """
 
     name: str
@@ -296,6 +298,7 @@ class MethodInfo:
     layer_is_source: bool = False
     sums_to: str = ""
     error_estimate: bool = False
+    multiplied_by_inputs: bool = False
 
 
 def info_of(cls: type[Method], **facts: Any) -> MethodInfo:

@@ -10,6 +10,7 @@ from onnx_attribution.client.audit.arrays import Floats, Forward, Inputs, Maps
 from onnx_attribution.client.audit.metrics.metric import Metric, declared, flat, ratio
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.methods import Method, MethodInfo, make
+from onnx_attribution.register import named
 from onnx_attribution.values import Array
 
 Perturb = Callable[[Inputs, np.random.Generator], tuple[Maps, Inputs]]
@@ -71,16 +72,17 @@ def infidelity(
 def is_multiplied(method: Method | str, known: Iterable[MethodInfo]) -> bool:
     """Whether attributions are multiplied by the inputs, or by their differences to the baselines, already.
 
-    `known` are the methods of whoever is asked. A noisy method is as the one inside of it.
+    `known` are the methods of whoever is asked, which declare it. A noisy method is as the one inside of it.
     """
     value = make(method)
-    given, facts = value.parameters(), {one.name: one for one in known}
-    about = facts.get(str(given.get("of", value.name)))
+    if "of" in (given := value.parameters()):
+        name, own = named(str(given["of"]))
+        value = make(name, {key: one for key, one in given.items() if key == "multiply_by_inputs"} | own)
+        given = value.parameters()
+    about = next((one for one in known if one.name == value.name), None)
     if about is None:
         return bool(given.get("multiply_by_inputs", False))
-    if any(one.name == "multiply_by_inputs" for one in about.parameters):
-        return bool(given.get("multiply_by_inputs", True))
-    return bool(about.sums_to) or (about.needs_reference and not about.needs_derivatives)
+    return about.multiplied_by_inputs and bool(given.get("multiply_by_inputs", True))
 
 
 def completeness(maps: Maps, change: Floats) -> Floats:

@@ -18,7 +18,7 @@ from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums, row_l
 
 @recipe(LayerActivation)
 def layer_activation(method: LayerActivation) -> Recipe:
-    return Recipe(Values())
+    return Recipe(Values(), multiplied=True)
 
 
 def _values(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:

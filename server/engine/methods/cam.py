@@ -93,7 +93,7 @@ def _alpha(gradient: Floats, activation: Floats, form: CamForm) -> Floats:
 def _pooled(method: GradCam | GradCamPlusPlus | HiResCam | LayerCam | XGradCam, terms: Reduce) -> Recipe:
     upsample: Upsample = method.upsample
     pooled = Pooled(method.channel_axis, method.attr_dim_summation, method.relu_attributions, upsample)
-    return Recipe(AtInput(), terms, pooled=pooled)
+    return Recipe(AtInput(), terms, pooled=pooled, multiplied=True)
 
 
 def _positions(values: Floats) -> tuple[int, ...]:

@@ -34,12 +34,12 @@ def full_grad(method: FullGrad) -> Recipe:
         channel_axis=method.channel_axis,
         upsample=method.upsample,
     )
-    return Recipe(at, lambda term, _: counted(term))
+    return Recipe(at, lambda term, _: counted(term), multiplied=True)
 
 
 @recipe(FullGradTerms)
 def full_grad_terms(method: FullGradTerms) -> Recipe:
-    return Recipe(Biases(), sums_to_value=True)
+    return Recipe(Biases(), sums_to_value=True, multiplied=True)
 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:

@@ -41,7 +41,7 @@ Masks = NDArray[np.bool_]
 def kernel_shap(method: KernelShap) -> Recipe:
     at = Coalitions(method.groups, method.windows, method.strides, method.coalitions, method.seed)
     alone = not method.groups and not method.windows
-    return Recipe(at, sums_to_change=alone, layer_is_source=True)
+    return Recipe(at, sums_to_change=alone, layer_is_source=True, multiplied=True)
 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:

@@ -23,7 +23,8 @@ from onnx_attribution.server.engine.rows.evaluate import Sums
 
 @recipe(Occlusion)
 def occlusion(method: Occlusion) -> Recipe:
-    return Recipe(Groups(method.groups, method.windows, method.strides), layer_is_source=True)
+    at = Groups(method.groups, method.windows, method.strides)
+    return Recipe(at, layer_is_source=True, multiplied=True)
 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:

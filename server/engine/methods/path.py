@@ -52,7 +52,7 @@ def neuron_conductance(method: NeuronConductance) -> Recipe:
 
 @recipe(NeuronIG)
 def neuron_ig(method: NeuronIG) -> Recipe:
-    return Recipe(_path(method, conductance=True), sums_to_change=True)
+    return Recipe(_path(method, conductance=True), sums_to_change=True, multiplied=True)
 
 
 def _path(method: Along, *, conductance: bool = False) -> Path:

@@ -49,4 +49,4 @@ def lrp(method: Lrp) -> Recipe:
         ),
     )
     names = tuple(name for name, _ in asked.named)
-    return Recipe(AtInput(), table=tables.lrp(asked), relevance=True, names=names)
+    return Recipe(AtInput(), table=tables.lrp(asked), relevance=True, names=names, multiplied=True)

@@ -35,7 +35,8 @@ Mask = NDArray[np.bool_]
 @recipe(FbTrace)
 def fb_trace(method: FbTrace) -> Recipe:
     absolute = None if method.first == "auto" else method.first == "absolute"
-    return Recipe(Trace(method.form == "signed", method.tau, method.budget, absolute, method.channel_axis))
+    at = Trace(method.form == "signed", method.tau, method.budget, absolute, method.channel_axis)
+    return Recipe(at, multiplied=True)
 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:

@@ -12,7 +12,6 @@ from onnx_attribution.client.audit.metrics.complexity import complexity, effecti
 from onnx_attribution.client.audit.metrics.faithfulness import (
     completeness,
     infidelity,
-    is_multiplied,
     noise,
     removed_squares,
 )
@@ -33,8 +32,6 @@ from onnx_attribution.client.audit.metrics.sensitivity import (
     within,
 )
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.methods import IntegratedGradients, Method, SmoothGrad
-from onnx_attribution.server.engine.recipe import infos
 
 W = np.array([[1.0, -2.0, 0.0, 3.0]])
 X = np.array([[1.0, 2.0, -1.0, 0.5], [0.0, 1.0, 1.0, 1.0]])
@@ -61,28 +58,6 @@ def test_contributions_are_compared_with_what_removing_elements_changes() -> Non
     perturb = removed_squares(("x",), {"x": 0.25}, share=0.5, contributions=True)
     maps = {"x": W * (X - 0.25)}
     np.testing.assert_allclose(infidelity(linear, {"x": X}, maps, perturb), 0, atol=1e-20)
-
-
-@pytest.mark.parametrize(
-    ("method", "wanted"),
-    [
-        ("gradient", False),
-        ("gradient_x_activation", True),
-        (IntegratedGradients(multiply_by_inputs=False), False),
-        (IntegratedGradients(), True),
-        ("neuron_ig", True),
-        ("internal_influence", False),
-        ("occlusion", True),
-        ("kernel_shap", True),
-        ("smoothgrad", False),
-        (SmoothGrad(of="integrated_gradients"), True),
-        ("guided_backprop", False),
-        ("lrp", True),
-    ],
-    ids=str,
-)
-def test_methods_say_whether_they_are_multiplied_by_the_inputs(method: Method | str, wanted: bool) -> None:
-    assert is_multiplied(method, infos()) is wanted
 
 
 def test_normalised_infidelity_does_not_know_the_scale_and_the_plain_one_does() -> None:
