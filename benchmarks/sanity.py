@@ -187,7 +187,7 @@ def main(arguments: list[str]) -> int:
         "# Methods under randomised parameters", "",
         "<!-- Written by `python -m benchmarks.sanity`. -->", "",
         "Signed rank correlation with the map of the trained model, after the parameters of each block and of those",
-        "above it are drawn anew, and with the map of another class. A map of zeros is like no other but one of zeros.",
+        "above it are drawn anew, and with the map of another class. A constant map has none.",
         "Claims are orders of two methods; the difference is the mean over inputs, with its interval of 95 %.", "",
     ]  # fmt: skip
     with Engine(threads=2) as engine:

@@ -119,6 +119,8 @@ def findings(
         own, margin = interval(values, seed=seed), margins.get(name)
         chance = None if random is None or margin is None else interval(random[name], seed=seed)
         word, reason = _judged(metric, own, chance, margin, places[name], worst)
+        if own.count and (missing := len(values) - own.count):
+            reason += f"; {missing} of {len(values)} samples have no number"
         found.append(Finding(metric.name, detail, name, own, chance, margin, places[name], word, reason))
     return found
 

@@ -64,7 +64,17 @@ trees and `LinearClassifier` do, are not drawn anew.
 one sign throughout are compared by magnitudes, since that sign is the score's. Magnitudes of a product with the input
 stay alike whatever the other factor is, which is why they are told and do not decide. A percentile at which
 magnitudes are cut is a setting, 100 (not cut) by default; `hog` has no number for maps of other than two axes or with
-a side below 3."""
+a side below 3.
+
+Maps of several inputs are compared as one: ranks are those of all their elements together, magnitudes are brought to
+one range, and `ssim` and `hog`, which need a picture, are means over the inputs. A constant map has no similarity to
+any: such a sample has no number, as one where a method has no map, and the reason of a finding says how many there are.
+
+## Places
+
+A method's place counts the methods that are better in the mean, and half of those that are equal but for rounding (one
+part in a million), so that equal methods share a place. Two methods are compared on the samples where both have numbers;
+where these are fewer than 5, though there are more samples, they share a place too."""
 
 
 def page() -> Iterator[str]:

@@ -15,6 +15,8 @@ from onnx_attribution.client.audit.metrics.metric import Direction
 DRAWS, LEVEL = 1000, 0.95
 FEWEST = 5
 """Samples below which an interval says nothing: a bootstrap of one has no width, and of few too little."""
+EQUAL = 1e-6
+"""As a share of their magnitudes, how near two means are that are one: maps have the digits of float32."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Rank:
-    """A place among `of` methods, 1 the best, and the interval of it; methods that are equal share their mean place."""
+    """A place among the `of` methods that have numbers, 1 the best, and the interval of it; equal methods share their
+    mean place. NaN without a number."""
 
     place: float
     low: float
@@ -57,32 +60,45 @@ def ranks(
     draws: int = DRAWS,
     level: float = LEVEL,
 ) -> dict[str, Rank]:
-    """The place of each method by its mean, and between which places it lies as inputs are drawn again.
+    """The place of each method, and between which places it lies as inputs are drawn again.
 
-    Every draw takes the same inputs for all methods; inputs where one has no number are left out.
+    A place counts the methods that are better in the mean, and half of those that are equal but for rounding. Two
+    methods are compared on the inputs where both have numbers, the same ones in every draw for all; where these are
+    fewer than FEWEST, though there are more, they are held equal.
     """
-    names = list(by_method)
-    values = np.stack([np.asarray(by_method[name], np.float64) for name in names])
-    values = values[:, np.isfinite(values).all(axis=0)]
-    if not values.size:
-        return {name: Rank(math.nan, math.nan, math.nan, len(names)) for name in names}
-    sign = 1.0 if direction == "lower" else -1.0
-    means = values[:, _drawn(values.shape[1], seed, draws)].mean(axis=2)  # [methods, draws]
-    places = _places(sign * means)
-    own = _places(sign * values.mean(axis=1)[:, None])[:, 0]
+    known = {name: each for name, given in by_method.items() if np.isfinite(each := _floats(given)).any()}
+    nothing = Rank(math.nan, math.nan, math.nan, len(known))
+    if not known:
+        return dict.fromkeys(by_method, nothing)
+    values = (1.0 if direction == "lower" else -1.0) * np.stack(list(known.values()))
+    count = values.shape[1]
+    drawn = np.zeros((draws + 1, count))  # how often each draw takes each input; the first takes each once
+    drawn[0] = 1
+    for row, numbers in zip(drawn[1:], _drawn(count, seed, draws), strict=True):
+        row += np.bincount(numbers, minlength=count)
+    places = np.stack([_places(own, values, drawn) for own in values])  # [methods, draws + 1]
     tail = (1 - level) / 2
-    low, high = np.quantile(places, [tail, 1 - tail], axis=1)
-    return {
-        name: Rank(float(own[k]), float(low[k]), float(high[k]), len(names)) for k, name in enumerate(names)
+    low, high = np.quantile(places[:, 1:], [tail, 1 - tail], axis=1)
+    found = {
+        name: Rank(float(places[k, 0]), float(low[k]), float(high[k]), len(known))
+        for k, name in enumerate(known)
     }
+    return {name: found.get(name, nothing) for name in by_method}
 
 
-def _places(numbers: Floats) -> Floats:
-    """Along the first axis the place of each number, from 1; equal ones, but for rounding, share their mean place."""
-    rounded = numbers.round(12)
-    below = (rounded[:, None] > rounded[None]).sum(axis=1)
-    alike = (rounded[:, None] == rounded[None]).sum(axis=1)
-    return np.asarray(below + (alike + 1) / 2, np.float64)
+def _floats(values: Floats) -> Floats:
+    return np.asarray(values, np.float64)
+
+
+def _places(own: Floats, values: Floats, drawn: Floats) -> Floats:
+    """The place of one method among all, itself included, in each draw; low is good."""
+    both = np.isfinite(own) & np.isfinite(values)  # [methods, inputs]
+    mine, others = np.where(both, own, 0.0), np.where(both, values, 0.0)
+    above = drawn @ (mine - others).T  # [draws, methods]
+    size = drawn @ (np.abs(mine) + np.abs(others)).T
+    few = both.sum(axis=1) < min(FEWEST, values.shape[1])
+    alike = (np.abs(above) <= EQUAL * size) | few
+    return np.asarray(((above > 0) & ~alike).sum(axis=1) + (alike.sum(axis=1) + 1) / 2, np.float64)
 
 
 def _drawn(count: int, seed: int, draws: int) -> NDArray[np.int64]:

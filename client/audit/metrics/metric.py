@@ -48,6 +48,13 @@ def flat(maps: Maps) -> Floats:
     return np.concatenate([np.asarray(a, np.float64).reshape(len(a), -1) for a in maps.values()], axis=1)
 
 
+def mean_of_known(values: Floats) -> Floats:
+    """The mean along the first axis of what is a number; NaN where nothing is."""
+    known = np.isfinite(values)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return ratio(np.asarray(total), np.asarray(known.sum(axis=0), np.float64))
+
+
 def ratio(numerator: Floats, denominator: Floats, otherwise: float = np.nan) -> Floats:
     """The quotient, and a number of its own where the denominator is 0."""
     safe = np.where(denominator == 0, 1.0, denominator)

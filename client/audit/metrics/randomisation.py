@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from onnx_attribution.client.audit.arrays import Floats, Inputs, Maps
-from onnx_attribution.client.audit.metrics.metric import Metric, declared
+from onnx_attribution.client.audit.metrics.metric import Metric, declared, flat, mean_of_known
 from onnx_attribution.client.audit.metrics.sensitivity import compared
 from onnx_attribution.client.audit.metrics.similarity import NAMES, Channels
 from onnx_attribution.client.audit.subject import Classes, Subject
@@ -58,8 +59,8 @@ class Randomisation:
     originals: Mapping[str, Maps]
 
     def scores(self, method: str, similarity: str) -> Floats:
-        """The mean over the stages, for each sample."""
-        return np.asarray(self.curve(method, similarity).mean(axis=0))
+        """The mean over the stages that have a number, for each sample."""
+        return mean_of_known(self.curve(method, similarity))
 
     def curve(self, method: str, similarity: str) -> Floats:
         """`[stages, samples]`."""
@@ -121,10 +122,15 @@ def model_parameter_randomisation(
 
 
 def permuted(maps: Maps, *, seed: int = 0) -> Maps:
-    """Random maps that hold the numbers of these: each sample's in another order."""
+    """Random maps that hold the numbers of these: each sample's in another order, those of all sources together."""
     rng = np.random.default_rng(seed)
-    return {name: np.stack([rng.permutation(one.reshape(-1)).reshape(one.shape) for one in values])
-            for name, values in maps.items()}  # fmt: skip
+    whole = np.stack([rng.permutation(row) for row in flat(maps)])
+    found, first = {}, 0
+    for name, values in maps.items():
+        size = math.prod(values.shape[1:])
+        found[name] = whole[:, first : first + size].reshape(values.shape)
+        first += size
+    return found
 
 
 def _toward(subject: Subject) -> Sequence[str]:

@@ -51,7 +51,7 @@ RANDOM_LOGIT = declared(
         "random_logit",
         "lower",
         "randomisation",
-        "the similarity of the maps of the predicted class and of another one, random or the least likely",
+        "the similarity of the maps of the explained class and of another one: the next, a random or the least likely",
         "arXiv 1912.09818",
         chance="goal",
         quantus="RandomLogit",
@@ -97,7 +97,7 @@ def local_lipschitz_estimate(
 
 
 def random_logit(own: Maps, other: Maps, **options: Any) -> dict[str, Floats]:
-    """RANDOM_LOGIT by the similarities of `compared`: `own` maps of the predicted classes, `other` of other ones."""
+    """RANDOM_LOGIT by the similarities of `compared`: `own` maps of the explained classes, `other` of other ones."""
     return compared(own, other, **options)
 
 
@@ -109,19 +109,26 @@ def compared(
     channels: Channels = "sum",
     percentile: float = 100.0,
 ) -> dict[str, Floats]:
-    """The similarities of these names, sample by sample; of several sources their mean."""
+    """The similarities of these names, sample by sample: all sources of a sample are one map. NaN where one of the two
+    is constant."""
     if left.keys() != right.keys():
         raise InvalidArgument(
             f"maps of {', '.join(left)} cannot be compared with those of {', '.join(right)}"
         )
+    counts = {len(a) for each in (left, right) for a in each.values()}
+    if len(counts) != 1:
+        raise InvalidArgument(f"maps of {sorted(counts)} samples cannot be compared")
     found = [
-        [
-            similarities(x, y, names=names, channels=channels, percentile=percentile)
-            for x, y in zip(a, right[n], strict=True)
-        ]
-        for n, a in left.items()
+        similarities(
+            [a[k] for a in left.values()],
+            [right[n][k] for n in left],
+            names=names,
+            channels=channels,
+            percentile=percentile,
+        )
+        for k in range(*counts)
     ]
-    return {name: np.mean([[one[name] for one in each] for each in found], axis=0) for name in names}
+    return {name: np.array([one[name] for one in found], np.float64) for name in names}
 
 
 def other_classes(scores: Floats, *, least_likely: bool = False, seed: int = 0) -> tuple[int, ...]:

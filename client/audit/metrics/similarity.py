@@ -1,10 +1,13 @@
 """How alike two maps of one sample are: ranks, structure, edges. 1 is the same; about 0 is unrelated.
 
-Every similarity is defined for every map. Ranks: a constant map has none, so two of them are alike (1) and one is like
-no other (0). Windows are fitted to the map: where it has 11 and more elements along each side, SSIM has the Gaussian
-window of its paper (sigma 1.5, 11 wide) and HOG cells of up to 16 x 16; below, the window is the largest odd size that
-fits, and a map with a side of 2 is one window. Axes of size 1 do not count, so a row is a map of one axis; HOG takes
-maps of two axes from 3 x 3 on.
+A constant map says nothing of where it lies: it has no ranks, and no similarity to any map (NaN). Maps of several
+inputs are one: ranks are those of all their elements together, and their magnitudes are brought to one range; SSIM and
+HOG, which need a picture, are means over the inputs.
+
+Windows are fitted to the map: where it has 11 and more elements along each side, SSIM has the Gaussian window of its
+paper (sigma 1.5, 11 wide) and HOG cells of up to 16 x 16; below, the window is the largest odd size that fits, and a
+map with a side of 2 is one window. Axes of size 1 do not count, so a row is a map of one axis; HOG takes maps of two
+axes from 3 x 3 on.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.client.audit.arrays import Floats
+from onnx_attribution.client.audit.metrics.metric import mean_of_known
 from onnx_attribution.errors import InvalidArgument
 
 Channels = Literal["sum", "absmax"]
@@ -32,12 +36,12 @@ NAMES = ("spearman", "spearman_absolute", "ssim", "hog")
 
 
 def spearman(left: Floats, right: Floats) -> float:
-    """The correlation of the signed ranks (arXiv 1810.03292); ties share their mean rank."""
+    """The correlation of the signed ranks (arXiv 1810.03292); ties share their mean rank. NaN for a constant map."""
     x, y = (_ranks(a) for a in _pair(left, right))
     x, y = x - x.mean(), y - y.mean()
     norms = math.sqrt(float(x @ x)), math.sqrt(float(y @ y))
     if not all(norms):
-        return float(not any(norms))
+        return math.nan
     return float(np.clip(x @ y / (norms[0] * norms[1]), -1.0, 1.0))
 
 
@@ -74,7 +78,8 @@ def ssim(left: Floats, right: Floats) -> float:
 def hog(left: Floats, right: Floats) -> float:
     """The correlation of the ranks of histograms of oriented gradients (doi 10.1109/CVPR.2005.177).
 
-    NaN where there are no such histograms: for maps of another number of axes than two, or with a side below 3.
+    NaN where there are no such histograms: for maps of another number of axes than two, with a side below 3, or without
+    an edge.
     """
     x, y = (_squeezed(a) for a in _pair(left, right))
     if x.ndim != 2 or min(x.shape) < 3:
@@ -101,36 +106,50 @@ def picture(values: Floats, channels: Channels = "sum") -> Floats:
 
 def unit_range(values: Floats, percentile: float = 100.0) -> Floats:
     """The magnitudes in 0..1, of which the largest is 1; those beyond a percentile are cut there. Zeros stay zeros."""
+    return _in_unit_range([values], percentile)[0]
+
+
+def _in_unit_range(each: Sequence[Floats], percentile: float) -> list[Floats]:
+    """The same of several arrays together."""
     if not 0 < percentile <= 100:
         raise InvalidArgument(f"percentile must be above 0 and at most 100, not {percentile}")
-    magnitudes = np.abs(np.asarray(values, np.float64))
-    top = float(np.percentile(magnitudes, percentile)) if magnitudes.size else 0.0
-    top = top or float(magnitudes.max(initial=0.0))
-    return np.clip(magnitudes / top, 0.0, 1.0) if top else magnitudes
+    magnitudes = [np.abs(np.asarray(values, np.float64)) for values in each]
+    whole = np.concatenate([one.reshape(-1) for one in magnitudes])
+    top = float(np.percentile(whole, percentile)) if whole.size else 0.0
+    top = top or float(whole.max(initial=0.0))
+    return [np.clip(one / top, 0.0, 1.0) if top else one for one in magnitudes]
 
 
 def similarities(
-    left: Floats,
-    right: Floats,
+    left: Floats | Sequence[Floats],
+    right: Floats | Sequence[Floats],
     *,
     names: Sequence[str] = NAMES,
     channels: Channels = "sum",
     percentile: float = 100.0,
 ) -> dict[str, float]:
-    """The similarities of these names of two maps of one sample.
+    """The similarities of these names of two maps of one sample, each an array, or one for each of several inputs.
 
     Ranks are those of all elements; SSIM and HOG compare pictures of magnitudes in 0..1, cut at the percentile (100:
-    not cut), with the channels taken together.
+    not cut), with the channels taken together. All are NaN where one of the maps is constant.
     """
     if unknown := [name for name in names if name not in NAMES]:
         raise InvalidArgument(
             f"no similarity {unknown[0]!r}; there are: {', '.join(NAMES)}", parameter="names"
         )
-    x, y = _pair(left, right)
+    several = [[one] if isinstance(one, np.ndarray) else list(one) for one in (left, right)]
+    pairs = [_pair(a, b) for a, b in zip(*several, strict=True)]
+    x, y = (np.concatenate([one[side].reshape(-1) for one in pairs]) for side in (0, 1))
+    if x.min() == x.max() or y.min() == y.max():
+        return dict.fromkeys(names, math.nan)
     found = {name: function(x, y) for name, function in _OF_ELEMENTS.items() if name in names}
     if set(names) & set(_OF_PICTURES):
-        one, other = (unit_range(picture(a, channels), percentile) for a in (x, y))
-        found |= {name: function(one, other) for name, function in _OF_PICTURES.items() if name in names}
+        seen = [
+            _in_unit_range([picture(one[side], channels) for one in pairs], percentile) for side in (0, 1)
+        ]
+        for name in set(names) & set(_OF_PICTURES):
+            each = np.array([_OF_PICTURES[name](a, b) for a, b in zip(*seen, strict=True)])
+            found[name] = float(mean_of_known(each))
     return {name: found[name] for name in names}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnx_attribution.client.audit.arrays import Maps
+from onnx_attribution.client.audit.metrics.metric import mean_of_known
 from onnx_attribution.client.audit.metrics.sensitivity import RANDOM_LOGIT
 from onnx_attribution.client.audit.run import Audit, Step
 from onnx_attribution.client.audit.trials.likeness import JUDGED, alike, by_chance, column
@@ -49,8 +50,8 @@ class OtherClasses:
         found: list[Finding] = []
         for similarity in JUDGED:
             values = {
-                name: np.mean(
-                    [column([one[name][word] for one in items], similarity) for word in RANKS], axis=0
+                name: mean_of_known(
+                    np.stack([column([one[name][word] for one in items], similarity) for word in RANKS])
                 )
                 for name in audit.everywhere
             }

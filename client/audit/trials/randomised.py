@@ -11,6 +11,7 @@ import numpy as np
 
 from onnx_attribution.client.audit.arrays import Maps
 from onnx_attribution.client.audit.metrics.interval import interval
+from onnx_attribution.client.audit.metrics.metric import mean_of_known
 from onnx_attribution.client.audit.metrics.randomisation import MODEL_PARAMETER_RANDOMISATION
 from onnx_attribution.client.audit.metrics.similarity import NAMES
 from onnx_attribution.client.audit.run import Audit, Step
@@ -90,7 +91,7 @@ class RandomisedWeights:
         found: list[Finding] = []
         for similarity in JUDGED:
             values = {
-                name: np.mean([column(one["methods"][name], similarity) for one in stages], axis=0)
+                name: mean_of_known(np.stack([column(one["methods"][name], similarity) for one in stages]))
                 for name in audit.everywhere
             }
             chance = {name: column(by_chance[name], similarity) for name in values}

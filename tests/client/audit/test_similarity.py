@@ -9,6 +9,9 @@ import pytest
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
+from onnx_attribution.client.audit.arrays import Floats
+from onnx_attribution.client.audit.metrics.randomisation import permuted
+from onnx_attribution.client.audit.metrics.sensitivity import compared
 from onnx_attribution.client.audit.metrics.similarity import (
     NAMES,
     hog,
@@ -61,6 +64,8 @@ def test_one_window_is_the_formula_of_the_paper() -> None:
 def test_every_map_is_like_itself_whatever_its_size(shape: tuple[int, ...], rng: np.random.Generator) -> None:
     own = similarities(x := rng.normal(size=shape), x)
     assert set(own) == set(NAMES)
+    if x.size == 1:
+        return  # which is constant
     sides = [n for n in (shape[1:] if len(shape) > 2 else shape) if n != 1]
     for name, value in own.items():
         if name == "hog" and (len(sides) != 2 or min(sides) < 3):
@@ -70,15 +75,59 @@ def test_every_map_is_like_itself_whatever_its_size(shape: tuple[int, ...], rng:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_constant_maps_are_alike_and_unlike_others(shape: tuple[int, ...], rng: np.random.Generator) -> None:
-    nothing = np.zeros(shape)
-    both = similarities(nothing, nothing)
-    assert {both["spearman"], both["spearman_absolute"]} == {1.0}
-    assert both["ssim"] == pytest.approx(1.0)
-    if math.prod(shape) > 2:
-        one = similarities(rng.normal(size=shape), nothing)
-        assert one["spearman"] == one["spearman_absolute"] == 0.0
-        assert one["ssim"] < 0.5
+@pytest.mark.parametrize("level", [0.0, -2.5])
+def test_constant_maps_have_no_similarity(
+    shape: tuple[int, ...], level: float, rng: np.random.Generator
+) -> None:
+    constant = np.full(shape, level)
+    for other in (constant, np.zeros(shape), rng.normal(size=shape)):
+        for pair in ((constant, other), (other, constant)):
+            assert all(math.isnan(value) for value in similarities(*pair).values())
+            assert math.isnan(spearman(*pair))
+
+
+def test_maps_of_several_inputs_are_ranked_together(rng: np.random.Generator) -> None:
+    left, right = ([rng.normal(size=n) for n in (1, 1, 3, 2)] for _ in range(2))
+    found = similarities(left, right, names=NAMES[:2])
+    x, y = np.concatenate(left), np.concatenate(right)
+    assert found["spearman"] == pytest.approx(spearmanr(x, y)[0])
+    assert found["spearman_absolute"] == pytest.approx(spearmanr(np.abs(x), np.abs(y))[0])
+
+
+def test_pictures_of_several_inputs_have_one_range_and_count_alike(rng: np.random.Generator) -> None:
+    (a, b), (c, d) = ([rng.random((12, 12)), 10 * rng.random((14, 14))] for _ in range(2))
+
+    def unit(values: Floats, whole: Floats) -> Floats:
+        return np.asarray(values / whole.max())
+
+    wanted = [
+        structural_similarity(unit(x, b), unit(y, d), data_range=1.0, gaussian_weights=True)
+        for x, y in ((a, c), (b, d))
+    ]
+    assert similarities([a, b], [c, d])["ssim"] == pytest.approx(float(np.mean(wanted)))
+    # a row has no histograms of gradients: the other input alone has a number
+    row = rng.random(5)
+    assert similarities([row, b], [row, d])["hog"] == pytest.approx(similarities([b], [d])["hog"])
+
+
+def test_of_one_number_each_input_has_no_similarity_and_all_together_have() -> None:
+    maps = {name: np.array([[value]]) for name, value in (("age", 3.0), ("fare", -1.0), ("sex", 0.5))}
+    same = compared(maps, maps, names=("spearman", "ssim"))
+    assert same == {"spearman": [pytest.approx(1.0)], "ssim": [pytest.approx(1.0)]}
+    (alone,) = compared({"age": maps["age"]}, {"age": maps["age"]}, names=("spearman",))["spearman"]
+    assert math.isnan(alone)
+    with pytest.raises(InvalidArgument, match="samples"):
+        compared({"age": np.zeros((2, 1))}, {"age": np.zeros((3, 1))})
+
+
+def test_random_maps_of_several_inputs_hold_the_numbers_of_all(rng: np.random.Generator) -> None:
+    maps = {"x": rng.normal(size=(4, 1)), "y": rng.normal(size=(4, 2, 3))}
+    found = permuted(maps)
+    assert [found[name].shape for name in maps] == [(4, 1), (4, 2, 3)]
+    own, other = (np.concatenate([one[n].reshape(4, -1) for n in "xy"], axis=1) for one in (maps, found))
+    np.testing.assert_array_equal(np.sort(own), np.sort(other))
+    assert (own != other).any()
+    assert not np.array_equal(found["x"], maps["x"])
 
 
 def test_random_maps_are_near_0_by_ranks(rng: np.random.Generator) -> None:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from onnx_attribution.client.audit.arrays import Floats
 from onnx_attribution.client.audit.metrics.interval import interval, ranks
 from onnx_attribution.client.audit.metrics.metric import METRICS
 from onnx_attribution.client.audit.verdict import SCHEMA_VERSION, findings, plain, to_json, verdicts
@@ -47,6 +48,50 @@ def test_places_are_wide_where_inputs_disagree() -> None:
     rng = np.random.default_rng(0)
     found = ranks({name: rng.normal(size=20) for name in "abc"}, "lower")
     assert all(one.low == 1 for one in found.values()) or any(one.high == 3 for one in found.values())
+
+
+@pytest.mark.parametrize("names", ["abc", "cba"])
+def test_methods_that_are_equal_but_for_the_digits_of_float32_share_their_place(names: str) -> None:
+    inputs = np.random.default_rng(0).uniform(100, 200, 30)
+    near = (inputs * (1 + 1e-7)).astype(np.float32).astype(np.float64)
+    own: dict[str, Floats] = {"a": inputs, "b": near, "c": inputs * 0.9}
+    found = ranks({name: own[name] for name in names}, "lower")
+    for name in "ab":
+        assert (found[name].place, found[name].low, found[name].high) == (2.5, 2.5, 2.5)
+    assert found["c"].place == 1
+    small = ranks({name: own[name] / 1e14 for name in names}, "lower")
+    assert [small[name].place for name in "abc"] == [2.5, 2.5, 1]
+
+
+def test_a_method_without_a_number_takes_no_place_from_the_others() -> None:
+    none = np.full(20, np.nan)
+    found = ranks({"a": spread(0)[:20], "none": none, "b": spread(1)[:20]}, "lower")
+    assert [(found[name].place, found[name].of) for name in "ab"] == [(1, 2), (2, 2)]
+    assert math.isnan(found["none"].place)
+    few = np.where(np.arange(20) < 2, -5.0, np.nan)
+    with_few = ranks({"a": spread(0)[:20], "few": few, "b": spread(1)[:20]}, "lower")
+    assert (with_few["a"].low, with_few["a"].high) == (
+        1.5,
+        1.5,
+    )  # before b, and level with what has two numbers
+    assert with_few["few"].place == 2
+    assert (with_few["b"].low, with_few["b"].high) == (2.5, 2.5)
+
+
+def test_methods_are_compared_on_the_samples_where_both_have_numbers() -> None:
+    inputs = np.random.default_rng(0).normal(0, 100, 30)
+    worse = np.where(np.arange(30) < 20, inputs + 1, np.nan)
+    found = ranks({"a": inputs, "b": worse}, "lower")
+    assert (found["a"].high, found["b"].low) == (1, 2)
+
+
+def test_how_many_samples_have_no_number_is_told() -> None:
+    values = np.where(np.arange(40) < 7, np.nan, spread(0.5))
+    (found,) = findings(LOCAL, {"a": values}, {"a": spread(0.1)})
+    assert found.interval.count == 33
+    assert found.reason.endswith("; 7 of 40 samples have no number")
+    (whole,) = findings(LOCAL, {"a": spread(0.5)}, {"a": spread(0.1)})
+    assert "no number" not in whole.reason
 
 
 def spread(mean: float, seed: int = 0) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
