@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -25,10 +27,10 @@ NUMBERS = ("spearman", "spearman_absolute", "moved")
 
 def moved_mass(one: Map, other: Map) -> float:
     """Half the sum of the differences of two maps, each divided by the sum of its magnitudes: 0 where they are equal
-    but for a factor, 1 where they share nothing."""
+    but for a factor, 1 where they share nothing; NaN for a map of zeros, which has no mass."""
     sizes = float(np.abs(one).sum()), float(np.abs(other).sum())
     if not all(sizes):
-        return float(any(sizes))
+        return math.nan
     return float(np.abs(one / sizes[0] - other / sizes[1]).sum() / 2)
 
 
@@ -92,14 +94,21 @@ class Comparison:
 
     def found(self, audit: Audit) -> dict[str, Any]:
         items = [audit.state.numbers(f"compare-{k:06d}") for k in range(len(audit.data))]
-        lines, seed = [], audit.settings.seed
+        lines, errors, seed = [], [], audit.settings.seed
         for name in audit.settings.methods:
-            told = [one["methods"][name] for one in items if "error" not in one["methods"][name]]
+            each = [one["methods"][name] for one in items]
+            told = [one for one in each if "error" not in one]
+            refused = Counter(one["error"] for one in each if "error" in one)
+            errors += [{"method": name, "error": why, "samples": count} for why, count in refused.items()]
             layers = dict.fromkeys(layer for one in told for layer in one)
             for layer in layers:
+                unlike = sum(layer in one and one[layer] is None for one in told)
+                if unlike:
+                    why = f"the maps of {layer} have other shapes, or numbers that are not finite"
+                    errors.append({"method": name, "error": why, "samples": unlike})
                 own = [one[layer] for one in told if one.get(layer)]
                 if own:
-                    numbers = {word: _interval([each[word] for each in own], seed) for word in NUMBERS}
+                    numbers = {word: _interval([one[word] for one in own], seed) for word in NUMBERS}
                     lines.append({"method": name, "layer": layer, **numbers})
         same = [one["same"] for one in items if one["same"] is not None]
         known = {one.name for one in self._other.layers("")}
@@ -110,6 +119,7 @@ class Comparison:
             "agreement": sum(same) / len(same) if same else None,
             "shift": _interval([one["shift"] for one in items], seed)["value"],
             "lines": lines,
+            "errors": errors,
             "missing": [name for name in audit.settings.layers if name not in known],
         }
 
