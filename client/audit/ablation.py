@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from onnx_attribution.client.audit.arrays import Floats
-from onnx_attribution.client.audit.curves import RESAMPLE, Curve, Kind, curve
+from onnx_attribution.client.audit.curves import RESAMPLE, Curve, Kind, Range, curve
 from onnx_attribution.client.audit.metrics import removal
 from onnx_attribution.client.audit.ranks import Whole, apart, by_axes, patches, random_ranks, ranks_of
 from onnx_attribution.client.audit.verdict import Finding, findings
@@ -36,6 +36,7 @@ __all__ = [
     "RANDOM",
     "Ablation",
     "Curve",
+    "Range",
     "ablation",
     "by_axes",
     "curve",
@@ -91,6 +92,11 @@ class Ablation:
     failed: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
+    @property
+    def range(self) -> Range:
+        """Of each sample the range of the target on all curves."""
+        return Range.of(self.curves.values())
+
     def rows(self) -> list[Row]:
         """The methods, the best first: a small area under deletion, a large one under insertion."""
         control = self.curves.get(RANDOM)
@@ -111,11 +117,12 @@ class Ablation:
         return sorted(found, key=lambda row: sign * row.area)
 
     def findings(self, *, seed: int = 0) -> list[Finding]:
-        """What the experiment says of each method, beside random rankings of the same samples: findings of the metric
-        "deletion" or "insertion", for `verdicts`. It needs scipy."""
-        areas = {name: one.area for name, one in self.curves.items() if name != RANDOM}
+        """What the experiment says of each method, beside random rankings of the same samples: findings of DELETION or
+        INSERTION, for `verdicts`."""
+        spans = self.range
+        areas = {name: spans.area(one) for name, one in self.curves.items() if name != RANDOM}
         control = self.curves.get(RANDOM)
-        chance = None if control is None else dict.fromkeys(areas, control.area)
+        chance = None if control is None else dict.fromkeys(areas, spans.area(control))
         metric = removal.DELETION if self.kind == "deletion" else removal.INSERTION
         return findings(metric, areas, chance, detail=self.layer, seed=seed) if areas else []
 
@@ -136,7 +143,9 @@ class Ablation:
         return "\n".join(lines)
 
     def json(self) -> dict[str, object]:
-        """The same for programs: of each curve the means over the samples."""
+        """The same for programs: of each curve the means over the samples. `relative_area` is that of the share of the
+        range."""
+        spans = self.range
         counts = next((one.counts for one in self.curves.values()), np.empty(0, np.int64))
         return {
             "model": self.model,
@@ -150,7 +159,7 @@ class Ablation:
             "methods": {
                 row.method: {
                     **{name: value for name, value in vars(row).items() if name != "method"},
-                    "relative_area": _mean(self.curves[row.method].relative_area)[0],
+                    "relative_area": _mean(spans.area(self.curves[row.method]))[0],
                     "values": self.curves[row.method].values.mean(axis=0).tolist(),
                 }
                 for row in self.rows()
@@ -195,8 +204,9 @@ def ablation(
     shape, such as `by_axes` and `patches` (default: its first axis, by which channels are told apart). Methods are
     names or values of `onnx_attribution.methods`, and "random": the mean over `draws` rankings drawn by the seed, from
     which gains are counted. `to` is as for `curve`, or "baseline": the layer's values where inputs are at their
-    baselines, from which methods with a baseline count; means and donors are taken from all samples, or of many the
-    first 256. `batch` samples are asked about at once; `progress` is called with how many of how many calls are made.
+    baselines, of each sample its own where there are several, from which methods with a baseline count; means and
+    donors are taken from all samples, or of many the first 256. `batch` samples are asked about at once; `progress` is
+    called with how many of how many calls are made.
 
     Raises:
         InvalidArgument: a method, layer, group or target that cannot be used; what has no derivative is in `failed`.
@@ -213,9 +223,9 @@ def ablation(
     starts = range(0, count, min(batch, MOST))
     donors = None if count <= batch else _taken(arrays, axes, range(min(count, MOST)))
     replaced: Any = to
-    if isinstance(to, str) and to == BASELINE:
-        donors = _at_baseline(_taken(arrays, axes, range(1)), baselines or {})
-        replaced = Patch(0)
+    at_baseline = isinstance(to, str) and to == BASELINE
+    if at_baseline:
+        replaced = Patch()
     asks = [*(name for name in made if name != RANDOM), *([RANDOM] * draws if RANDOM in made else [])]
     parts: dict[str, list[list[Curve]]] = {name: [] for name in made}
     failed: dict[str, str] = {}
@@ -233,6 +243,9 @@ def ablation(
             name: _own_baseline(one, np.ndim(arrays[name]) if name in arrays else 0, numbers, count)
             for name, one in (baselines or {}).items()
         }
+        if at_baseline:
+            one_for_all = all(own is (baselines or {})[name] for name, own in own_baselines.items())
+            donors = _at_baseline(_taken(part, axes, range(1)) if one_for_all else part, own_baselines)
         drawn: list[Curve] = []
         for draw, name in enumerate(asks):
             if name in failed:
@@ -314,10 +327,10 @@ def _own_baseline(baseline: Any, rank: int, numbers: range, count: int) -> Any:
 
 
 def _at_baseline(sample: Mapping[str, Array], baselines: Mapping[str, Any]) -> dict[str, Array]:
-    """One sample of the inputs at their baselines.
+    """Samples of the inputs at their baselines.
 
     Raises:
-        InvalidArgument: an input has no baseline that one sample could have.
+        InvalidArgument: an input has no baseline that they could have.
     """
     found: dict[str, Array] = {}
     for name, array in sample.items():
@@ -330,7 +343,7 @@ def _at_baseline(sample: Mapping[str, Array], baselines: Mapping[str, Any]) -> d
             found[name] = np.broadcast_to(np.asarray(given, np.float64), array.shape).astype(array.dtype)
         except (TypeError, ValueError):
             raise InvalidArgument(
-                f"the baseline of {name!r} is not one for all samples; take another `to`"
+                f"the baseline of {name!r} is not one for all samples, nor one for each; take another `to`"
             ) from None
     if unknown := baselines.keys() - sample.keys():
         raise InvalidArgument(

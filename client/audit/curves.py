@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -48,20 +48,6 @@ class Curve:
         return _area(self.values, self.shares)
 
     @cached_property
-    def relative(self) -> Floats:
-        """The curve as a share of the change between its ends, 1 where nothing is replaced and 0 where everything is;
-        NaN for samples without a change."""
-        first, last = self.values[:, :1], self.values[:, -1:]
-        none, every = (first, last) if self.kind == "deletion" else (last, first)
-        change = none - every
-        return np.where(change == 0, np.nan, (self.values - every) / np.where(change == 0, 1, change))
-
-    @cached_property
-    def relative_area(self) -> Floats:
-        """The area under that."""
-        return _area(self.relative, self.shares)
-
-    @cached_property
     def turned(self) -> Floats:
         """By sample the lowest count at which another class is the largest than with nothing replaced (deletion), or
         the same (insertion); NaN where that never happens, and where there are no classes."""
@@ -69,6 +55,35 @@ class Curve:
         met = (self.largest != whole[:, None]) == (self.kind == "deletion")
         found = np.where(met.any(axis=1), self.counts[met.argmax(axis=1)], np.nan)
         return np.where(whole < 0, np.nan, found)
+
+
+@dataclass(frozen=True, eq=False)
+class Range:
+    """Of each sample the least target on any of some curves, and how far the largest is above it; NaN where all are
+    alike.
+
+    A share of the change between the ends of a curve would turn round where the target rises as all goes, and be
+    anything where it hardly changes.
+    """
+
+    low: Floats
+    span: Floats
+
+    @classmethod
+    def of(cls, curves: Iterable[Curve]) -> Range:
+        """That of curves of the same samples."""
+        every = [one.values for one in curves]
+        low = np.min([one.min(axis=1) for one in every], axis=0)
+        span = np.max([one.max(axis=1) for one in every], axis=0) - low
+        return cls(low, np.where(span > 0, span, np.nan))
+
+    def values(self, one: Curve) -> Floats:
+        """A curve as a share of the range."""
+        return np.asarray((one.values - self.low[:, None]) / self.span[:, None])
+
+    def area(self, one: Curve) -> Floats:
+        """The area under that, by sample: DELETION or INSERTION of `client.audit.metrics.removal`."""
+        return np.asarray((one.area - self.low) / self.span)
 
 
 def _area(values: Floats, shares: Floats) -> Floats:
@@ -82,7 +97,7 @@ def curve(
     ranks: Mapping[str, ArrayLike],
     *,
     kind: Kind = "deletion",
-    to: Replacement | Literal["resample"] = 0.0,
+    to: Replacement | Mapping[str, Replacement] | Literal["resample"] = 0.0,
     points: int = 32,
     target: Target | Selection = None,
     donors: Mapping[str, ArrayLike] | None = None,
@@ -91,9 +106,10 @@ def curve(
     """The curve of groups of layers, inputs included, in the order of their ranks: `ranks` are those of `ranks_of` or
     `random_ranks` by layer.
 
-    `asked` is a client or an engine. Replaced elements become `to`: what an `Edit` takes, or "resample", the layer's
-    values at another sample, drawn for each sample from the donors (default: the samples themselves) by the seed. The
-    curve has a point for each number of groups, or where these are more than `points` so many steps.
+    `asked` is a client or an engine. Replaced elements become `to`: what an `Edit` takes, for all layers or by layer,
+    or "resample", the layer's values at another sample, drawn for each sample from the donors (default: the samples
+    themselves) by the seed. The curve has a point for each number of groups, or where these are more than `points` so
+    many steps.
 
     Raises:
         InvalidArgument: ranks that do not fit the layers, or no curve of that kind.
@@ -119,10 +135,15 @@ def curve(
         replaced = Patch(
             _others(samples, samples if donors is None else _count(donors), donors is None, seed)
         )
+    if isinstance(replaced, Mapping) and (missing := orders.keys() - replaced.keys()):
+        raise InvalidArgument(f"to says nothing of {', '.join(sorted(missing))}")
+    to_of = {layer: replaced[layer] if isinstance(replaced, Mapping) else replaced for layer in orders}
     orders = {layer: _compact(order) for layer, order in orders.items()}
     edits = [
         [
-            Edit(layer, Ranked(order, 0, int(k)) if kind == "deletion" else Ranked(order, int(k)), replaced)
+            Edit(
+                layer, Ranked(order, 0, int(k)) if kind == "deletion" else Ranked(order, int(k)), to_of[layer]
+            )
             for layer, order in orders.items()
         ]
         for k in counts

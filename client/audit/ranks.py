@@ -56,23 +56,48 @@ def patches(unit: Sequence[int], sizes: Sequence[int]) -> Whole:
 
 @overload
 def ranks_of(
-    scores: Scores, groups: Mapping[str, ArrayLike] | None = None, *, absolute: bool = False
+    scores: Scores,
+    groups: Mapping[str, ArrayLike] | None = None,
+    *,
+    absolute: bool = False,
+    ties: int | None = None,
 ) -> Ranks: ...
 @overload
-def ranks_of(scores: ArrayLike, groups: ArrayLike | None = None, *, absolute: bool = False) -> Whole: ...
-def ranks_of(scores: Any, groups: Any = None, *, absolute: bool = False) -> Any:
+def ranks_of(
+    scores: ArrayLike, groups: ArrayLike | None = None, *, absolute: bool = False, ties: int | None = None
+) -> Whole: ...
+def ranks_of(scores: Any, groups: Any = None, *, absolute: bool = False, ties: int | None = None) -> Any:
     """The rank of the group of each element, `[samples, *unit]`, from scores of that shape: 0 has the highest sum.
 
     `groups` are numbers from 0 that broadcast to one sample (default: each element is a group). Groups of equal sums
-    keep the order of their numbers. With `absolute` the magnitude of the sum counts. Of several layers, by name, the
-    ranks are joint; their groups, by name too, hold elements of several of them where they have one number.
+    keep the order of their numbers, or with `ties` have an order drawn by this seed, the same for equal sums of all
+    scores. With `absolute` the magnitude of the sum counts. Of several layers, by name, the ranks are joint; their
+    groups, by name too, hold elements of several of them where they have one number.
 
     Raises:
         InvalidArgument: scores are NaN, or groups of another shape.
     """
     if not isinstance(scores, Mapping):
         given = None if groups is None else {"": groups}
-        return ranks_of({"": scores}, given, absolute=absolute)[""]
+        return ranks_of({"": scores}, given, absolute=absolute, ties=ties)[""]
+    sums, ids = _sums(scores, groups)
+    keys = -np.abs(sums) if absolute else -sums
+    count = sums.shape[1]
+    last = np.arange(count) if ties is None else np.random.default_rng(ties).permutation(count)
+    order = np.stack([np.lexsort((last, row)) for row in keys])
+    return _placed(order, ids)
+
+
+def are_ranked(scores: Scores, groups: Mapping[str, ArrayLike] | None = None) -> NDArray[np.bool_]:
+    """Of each sample whether its groups have sums that differ; where they have not, any order is as good."""
+    sums, _ = _sums(scores, groups)
+    return np.asarray(sums.max(axis=1, initial=-np.inf) > sums.min(axis=1, initial=np.inf))
+
+
+def _sums(
+    scores: Scores, groups: Mapping[str, ArrayLike] | None
+) -> tuple[NDArray[np.float64], dict[str, Whole]]:
+    """By sample the sums of groups, and by layer the number of the group of each element."""
     values = {name: np.asarray(each, np.float64) for name, each in scores.items()}
     if not values or any(not each.ndim for each in values.values()):
         raise InvalidArgument("scores are [samples, ...]")
@@ -86,8 +111,7 @@ def ranks_of(scores: Any, groups: Any = None, *, absolute: bool = False) -> Any:
     for name, each in values.items():
         for k, row in enumerate(each):
             sums[k] += np.bincount(ids[name].reshape(-1), row.reshape(-1), count)
-    order = np.argsort(-np.abs(sums) if absolute else -sums, axis=1, kind="stable")
-    return _placed(order, ids)
+    return sums, ids
 
 
 @overload

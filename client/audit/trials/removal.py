@@ -14,7 +14,8 @@ from onnx_attribution.client.audit.ablation import RANDOM, ablation
 from onnx_attribution.client.audit.arrays import Floats, from_json
 from onnx_attribution.client.audit.curves import Curve, Kind, curve
 from onnx_attribution.client.audit.metrics.interval import interval
-from onnx_attribution.client.audit.metrics.metric import Metric, declared
+from onnx_attribution.client.audit.metrics.metric import Metric
+from onnx_attribution.client.audit.metrics.removal import DELETION, INSERTION
 from onnx_attribution.client.audit.ranks import by_axes, random_ranks, ranks_of
 from onnx_attribution.client.audit.records import plain as number
 from onnx_attribution.client.audit.run import Audit, Step
@@ -27,27 +28,6 @@ POINTS, DRAWS = 16, 3
 """Steps of a curve, and random rankings of each sample."""
 LAYERS, SAMPLES = 2, 32
 """Hidden layers whose neurons are removed, and samples of which."""
-DELETION = declared(
-    Metric(
-        "deletion_area",
-        "lower",
-        "faithfulness",
-        "the area under (F - low) / (high - low) over the share of positions that are removed, the strongest first; "
-        "low and high are the least and the largest F on any curve of the sample, those of random maps included",
-        "arXiv 1806.07421",
-        chance="floor",
-    )
-)
-INSERTION = declared(
-    Metric(
-        "insertion_area",
-        "higher",
-        "faithfulness",
-        "the same area over the share of positions that are there, the strongest first",
-        "arXiv 1806.07421",
-        chance="floor",
-    )
-)
 KINDS: tuple[tuple[Kind, Metric], ...] = (("deletion", DELETION), ("insertion", INSERTION))
 
 

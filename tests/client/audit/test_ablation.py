@@ -13,6 +13,8 @@ from onnx_attribution.client.audit.ablation import (
     METHODS,
     RANDOM,
     Ablation,
+    Curve,
+    Range,
     ablation,
     by_axes,
     curve,
@@ -20,6 +22,7 @@ from onnx_attribution.client.audit.ablation import (
     random_ranks,
     ranks_of,
 )
+from onnx_attribution.client.audit.ranks import are_ranked
 from onnx_attribution.client.audit.verdict import verdicts
 from onnx_attribution.errors import InvalidArgument, NotFound
 from onnx_attribution.interventions import Edit, Ranked
@@ -91,6 +94,25 @@ def test_ranks_are_of_the_sums_of_groups_and_ties_keep_their_order() -> None:
     np.testing.assert_array_equal(ranks_of(scores, by_axes((3, 2), 0), absolute=True)[0, :, 0], [2, 1, 0])
     with pytest.raises(InvalidArgument, match="NaN"):
         ranks_of([[np.nan, 1.0]])
+
+
+def test_ties_have_an_order_of_their_own_by_the_seed() -> None:
+    scores = np.array([[0.0] * 40 + [2.0, -1.0], [0.0] * 40 + [-2.0, 5.0]])
+    ranks = ranks_of(scores, ties=3)
+    np.testing.assert_array_equal(ranks[:, -2:], [[0, 41], [41, 0]])
+    assert sorted(ranks[0, :40]) == list(range(1, 41))
+    np.testing.assert_array_equal(ranks[0, :40], ranks[1, :40])  # the same ties in the same order
+    assert list(ranks[0, :40]) != sorted(ranks[0, :40])
+    assert (ranks != ranks_of(scores, ties=4)).any()
+
+
+def test_groups_of_one_sum_have_no_ranks() -> None:
+    scores = {"a": np.array([[1.0, 2.0], [1.0, 2.0]]), "b": np.array([[3.0], [4.0]])}
+    groups = {"a": np.array([0, 0]), "b": np.array([1])}
+    np.testing.assert_array_equal(are_ranked(scores, groups), [False, True])
+
+
+def test_ranks_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InvalidArgument, match=r"shape \[3\]"):
         ranks_of(np.ones((2, 4)), np.arange(3))
 
@@ -119,8 +141,6 @@ def test_curves_are_those_of_numpy(engine: Engine, client: Client, to: Any) -> N
         np.testing.assert_allclose(found.area, np.trapezoid(found.values, dx=0.25, axis=1), rtol=1e-12)
         served = curve(client, "net", INPUTS, {"h": ranks}, kind=kind, to=to)
         np.testing.assert_array_equal(served.values, found.values)
-        ends = (0, 1) if kind == "insertion" else (1, 0)
-        np.testing.assert_allclose(found.relative[:, [0, -1]], [ends] * 3, atol=1e-12)
 
 
 def test_a_curve_has_as_many_steps_as_asked_for_and_its_ends(engine: Engine) -> None:
@@ -194,10 +214,10 @@ def test_the_planted_channel_goes_first_by_the_methods_that_see_it(planted: Abla
         )  # the bias: all of the decision is gone at once
         assert (values[:, 0] > 0.1).all()
         np.testing.assert_array_equal(planted.curves[name].turned, 1)
-        np.testing.assert_allclose(planted.curves[name].relative_area, 1 / 8, rtol=1e-5)
+        np.testing.assert_allclose(planted.range.area(planted.curves[name]), 1 / 8, rtol=1e-5)
     bright = planted.curves["layer_activation"]  # takes channel 0 first, which decides nothing
     np.testing.assert_allclose(bright.values[:, 1], bright.values[:, 0], rtol=1e-5)
-    assert (bright.relative_area > 0.3).all()
+    assert (planted.range.area(bright) > 0.3).all()
     rows = {row.method: row for row in planted.rows()}
     assert {row.method for row in planted.rows()[:4]} == set(METHODS) - {"layer_activation", RANDOM}
     assert rows["neuron_ig"].gain > 2 * rows["neuron_ig"].gain_error > 0
@@ -218,7 +238,7 @@ def test_a_verdict_compares_with_random_rankings_of_the_same_samples(
     other = ablation(
         engine, "planted", IMAGES, "h", target=0, kind="insertion", methods=["neuron_ig", RANDOM]
     )
-    assert [(one.metric, one.word) for one in other.findings()] == [("insertion", "passes")]
+    assert [(one.metric, one.word) for one in other.findings()] == [("insertion_area", "passes")]
 
 
 def test_insertion_orders_methods_alike(engine: Engine, planted: Ablation) -> None:
@@ -284,11 +304,37 @@ def test_before_a_linear_head_no_ranking_beats_the_method_that_counts_from_what_
         np.testing.assert_allclose(found.curves[best].values[:, 0], NET.value(x), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found.curves[best].values[:, -1], ends, rtol=1e-5, atol=1e-6)
     for baselines, words in (
-        ({"x": X.astype(np.float32)}, "'x' is not one for all"),
+        ({"x": X[:2].astype(np.float32)}, "'x' is not one for all samples, nor one for each"),
         ({"h": 0.0}, "h is no input"),
     ):
         with pytest.raises(InvalidArgument, match=words):
             ablation(engine, "net", INPUTS, "h2", to="baseline", baselines=baselines, target=0)
+
+
+def test_neurons_become_what_they_are_at_the_baseline_of_their_own_sample(
+    engine: Engine, client: Client
+) -> None:
+    for asked, batch in ((engine, 32), (engine, 2), (client, 1)):
+        found = ablation(
+            asked, "net", INPUTS, "h", to="baseline", baselines={"x": OTHERS.astype(np.float32)}, target=0,
+            methods=["gradient_x_activation", RANDOM], batch=batch,
+        )  # fmt: skip
+        assert found.to == "set to what it is at the baseline"
+        for one in found.curves.values():
+            np.testing.assert_allclose(one.values[:, 0], NET.value(X), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(one.values[:, -1], NET.value(OTHERS), rtol=1e-5, atol=1e-6)
+
+
+def test_areas_are_shares_of_the_range_of_all_curves(planted: Ablation) -> None:
+    every = np.stack([one.values for one in planted.curves.values()])
+    low, high = every.min(axis=(0, 2)), every.max(axis=(0, 2))
+    for one in planted.curves.values():
+        shares = (one.values - low[:, None]) / (high - low)[:, None]
+        np.testing.assert_allclose(planted.range.values(one), shares, rtol=1e-12)
+        wanted = np.trapezoid(shares, one.shares, axis=1)
+        np.testing.assert_allclose(planted.range.area(one), wanted, rtol=1e-9)
+    flat = Curve("deletion", 2, np.array([0, 1, 2]), np.ones((1, 3)), np.zeros((1, 3), np.int64))
+    assert np.isnan(Range.of([flat]).area(flat)).all()
 
 
 def test_methods_without_a_way_are_told_and_others_ranked(engine: Engine) -> None:

@@ -73,5 +73,5 @@ def test_every_metric_says_what_it_is_and_has_the_name_of_quantus() -> None:
         assert metric.source
         words = "".join(word.capitalize() for word in name.split("_"))
         assert metric.quantus in ("", words, "MPRT")
-    own = {"intersection_over_union", "convergence", "deletion", "insertion"}
+    own = {"intersection_over_union", "convergence", "deletion_area", "insertion_area"}
     assert {one for one in METRICS if not METRICS[one].quantus} <= own
