@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_attribution.client.audit.arrays import Inputs, Maps
-from onnx_attribution.client.audit.metrics import METRICS, complexity, localisation, sensitivity
+from onnx_attribution.client.audit.arrays import Floats, Inputs, Maps
+from onnx_attribution.client.audit.metrics import (
+    METRICS,
+    complexity,
+    faithfulness,
+    localisation,
+    sensitivity,
+)
 from onnx_attribution.client.audit.metrics.similarity import spearman
 
 SHAPE = (6, 1, 12, 12)
+CLASSES = 4
 FILE = Path(__file__).parents[2] / "data" / "audit" / "quantus.json"
 EXPECTED: dict[str, Any] = json.loads(FILE.read_text())
 SMALL = 1e-4
@@ -64,6 +72,44 @@ def test_robustness_is_quantus(maps: Data, name: str, first: int) -> None:
 
     found = getattr(sensitivity, name)(explain, {"x": maps[0]}, move, count=8)
     np.testing.assert_allclose(found, EXPECTED[name], rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def weights() -> tuple[Floats, Floats]:
+    """Those of F_c(x) = w_c . x + (v_c . x)^2."""
+    w, v = np.random.default_rng(2).normal(0, 0.1, (2, CLASSES, *SHAPE[1:]))
+    return w, v
+
+
+def gradients(weights: tuple[Floats, Floats], x: Floats, classes: Sequence[int]) -> Floats:
+    w, v = (one[list(classes)] for one in weights)
+    return np.asarray(w + 2 * (v * x).sum(axis=(1, 2, 3), keepdims=True) * v)
+
+
+def test_infidelity_is_quantus(maps: Data, weights: tuple[Floats, Floats]) -> None:
+    x, classes = maps[0], np.arange(SHAPE[0]) % CLASSES
+    steps = iter(np.random.default_rng(3).normal(0, 0.2, (9, *SHAPE)))
+
+    def forward(inputs: Inputs) -> Floats:
+        w, v = (one[classes] * np.asarray(inputs["x"], np.float64) for one in weights)
+        return np.asarray(w.sum(axis=(1, 2, 3)) + v.sum(axis=(1, 2, 3)) ** 2)
+
+    def perturb(inputs: Inputs, _: np.random.Generator) -> tuple[Maps, Inputs]:
+        by = next(steps)
+        return {"x": by}, {"x": np.asarray(inputs["x"], np.float64) - by}
+
+    own = {"x": gradients(weights, x, list(classes))}
+    found = faithfulness.infidelity(forward, {"x": x}, own, perturb, count=9)
+    np.testing.assert_allclose(found, EXPECTED["infidelity"], rtol=1e-9)
+
+
+def test_random_logit_is_quantus(maps: Data, weights: tuple[Floats, Floats]) -> None:
+    own, other = (
+        {"x": gradients(weights, maps[0], classes)}
+        for classes in ([k % CLASSES for k in range(SHAPE[0])], EXPECTED["random_logit_classes"])
+    )
+    found = sensitivity.random_logit(own, other, names=("spearman",))
+    np.testing.assert_allclose(found["spearman"], EXPECTED["random_logit"], rtol=1e-9)
 
 
 def test_every_metric_says_what_it_is_and_has_the_name_of_quantus() -> None:
