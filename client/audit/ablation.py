@@ -24,12 +24,29 @@ from numpy.typing import ArrayLike
 from onnx_attribution.client.audit.arrays import Floats
 from onnx_attribution.client.audit.curves import RESAMPLE, Curve, Kind, Range, curve
 from onnx_attribution.client.audit.metrics import removal
-from onnx_attribution.client.audit.ranks import Whole, apart, by_axes, patches, random_ranks, ranks_of
+from onnx_attribution.client.audit.ranks import (
+    Whole,
+    apart,
+    by_axes,
+    channel_axis,
+    patches,
+    random_ranks,
+    ranks_of,
+)
 from onnx_attribution.client.audit.verdict import Finding, findings
+from onnx_attribution.client.render.inputs import shown_of
 from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.interventions import MEAN, Intervened, Patch, Replacement
 from onnx_attribution.methods import LayerActivation, Method, make
-from onnx_attribution.values import Array, Attribution, AttributionRequest, Selection, Target, TensorInfo
+from onnx_attribution.values import (
+    Array,
+    Attribution,
+    AttributionRequest,
+    ModelInfo,
+    Selection,
+    Target,
+    TensorInfo,
+)
 
 __all__ = [
     "METHODS",
@@ -39,6 +56,7 @@ __all__ = [
     "Range",
     "ablation",
     "by_axes",
+    "channel_axis",
     "curve",
     "patches",
     "random_ranks",
@@ -201,7 +219,7 @@ def ablation(
 
     `asked` is a client or an engine; several layers, such as all inputs of a table, are ranked together. `groups` are
     numbers from 0 that broadcast to one sample of the layer (of several, by name), or a function that makes them of its
-    shape, such as `by_axes` and `patches` (default: its first axis, by which channels are told apart). Methods are
+    shape, such as `by_axes` and `patches` (default: the channels, by `channel_axis`). Methods are
     names or values of `onnx_attribution.methods`, and "random": the mean over `draws` rankings drawn by the seed, from
     which gains are counted. `to` is as for `curve`, or "baseline": the layer's values where inputs are at their
     baselines, of each sample its own where there are several, from which methods with a baseline count; means and
@@ -232,6 +250,7 @@ def ablation(
     warnings: dict[str, None] = {}
     done, wanted = 0, Target.of(target)
     layers = (layer,) if isinstance(layer, str) else tuple(layer)
+    apart_by: Any = _Channels(asked, model, info, arrays, layers) if groups is None else groups
     units: dict[str, tuple[int, ...]] = {}
     for turn, start in enumerate(starts):
         numbers = range(start, min(start + batch, count))
@@ -255,7 +274,7 @@ def ablation(
             if method is None:
                 units = units or _units(asked, model, part, layers, own_target)
                 own = seed + (turn * len(asks) + draw) * 7919
-                order = random_ranks(size, units, _grouped(groups, units), seed=own)
+                order = random_ranks(size, units, _grouped(apart_by, units), seed=own)
             else:
                 try:
                     answer = _attributed(asked, model, part, method, layers, own_target, own_baselines)
@@ -267,7 +286,7 @@ def ablation(
                 scores = _scores(answer, layers)
                 units = {name: each.shape[1:] for name, each in scores.items()}
                 warnings |= dict.fromkeys(answer.warnings)
-                order = ranks_of(scores, _grouped(groups, units), absolute=absolute)
+                order = ranks_of(scores, _grouped(apart_by, units), absolute=absolute)
             found = curve(
                 asked, model, part, order, kind=kind, to=replaced, points=points, target=own_target,
                 donors=donors if isinstance(replaced, str | Patch) else None, seed=seed,
@@ -302,11 +321,35 @@ def _word(to: Any) -> str:
     return "removed" if not np.any(to) else f"set to {to:g}" if np.ndim(to) == 0 else "set"
 
 
+class _Channels:
+    """The groups of layers by their channels."""
+
+    def __init__(
+        self,
+        asked: Any,
+        model: str,
+        info: ModelInfo,
+        arrays: Mapping[str, Array],
+        layers: Sequence[str],
+    ) -> None:
+        image = shown_of(info, arrays).image(0)
+        self._image = None if image is None else image.shape[:2]
+        known = asked.layers(model)
+        self._declared = {
+            layer: next((one.shape for one in known if layer in (one.name, one.node)), None)
+            for layer in layers
+        }
+
+    def of(self, layer: str, unit: tuple[int, ...]) -> Whole:
+        return by_axes(unit, channel_axis(unit, self._image, self._declared[layer]) if unit else None)
+
+
 def _grouped(groups: Any, units: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """The groups of each layer."""
-    if groups is None or callable(groups):
-        make = groups or (lambda unit: by_axes(unit, 0 if unit else None))
-        return dict(apart({name: np.asarray(make(unit)) for name, unit in units.items()}))
+    if isinstance(groups, _Channels):
+        return dict(apart({name: groups.of(name, unit) for name, unit in units.items()}))
+    if callable(groups):
+        return dict(apart({name: np.asarray(groups(unit)) for name, unit in units.items()}))
     return dict(groups) if isinstance(groups, Mapping) else dict.fromkeys(units, groups)
 
 

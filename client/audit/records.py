@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_attribution.client.render.scene import channels_lie_last
+from onnx_attribution.client.audit.ranks import Sizes, channel_axis
 from onnx_attribution.values import Array, Attribution, LayerAttribution, ResolvedTarget
 
 STRONGEST = 8
@@ -88,18 +88,16 @@ def answer_of(method: str, numbers: Mapping[str, Any], maps: Mapping[str, Array]
     )
 
 
-def channels_of(values: Array, image: Sequence[int] | None) -> tuple[Array, Array, Array]:
-    """Of one sample's layer the sums of its channels; and of the strongest their places and maps.
-
-    Channels are the axis that is no position of a picture: first, or last where the sizes say so; of two axes, the
-    last, as of tokens.
-    """
+def channels_of(
+    values: Array, image: Sequence[int] | None, declared: Sizes | None = None
+) -> tuple[Array, Array, Array]:
+    """Of one sample's layer the sums of its channels, which `channel_axis` finds; and of the strongest their places and
+    maps."""
     units = np.asarray(values, np.float64)
-    while units.ndim > 1 and units.shape[0] == 1 and units.ndim > 3:
-        units = units[0]
-    if units.ndim >= 2:
-        last = units.ndim == 2 or (image is not None and channels_lie_last(units.shape, image))
-        units = np.moveaxis(units, -1, 0) if last else units
+    if units.ndim:
+        units = np.moveaxis(units, channel_axis(units.shape, image, declared), 0)
+    while units.ndim > 3 and units.shape[1] == 1:
+        units = units[:, 0]
     sums = units.reshape(len(units), -1).sum(axis=1) if units.ndim else units.reshape(1)
     strongest = np.argsort(-np.abs(np.nan_to_num(sums)), kind="stable")[:STRONGEST]
     maps = units[strongest] if units.ndim else units.reshape(1)

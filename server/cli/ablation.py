@@ -59,11 +59,11 @@ def ablation(
     by: Annotated[
         str,
         typer.Option(
-            metavar="AXES",
-            help="What goes together: the axes of one sample that tell groups apart, 0 the channels of "
-            "[channels, height, width] and 1,2 its positions; all: each element by itself.",
+            metavar="channels|AXES|all",
+            help="What goes together: channels, or the axes of one sample that tell groups apart, 1,2 the positions "
+            "of [channels, height, width]; all: each element by itself.",
         ),
-    ] = "0",
+    ] = "channels",
     patch: Annotated[
         str | None,
         typer.Option(metavar="8x8", help="In place of --by: patches of this size along the last axes."),
@@ -164,15 +164,17 @@ def ablation(
     output.print_ablation(found)
 
 
-def _groups(by: str, patch: str | None) -> Callable[[tuple[int, ...]], NDArray[np.int64]]:
-    """What makes groups of the shape of one sample. Raises: InvalidArgument."""
+def _groups(by: str, patch: str | None) -> Callable[[tuple[int, ...]], NDArray[np.int64]] | None:
+    """What makes groups of the shape of one sample; None: channels do. Raises: InvalidArgument."""
     if patch is not None:
         sizes = [_whole(part, f"--patch {patch!r} is not of the form 8x8") for part in patch.split("x")]
         return lambda unit: experiment.patches(unit, sizes)
+    if by == "channels":
+        return None
     if by == "all":
         return experiment.by_axes
     axes = [
-        _whole(part, f"--by {by!r} is no list of axes such as 0 or 1,2, and not `all`")
+        _whole(part, f"--by {by!r} is no list of axes such as 0 or 1,2, and neither `channels` nor `all`")
         for part in by.split(",")
     ]
     return lambda unit: experiment.by_axes(unit, axes)
