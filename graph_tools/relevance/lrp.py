@@ -9,7 +9,8 @@ for each kind (as Zennit has them), or by name. Everything else has one treatmen
 - an activation passes relevance as it is: all those with f(0) = 0;
 - a product with what does not depend on the source passes it too; a gate (a sigmoid, a softmax, the 1 + erf of a
   Gelu, the inverse deviation of a normalisation) leaves all to the other factor; other factors take half each;
-- normalisations are what they are made of: the deviation is such a gate.
+- normalisations are what they are made of: the deviation is such a gate;
+- LSTM, GRU and RNN follow epsilon, with their gates as constants (Arras et al. 2017).
 
 All else is refused, unless a rule is named for it: `identity` passes relevance as it is, `epsilon` is the gradient
 times the values, `derivative` takes relevance for a gradient.
@@ -28,10 +29,12 @@ from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, is_quantised
 from onnx_attribution.graph_tools.operators import VJP, NodeView, Rule, RuleTable
 from onnx_attribution.graph_tools.operators.decompose import staged
+from onnx_attribution.graph_tools.operators.recurrent.cells import CELLS, multipliers
+from onnx_attribution.graph_tools.operators.recurrent.directions import INITIAL_C, INITIAL_H, X
 from onnx_attribution.graph_tools.operators.registry import Gradients, Key, RuleFunction
 from onnx_attribution.graph_tools.operators.transpose import known_inside, number_of
 from onnx_attribution.graph_tools.relevance.carried import apart, made_by, raw, share, times
-from onnx_attribution.graph_tools.relevance.weights import Chosen, Numbers, Product, shared
+from onnx_attribution.graph_tools.relevance.weights import Chosen, Numbers, Product, differ, shared
 
 ROUTES = frozenset([
     "Cast", "CastLike", "CenterCropPad", "Compress", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten",
@@ -134,6 +137,8 @@ def _treatment(key: Key, rule: Rule, asked: Lrp) -> RuleFunction:
         return lambda op, node, *r: _passed(node, r)
     if rule.composite or name in ("If", "Loop", "Scan"):
         return rule.vjp
+    if name in CELLS:
+        return lambda op, node, *r: _recurrent(op, node, r, asked)
 
     def treat(op: Emitter, node: NodeView, *r: Value | None) -> Gradients:
         moved = [k for k, active in enumerate(node.active) if active]
@@ -179,6 +184,40 @@ def _refusal(node: NodeView) -> NotDifferentiable:
 Relevance = Sequence[Value | None]
 
 
+def _recurrent(
+    op: Emitter, node: NodeView, r: Relevance, asked: Lrp, chosen: Chosen | None = None
+) -> Gradients:
+    """By epsilon, with the gates as constants."""
+    moved = {k for k, active in enumerate(node.active) if active}
+    if moved - {X, INITIAL_H, INITIAL_C}:
+        raise _no_recurrent(node, "weights or lengths that depend on the source")
+    first = asked.first
+    if chosen is None and first is not None and first.rule != "epsilon" and reads_source(node.input(X)):
+        raise _no_recurrent(
+            node, f"{first.rule}, which is asked of what reads the source: name epsilon for it, "
+            f"rules={node.operator + '=epsilon'!r}",
+        )  # fmt: skip
+    epsilon = (asked.numbers if chosen is None else asked.numbers.of(chosen)).epsilon
+    m = [
+        None if one is None or z is None else share(op, one, z, 0.0)
+        for one, z in zip(r, node.outputs, strict=False)
+    ]
+    found = multipliers(op, node, epsilon, m)
+    if found is None:
+        raise _no_recurrent(node, "an activation that is not 0 at 0")
+    pairs = zip(node.inputs, found, strict=False)
+    return [None if x is None or g is None else times(op, x, g) for x, g in pairs]
+
+
+def _no_recurrent(node: NodeView, what: str) -> NotDifferentiable:
+    tensor = next(z.name for z in node.outputs if z is not None)
+    return NotDifferentiable(
+        f"LRP follows epsilon through {node.operator} (node {node.name!r}, output {tensor!r}), with its gates as "
+        f"constants, and has no rule for {what}",
+        reason=Reason.FORM_WITHOUT_RULE, node=node.name, operator=node.operator, tensor=tensor,
+    )  # fmt: skip
+
+
 def _named(op: Emitter, node: NodeView, rule: Rule, r: Relevance, chosen: Chosen, asked: Lrp) -> Gradients:
     """By a rule that is named for the node."""
     moved = [k for k, active in enumerate(node.active) if active]
@@ -187,13 +226,22 @@ def _named(op: Emitter, node: NodeView, rule: Rule, r: Relevance, chosen: Chosen
     if is_weighted(node, rule) and len(moved) == 1 and moved[0] < 2:
         return _weighted(op, node, rule, r[0], moved[0], asked, chosen)
     if chosen.rule == "identity":
+        x = node.inputs[moved[0]] if len(moved) == 1 else None
+        if x is None or r[0] is None or differ(x, node.z):
+            raise NotDifferentiable(
+                "the rule identity passes relevance as it is, from the only input that depends on the source to an "
+                f"output of its shape; {node.operator} (node {node.name!r}) is not of that kind: name epsilon for it",
+                reason=Reason.FORM_WITHOUT_RULE, node=node.name, operator=node.operator,
+            )  # fmt: skip
         return [r[0] if active else None for active in node.active]
+    if chosen.rule == "epsilon" and node.operator in CELLS:
+        return _recurrent(op, node, r, asked, chosen)
     if chosen.rule == "epsilon":
         return _epsilon(op, node, rule, r, asked, chosen)
     raise NotDifferentiable(
-        f"the rule {chosen.rule} is for operators with weights, not for {node.operator} (node {node.name!r}); there "
+        f"the rule {chosen.rule} is for products with weights, not for {node.operator} (node {node.name!r}); there "
         "may be identity, epsilon and derivative",
-        reason=Reason.FORM_WITHOUT_RULE, node=node.name, operator=node.operator, tensor=node.z.name,
+        reason=Reason.FORM_WITHOUT_RULE, node=node.name, operator=node.operator,
     )  # fmt: skip
 
 

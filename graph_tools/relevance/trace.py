@@ -21,6 +21,7 @@ from typing import NamedTuple
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators import VJP, NodeView, Rule, RuleTable
+from onnx_attribution.graph_tools.operators.recurrent.cells import CELLS
 from onnx_attribution.graph_tools.operators.registry import Gradients, Key, RuleFunction
 from onnx_attribution.graph_tools.relevance import lrp as tables
 from onnx_attribution.graph_tools.relevance.carried import raw, share
@@ -75,7 +76,7 @@ def _rule(key: Key, rule: Rule, asked: Trace) -> RuleFunction:
                 return [passed if k == moved[0] else None for k in range(len(node.inputs))]
             if rule.bilinear and len(moved) == 2:
                 return _factors(op, node, first_output)
-        if _is_left(node, rule, name, moved):
+        if name in CELLS or _is_left(node, rule, name, moved):
             raise _refusal(node)
         try:
             return weighted(op, node, *r)
@@ -186,9 +187,10 @@ def _factors(op: Emitter, node: NodeView, r: Value) -> Gradients:
 
 
 def _refusal(node: NodeView) -> NotDifferentiable:
+    tensor = next(z.name for z in node.outputs if z is not None)
     return NotDifferentiable(
         f"fb_trace of the form positive has no rule for {node.operator} (node {node.name!r}, output "
-        f"{node.z.name!r}); explain what is before it (logit=True of a last Softmax or Sigmoid), or take the form "
+        f"{tensor!r}); explain what is before it (logit=True of a last Softmax or Sigmoid), or take the form "
         "signed",
-        reason=Reason.NO_RULE, node=node.name, operator=node.operator, tensor=node.z.name,
+        reason=Reason.NO_RULE, node=node.name, operator=node.operator, tensor=tensor,
     )  # fmt: skip

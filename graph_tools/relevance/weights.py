@@ -292,9 +292,8 @@ def _box(product: Product, relevance: Value, numbers: Numbers) -> Value:
 
 
 def _identity(product: Product, relevance: Value, numbers: Numbers) -> Value:
-    one, other = shape_of(product.x), shape_of(product.z)
-    if one is None or other is None or len(one) != len(other) or _differ(one, other):
-        node = product.node
+    if differ(product.x, product.z):
+        node, one, other = product.node, shape_of(product.x), shape_of(product.z)
         raise NotDifferentiable(
             f"LRP's rule identity passes relevance as it is; {node.operator} (node {node.name!r}) makes "
             f"{list(other or ())} of {list(one or ())}: choose another rule for it",
@@ -303,7 +302,11 @@ def _identity(product: Product, relevance: Value, numbers: Numbers) -> Value:
     return relevance
 
 
-def _differ(one: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
+def differ(x: Value, z: Value) -> bool:
+    """Whether two tensors are of other shapes, as far as these are known."""
+    one, other = shape_of(x), shape_of(z)
+    if one is None or other is None or len(one) != len(other):
+        return True
     return any(a != b for a, b in zip(one, other, strict=True) if is_static((a, b)))
 
 

@@ -8,6 +8,9 @@ What a step does to the gradients is a product with factors known beforehand, an
 Gates are products and functions of one number, so each factor has its secant too: a derivative becomes the slope
 between x and x', the other factor of a product its mean of both, and every step sums exactly. Each cell is written
 once, for values at x (the gradient) or at x and x' (the secant).
+
+Relevance (LRP) takes the gradient's way with other factors: gates are constants, so that the signal takes all, an
+activation passes what it gets, and a sum shares by its terms, with epsilon (Arras et al. 2017).
 """
 
 from __future__ import annotations
@@ -98,6 +101,38 @@ def pulled(op: Emitter, function: Function, a: Ends, y: Ends, g: Value) -> Value
     return mul(op, slope(op, function, a, y), g)
 
 
+def gate(op: Emitter, s: Side, function: Function, a: Ends, y: Ends, g: Value) -> Value:
+    """`pulled` at a gate, which relevance does not pass."""
+    return pulled(op, function, a, y, g) if s.epsilon is None else op.zeros_like(a[0])
+
+
+def signal(
+    op: Emitter, s: Side, function: Function, a: Ends, y: Ends, g: Value, is_sum: bool = True
+) -> Value:
+    """`pulled` at what the gates let pass; of relevance `g` times what arrives over the argument, which the terms of a
+    sum share with epsilon."""
+    if s.epsilon is None:
+        return pulled(op, function, a, y, g)
+    epsilon = s.epsilon if is_sum else 0.0
+    zero = op.like(a[0], 0)
+    if epsilon:
+        below = op("Less", a[0], zero)
+        over: Value = op("Add", a[0], op("Where", below, op.like(a[0], -epsilon), op.like(a[0], epsilon)))
+    else:
+        over = op("Where", op("Equal", a[0], zero), op.like(a[0], 1), a[0])
+    return mul(op, g, declare(op("Div", y[0], over), dims(a[0])))
+
+
+def kept(op: Emitter, s: Side, total: Ends, factor: Value) -> Value:
+    """`factor`; of relevance times what the terms of a sum keep of it with epsilon."""
+    if s.epsilon is None:
+        return factor
+    size = op("Abs", total[0])
+    if not s.epsilon:
+        return mul(op, factor, op.cast(op("Greater", size, op.like(size, 0)), size.dtype))
+    return mul(op, factor, op("Div", size, op("Add", size, op.like(size, s.epsilon))))
+
+
 def _ones(op: Emitter, like: Value) -> Value:
     return declare(op("Expand", op.like(like, 1), op.shape(like)), dims(like))
 
@@ -123,9 +158,38 @@ def cell(operator: str, gates: int, *functions: str) -> Callable[[Cell], Cell]:
             ends = [sides_of(op, view, g, gates, functions) for view in (node, reference)]
             return _gradients(op, [node, reference], gates, list(zip(*ends, strict=True)), one)
 
+        CELLS[operator] = Recurrent(one, gates, functions)
         return one
 
     return register
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """What is known of an operator: what a direction does, how many gates it has, and their functions."""
+
+    cell: Cell
+    gates: int
+    functions: Sequence[str]
+
+
+CELLS: dict[str, Recurrent] = {}
+"""The recurrent operators."""
+PASSED = frozenset({"elu", "leakyrelu", "relu", "scaledtanh", "softsign", "tanh", "thresholdedrelu"})
+"""Activations that relevance passes: f(0) = 0."""
+
+
+def multipliers(op: Emitter, node: NodeView, epsilon: float, m: Sequence[Value | None]) -> Gradients | None:
+    """From relevance over what an operator makes that over x and the initial states; None: an activation has no rule.
+
+    Gates are the functions that the standard has in their places, whatever these are.
+    """
+    known = CELLS[node.operator]
+    sides = [replace(s, epsilon=epsilon) for s in sides_of(op, node, m, known.gates, known.functions)]
+    first = 0 if known.gates == 1 else 1  # that of gates
+    if any(f.name not in PASSED for s in sides for f in s.functions[first:]):
+        return None
+    return _gradients(op, [node], known.gates, [[s] for s in sides], known.cell)
 
 
 @cell("RNN", 1, "Tanh")
@@ -141,7 +205,7 @@ def rnn(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
     finals, values = both.there(op, there, [both.hidden], [both.gates(op, 1)])
     h, a, y = (apart(op, sides, v) for v in values)
     made = _made(op, sides, h, finals)
-    k = s.where(op, pulled(op, f, a, y, _ones(op, a[0])), 0)
+    k = s.where(op, signal(op, s, f, a, y, _ones(op, a[0])), 0)
 
     def step(inner: Emitter, dh: Value, _: Values, factors: Values) -> tuple[Value, Values, Values]:
         da = declare(inner("Mul", dh, factors[0]), dims(dh))
@@ -180,15 +244,16 @@ def gru(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
     before = [v.shifted(op, y, v.hidden) for v, y in zip(sides, h, strict=True)]
     mid_z, mid_r = s.split(op, middle(op, zr), 2)
     mid_before = middle(op, before)
-    k_n = pulled(op, g, a_n, new, declare(op("Sub", op.like(mid_z, 1), mid_z), dims(mid_z)))
+    passed = kept(op, s, h, declare(op("Sub", op.like(mid_z, 1), mid_z), dims(mid_z)))
+    k_n = signal(op, s, g, a_n, new, passed)
     of_z = declare(op("Sub", mid_before, middle(op, new)), dims(mid_z))
     of_r = mul(op, k_n, middle(op, read)) if after else mid_before
-    k_zr = pulled(op, f, a, zr, joined(op, [of_z, of_r]))
-    keep = s.where(op, mid_z, 1)
+    k_zr = gate(op, s, f, a, zr, joined(op, [of_z, of_r]))
+    keep = s.where(op, kept(op, s, h, mid_z), 1)
     if not after:
         k_z, k_r = s.split(op, k_zr, 2)
         return _reset_first(op, s, made, keep, [k_z, k_n, k_r, mid_r], before[0], read[0])
-    k = s.where(op, joined(op, [k_zr, mul(op, k_n, mid_r)]), 0)
+    k = s.where(op, joined(op, [k_zr, mul(op, k_n, kept(op, s, read, mid_r))]), 0)
 
     def step(inner: Emitter, dh: Value, _: Values, factors: Values) -> tuple[Value, Values, Values]:
         kept, all_ = factors
@@ -263,10 +328,11 @@ def lstm(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
         into = [declare(op("Sub", n, old), dims(n)) for n, old in zip(new, c_before, strict=True)]
     i, o, forget = s.split(op, middle(op, gates), 3)
     of_f = op.zeros_like(i) if coupled else middle(op, c_before)
-    k_gates = pulled(op, f, a, gates, joined(op, [middle(op, into), middle(op, end), of_f]))
-    k_c, k_h = pulled(op, g, a_c, new, i), pulled(op, last, c, end, o)
-    k_back = declare(op("Sub", op.like(i, 1), i), dims(i)) if coupled else forget
-    if peepholes is not None:
+    k_gates = gate(op, s, f, a, gates, joined(op, [middle(op, into), middle(op, end), of_f]))
+    k_c = signal(op, s, g, a_c, new, kept(op, s, c, i))
+    k_h = signal(op, s, last, c, end, o, is_sum=False)
+    k_back = kept(op, s, c, declare(op("Sub", op.like(i, 1), i), dims(i)) if coupled else forget)
+    if peepholes is not None and s.epsilon is None:
         p_i, p_o, p_f = peepholes
         k_i, k_o, k_f = s.split(op, k_gates, 3)
         k_h = add(op, k_h, mul(op, k_o, p_o))

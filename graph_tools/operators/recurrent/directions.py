@@ -104,6 +104,7 @@ class Side:
     g: Value | None  # of Y, [T, B, H]
     g_h: Value | None  # of Y_h, [B, H]
     g_c: Value | None  # of Y_c, [B, H]
+    epsilon: float | None = None  # of relevance, which passes no gate; None: it is a gradient that arrives
 
     def split(self, op: Emitter, value: Value, parts: int) -> Values:
         """The parts of H units, along the last axis."""

@@ -84,8 +84,9 @@ class Lrp(Method):
 
     Rules are for operators with weights; every other linear operator follows epsilon, and activations pass relevance.
     A factor between two bounds, as a sigmoid, leaves all to the other factor of a product; other factors share evenly.
-    What has no rule (a softmax, a sigmoid by itself) is refused: `rules` may name one. A BatchNormalization that is not
-    folded into its convolution follows epsilon as well.
+    LSTM, GRU and RNN follow epsilon, with their gates as constants. What has no rule (a softmax, a sigmoid by itself)
+    is refused: `rules` may name one. A BatchNormalization that is not folded into its convolution follows epsilon as
+    well.
     """
 
     indifferent_to: ClassVar[frozenset[str]] = frozenset({"multiply_by_inputs"})

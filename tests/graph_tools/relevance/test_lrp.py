@@ -281,6 +281,6 @@ def test_a_rule_may_be_named_for_a_node(name: str) -> None:
     assert_carried(of("epsilon"), x * s * (1 - s))
     assert_carried(of("derivative"), s * s * (1 - s))
     with pytest.raises(
-        NotDifferentiable, match="the rule zplus is for operators with weights, not for Sigmoid"
+        NotDifferentiable, match="the rule zplus is for products with weights, not for Sigmoid"
     ):
         of("zplus")
