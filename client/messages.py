@@ -28,6 +28,7 @@ from onnx_attribution.values import (
     Attribution,
     AttributionRequest,
     Baseline,
+    ChannelSums,
     Completed,
     Event,
     ModelInfo,
@@ -131,6 +132,7 @@ def _asked(
     baselines: Mapping[str, ArrayLike | References] | None = None,
     request_id: str = "",
     sums_only: bool = False,
+    channel_sums: ChannelSums = None,
     **parameters: Any,
 ) -> tuple[AttributionRequest, requests.Violations]:
     """The request, and what is wrong with what it was made of."""
@@ -154,6 +156,7 @@ def _asked(
         baselines={} if baselines is None else _baselines(baselines),
         request_id=request_id,
         sums_only=sums_only,
+        channel_sums=channel_sums,
     )
     return request, found
 

@@ -906,8 +906,14 @@ class InterveneResponse(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., values: _Optional[_Iterable[float]] = ..., largest: _Optional[_Iterable[int]] = ..., largest_before: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs_before: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., evaluations: _Optional[int] = ..., seconds: _Optional[float] = ..., digest: _Optional[str] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class ChannelSums(_message.Message):
+    __slots__ = ("axis",)
+    AXIS_FIELD_NUMBER: _ClassVar[int]
+    axis: int
+    def __init__(self, axis: _Optional[int] = ...) -> None: ...
+
 class AttributeRequest(_message.Message):
-    __slots__ = ("model", "inputs", "layers", "source", "target", "baselines", "request_id", "validate_only", "targets", "last_only", "sums_only", "custom", "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default", "occlusion", "layer_activation", "expected_gradients", "smoothgrad", "smoothgrad_sq", "vargrad", "internal_influence", "neuron_conductance", "grad_cam", "grad_cam_pp", "hires_cam", "layer_cam", "xgrad_cam", "kernel_shap", "guided_grad_cam", "full_grad", "full_grad_terms", "guided_backprop", "deconvnet", "rectgrad", "lrp", "fb_trace")
+    __slots__ = ("model", "inputs", "layers", "source", "target", "baselines", "request_id", "validate_only", "targets", "last_only", "sums_only", "channel_sums", "custom", "gradient", "gradient_x_activation", "integrated_gradients", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel", "deeplift_genomics_default", "occlusion", "layer_activation", "expected_gradients", "smoothgrad", "smoothgrad_sq", "vargrad", "internal_influence", "neuron_conductance", "grad_cam", "grad_cam_pp", "hires_cam", "layer_cam", "xgrad_cam", "kernel_shap", "guided_grad_cam", "full_grad", "full_grad_terms", "guided_backprop", "deconvnet", "rectgrad", "lrp", "fb_trace")
     class BaselinesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -926,6 +932,7 @@ class AttributeRequest(_message.Message):
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     LAST_ONLY_FIELD_NUMBER: _ClassVar[int]
     SUMS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_SUMS_FIELD_NUMBER: _ClassVar[int]
     CUSTOM_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_X_ACTIVATION_FIELD_NUMBER: _ClassVar[int]
@@ -967,6 +974,7 @@ class AttributeRequest(_message.Message):
     targets: _containers.RepeatedCompositeFieldContainer[Target]
     last_only: bool
     sums_only: bool
+    channel_sums: ChannelSums
     custom: CustomMethod
     gradient: Gradient
     gradient_x_activation: GradientXActivation
@@ -997,7 +1005,7 @@ class AttributeRequest(_message.Message):
     rectgrad: RectGrad
     lrp: Lrp
     fb_trace: FbTrace
-    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., last_only: bool = ..., sums_only: bool = ..., custom: _Optional[_Union[CustomMethod, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_activation: _Optional[_Union[GradientXActivation, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., neuron_ig: _Optional[_Union[NeuronIG, _Mapping]] = ..., deeplift_rescale: _Optional[_Union[DeepLiftRescale, _Mapping]] = ..., deeplift_reveal_cancel: _Optional[_Union[DeepLiftRevealCancel, _Mapping]] = ..., deeplift_genomics_default: _Optional[_Union[DeepLiftGenomicsDefault, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_activation: _Optional[_Union[LayerActivation, _Mapping]] = ..., expected_gradients: _Optional[_Union[ExpectedGradients, _Mapping]] = ..., smoothgrad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., smoothgrad_sq: _Optional[_Union[SmoothGradSquared, _Mapping]] = ..., vargrad: _Optional[_Union[VarGrad, _Mapping]] = ..., internal_influence: _Optional[_Union[InternalInfluence, _Mapping]] = ..., neuron_conductance: _Optional[_Union[NeuronConductance, _Mapping]] = ..., grad_cam: _Optional[_Union[GradCam, _Mapping]] = ..., grad_cam_pp: _Optional[_Union[GradCamPlusPlus, _Mapping]] = ..., hires_cam: _Optional[_Union[HiResCam, _Mapping]] = ..., layer_cam: _Optional[_Union[LayerCam, _Mapping]] = ..., xgrad_cam: _Optional[_Union[XGradCam, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., guided_grad_cam: _Optional[_Union[GuidedGradCam, _Mapping]] = ..., full_grad: _Optional[_Union[FullGrad, _Mapping]] = ..., full_grad_terms: _Optional[_Union[FullGradTerms, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[DeconvNet, _Mapping]] = ..., rectgrad: _Optional[_Union[RectGrad, _Mapping]] = ..., lrp: _Optional[_Union[Lrp, _Mapping]] = ..., fb_trace: _Optional[_Union[FbTrace, _Mapping]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., layers: _Optional[_Iterable[str]] = ..., source: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baselines: _Optional[_Mapping[str, Baseline]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., last_only: bool = ..., sums_only: bool = ..., channel_sums: _Optional[_Union[ChannelSums, _Mapping]] = ..., custom: _Optional[_Union[CustomMethod, _Mapping]] = ..., gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_activation: _Optional[_Union[GradientXActivation, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., neuron_ig: _Optional[_Union[NeuronIG, _Mapping]] = ..., deeplift_rescale: _Optional[_Union[DeepLiftRescale, _Mapping]] = ..., deeplift_reveal_cancel: _Optional[_Union[DeepLiftRevealCancel, _Mapping]] = ..., deeplift_genomics_default: _Optional[_Union[DeepLiftGenomicsDefault, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_activation: _Optional[_Union[LayerActivation, _Mapping]] = ..., expected_gradients: _Optional[_Union[ExpectedGradients, _Mapping]] = ..., smoothgrad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., smoothgrad_sq: _Optional[_Union[SmoothGradSquared, _Mapping]] = ..., vargrad: _Optional[_Union[VarGrad, _Mapping]] = ..., internal_influence: _Optional[_Union[InternalInfluence, _Mapping]] = ..., neuron_conductance: _Optional[_Union[NeuronConductance, _Mapping]] = ..., grad_cam: _Optional[_Union[GradCam, _Mapping]] = ..., grad_cam_pp: _Optional[_Union[GradCamPlusPlus, _Mapping]] = ..., hires_cam: _Optional[_Union[HiResCam, _Mapping]] = ..., layer_cam: _Optional[_Union[LayerCam, _Mapping]] = ..., xgrad_cam: _Optional[_Union[XGradCam, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., guided_grad_cam: _Optional[_Union[GuidedGradCam, _Mapping]] = ..., full_grad: _Optional[_Union[FullGrad, _Mapping]] = ..., full_grad_terms: _Optional[_Union[FullGradTerms, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[DeconvNet, _Mapping]] = ..., rectgrad: _Optional[_Union[RectGrad, _Mapping]] = ..., lrp: _Optional[_Union[Lrp, _Mapping]] = ..., fb_trace: _Optional[_Union[FbTrace, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("request_id", "digest", "batch_mode", "target_tensor", "layers", "planned_evaluations")

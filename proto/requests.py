@@ -102,6 +102,10 @@ def to_bytes(
 
 def _without_inputs(request: v.AttributionRequest, found: Violations) -> pb.AttributeRequest:
     message = pb.AttributeRequest(sums_only=request.sums_only)
+    if request.channel_sums is not None:
+        message.channel_sums.SetInParent()
+        if request.channel_sums != "auto":
+            message.channel_sums.axis = request.channel_sums
     for field in ("model", "request_id"):
         with found.at(field):
             setattr(message, field, text_of(getattr(request, field)))
@@ -144,6 +148,11 @@ def from_request(message: pb.AttributeRequest) -> v.AttributionRequest:
     for k, one in enumerate(message.targets):
         with found.at(f"targets[{k}]"):
             targets.append(from_target(one))
+    channel_sums: v.ChannelSums = None
+    if message.HasField("channel_sums"):
+        told = message.channel_sums
+        channel_sums = told.axis if told.HasField("axis") else "auto"
+        found.require(channel_sums != 0, "channel_sums.axis", "axis 0 is that of the samples")
     alone = not (message.targets and message.HasField("target"))
     found.require(alone, "targets", "give target or targets, not both", reason=Reason.TARGET_INVALID)
     found.raise_if_any()
@@ -158,6 +167,7 @@ def from_request(message: pb.AttributeRequest) -> v.AttributionRequest:
         baselines=baselines,
         request_id=message.request_id,
         sums_only=message.sums_only,
+        channel_sums=channel_sums,
     )
 
 

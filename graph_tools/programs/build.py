@@ -166,6 +166,24 @@ class Draft:
             summed = op("ReduceSum", folded, op.ints([1]), keepdims=0)
         return summed
 
+    def per_channel(self, value: Value, tensor: str, axis: int) -> Value:
+        """The sum of a value of a tensor's shape over the positions of its channels, which lie on an axis that is not
+        that of its rows: `[rows, channels]`, or `[1, channels]` where rows are not separable."""
+        op, rank = self.op, len(shape_of(self.tensor(tensor)) or ())
+        rows = self.network.rows.get(tensor)
+        alone = self.network.batch == "single" or rows is None
+        kept = [axis] if alone or rows is None else sorted((axis, rows.axis))
+        others = [k for k in range(rank) if k not in kept]
+        summed = op("ReduceSum", value, op.ints(others), keepdims=0) if others else value
+        if alone or rows is None:
+            return op("Reshape", summed, op.ints([1, -1]))
+        if axis < rows.axis:
+            summed = op("Transpose", summed, perm=[1, 0])
+        if rows.factor != 1:
+            sizes = op("Concat", op.ints([-1, rows.factor]), op.dims(summed, 1), axis=0)
+            summed = op("ReduceSum", op("Reshape", summed, sizes), op.ints([1]), keepdims=0)
+        return summed
+
     def finish(self, *, unused: bool = False) -> Program:
         """The program with the outputs that were made; without `unused` only with the inputs that these need."""
         self.graph.outputs = self.outputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ def rows_program(
     rules: RuleTable = VJP,
     activations: bool = True,
     totals: Reduction | None = None,
+    channels: Mapping[str, int] | None = None,
     relevance: bool = False,
 ) -> Program:
     """Gradient rows: one run of the network at the rows that are given.
@@ -31,7 +33,9 @@ def rows_program(
     Inputs are the network's own, hidden sources by name, and `target/weight`. Outputs are `activation/<layer>`, unless
     `activations` is False, and `gradient/<layer>` in the layer's own shape, and `target/value`: `[rows]`, or `[1]`
     where rows are not separable. With `totals` in place of both `total/<layer>` of the shape of `target/value`: the sum
-    over the units of a row, in float32 at least. `relevance`: what the rules carry begins with the target's value.
+    over the units of a row, in float32 at least; or, of layers of which `channels` says the axis, `channels/<layer>`,
+    `[rows, channels]` or `[1, channels]`: the sums over the positions of each. `relevance`: what the rules carry begins
+    with the target's value.
     """
     draft = Draft(network, choice.sources)
     weight = draft.weight(choice.target)
@@ -39,7 +43,11 @@ def rows_program(
     draft.put_target(choice.target, weight, "target/value")
     for layer in choice.layers:
         if totals is not None:
-            draft.put(_total(draft, layer, gradients[layer], totals), f"total/{layer}")
+            found = _summed(draft, layer, gradients[layer], totals)
+            if channels is not None and layer in channels:
+                draft.put(draft.per_channel(found, layer, channels[layer]), f"channels/{layer}")
+            else:
+                draft.put(draft.per_row(found, layer), f"total/{layer}")
             continue
         if activations:
             draft.put(draft.tensor(layer), f"activation/{layer}")
@@ -47,13 +55,14 @@ def rows_program(
     return draft.finish()
 
 
-def _total(draft: Draft, layer: str, gradient: Value, totals: Reduction) -> Value:
+def _summed(draft: Draft, layer: str, gradient: Value, totals: Reduction) -> Value:
+    """What is added up, in float32 at least."""
     op, activation = draft.op, draft.tensor(layer)
     wide = np.float64 if np.dtype(gradient.dtype) == np.float64 else np.float32
     found = op.cast(gradient, wide)
     if totals == "product":
         found = op("Mul", found, op.cast(activation, wide))
-    return draft.per_row(found, layer)
+    return found
 
 
 def led_to(network: Network, choice: Choice, *, rules: RuleTable = VJP) -> tuple[str, ...]:

@@ -229,7 +229,7 @@ class _Remote:
 
 def _options(request: AttributionRequest) -> dict[str, Any]:
     """What a client is told of a request beside its model and inputs."""
-    names = ("method", "layers", "source", "target", "targets", "baselines", "sums_only")
+    names = ("method", "layers", "source", "target", "targets", "baselines", "sums_only", "channel_sums")
     return {name: getattr(request, name) for name in names}
 
 

@@ -100,7 +100,7 @@ class Importance:
         arrays = {name: getattr(self, name) for name in ARRAYS}
         try:
             with open(file, "wb") as opened:
-                np.savez_compressed(opened, **arrays, **texts)
+                np.savez_compressed(opened, **arrays, **texts)  # type: ignore[arg-type]  # its stubs have one keyword
         except OSError as error:
             raise InvalidArgument(f"{str(file)!r} cannot be written: {error.strerror or error}") from error
 

@@ -22,6 +22,7 @@ ENTRY_POINTS = "onnx_attribution.methods"
 TAKEN = frozenset(
     [
         "baselines",
+        "channel_sums",
         "inputs",
         "layers",
         "method",

@@ -101,6 +101,20 @@ class References:
 
 
 Baseline = Array | float | str | References
+ChannelSums = Literal["auto"] | int | None
+
+
+def _channel_sums(given: object) -> ChannelSums:
+    """Raises: InvalidArgument: it is neither an axis nor "auto" nor None."""
+    if given is None or given == "auto":
+        return "auto" if given else None
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given == 0:
+        raise InvalidArgument(
+            f'channel_sums is "auto" or the axis of the channels with the samples in front, 1 or more, or counted from '
+            f"the end; not {shown(given)}",
+            option="channel_sums",
+        )
+    return int(given)
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -118,6 +132,11 @@ class AttributionRequest:
     without the values of their units, which stay in the program where its rows share a run; the rows of `auto` paths
     are those of a trapezoid then, whose steps double.
 
+    With `channel_sums` the values are `[samples, channels]`, the sums over the positions of each channel. It is the
+    axis of the channels, counted with the samples in front, or "auto" for that which the operators around the layer
+    have: 1 at convolutions, `[N, C, H, W]` or `[N, C, L]`, the last at products with weights, `[N, T, D]` or `[N, K]`,
+    else 1 of four axes or more and the last of fewer.
+
     Raises:
         InvalidArgument: a parameter that the method does not know, or that is out of its bounds; no target, or both
             `target` and `targets`.
@@ -133,6 +152,7 @@ class AttributionRequest:
     request_id: str
     targets: tuple[Target, ...] | None
     sums_only: bool
+    channel_sums: ChannelSums
 
     def __init__(
         self,
@@ -147,6 +167,7 @@ class AttributionRequest:
         request_id: str = "",
         targets: Sequence[Target | Selection] | Array | None = None,
         sums_only: bool = False,
+        channel_sums: ChannelSums = None,
         **parameters: Any,
     ) -> None:
         if target is not None and targets is not None:
@@ -162,6 +183,7 @@ class AttributionRequest:
             "request_id": request_id,
             "targets": None if targets is None else Target.each_of(targets),
             "sums_only": bool(sums_only),
+            "channel_sums": _channel_sums(channel_sums),
         }
         for name, value in given.items():
             object.__setattr__(self, name, value)
@@ -195,7 +217,8 @@ class LayerAttribution:
     source to target, or to any of several, crosses the layer, without which `residual` measures what bypasses it.
     `spread` is the L1 norm of the standard deviation of the values over several references; NaN with one.
 
-    Of a request with `sums_only`, `values` is `[samples, 0]`, and error estimate and spread are those of the sum.
+    Of a request with `sums_only`, `values` is `[samples, 0]`, and error estimate and spread are those of the sum; with
+    `channel_sums` it is `[samples, channels]`, and these are of that.
     """
 
     name: str

@@ -10,10 +10,22 @@ import numpy as np
 
 from onnx_attribution.graph_tools.ir.emit import element_type
 from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.request.channels import by_channel
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.targets import per_sample
 from onnx_attribution.server.engine.rows.evaluate import Floats, Sums
 from onnx_attribution.values import Attribution, Flow, LayerAttribution, LayerFlow
+
+
+def of_channels(resolved: Resolved, sums: Sums) -> Sums:
+    """The sums over the positions of each channel, where these are asked for."""
+    if not resolved.channels:
+        return sums
+    fine, coarse = (
+        {layer: by_channel(values, resolved.channels.get(layer), layer) for layer, values in part.items()}
+        for part in (sums.fine, sums.coarse)
+    )
+    return replace(sums, fine=fine, coarse=coarse)
 
 
 @np.errstate(invalid="ignore", over="ignore")  # infinite values leave NaN, of which a warning is given

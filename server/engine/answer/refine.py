@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from onnx_attribution.errors import Cancelled, DeadlineExceeded, InvalidArgument, ModelError
-from onnx_attribution.server.engine.answer.reduce import errors_of, flow_of, layers_of, together
+from onnx_attribution.server.engine.answer.reduce import errors_of, flow_of, layers_of, of_channels, together
 from onnx_attribution.server.engine.answer.warnings import Answered, warnings_of
 from onnx_attribution.server.engine.methods import stages
 from onnx_attribution.server.engine.methods.path import missed
@@ -160,6 +160,7 @@ def _answer(
     may_go_on: Callable[[], bool],
 ) -> Attribution:
     """The answer about one target."""
+    every = of_channels(asked, every)
     resolved, sums = averaged(asked, every)
     with np.errstate(over="ignore", invalid="ignore"):  # the warnings say what is not finite
         layers, joint = layers_of(model, resolved, sums)

@@ -14,6 +14,7 @@ from onnx_attribution.server.engine.methods.maps import map_of
 from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import AtInput, Floats, Recipe, contribution, multiplier, recipe
+from onnx_attribution.server.engine.request.channels import own_axis
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums
 from onnx_attribution.server.engine.rows.points import rows_at
@@ -33,23 +34,45 @@ def gradient_x_activation(method: GradientXActivation) -> Recipe:
 
 
 def gradients(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
-    """Gradients at x, reduced with the activations; of sums only the sums over the units of each layer."""
-    reduce, totals = resolved.recipe.reduce, None
-    if resolved.request.sums_only and resolved.recipe.pooled is None:
+    """Gradients at x, reduced with the activations; of sums only the sums over the units of each layer, or over the
+    positions of its channels."""
+    reduce, totals, channels = resolved.recipe.reduce, None, _channels(resolved)
+    if (resolved.request.sums_only or channels) and resolved.recipe.pooled is None:
         totals = REDUCTIONS.get(reduce)
     parts: dict[str, list[Any]] = {layer: [] for layer in resolved.choice.layers}
     values: list[Floats] = []
     points = [(k, 1.0) for k in range(resolved.samples.count)]
     needed = reduce is not multiplier or resolved.recipe.pooled is not None
-    for rows in rows_at(model, resolved, points, memory, activations=needed, totals=totals):
+    for rows in rows_at(
+        model,
+        resolved,
+        points,
+        memory,
+        activations=needed,
+        totals=totals,
+        channels=channels if totals else None,
+    ):
         values.append(rows.values)
         for layer, total in rows.totals.items():
-            parts[layer].append(total[:, None])
+            parts[layer].append(total)
         for layer, pair in rows.layers.items():
             parts[layer].append(_reduced(resolved, layer, *pair))
         yield rows.evaluated
     joined = {layer: p[0] if len(p) == 1 else np.concatenate(p) for layer, p in parts.items()}
     return Sums(joined, {}, np.concatenate(values))
+
+
+def _channels(resolved: Resolved) -> dict[str, int]:
+    """By layer the axis of its channels in its own layout; none unless there is one in every layer."""
+    found = dict[str, int]()
+    if resolved.request.channel_sums is None:
+        return found
+    for layer, axis in resolved.channels.items():
+        own = None if axis is None else own_axis(axis, resolved.samples.place(layer))
+        if own is None:
+            return {}
+        found[layer] = own
+    return found
 
 
 def _reduced(resolved: Resolved, layer: str, gradient: Any, activation: Any) -> NDArray[np.floating]:

@@ -94,7 +94,9 @@ def driver(inner: Mapping[type, Driver]) -> Driver:
 
 def _whole(resolved: Resolved) -> AttributionRequest:
     """The request with the values of units, of which means and squares are taken."""
-    return resolved.request.changed(sums_only=False) if resolved.request.sums_only else resolved.request
+    request = resolved.request
+    is_whole = not request.sums_only and request.channel_sums is None
+    return request if is_whole else request.changed(sums_only=False, channel_sums=None)
 
 
 def _draws(resolved: Resolved) -> Draws:

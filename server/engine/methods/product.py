@@ -32,7 +32,7 @@ def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterat
 
 
 def _product(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
-    at, request = resolved.recipe.at, resolved.request.changed(sums_only=False)
+    at, request = resolved.recipe.at, resolved.request.changed(sums_only=False, channel_sums=None)
     assert isinstance(at, Product)
     (layer,) = resolved.beside
     own = yield from gradients(model, replace(resolved, recipe=at.of, request=request), memory)

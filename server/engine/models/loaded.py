@@ -27,6 +27,7 @@ from onnx_attribution.graph_tools.programs.footprint import Footprint
 from onnx_attribution.graph_tools.programs.rows import Reduction, led_to, rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice, Program
 from onnx_attribution.graph_tools.read.load import ModelSource
+from onnx_attribution.graph_tools.select.channels import channel_axis
 from onnx_attribution.graph_tools.select.cuts import cut_sets, cut_tensors, is_joint_cut
 from onnx_attribution.graph_tools.select.homogeneous import is_homogeneous
 from onnx_attribution.graph_tools.select.layers import (
@@ -386,6 +387,10 @@ class LoadedModel(ReadModel):
             ("cuts", sources, target), lambda: frozenset(cut_tensors(self.nodes, sources, target))
         )
 
+    def channel_axis(self, name: str) -> int | None:
+        """The axis of the channels of a tensor in its own layout, by the operators that make it."""
+        return self._facts.get(("channels", name), lambda: channel_axis(self.graph, name))
+
     def is_joint_cut(self, choice: Choice) -> bool:
         """Whether every way to the target crosses one of the layers, and none crosses two."""
         return self._facts.get(
@@ -461,10 +466,14 @@ GRADIENT = Held(VJP)
 
 
 def rows_key(
-    choice: Choice, rules: Held = GRADIENT, activations: bool = True, totals: Reduction | None = None
+    choice: Choice,
+    rules: Held = GRADIENT,
+    activations: bool = True,
+    totals: Reduction | None = None,
+    channels: Mapping[str, int] | None = None,
 ) -> tuple[object, ...]:
     """What sessions of `rows_program` are kept by."""
-    return ("rows", choice, rules, activations, totals)
+    return ("rows", choice, rules, activations, totals, *(channels or {}).items())
 
 
 def _total_bytes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int:

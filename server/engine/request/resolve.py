@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Biases, Groups, Path, Product, Recipe, Values
 from onnx_attribution.server.engine.request import targets
 from onnx_attribution.server.engine.request.baselines import baselines_of, references_of
+from onnx_attribution.server.engine.request.channels import Axes, channel_axes
 from onnx_attribution.server.engine.request.groups import Features, features_of
 from onnx_attribution.server.engine.request.inputs import (
     batch_words,
@@ -42,7 +43,7 @@ class Resolved:
     A sample stands here once for each of its references, and all that is said of samples counts these. `selection` are
     the target's weights `[samples, *unit]`. `value` and `baseline_value` are NaN until a program has run that gives
     them; `evaluated` counts the rows that were run to read the request. `beside` are tensors that an answer about the
-    layers is made of.
+    layers is made of. `channels` says of layers whose positions are summed where the channels lie.
     """
 
     request: AttributionRequest
@@ -60,6 +61,7 @@ class Resolved:
     stop: Callable[[], object] = lambda: None
     labels: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    channels: Axes = field(default_factory=dict)
 
     def known(self, value: NDArray[np.float64], baseline_value: NDArray[np.float64]) -> Resolved:
         """The same with the target's values at x and x', as far as these are there."""
@@ -140,6 +142,7 @@ def resolve(
     if not together:
         rows = model.places_of(tensors)
     plain = Samples.laid(model, given, rows, together, references)
+    channels = channel_axes(model, request, layers, rows)
     run_for_it = 0
     if through:
         place, run_for_it = _indexed(model, plain, through)
@@ -188,6 +191,7 @@ def resolve(
                 stop,
                 labels,
                 beside,
+                channels,
             )
         )
     return resolved

@@ -135,17 +135,22 @@ def between(low: Array, high: Array, alpha: float | Floats) -> Array:
 
 
 def rows_session(
-    model: LoadedModel, resolved: Resolved, activations: bool = True, totals: Reduction | None = None
+    model: LoadedModel,
+    resolved: Resolved,
+    activations: bool = True,
+    totals: Reduction | None = None,
+    channels: Mapping[str, int] | None = None,
 ) -> Session:
     found = resolved.recipe
     return model.session(
-        rows_key(resolved.choice, resolved.recipe.rules, activations, totals),
+        rows_key(resolved.choice, resolved.recipe.rules, activations, totals, channels),
         lambda: rows_program(
             model.network,
             resolved.choice,
             rules=found.table,
             activations=activations,
             totals=totals,
+            channels=channels,
             relevance=found.relevance,
         ),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,8 +23,8 @@ Point = tuple[int, float]
 @dataclass(frozen=True)
 class Rows:
     """What a run found at some points: per layer gradients and activations `[points, *unit]`, the latter `[points, 0]`
-    unless they are asked for, or `totals` `[points]`, and the target's values; `evaluated` counts the rows that were
-    run for it."""
+    unless they are asked for, or `totals` `[points, 1]` or `[points, channels]`, and the target's values; `evaluated`
+    counts the rows that were run for it."""
 
     points: Sequence[Point]
     layers: dict[str, tuple[Array, Array]]
@@ -41,13 +41,14 @@ def rows_at(
     *,
     activations: bool = True,
     totals: Reduction | None = None,
+    channels: Mapping[str, int] | None = None,
 ) -> Iterator[Rows]:
-    """The rows at points, as many in one run as fit.
+    """The rows at points, as many in one run as fit; `totals` and `channels` are those of `rows_program`.
 
     A row that is not finite is run alone once more, and so are those beside it: NaN of one may be in what others share
     with it.
     """
-    session = rows_session(model, resolved, activations, totals)
+    session = rows_session(model, resolved, activations, totals, channels)
     limit = row_limit(model, resolved.samples, memory, session, resolved.samples.runs[0].shapes)
     if resolved.recipe.alone:
         limit = 1
@@ -76,7 +77,10 @@ def _rows(resolved: Resolved, points: Sequence[Point], found: dict[str, Array], 
     layers, totals = dict[str, tuple[Array, Array]](), dict[str, Floats]()
     for name in resolved.choice.layers:
         if f"total/{name}" in found:
-            totals[name] = found[f"total/{name}"].astype(np.float64)
+            totals[name] = found[f"total/{name}"].astype(np.float64)[:, None]
+            continue
+        if f"channels/{name}" in found:
+            totals[name] = found[f"channels/{name}"].astype(np.float64)
             continue
         gradient = samples.first(name, found[f"gradient/{name}"])
         if f"activation/{name}" in found:
@@ -96,7 +100,11 @@ def _work(resolved: Resolved, points: Sequence[Point], limit: int) -> Work:
             for layer in resolved.choice.layers
             for kind in ("gradient", "activation")
         }
-        sums = {f"total/{layer}": RowAxis(0) for layer in resolved.choice.layers}
+        sums = {
+            f"{kind}/{layer}": RowAxis(0)
+            for layer in resolved.choice.layers
+            for kind in ("total", "channels")
+        }
         places = {**run.places, **found, **sums, "target/value": RowAxis(0)}
     return Work(feeds_at(resolved, points), places, len(points), limit)
 

@@ -25,7 +25,7 @@ from onnx_attribution.values import (
 
 __all__ = ["arrays_of", "explanation", "predictions", "request_of", "seconds_of"]
 
-OWN = ("method", "layers", "source", "target", "targets", "baselines", "sums_only", "seconds")
+OWN = ("method", "layers", "source", "target", "targets", "baselines", "sums_only", "channel_sums", "seconds")
 """Parameters of an explanation; all others are those of its method."""
 
 
@@ -83,6 +83,7 @@ def request_of(model: str, given: Mapping[str, Any], info: ModelInfo) -> Attribu
         _baselines(parameters.get("baselines", {}), info),
         targets=None if several is None else [_target(one) for one in several],
         sums_only=switch(parameters, "sums_only"),
+        channel_sums=parameters.get("channel_sums"),
     )
 
 
