@@ -5,27 +5,32 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
+import numpy as np
 from numpy.typing import ArrayLike
 
 from onnx_attribution.client import calls, messages
-from onnx_attribution.client.audit.stream import Audited, AuditProgress, Log
+from onnx_attribution.client.audit.stream import Asked, Audited, AuditProgress, Log
 from onnx_attribution.client.calls import Answer, Call, Listing
 from onnx_attribution.client.channel import Link, Tls
 from onnx_attribution.client.errors import translated
+from onnx_attribution.client.measure import Sent, told
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
 from onnx_attribution.client.streams import AsyncStream
-from onnx_attribution.errors import NotReady, ServerBug
+from onnx_attribution.errors import InvalidArgument, NotReady, ServerBug
+from onnx_attribution.importance import Importance, Measuring
 from onnx_attribution.interventions import Intervened, Intervention
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.values import (
     Array,
     Attribution,
+    ChannelSums,
     Completed,
     LayerInfo,
     ModelInfo,
@@ -125,7 +130,7 @@ class AsyncClient:
     async def audit(
         self,
         model: str,
-        items: Iterable[Inputs] | AsyncIterable[Inputs],
+        items: Iterable[Inputs | Asked] | AsyncIterable[Inputs | Asked],
         *,
         window: int = 0,
         progress: Callable[[AuditProgress], None] | None = None,
@@ -171,7 +176,7 @@ class AsyncClient:
         self,
         call: Any,
         log: Log,
-        items: AsyncIterator[Inputs],
+        items: AsyncIterator[Inputs | Asked],
         room: asyncio.Semaphore,
         failure: list[BaseException],
     ) -> None:
@@ -184,7 +189,10 @@ class AsyncClient:
             while True:
                 await room.acquire()
                 try:
-                    message = log.item(await self._named(log.model, await anext(items), None))
+                    one = await anext(items)
+                    own = one.target if isinstance(one, Asked) else None
+                    inputs = one.inputs if isinstance(one, Asked) else one
+                    message = log.item(await self._named(log.model, inputs, None), own)
                 except StopAsyncIteration:
                     break
                 except Exception as error:  # the caller's iterable: told to the caller
@@ -194,6 +202,41 @@ class AsyncClient:
             await call.done_writing()
         except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
             pass  # reading says why the stream has ended
+
+    async def importance(
+        self,
+        model: str,
+        inputs: Inputs,
+        labels: ArrayLike,
+        *,
+        layer: str,
+        target: str | None = None,
+        logit: bool | None = None,
+        channels: ChannelSums = "auto",
+        source: Sequence[str] = (),
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Importance:
+        """How much each unit of a layer matters to the class of each sample; see `Client.importance`."""
+        options: dict[str, Any] = {"layer": layer, "target": target, "logit": logit, "channels": channels}
+        given = messages.arrays(inputs) if isinstance(inputs, Mapping) else np.asanyarray(inputs)
+        info = await self.model(model)
+        run = Measuring(model, info, given, labels, source=source, progress=progress, **options)
+        if (known := run.scores) is not None:
+            run.classes(known, (await self.predict(model, run.sample, [known]))[known])
+        *others, last = run.logits()
+        found: Attribution | None = None
+        for one in others:
+            with suppress(InvalidArgument):
+                found = await self.attribute(model, run.sample, **told(run.first(one)))
+        found = found or await self.attribute(model, run.sample, **told(run.first(last)))
+        if known is None:
+            name = found.target.tensor
+            run.classes(name, (await self.predict(model, run.sample, [name]))[name])
+        run.settle(found)
+        batches = Sent(run, (await self.server()).limits)
+        async for answer in self.audit(model, batches, **run.options):
+            run.add(*batches.answered(answer))
+        return run.record()
 
     async def predict(
         self, model: str, inputs: Inputs, outputs: Sequence[str] = (), *, timeout: float | None = None
@@ -300,7 +343,9 @@ class AsyncClient:
         return {self._only_inputs[model]: inputs}
 
 
-async def _each(items: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Inputs]:
+async def _each(
+    items: Iterable[Inputs | Asked] | AsyncIterable[Inputs | Asked],
+) -> AsyncIterator[Inputs | Asked]:
     if isinstance(items, AsyncIterable):
         async for one in items:
             yield one

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from os import PathLike
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import grpc
+import numpy as np
 from numpy.typing import ArrayLike
 
 from onnx_attribution.client import calls, messages
 from onnx_attribution.client.audit.answers import Audit
-from onnx_attribution.client.audit.stream import Audited, AuditProgress, Log
+from onnx_attribution.client.audit.stream import Asked, Audited, AuditProgress, Log
 from onnx_attribution.client.calls import Answer, Call, Listing
 from onnx_attribution.client.channel import Link, Tls
 from onnx_attribution.client.errors import translated
+from onnx_attribution.client.measure import Sent, told
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
 from onnx_attribution.client.streams import Stream
+from onnx_attribution.importance import Importance, Measuring, begin
 from onnx_attribution.interventions import Intervened, Intervention
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.values import (
     Array,
     Attribution,
+    ChannelSums,
     Completed,
     LayerInfo,
     ModelInfo,
@@ -128,7 +133,7 @@ class Client:
     def audit(
         self,
         model: str,
-        items: Iterable[Inputs],
+        items: Iterable[Inputs | Asked],
         *,
         window: int = 0,
         progress: Callable[[AuditProgress], None] | None = None,
@@ -137,15 +142,58 @@ class Client:
         """The attributions of a data set over one stream, in the order in which they are done.
 
         Items are taken from the iterable as answers come, at most `window` (0: as the server likes) ahead of them, so
-        that neither side holds more. An item that cannot be explained is answered by its error. A stream that breaks
-        is taken up again where it was. `progress` is called after each answer; `options` are those of `attribute`.
+        that neither side holds more; `Asked` has a target of its own. An item that cannot be explained is answered by
+        its error. A stream that breaks is taken up again where it was. `progress` is called after each answer;
+        `options` are those of `attribute`.
 
         Raises: AttributionError where the audit as a whole cannot be.
         """
-        named = (self._named(model, one, None) for one in items)
+        named = (
+            (self._named(model, one.inputs, None), one.target)
+            if isinstance(one, Asked)
+            else (self._named(model, one, None), None)
+            for one in items
+        )
         return Audit(
             self._stubs["AttributionService"].Audit, Log(model, options, window), named, progress
         ).answers()
+
+    def importance(
+        self,
+        model: str,
+        inputs: Inputs,
+        labels: ArrayLike,
+        *,
+        layer: str,
+        target: str | None = None,
+        logit: bool | None = None,
+        channels: ChannelSums = "auto",
+        source: Sequence[str] = (),
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Importance:
+        """How much each unit of a layer matters to the class of each sample: the sum over the unit's positions of the
+        gradient of the class's logit, over one stream in batches, and its mean and spread per class.
+
+        `labels` has an index of a class for each sample, or one-hot rows. `target` names the tensor of scores (default:
+        the only float output), of which `logit` takes what a final Softmax is made of (None: where there is one).
+        `channels` is the axis of the units, as `channel_sums` of requests. `progress` is told of samples done and all.
+
+        Raises: AttributionError, which names the samples that it is about.
+        """
+        options: dict[str, Any] = {"layer": layer, "target": target, "logit": logit, "channels": channels}
+        given = messages.arrays(inputs) if isinstance(inputs, Mapping) else np.asanyarray(inputs)
+        run = Measuring(model, self.model(model), given, labels, source=source, progress=progress, **options)
+        begin(
+            run,
+            lambda request: self.attribute(model, request.inputs, **told(request)),
+            lambda name: self.predict(model, run.sample, [name])[name],
+        )
+        limits = self.server().limits
+        batches = Sent(run, limits)
+        with closing(cast("Generator[Audited]", self.audit(model, batches, **run.options))) as answers:
+            for answer in answers:
+                run.add(*batches.answered(answer))
+        return run.record()
 
     def predict(
         self, model: str, inputs: Inputs, outputs: Sequence[str] = (), *, timeout: float | None = None

@@ -21,7 +21,7 @@ def record() -> Importance:
         np.array([4, 4, 1]),
         target="z",
         digest="d",
-        class_names=[f"class {k}" for k in range(6)],
+        class_names={k: f"class {k}" for k in range(6)},
     )
 
 

@@ -13,6 +13,7 @@ from onnx_attribution.client.audit.stream import Audited, AuditProgress, Log
 from onnx_attribution.client.errors import translated
 from onnx_attribution.errors import NotReady, ServerBug
 from onnx_attribution.proto import attribution_pb2 as pb
+from onnx_attribution.values import Target
 
 __all__ = ["Audit"]
 
@@ -24,7 +25,7 @@ class Audit:
         self,
         call: Any,
         log: Log,
-        items: Iterator[Mapping[str, ArrayLike]],
+        items: Iterator[tuple[Mapping[str, ArrayLike], Target | None]],
         progress: Callable[[AuditProgress], None] | None,
     ) -> None:
         self._open, self._log, self._items = call, log, items
@@ -76,7 +77,7 @@ class Audit:
                 if stream.is_over:
                     return
                 try:
-                    message = self._log.item(next(self._items))
+                    message = self._log.item(*next(self._items))
                 except StopIteration:
                     return
                 except BaseException as error:  # the caller's iterable: told to the caller, not to grpc

@@ -12,13 +12,21 @@ from onnx_attribution.client import messages
 from onnx_attribution.client.errors import from_status
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotReady, ServerBug
 from onnx_attribution.proto import attribution_pb2 as pb
-from onnx_attribution.proto import events, tensors
-from onnx_attribution.values import Attribution
+from onnx_attribution.proto import events, requests, tensors
+from onnx_attribution.values import Attribution, Target
 
-__all__ = ["AuditProgress", "Audited", "Log"]
+__all__ = ["Asked", "AuditProgress", "Audited", "Log"]
 
 RESTART_SECONDS = 30.0
 """How long an audit that has had answers waits for a server that is gone: it may be starting again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """An item with a target of its own, in place of that of the audit: one or several samples."""
+
+    inputs: messages.Inputs
+    target: Target
 
 
 @dataclass(frozen=True)
@@ -62,10 +70,11 @@ class Log:
         opening = pb.AuditOpen(request=self._request, window=self._window, resume_from=first)
         return pb.AuditRequest(open=opening)
 
-    def item(self, inputs: Mapping[str, ArrayLike]) -> pb.AuditRequest:
+    def item(self, inputs: Mapping[str, ArrayLike], target: Target | None = None) -> pb.AuditRequest:
         """The message of the next item. Raises: InvalidArgument for what has no form on the wire."""
         encoded = [tensors.encode(name, array) for name, array in messages.arrays(inputs).items()]
-        item = pb.AuditItem(sequence=self.next, inputs=encoded)
+        own = None if target is None else requests.to_target(target)
+        item = pb.AuditItem(sequence=self.next, inputs=encoded, target=own)
         self.unanswered[self.next] = item
         self.next += 1
         return pb.AuditRequest(item=item)

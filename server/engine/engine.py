@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
-from onnx_attribution.errors import NotDifferentiable, NotFound, Reason
+from onnx_attribution.errors import AttributionError, NotDifferentiable, NotFound, Reason
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.programs.randomise import Draw, Order, stages
 from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.graph_tools.select.links import links_between
+from onnx_attribution.importance import Importance, Measuring, begin
 from onnx_attribution.interventions import Intervened, Intervention, InterventionRequest
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.engine.answer.refine import Stop, events
@@ -28,6 +30,7 @@ from onnx_attribution.values import (
     Array,
     Attribution,
     AttributionRequest,
+    ChannelSums,
     Event,
     LayerInfo,
     ModelInfo,
@@ -261,6 +264,46 @@ class Engine:
         request = InterventionRequest(model, inputs, interventions, target, outputs, donors)
         with self._models.use(model) as loaded:
             return intervened(loaded.fitting(inputs), request, self._memory, stop or (lambda: None))
+
+    def importance(
+        self,
+        model: str,
+        inputs: Mapping[str, Array] | Array,
+        labels: Sequence[int] | Array,
+        *,
+        layer: str,
+        target: str | None = None,
+        logit: bool | None = None,
+        channels: ChannelSums = "auto",
+        source: Sequence[str] = (),
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Importance:
+        """How much each unit of a layer matters to the class of each sample: the sum over the unit's positions of the
+        gradient of the class's logit, in batches, and its mean and spread per class.
+
+        `labels` has an index of a class for each sample, or one-hot rows. `target` names the tensor of scores (default:
+        the only float output), of which `logit` takes what a final Softmax is made of (None: where there is one).
+        `channels` is the axis of the units, as `channel_sums` of requests. `progress` is told of samples done and all.
+
+        Raises:
+            InvalidArgument, NotFound, ModelError, NotDifferentiable: the message names what stands in the way, and the
+                samples that it is about.
+        """
+        options: dict[str, Any] = {
+            "layer": layer,
+            "target": target,
+            "logit": logit,
+            "channels": channels,
+            "source": source,
+        }
+        run = Measuring(model, self.info(model), inputs, labels, progress=progress, **options)
+        begin(run, self.attribute, lambda name: self.predict(model, run.sample, [name])[name])
+        for batch in run.batches(run.size()):
+            try:
+                run.add(batch, self.attribute(run.request(batch)))
+            except AttributionError as error:
+                raise run.refused(batch, error) from error
+        return run.record()
 
     def attribute(self, request: AttributionRequest) -> Attribution:
         """The answer to a request: the best revision where it asks for a tolerance.
