@@ -39,7 +39,7 @@ def exposed(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelPro
         NotFound, InvalidArgument: as `resolve`, or a name means a constant.
     """
     known, flat = names_of(model), inliner.inline_local_functions(model) if model.functions else model
-    graph = _outline(flat)
+    graph = outline(flat)
     tensors = list(dict.fromkeys(resolve(graph, name, known) for name in names))
     for name in tensors:
         if isinstance(graph.tensors()[name], gs.Constant):
@@ -52,7 +52,7 @@ def exposed(model: onnx.ModelProto, names: Sequence[str]) -> tuple[onnx.ModelPro
     return changed, tensors
 
 
-def _outline(model: onnx.ModelProto) -> gs.Graph:
+def outline(model: onnx.ModelProto) -> gs.Graph:
     """The nodes and tensors of a file by their names; what has no known type counts as a float."""
     with contextlib.suppress(onnx.shape_inference.InferenceError):
         model = onnx.shape_inference.infer_shapes(model)

@@ -195,6 +195,11 @@ class Reason(StrEnum):
         "the file is not there, is no ONNX model, lacks values, or onnxruntime does not accept it",
         "export the model again, with its external data beside it; onnx.checker says more",
     )
+    HEAD_INVALID = (
+        "HEAD_INVALID", "ModelError",
+        "the head of a classifier is not linear, or what reads its classes could not take more of them",
+        "name the last Gemm, MatMul or 1x1 Conv before the scores; the message names the node that stands in the way",
+    )
     CARD_INVALID = (
         "CARD_INVALID", "ModelError",
         "the small file beside the model (NAME.toml), or one that it names, cannot be read or does not fit the model",
