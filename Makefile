@@ -10,6 +10,8 @@ RELEASE_VENV ?= .venv-release
 SERVED_VENV ?= .venv-served
 # tritonclient and kserve, which know the server by its ports only.
 INTEROP_VENV ?= .venv-interop
+# Ray, 500 MB.
+RAY_VENV ?= .venv-ray
 # Versions to hold fast, e.g. PINS='onnxruntime==1.31.1'
 PINS ?=
 # As many processes as cores; PARALLEL= runs the tests one after the other.
@@ -20,7 +22,7 @@ export ONNX_ATTRIBUTION_TEST_DATA ?= $(abspath ../shared)
 endif
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 
-.PHONY: demo test coverage conformance completeness fuzz peers wild placement interop browser node check bench soak \
+.PHONY: demo test coverage conformance completeness fuzz peers wild placement interop scale browser node check bench soak \
 	proto docs example-report image locks sbom licences release
 demo: $(VENV)/stamp
 	python -m onnx_attribution.client.demo
@@ -47,6 +49,9 @@ interop: $(VENV)/stamp $(INTEROP_VENV)/stamp
 	@for client in triton kserve; do \
 		$(INTEROP_VENV)/bin/python -m pytest -q -rs --noconftest -W ignore tests/interop/test_$$client.py; \
 		status=$$?; [ $$status = 0 ] || [ $$status = 5 ] || exit $$status; done # 5: skipped, with the reason
+# Batches and serving on a Ray cluster of two nodes in this machine.
+scale: $(RAY_VENV)/stamp
+	$(RAY_VENV)/bin/python -m pytest -q -rs -W ignore tests/cluster
 # Built files in Chromium, with onnxruntime-web; what is missing is said, and skips the tests.
 browser: $(VENV)/stamp .browser/stamp
 	python -m pytest -q -rs tests/browser
@@ -140,6 +145,11 @@ $(PLACEMENT_VENV)/stamp: pyproject.toml
 	-$(PLACEMENT_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps onnxruntime-gpu==1.31.1
 	-$(PLACEMENT_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps \
 		nvidia-cuda-runtime~=13.0 nvidia-cuda-crt~=13.0
+	@touch $@
+
+$(RAY_VENV)/stamp: pyproject.toml
+	$(PYTHON) -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[ray]' 'pytest>=8.4' 'pytest-asyncio>=1.2'
 	@touch $@
 
 # What is not to be had here is missing then, and `make interop` says so.

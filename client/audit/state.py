@@ -28,30 +28,7 @@ class State:
 
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
         self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InvalidArgument(f"{str(folder)!r} cannot be made: {error.strerror}", file=folder) from error
-        own = json.loads(json.dumps(plan))
-        file = folder / PLAN
-        if not file.is_file():
-            _write(file, json.dumps(own, indent=1).encode())
-            return
-        try:
-            there = json.loads(file.read_bytes())
-        except ValueError:
-            there = None
-        if not isinstance(there, dict):
-            raise InvalidArgument(
-                f"{str(file)!r} cannot be read: --anew begins once more, or write to another folder",
-                file=file,
-            )
-        changed = sorted(key for key in own.keys() | there.keys() if own.get(key) != there.get(key))
-        if changed:
-            raise InvalidArgument(
-                f"{str(folder)!r} holds the state of an audit with another {', '.join(changed)}: --anew begins once "
-                "more, or write to another folder"
-            )
+        settle(folder, plan, "the state of an audit")
 
     @property
     def begun(self) -> datetime:
@@ -71,7 +48,7 @@ class State:
             for k, array in enumerate(arrays.values()):
                 with archive.open(f"{k}.npy", "w", force_zip64=True) as opened:
                     np.lib.format.write_array(opened, np.ascontiguousarray(array), allow_pickle=False)
-        _write(self._file(step), buffer.getvalue())
+        write_whole(self._file(step), buffer.getvalue())
 
     def numbers(self, step: str) -> dict[str, Any]:
         """What a step has found, but for its arrays."""
@@ -94,7 +71,39 @@ class State:
         return self.folder / f"{step}.npz"
 
 
-def _write(file: Path, data: bytes) -> None:
+def settle(folder: Path, plan: Mapping[str, Any], kind: str) -> None:
+    """Makes the folder of a plan, or checks that it holds the same one; `kind` is what it holds, in words.
+
+    Raises:
+        InvalidArgument: it holds what belongs to another plan, or none that can be read.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidArgument(f"{str(folder)!r} cannot be made: {error.strerror}", file=folder) from error
+    own = json.loads(json.dumps(plan))
+    file = folder / PLAN
+    if not file.is_file():
+        write_whole(file, json.dumps(own, indent=1).encode())
+        return
+    try:
+        there = json.loads(file.read_bytes())
+    except ValueError:
+        there = None
+    if not isinstance(there, dict):
+        raise InvalidArgument(
+            f"{str(file)!r} cannot be read: --anew begins once more, or write to another folder",
+            file=file,
+        )
+    changed = sorted(key for key in own.keys() | there.keys() if own.get(key) != there.get(key))
+    if changed:
+        raise InvalidArgument(
+            f"{str(folder)!r} holds {kind} with another {', '.join(changed)}: --anew begins once "
+            "more, or write to another folder"
+        )
+
+
+def write_whole(file: Path, data: bytes) -> None:
     """A file that is whole whenever it is there."""
     part = file.with_name(f"{file.name}.part")
     with part.open("wb") as opened:

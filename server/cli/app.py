@@ -8,6 +8,7 @@ import typer
 
 from onnx_attribution.server.cli.ablation import ablation
 from onnx_attribution.server.cli.audit import audit
+from onnx_attribution.server.cli.batch import batch
 from onnx_attribution.server.cli.build import build
 from onnx_attribution.server.cli.check import check
 from onnx_attribution.server.cli.explain import explain
@@ -43,6 +44,7 @@ SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list o
     intervene: "Sets, scales or patches activations.",
     ablation: "Removes neurons in the order of each method.",
     audit: "Tests which explanations mean something.",
+    batch: "Attributions of a whole data set.",
     methods: "Lists the methods and their parameters.",
     expose: "Writes a model with hidden tensors as outputs.",
     gradient: "Writes a model with its gradient appended.",

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_attribution.client.audit.data import Dataset, Item
+from onnx_attribution.client.audit.data import Dataset, Item, joined
 from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.server.cli.files import read_file, typed
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.cli.pixels import SUFFIXES
-from onnx_attribution.server.cli.samples import joined, taken
+from onnx_attribution.server.cli.samples import taken
 from onnx_attribution.values import Array, BatchMode, ModelInfo, TensorInfo
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+    from pyarrow.parquet import ParquetFile
 
 LABELS = ("label", "labels", "y", "target", "targets", "class")
 """What arrays and columns of labels are called, where no input is called so."""
+PARQUET = (".parquet", ".pq")
 NAMES = ("id", "name", "file", "filename")
 KINDS = (".npy", ".npz", *SUFFIXES)
 
@@ -29,20 +36,71 @@ def read_dataset(place: Path, info: ModelInfo, picture: Picture, rows: slice | N
     Raises:
         InvalidArgument: there is nothing of the kind, or an input that it has no array for.
     """
+    is_part = rows is not None
     if not place.exists():
         raise InvalidArgument(f"--data {str(place)!r}: there is no such file", file=place)
     if place.is_dir():
         found = _folder(place, info, picture)
     elif place.suffix.lower() == ".npz":
         found = _npz(place, info)
-    elif place.suffix.lower() in (".parquet", ".pq"):
-        found = _parquet(place, info)
+    elif place.suffix.lower() in PARQUET:
+        found, rows = _parquet(place, info, rows), None
     else:
         raise InvalidArgument(f"--data {str(place)!r} is no folder, .npz or .parquet file", file=place)
     items = list(found.items if rows is None else found.items[rows])
     if not items:
-        raise InvalidArgument(f"--data {str(place)!r} holds no samples{'' if rows is None else ' in --rows'}")
+        raise InvalidArgument(f"--data {str(place)!r} holds no samples{' in --rows' * is_part}")
     return Dataset(found.name, items, found.features)
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A data set that is read in parts, in any process; what is no parquet file is read once in each."""
+
+    place: Path
+    picture: Picture
+
+    def digest(self) -> str:
+        """A SHA-256 of the file, or of the names and files of a folder."""
+        files = sorted(one for one in self.place.rglob("*") if one.is_file()) or [self.place]
+        found = hashlib.sha256()
+        for file in files:
+            if file != self.place:
+                found.update(f"{file.relative_to(self.place).as_posix()}\0".encode())
+            with file.open("rb") as opened:
+                found.update(hashlib.file_digest(opened, "sha256").digest())
+        return found.hexdigest()
+
+    def count(self, info: ModelInfo) -> int:
+        """How many samples there are. Raises: as `read_dataset`."""
+        if not self._is_parquet:
+            return len(self._whole(info))
+        read_dataset(self.place, info, self.picture, slice(0, 1))
+        from pyarrow import parquet
+
+        return int(parquet.read_metadata(self.place).num_rows)
+
+    def read(self, info: ModelInfo, rows: slice) -> Dataset:
+        """Some of the samples. Raises: as `read_dataset`."""
+        if self._is_parquet:
+            return read_dataset(self.place, info, self.picture, rows)
+        whole = self._whole(info)
+        return Dataset(whole.name, whole.items[rows], whole.features)
+
+    @property
+    def _is_parquet(self) -> bool:
+        return self.place.suffix.lower() in PARQUET and self.place.is_file()
+
+    def _whole(self, info: ModelInfo) -> Dataset:
+        key = (str(self.place), repr(self.picture), info.digest)
+        if key not in _read:
+            _read.clear()
+            _read[key] = read_dataset(self.place, info, self.picture, None)
+        return _read[key]
+
+
+_read: dict[tuple[str, str, str], Dataset] = {}
+"""The data set that this process has read last."""
 
 
 # --- a folder
@@ -168,6 +226,7 @@ def _of_arrays(
     info: ModelInfo,
     ids: Sequence[str] = (),
     features: Mapping[str, Sequence[str]] | None = None,
+    first: int = 0,
 ) -> Dataset:
     known = {one.name: one for one in info.inputs}
     if missing := [one for one in known if one not in arrays]:
@@ -193,7 +252,7 @@ def _of_arrays(
                 else whole
             )
             label = None if labels is None else _label(labels[k])
-            yield Item(ids[k] if ids else str(k), one, label)
+            yield Item(ids[k] if ids else str(first + k), one, label)
 
     return Dataset(name, list(items()), features or {})
 
@@ -218,7 +277,7 @@ def _any(axes: Mapping[str, int | None]) -> bool:
 # --- a parquet file
 
 
-def _parquet(place: Path, info: ModelInfo) -> Dataset:
+def _parquet(place: Path, info: ModelInfo, rows: slice | None = None) -> Dataset:
     """Columns by the names of the inputs, of numbers, text or lists; of a model with one input of rows, the columns of
     numbers are its features, in their order."""
     try:
@@ -226,9 +285,11 @@ def _parquet(place: Path, info: ModelInfo) -> Dataset:
     except ModuleNotFoundError:
         raise InvalidArgument("parquet files need pyarrow: pip install 'onnx-attribution[audit]'") from None
     try:
-        table = parquet.read_table(place)
+        table, first = _part(parquet.ParquetFile(place), rows)
     except Exception as error:  # as above
         raise InvalidArgument(f"{str(place)!r} cannot be read: {error}", file=place) from error
+    if not len(table):
+        return Dataset(place.name, [])
     columns = {name: table[name] for name in table.column_names}
     label = next((name for name in LABELS if name in columns and name not in _names(info)), None)
     called = next((name for name in NAMES if name in columns and name not in _names(info)), None)
@@ -251,7 +312,24 @@ def _parquet(place: Path, info: ModelInfo) -> Dataset:
             ) from None
         features[only.name] = chosen
         arrays[only.name] = _shaped(stacked, only)
-    return _of_arrays(place.name, arrays, labels, info, ids, features)
+    return _of_arrays(place.name, arrays, labels, info, ids, features, first)
+
+
+def _part(file: ParquetFile, rows: slice | None) -> tuple[Table, int]:
+    """The chosen rows, of which only the groups that hold some are read, and the number of the first."""
+    chosen = range(file.metadata.num_rows)[rows or slice(None)]
+    if not chosen:
+        return file.schema_arrow.empty_table(), 0
+    low, high = min(chosen), max(chosen)
+    groups, at, before = [], 0, 0
+    for k in range(file.metadata.num_row_groups):
+        count = file.metadata.row_group(k).num_rows
+        if at + count <= low:
+            before += count
+        elif at <= high:
+            groups.append(k)
+        at += count
+    return file.read_row_groups(groups).take([k - before for k in chosen]), low
 
 
 def _shaped(array: Array, info: TensorInfo) -> Array:

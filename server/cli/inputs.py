@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from onnx_attribution.client.audit.data import joined
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.server.cli.files import Rows, is_file, parse_rows, read_file, typed
 from onnx_attribution.server.cli.pictures import FLOATS, Picture
-from onnx_attribution.server.cli.samples import joined, taken
+from onnx_attribution.server.cli.samples import taken
 from onnx_attribution.values import Array, Baseline, BatchMode, References, TensorInfo
 
 __all__ = [

@@ -6,49 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from onnx_attribution.errors import InvalidArgument, Reason
+from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.cli.files import Rows
 from onnx_attribution.values import Array, BatchMode, TensorInfo
 
 Parts = Mapping[str, Sequence[Array]]
-
-
-def joined(name: str, parts: Sequence[Array], info: TensorInfo, batch: BatchMode | None) -> Array:
-    """The files of one input as one array of samples.
-
-    Raises:
-        InvalidArgument: their shapes do not join, or all samples share the input.
-    """
-    whole = [_with_batch(part, info) for part in parts]
-    if len(whole) == 1:
-        return whole[0]
-    if info.batch_axis is None and batch != "single":
-        raise InvalidArgument(
-            f"all samples share input {name!r}, so that it has one file, not {len(whole)}",
-            reason=Reason.INPUT_INVALID,
-        )
-    if info.batch_axis is None:  # each in front
-        rank = len(info.shape or ())
-        whole = [part if part.ndim > rank else part[None] for part in whole]
-    try:
-        return np.concatenate(whole, axis=info.batch_axis or 0)
-    except ValueError:
-        listed = ", ".join(str(list(part.shape)) for part in parts)
-        raise InvalidArgument(
-            f"the files of input {name!r} have shapes that do not join: {listed}",
-            reason=Reason.SHAPE_MISMATCH,
-        ) from None
-
-
-def _with_batch(array: Array, info: TensorInfo) -> Array:
-    """An array of one rank less is one sample; without a batch axis, one that only lacks a leading axis of size 1."""
-    shape = info.shape
-    if shape is None or array.ndim != len(shape) - 1:
-        return array
-    if info.batch_axis is not None:
-        return np.expand_dims(array, info.batch_axis)
-    fits = all(not isinstance(d, int) or d == n for d, n in zip(shape[1:], array.shape, strict=True))
-    return array[None] if shape[0] == 1 and fits else array
 
 
 def taken(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from onnx_attribution.client.audit.columns import OF_ANSWERS, schema_of
 from onnx_attribution.client.audit.run import Audit
-from onnx_attribution.errors import InvalidArgument
 
-if TYPE_CHECKING:
-    import pyarrow
-
+COLUMNS = (("item", "int64"), ("id", "string"), ("label", "int64"), ("predicted", "int64"), *OF_ANSWERS)
 LINES = 64
 """Samples that are written at once."""
 
@@ -22,12 +20,10 @@ def write_table(audit: Audit, path: Path) -> None:
     Raises:
         InvalidArgument: pyarrow is missing.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ModuleNotFoundError:
-        raise InvalidArgument("tables need pyarrow: pip install 'onnx-attribution[audit]'") from None
-    schema = _schema()
+    schema = schema_of(COLUMNS, "onnx-attribution/attributions/1")
+    import pyarrow
+    from pyarrow import parquet
+
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         waiting: list[dict[str, Any]] = []
         for k in range(len(audit.data)):
@@ -35,35 +31,6 @@ def write_table(audit: Audit, path: Path) -> None:
             if (k + 1) % LINES == 0 or k + 1 == len(audit.data):
                 writer.write_table(pyarrow.Table.from_pylist(waiting, schema=schema))
                 waiting = []
-
-
-def _schema() -> pyarrow.Schema:
-    import pyarrow
-
-    number, text = pyarrow.float64(), pyarrow.string()
-    return pyarrow.schema(
-        [
-            ("item", pyarrow.int64()),
-            ("id", text),
-            ("label", pyarrow.int64()),
-            ("predicted", pyarrow.int64()),
-            ("method", text),
-            ("layer", text),
-            ("target_tensor", text),
-            ("target_index", text),
-            ("value", number),
-            ("baseline_value", number),
-            ("sum", number),
-            ("residual", number),
-            ("error_estimate", number),
-            ("cut", pyarrow.bool_()),
-            ("steps", pyarrow.int64()),
-            ("evaluations", pyarrow.int64()),
-            ("shape", pyarrow.list_(pyarrow.int64())),
-            ("values", pyarrow.list_(pyarrow.float32())),
-        ],
-        metadata={"schema": "onnx-attribution/attributions/1"},
-    )
 
 
 def _lines(audit: Audit, k: int) -> Iterator[dict[str, Any]]:
