@@ -86,6 +86,9 @@ class Comparison:
                 same = None
         return {"methods": lines, "shift": value, "same": same}, {}
 
+    def seconds(self, audit: Audit) -> float:
+        return 2 * len(audit.data) * sum(map(audit.seconds_of, audit.settings.methods))
+
     def planned(self, audit: Audit) -> int:
         return len(audit.data)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.values import Array, BatchMode, TensorInfo
@@ -14,11 +15,15 @@ from onnx_attribution.values import Array, BatchMode, TensorInfo
 
 @dataclass(frozen=True)
 class Item:
-    """One sample: its inputs, each with a batch of one, and its label, if it has one: a class's index or its name."""
+    """One sample: its inputs, each with a batch of one, and its label, if it has one: a class's index or its name.
+
+    `mask` says where in it the reason for its class is known to lie, in the shape of the sample or of its positions.
+    """
 
     id: str
     inputs: Mapping[str, Array]
     label: int | str | None = None
+    mask: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Dataset:
         found = hashlib.sha256()
         for item in self.items:
             found.update(f"{item.id}\0{item.label!r}\0".encode())
-            for name, array in sorted(item.inputs.items()):
+            masks = {} if item.mask is None else {"\0mask": item.mask}
+            for name, array in sorted({**item.inputs, **masks}.items()):
                 found.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
                 text = array.dtype.kind in "OUST"
                 found.update(

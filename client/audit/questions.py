@@ -12,6 +12,7 @@ from onnx_attribution.client.audit.arrays import Maps
 from onnx_attribution.client.audit.data import Dataset, Item
 from onnx_attribution.client.audit.steps import Model, Settings
 from onnx_attribution.errors import AttributionError, InvalidArgument
+from onnx_attribution.methods import Gradient, Method
 from onnx_attribution.values import Array, Attribution, AttributionRequest, Target
 
 TOGETHER = 16
@@ -31,6 +32,11 @@ class Questions:
         self.info = model.info()
         self.facts = {one.name: one for one in model.methods()}
         self.data, self.left_out = self._usable(data)
+
+    @property
+    def checked(self) -> Mapping[str, Method]:
+        """The methods as the checks ask for them."""
+        return self.settings.methods
 
     def prediction(self, k: int) -> dict[str, Any] | None:
         """What is known of the scores of a sample: the largest is explained once it is."""
@@ -85,9 +91,10 @@ class Questions:
         if self.settings.logit is not None:
             return self.settings.logit
         target, item = Target(self.settings.tensor, logit=True), self.data.items[0]
-        for name in self.settings.methods:
+        quick = AttributionRequest(self.name, item.inputs, Gradient(), (), self.settings.source, target)
+        for request in (quick, *(self.request(name, item.inputs, target) for name in self.settings.methods)):
             try:
-                self.model.attribute(self.request(name, item.inputs, target))
+                self.model.attribute(request)
             except AttributionError:
                 continue  # it has none, or the method refuses this model: others may not
             return True
@@ -136,9 +143,11 @@ class Questions:
         target: Target,
         layers: Sequence[str] = (),
         model: str | None = None,
+        *,
+        as_checked: bool = False,
     ) -> AttributionRequest:
-        """The request of one method, with the baselines if it takes some."""
-        value = self.settings.methods[method]
+        """The request of one method, or of what the checks ask in its place, with the baselines if it takes some."""
+        value = (self.checked if as_checked else self.settings.methods)[method]
         about = self.facts.get(value.name)
         return AttributionRequest(
             model or self.name,
@@ -172,7 +181,9 @@ class Questions:
 
     def _alone(self, method: str, k: int, target: Target, model: str | None) -> Maps | None:
         try:
-            answer = self.ask(self.request(method, self.data.items[k].inputs, target, (), model))
+            answer = self.ask(
+                self.request(method, self.data.items[k].inputs, target, (), model, as_checked=True)
+            )
         except AttributionError:
             return None
         return {name: np.asarray(one.values, np.float64) for name, one in answer.layers.items()}
@@ -186,7 +197,9 @@ class Questions:
         if inputs is None or len(numbers) < 2 or len(indices) < len(numbers):
             return []
         try:
-            answer = self.ask(self.request(method, inputs, self.target_at(indices), (), model))
+            answer = self.ask(
+                self.request(method, inputs, self.target_at(indices), (), model, as_checked=True)
+            )
         except AttributionError:
             return []
         whole = {name: np.asarray(one.values, np.float64) for name, one in answer.layers.items()}

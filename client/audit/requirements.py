@@ -21,7 +21,15 @@ COLUMNS: Mapping[str, str] = {
     "small_moves": "max_sensitivity",
 }
 """Metrics by the heads of the columns of the report."""
-MEASURED = ("completeness", "infidelity", "sparseness", *COLUMNS.values())
+LOCATED = (
+    "pointing_game",
+    "attribution_localisation",
+    "relevance_mass_accuracy",
+    "relevance_rank_accuracy",
+    "intersection_over_union",
+)
+"""The metrics of samples with masks."""
+MEASURED = ("completeness", "infidelity", "sparseness", "convergence", *COLUMNS.values(), *LOCATED)
 """The metrics of an audit. Only COMPLETENESS is of some methods alone: those whose maps sum to the change."""
 SIGNS: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt,

@@ -49,11 +49,30 @@ def explained(audit: Questions, k: int) -> tuple[Mapping[str, Any], Mapping[str,
                 kept = channels_of(found.values[0], None if image is None else image.shape)
                 for word, array in zip(("sums", "strongest", "maps"), kept, strict=True):
                     arrays[f"hidden/{name}/{layer}/{word}"] = array
+    asked = time.monotonic()
     told["prediction"] = _prediction(audit, item.inputs, told["methods"])
+    told["run_seconds"] = round(time.monotonic() - asked, 6)
     if told["prediction"] is not None:
         told["label"] = audit.data.label_index(k, audit.classes(), told["prediction"]["classes"])
     told["seconds"] = round(time.monotonic() - started, 6)
     return told, arrays
+
+
+def coarse(audit: Questions, k: int, methods: Sequence[str]) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
+    """The maps of a sample as the checks compare them, of methods that they ask for more coarsely."""
+    seconds: dict[str, float | None] = {}
+    arrays: dict[str, Array] = {}
+    for name in methods:
+        request = audit.request(name, audit.data.items[k].inputs, audit.target(k), as_checked=True)
+        try:
+            answer = audit.ask(request)
+        except AttributionError:
+            seconds[name] = None
+            continue
+        seconds[name] = round(answer.seconds, 6)
+        for layer, found in answer.layers.items():
+            arrays[f"map/{name}/{layer}"] = found.values[0].astype(np.float32)
+    return {"seconds": seconds}, arrays
 
 
 def _with_hidden(

@@ -68,6 +68,10 @@ class Check(Protocol):
         """About how many steps there are."""
         ...
 
+    def seconds(self, audit: Audit) -> float:
+        """About how long all of them take, by what the answers of the samples took."""
+        ...
+
     def steps(self, audit: Audit) -> Iterator[Step]:
         """What is to be done. Raises: AttributionError: it cannot be done with this model."""
         ...

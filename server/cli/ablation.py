@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -16,25 +14,23 @@ from onnx_attribution.client.audit import ablation as experiment
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Place, asking
+from onnx_attribution.server.cli.bundles import bundled
 from onnx_attribution.server.cli.inputs import (
-    axes_of,
     parse_rows,
     read_baselines,
     read_inputs,
     read_parts,
-    shapes_of,
 )
-from onnx_attribution.server.cli.login import Login
 from onnx_attribution.server.cli.pictures import Picture
+from onnx_attribution.server.cli.progress import progress
 from onnx_attribution.server.cli.samples import Parts, taken
 from onnx_attribution.server.cli.target import parse_target
 from onnx_attribution.values import Preprocessing, TensorInfo
 
-Many = list[str] | None
 
-
+@bundled()
 def ablation(
-    file: options.File,
+    *,
     layer: Annotated[
         list[str],
         typer.Option(
@@ -43,7 +39,7 @@ def ablation(
         ),
     ],
     data: Annotated[
-        Many,
+        options.Many,
         typer.Option(
             metavar="[NAME=]FILE",
             help="The samples: npy, npz[:KEY], json or a picture, as --input of explain; default: the example beside "
@@ -81,29 +77,18 @@ def ablation(
         ),
     ] = "0",
     points: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Steps of a curve at most.")] = 32,
-    target: Annotated[Many, typer.Option(metavar="[TENSOR:]INDEX", help="As for explain.")] = None,
-    minus: Annotated[Many, typer.Option(metavar="INDEX", help="Subtracted from the target.")] = None,
+    target: options.Target = None,
+    minus: options.Minus = None,
     logit: options.Logit = False,
     mean_centred: options.MeanCentred = False,
-    baseline: Annotated[
-        Many, typer.Option(metavar="[NAME=]FILE|NUMBER", help="Of the methods that have one; default 0.")
-    ] = None,
+    baseline: options.Baseline = None,
     absolute: Annotated[
         bool, typer.Option("--absolute", help="Rank by the magnitude of a group's sum.")
     ] = False,
     draws: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Rankings of `random`.")] = 5,
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="Of these, and of resample.")] = 0,
-    rows: Annotated[str | None, typer.Option(metavar="3|0:3", help="Only these samples of the data.")] = None,
-    provider: options.Provider = "auto",
-    threads: options.Threads = 0,
-    batch_axis: options.BatchAxis = None,
-    shape: options.Shape = None,
-    server: options.Server = None,
-    ca: options.Ca = None,
-    certificate: options.Certificate = None,
-    key: options.Key = None,
-    token: options.Token = None,
-    model: options.Model = None,
+    rows: options.Rows = None,
+    place: Place,
     json: options.Json = False,
 ) -> None:
     """Ranks the neurons of a layer by each method and removes them in that order: the area under the curve of the
@@ -113,10 +98,6 @@ def ablation(
     `turned at` after how many groups, in the median, the model decides for something else, and `share` for how many of
     the samples that happens.
     """
-    place = Place(
-        model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []),
-        Login(ca, certificate, key, token),
-    )  # fmt: skip
     names = [name.strip().replace("-", "_") for name in methods.split(",") if name.strip()]
     wanted = parse_rows(rows) if rows is not None else None
     groups, replaced = _groups(by, patch), _replaced(to)
@@ -139,7 +120,7 @@ def ablation(
             mean_centred=mean_centred,
         )
         asked_of, name = asker.asked
-        with _progress() as report:
+        with progress("curves") as report:
             found = experiment.ablation(
                 asked_of,
                 name,
@@ -155,7 +136,7 @@ def ablation(
                 absolute=absolute,
                 draws=draws,
                 seed=seed,
-                progress=report,
+                progress=lambda done, planned: report(done, planned, ""),
             )
     found = replace(found, model=place.model, warnings=(*found.warnings, *picture.notes))
     if json:
@@ -194,17 +175,3 @@ def _replaced(to: str) -> Any:
         return float(to)
     except ValueError:
         raise InvalidArgument(f"--to {to!r} is no number, and none of mean, resample and baseline") from None
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """On a terminal a bar."""
-    if not sys.stderr.isatty():
-        yield lambda done, planned: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("curves", total=None)
-        yield lambda done, planned: bar.update(task, completed=done, total=planned)

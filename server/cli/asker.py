@@ -45,6 +45,8 @@ class Place:
     batch_axes: Mapping[str, int | None]
     shapes: Mapping[str, tuple[int, ...]]
     login: Login = field(default_factory=Login)
+    file: str = ""
+    """What the command was given, where the model has another name on the server."""
 
 
 class Asker(Protocol):

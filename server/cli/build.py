@@ -153,7 +153,7 @@ def build(
             _model_of(triton).parent.mkdir(parents=True, exist_ok=True)
         beside = [note for place in places for note in saved(found, place)]
         if triton is not None:
-            (triton / "config.pbtxt").write_text(config(triton.resolve().name, found.model))
+            (triton / "config.pbtxt").write_text(config(triton.resolve().name, found.model), encoding="utf-8")
         warning, note = plain_told(model, found, places[0], Path(file), example_of(model, found))
     notes = [*dict.fromkeys(beside), *filter(None, [note])]
     tell(file, places[0], found, notes, [*filter(None, [warning])], json)

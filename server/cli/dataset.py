@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from onnx_attribution.client.audit.data import Dataset, Item, joined
 from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.server.cli.files import read_file, typed
+from onnx_attribution.server.cli.masks import MASKS, truths
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.cli.pixels import SUFFIXES
 from onnx_attribution.server.cli.samples import taken
@@ -183,6 +184,7 @@ def _npz(place: Path, info: ModelInfo) -> Dataset:
                 )
             keys = list(loaded.files)
             labels = next((loaded[key] for key in LABELS if key in keys and key not in _names(info)), None)
+            masks = next((loaded[key] for key in MASKS if key in keys and key not in _names(info)), None)
             others = [key for key in keys if key in _names(info)]
             if not others:
                 others = [_only_array(place, keys, loaded, info)]
@@ -191,7 +193,15 @@ def _npz(place: Path, info: ModelInfo) -> Dataset:
         raise
     except Exception as error:  # zipfile, zlib and numpy fail in many ways on a broken file
         raise InvalidArgument(f"{str(place)!r} cannot be read: {error}", file=place) from error
-    return _of_arrays(place.name, arrays, labels, info)
+    found = _of_arrays(place.name, arrays, labels, info)
+    if masks is None:
+        return found
+    if not masks.ndim or len(masks) != len(found):
+        raise InvalidArgument(
+            f"{place.name!r} holds {len(found)} samples, and masks of shape {list(masks.shape)}"
+        )
+    known = truths(masks, f"{place.name}:masks")
+    return replace(found, items=[replace(one, mask=known[k]) for k, one in enumerate(found.items)])
 
 
 def _names(info: ModelInfo) -> list[str]:
@@ -208,7 +218,9 @@ def _only_array(place: Path, keys: Sequence[str], arrays: Mapping[str, Array], i
     if len(info.inputs) == 1:
         (one,) = info.inputs
         rank = len(one.shape or ())
-        fitting = [key for key in keys if arrays[key].ndim in (rank, rank + 1) and key not in LABELS]
+        fitting = [
+            key for key in keys if arrays[key].ndim in (rank, rank + 1) and key not in (*LABELS, *MASKS)
+        ]
         fitting = [key for key in fitting if arrays[key].ndim == rank] or fitting
     if len(fitting) != 1:
         raise InvalidArgument(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -16,28 +15,17 @@ from onnx_attribution.methods import DEFAULT, MethodInfo, info_of, make, registe
 from onnx_attribution.register import unknown
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Asker, Place, asking
+from onnx_attribution.server.cli.bundles import bundled
 from onnx_attribution.server.cli.inputs import (
-    axes_of,
     parse_rows,
     read_baselines,
     read_inputs,
     read_parts,
     read_references,
-    shapes_of,
 )
-from onnx_attribution.server.cli.login import Login
 from onnx_attribution.server.cli.method import Given, parsed, with_parameters
-from onnx_attribution.server.cli.picture import (
-    Background,
-    Colour,
-    Mean,
-    Order,
-    Resize,
-    Scale,
-    Std,
-    picture_of,
-)
 from onnx_attribution.server.cli.pictures import FLOATS, Picture
+from onnx_attribution.server.cli.progress import progress
 from onnx_attribution.server.cli.samples import Parts, count_of, taken
 from onnx_attribution.server.cli.target import parse_target
 from onnx_attribution.server.cli.written import check_places, draw_answer, write_npz
@@ -55,14 +43,14 @@ from onnx_attribution.values import (
 )
 
 MAX_SAMPLES = 256  # of the engine, which is not imported for a text of help
-Many = list[str] | None
 
 
 @with_parameters
+@bundled()
 def explain(
-    file: options.File,
+    *,
     input: Annotated[
-        Many,
+        options.Many,
         typer.Option(
             metavar="[NAME=]FILE",
             help="npy, npz[:KEY], json or a picture; FILE[0:4] takes rows of its first axis; NAME=VALUE for single "
@@ -74,49 +62,28 @@ def explain(
         typer.Option(metavar="METHOD", help=f"One of {', '.join(registered())}; hyphens will do."),
     ] = DEFAULT.name,
     layer: Annotated[
-        Many,
+        options.Many,
         typer.Option(
             metavar="NAME",
             help="Tensor, node, torch's module, or a unique end or glob of one; '*': all activations, pools, norms and "
             "residual additions, '**': every float tensor. Repeatable.",
         ),
     ] = None,
-    source: Annotated[
-        Many,
-        typer.Option(
-            metavar="NAME",
-            help="Where the path lives; default: embeddings of tokens, else the float inputs. Repeatable.",
-        ),
-    ] = None,
-    target: Annotated[
-        Many,
-        typer.Option(
-            metavar="[TENSOR:]INDEX",
-            help="3, 2,5 or 0:3,1 (a region is summed), TENSOR, TENSOR:3; @FILE or 1,@FILE: a mask, @FILE: weights. "
-            "Given several times: one for each sample, or the elements of one.",
-        ),
-    ] = None,
+    source: options.Source = None,
+    target: options.Target = None,
     each_target: Annotated[
-        Many,
+        options.Many,
         typer.Option(
             metavar="[TENSOR:]INDEX",
             help="In place of --target: each is a target of its own, for all samples. Repeatable.",
         ),
     ] = None,
-    minus: Annotated[
-        Many, typer.Option(metavar="INDEX", help="Subtracted from the target; same forms.")
-    ] = None,
+    minus: options.Minus = None,
     logit: options.Logit = False,
     mean_centred: options.MeanCentred = False,
-    baseline: Annotated[
-        Many,
-        typer.Option(
-            metavar="[NAME=]FILE|NUMBER",
-            help="Default 0, or empty text. A number or file alone holds for all sources; NAME=TEXT for strings.",
-        ),
-    ] = None,
+    baseline: options.Baseline = None,
     references: Annotated[
-        Many,
+        options.Many,
         typer.Option(
             metavar="[NAME=]FILE",
             help="Several baselines, averaged over: [references, ...], or [samples, references, ...].",
@@ -126,7 +93,7 @@ def explain(
         bool, typer.Option("--sums-only", help="Sums of layers without the values of their units.")
     ] = False,
     parameter: Annotated[
-        Many,
+        options.Many,
         typer.Option(
             metavar="NAME=VALUE",
             help="Of a method of the server's that has no option here; numbers and lists as JSON. Repeatable.",
@@ -140,38 +107,18 @@ def explain(
             "every reference and every target.",
         ),
     ] = None,
-    scale: Scale = None,
-    mean: Mean = None,
-    std: Std = None,
-    layout: Order = None,
-    colours: Colour = None,
-    resize: Resize = False,
-    background: Background = None,
+    picture: Picture,
     out: Annotated[
         Path | None, typer.Option("--output", metavar="OUT.npz", help="One array a layer, by its name.")
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="A picture of the attributions.")
     ] = None,
-    provider: options.Provider = "auto",
-    threads: options.Threads = 0,
-    batch_axis: options.BatchAxis = None,
-    shape: options.Shape = None,
-    server: options.Server = None,
-    ca: options.Ca = None,
-    certificate: options.Certificate = None,
-    key: options.Key = None,
-    token: options.Token = None,
-    model: options.Model = None,
+    place: Place,
     json: options.Json = False,
     parameters: Given = (),
 ) -> None:
     """Says how much each unit of the chosen layers contributes to the target, for each sample of the inputs."""
-    place = Place(
-        model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []),
-        Login(ca, certificate, key, token),
-    )  # fmt: skip
-    picture = picture_of(scale, mean, std, layout, colours, resize, background)
     wanted_rows = parse_rows(rows) if rows is not None else None
     question = _Question(
         method.replace("-", "_").lower(), tuple(layer or ()), tuple(source or ()), tuple(target or ()),
@@ -314,26 +261,13 @@ def _answer(asker: Asker, request: AttributionRequest) -> Attribution:
     """The best revision; on a terminal with a line of progress."""
     revisions: dict[int, Attribution] = {}
     best = 0
-    with _progress() as report:
+    with progress("evaluations") as report:
         for event in asker.stream(request):
             match event:
                 case Progress():
-                    report(event)
+                    report(event.done, event.planned, "")
                 case Revision():
                     revisions[event.number] = event.attribution
                 case Completed():
                     best = event.best_revision
     return revisions[best]
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[Progress], None]]:
-    if not sys.stderr.isatty():
-        yield lambda event: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("evaluations", total=None)
-        yield lambda event: bar.update(task, completed=event.done, total=event.planned)

@@ -12,19 +12,18 @@ from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.interventions import MEAN, Edit, Patch
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Place, asking
+from onnx_attribution.server.cli.bundles import bundled
 from onnx_attribution.server.cli.files import read_file
-from onnx_attribution.server.cli.inputs import axes_of, parse_rows, read_inputs, read_parts, shapes_of
-from onnx_attribution.server.cli.login import Login
+from onnx_attribution.server.cli.inputs import parse_rows, read_inputs, read_parts
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.cli.samples import Parts, taken
 from onnx_attribution.server.cli.target import parse_target, split_tensor
 from onnx_attribution.values import Preprocessing, TensorInfo
 
-Many = list[str] | None
 
-
+@bundled()
 def intervene(
-    file: options.File,
+    *,
     edit: Annotated[
         list[str],
         typer.Option(
@@ -39,42 +38,27 @@ def intervene(
         typer.Option("--together", help="All edits at once, in their order, in place of each by itself."),
     ] = False,
     input: Annotated[
-        Many,
+        options.Many,
         typer.Option(
             metavar="[NAME=]FILE", help="As for explain; default: the example beside the model. Repeatable."
         ),
     ] = None,
     donors: Annotated[
-        Many,
+        options.Many,
         typer.Option(
             metavar="[NAME=]FILE",
             help="Inputs from which means and patches are taken; default: the input itself. Repeatable.",
         ),
     ] = None,
-    target: Annotated[Many, typer.Option(metavar="[TENSOR:]INDEX", help="As for explain.")] = None,
-    minus: Annotated[Many, typer.Option(metavar="INDEX", help="Subtracted from the target.")] = None,
+    target: options.Target = None,
+    minus: options.Minus = None,
     logit: options.Logit = False,
     mean_centred: options.MeanCentred = False,
-    rows: Annotated[
-        str | None, typer.Option(metavar="3|0:3", help="Only these samples of the input.")
-    ] = None,
-    provider: options.Provider = "auto",
-    threads: options.Threads = 0,
-    batch_axis: options.BatchAxis = None,
-    shape: options.Shape = None,
-    server: options.Server = None,
-    ca: options.Ca = None,
-    certificate: options.Certificate = None,
-    key: options.Key = None,
-    token: options.Token = None,
-    model: options.Model = None,
+    rows: options.Rows = None,
+    place: Place,
     json: options.Json = False,
 ) -> None:
     """Says what the target is where activations of layers are removed, set, scaled, or patched from another input."""
-    place = Place(
-        model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []),
-        Login(ca, certificate, key, token),
-    )  # fmt: skip
     wanted = parse_rows(rows) if rows is not None else None
     picture = Picture()
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+Many = list[str] | None
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="The .onnx file; with --server, the model's name there.")
 ]
@@ -61,3 +62,27 @@ Logit = Annotated[
     typer.Option("--logit", help="What a final Softmax, LogSoftmax or Sigmoid is made of, in its place."),
 ]
 MeanCentred = Annotated[bool, typer.Option("--mean-centred", help="Less the mean over the classes.")]
+Target = Annotated[
+    Many,
+    typer.Option(
+        metavar="[TENSOR:]INDEX",
+        help="3, 2,5 or 0:3,1 (a region is summed), TENSOR, TENSOR:3; @FILE or 1,@FILE: a mask, @FILE: weights. "
+        "Given several times: one for each sample, or the elements of one.",
+    ),
+]
+Minus = Annotated[Many, typer.Option(metavar="INDEX", help="Subtracted from the target; same forms.")]
+Source = Annotated[
+    Many,
+    typer.Option(
+        metavar="NAME",
+        help="Where the path lives; default: embeddings of tokens, else the float inputs. Repeatable.",
+    ),
+]
+Baseline = Annotated[
+    Many,
+    typer.Option(
+        metavar="[NAME=]FILE|NUMBER",
+        help="Default 0, or empty text. A number or file alone holds for all sources; NAME=TEXT for strings.",
+    ),
+]
+Rows = Annotated[str | None, typer.Option(metavar="3|0:3", help="Only these samples.")]

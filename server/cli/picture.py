@@ -46,13 +46,13 @@ Background = Annotated[
 
 
 def picture_of(
-    scale: str | None,
-    mean: str | None,
-    std: str | None,
-    layout: str | None,
-    colours: str | None,
-    resize: bool,
-    background: str | None,
+    scale: Scale = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Order = None,
+    colours: Colour = None,
+    resize: Resize = False,
+    background: Background = None,
 ) -> Picture:
     """What the options say. Raises: InvalidArgument: a value that none of them can have."""
     if layout is not None and layout not in get_args(Layout):

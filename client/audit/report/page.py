@@ -12,6 +12,7 @@ import numpy as np
 
 from onnx_attribution.client.audit.arrays import from_json
 from onnx_attribution.client.audit.records import answer_of
+from onnx_attribution.client.audit.report.missing import left_out
 from onnx_attribution.client.audit.report.summary import title
 from onnx_attribution.client.audit.run import Audit
 from onnx_attribution.client.render import charts, page
@@ -59,13 +60,15 @@ def write_page(
         metrics=metrics_of(found),
         samples=[_sample(audit, k, shown[k], found) for k in range(min(len(audit.data), SAMPLES))],
         cascade=_cascade(audit, found, shown),
+        carried=_carried(found),
+        left_out=left_out(found),
         curves=_curves(found),
         flow=_flow(found, links, audit),
         neurons=_neurons(audit, found, shown),
         compared=_compared(found),
         colours=page.css_of_scale(),
     )
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def metrics_of(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -166,6 +169,27 @@ def _small(maps: Mapping[str, Any], shown: Shown, numbers: Mapping[str, Any], na
     drawn = scene_of(answer, next(iter(answer.layers.values())), 0, shown)
     panels: list[Panel] = [one for one in drawn.panels if isinstance(one, HeatPanel) and one.image is None]
     return page.panel((panels or list(drawn.panels))[-1])
+
+
+# --- relevance that is carried back
+
+
+def _carried(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How alike relevance becomes from the scores down, whatever it began with: a curve a method."""
+    told = found.get("convergence")
+    if not told or len(told["layers"]) < 2:
+        return None
+    charted = {}
+    for name, one in told["methods"].items():
+        places = [k for k, layer in enumerate(told["layers"]) if layer in one]
+        numbers = [one[told["layers"][k]] for k in places]
+        charted[name] = Curve(
+            np.array(places, np.float64) + 1,
+            *(from_json([each[word] for each in numbers]) for word in ("value", "low", "high")),
+        )
+    hues = charts.hues(list(found["settings"]["methods"]))
+    chart = charts.curves(charted, "layers, from the scores down to the source", "|cos|", hues)
+    return {**told, "chart": chart}
 
 
 # --- curves

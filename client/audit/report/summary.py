@@ -35,6 +35,11 @@ TITLES = {
     "max_sensitivity": "small moves",
     "deletion_area": "deletion",
     "insertion_area": "insertion",
+    "pointing_game": "pointing game",
+    "attribution_localisation": "positive part in the mask",
+    "relevance_mass_accuracy": "mass in the mask",
+    "relevance_rank_accuracy": "top ranks in the mask",
+    "intersection_over_union": "overlap with the mask",
 }
 """Metrics by what they try, for the heads of columns."""
 SCHEMA: dict[str, Any] = json.loads(files(__package__).joinpath("schema.json").read_text())
@@ -45,7 +50,8 @@ def summary(
 ) -> dict[str, Any]:
     """The object. `evidence` says what is known of versions, command and time."""
     items = [audit.item(k) for k in range(len(audit.data))]
-    found = [*completeness(audit, items), *(one for check in audit.checks for one in check.findings(audit))]
+    done = [check for check in audit.checks if check.name not in audit.skipped]
+    found = [*completeness(audit, items), *(one for check in done for one in check.findings(audit))]
     judged = verdicts(found, len(items), seed=audit.settings.seed)
     methods = {name: _method(audit, name, items) for name in _ordered(audit, judged)}
     for one in judged.methods:
@@ -53,7 +59,7 @@ def summary(
         methods[one.method]["metrics"] = {_name(each): _metric(each) for each in one.findings}
     labelled = [one for one in items if one["label"] is not None and one["prediction"] is not None]
     right = sum(one["label"] == one["prediction"]["index"] for one in labelled)
-    extra = {check.name: check.found(audit) for check in audit.checks}
+    extra = {check.name: check.found(audit) for check in done}
     return {
         "schema": VERSION,
         "model": {
@@ -176,7 +182,7 @@ def _metric(one: Finding) -> dict[str, Any]:
 
 def write_summary(found: Mapping[str, Any], path: Path) -> None:
     """Writes the object, of which NaN is null."""
-    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def parameters_of(method: Any) -> dict[str, Any]:
@@ -186,6 +192,13 @@ def parameters_of(method: Any) -> dict[str, Any]:
         plain = isinstance(value, str | int | float | bool | type(None))
         found[name] = value if plain else str(value)[:200]
     return found
+
+
+def _coarsely(audit: Audit, name: str) -> list[str]:
+    """What is to be said of a method that the checks ask for more coarsely."""
+    if not audit.checks or name not in audit.coarse:
+        return []
+    return [f"the checks compare maps of {audit.coarse[name].parameters()['steps']} steps, to save time"]
 
 
 def _tensor(one: Any) -> dict[str, Any]:
@@ -203,7 +216,10 @@ def _method(audit: Audit, name: str, items: Sequence[Mapping[str, Any]]) -> dict
         "failed": len(errors),
         "seconds": round(sum(one["seconds"] for one in answered), 4),
         "evaluations": sum(one["evaluations"] for one in answered),
-        "warnings": sorted({text for one in answered for text in one["warnings"]}),
+        "warnings": [
+            *_coarsely(audit, name),
+            *sorted({text for one in answered for text in one["warnings"]}),
+        ],
         "verdict": None,
         "error": errors[0] if errors and not answered else None,
     }

@@ -28,6 +28,9 @@ class OtherClasses:
     def planned(self, audit: Audit) -> int:
         return len(audit.data)
 
+    def seconds(self, audit: Audit) -> float:
+        return len(RANKS) * len(audit.data) * sum(map(audit.seconds_of, audit.settings.methods))
+
     def steps(self, audit: Audit) -> Iterator[Step]:
         if not any(audit.other_target(k, 1) for k in range(len(audit.data))):
             raise InvalidArgument("the target has no classes to be told apart")
@@ -37,7 +40,9 @@ class OtherClasses:
     def _step(self, audit: Audit, k: int) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
         told: dict[str, Any] = {}
         for name in audit.answered(k):
-            own: Maps = {layer: np.asarray(a, np.float64)[None] for layer, a in audit.maps(k, name).items()}
+            own: Maps = {
+                layer: np.asarray(a, np.float64)[None] for layer, a in audit.maps_compared(k, name).items()
+            }
             told[name] = {"chance": by_chance(own, audit.settings.seed + k)}
             for word, rank in RANKS.items():
                 target = audit.other_target(k, rank)

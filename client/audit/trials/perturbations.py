@@ -40,6 +40,10 @@ class Perturbations:
     def planned(self, audit: Audit) -> int:
         return len(audit.data)
 
+    def seconds(self, audit: Audit) -> float:
+        runs = audit.seconds_of_runs(3, 3 * REMOVED) * len(audit.settings.methods)
+        return len(audit.data) * (runs + MOVED * sum(map(audit.seconds_of, audit.settings.methods)))
+
     def steps(self, audit: Audit) -> Iterator[Step]:
         known = {one.name for one in audit.info.inputs if one.dtype.startswith(("float", "double"))}
         sources = audit.settings.source or audit.info.sources
@@ -78,7 +82,10 @@ class Perturbations:
                         forward, item.inputs, maps, move, count=REMOVED, normalize=True, seed=seed
                     )[0]
                     told[name][word] = _only(np.array([value / size])) if size else None
-            told[name]["sensitivity"] = self._sensitivity(audit, name, item.inputs, own, target, seed)
+            compared = audit.maps_compared(k, name)
+            if compared.keys() == own.keys():
+                still = {layer: np.asarray(a, np.float64)[None] for layer, a in compared.items()}
+                told[name]["sensitivity"] = self._sensitivity(audit, name, item.inputs, still, target, seed)
         return told, {}
 
     def _forward(self, audit: Audit, k: int) -> Any:
@@ -109,7 +116,7 @@ class Perturbations:
         def explain(moved: Inputs) -> Maps:
             if moved is inputs:
                 return own
-            answer = audit.ask(audit.request(name, moved, target))
+            answer = audit.ask(audit.request(name, moved, target, as_checked=True))
             return {layer: np.asarray(answer.layers[layer].values, np.float64) for layer in own}
 
         try:

@@ -39,6 +39,9 @@ class RandomisedWeights:
     def planned(self, audit: Audit) -> int:
         return MOST + 1
 
+    def seconds(self, audit: Audit) -> float:
+        return MOST * len(self.numbers(audit)) * sum(map(audit.seconds_of, audit.settings.methods))
+
     def steps(self, audit: Audit) -> Iterator[Step]:
         subject = Subject(audit.asked, audit.name)
         yield Step("randomised-chance", "maps of chance", partial(self._chance, audit))
@@ -136,4 +139,6 @@ class RandomisedWeights:
 
 
 def _own(audit: Audit, k: int, name: str) -> Maps:
-    return {layer: np.asarray(array, np.float64)[None] for layer, array in audit.maps(k, name).items()}
+    return {
+        layer: np.asarray(array, np.float64)[None] for layer, array in audit.maps_compared(k, name).items()
+    }

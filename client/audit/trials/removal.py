@@ -16,12 +16,13 @@ from onnx_attribution.client.audit.curves import Curve, Kind, curve
 from onnx_attribution.client.audit.metrics.interval import interval
 from onnx_attribution.client.audit.metrics.metric import Metric
 from onnx_attribution.client.audit.metrics.removal import DELETION, INSERTION
+from onnx_attribution.client.audit.questions import TOGETHER
 from onnx_attribution.client.audit.ranks import by_axes, random_ranks, ranks_of
 from onnx_attribution.client.audit.records import plain as number
 from onnx_attribution.client.audit.run import Audit, Step
+from onnx_attribution.client.audit.trials.places import at_positions, positions_of, source_of, unit_of
 from onnx_attribution.client.audit.verdict import Finding, findings
-from onnx_attribution.client.render.scene import channels_lie_last
-from onnx_attribution.errors import AttributionError, InvalidArgument
+from onnx_attribution.errors import AttributionError
 from onnx_attribution.values import Array
 
 POINTS, DRAWS = 16, 3
@@ -39,8 +40,14 @@ class Removal:
     def planned(self, audit: Audit) -> int:
         return len(audit.data) + LAYERS
 
+    def seconds(self, audit: Audit) -> float:
+        rankings = len(audit.settings.methods) + DRAWS
+        positions = len(KINDS) * len(audit.data) * rankings
+        neurons = min(len(audit.data), SAMPLES) * len(self._layers(audit)) * (rankings + 2)
+        return audit.seconds_of_runs(positions + neurons / TOGETHER, (POINTS + 1) * (positions + neurons))
+
     def steps(self, audit: Audit) -> Iterator[Step]:
-        source = self._source(audit)
+        source = source_of(audit)
         for k, item in enumerate(audit.data.items):
             yield Step(
                 f"removed-{k:06d}", f"removal from {item.id}", partial(self._positions, audit, k, source)
@@ -52,14 +59,6 @@ class Removal:
                 partial(self._neurons, audit, layer),
             )
 
-    def _source(self, audit: Audit) -> str:
-        """The input of which positions are removed. Raises: InvalidArgument: the source is no input."""
-        inputs = {one.name for one in audit.info.inputs if one.dtype.startswith(("float", "double"))}
-        for name in audit.settings.source or audit.info.sources:
-            if name in inputs:
-                return name
-        raise InvalidArgument("no source is an input of floats, of which positions could be removed")
-
     def _layers(self, audit: Audit) -> list[str]:
         """The middle and the last of the hidden layers."""
         layers = audit.settings.layers
@@ -67,11 +66,10 @@ class Removal:
 
     def _positions(self, audit: Audit, k: int, source: str) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
         inputs, target = audit.data.items[k].inputs, audit.target(k)
-        unit = _unit(inputs[source], audit, source)
-        axes = _positions_of(unit)
+        unit = unit_of(audit, k, source)
+        axes = positions_of(unit, is_input=source in inputs)
         groups = by_axes(unit, axes)
-        given = audit.settings.baselines.get(source, 0.0)
-        to = _one(given, inputs[source], unit, k)
+        to = _one(audit.settings.baselines.get(source, 0.0), unit, k)
         told: dict[str, Any] = {}
         drawn: dict[str, dict[Kind, list[Curve]]] = {}
         orders = {
@@ -173,7 +171,7 @@ class Removal:
             )
             curves.append(
                 {
-                    "title": f"{kind} of positions of {self._source(audit)}",
+                    "title": f"{kind} of positions of {source_of(audit)}",
                     "words": f"The target as positions are {words}. "
                     + ("Low is good." if kind == "deletion" else "High is good."),
                     "x": f"share of positions {'removed' if kind == 'deletion' else 'given back'}",
@@ -229,51 +227,15 @@ def _range(values: Sequence[Floats], axis: int | None) -> tuple[Any, Any]:
     return low, np.where(span > 0, span, np.nan)
 
 
-def _one(baseline: Any, array: Array, unit: Sequence[int], k: int) -> Any:
+def _one(baseline: Any, unit: Sequence[int], k: int) -> Any:
     """The baseline of one sample; 0 for one of several references."""
     if isinstance(baseline, int | float):
         return float(baseline)
     if not isinstance(baseline, np.ndarray):
         return 0.0
-    rows = baseline if baseline.ndim == array.ndim else baseline[None]
+    rows = baseline if baseline.ndim == len(unit) + 1 else baseline[None]
     row = rows[min(k, len(rows) - 1)]
-    return np.broadcast_to(row, unit).astype(array.dtype) if np.ndim(row) <= len(unit) else 0.0
-
-
-def _unit(array: Array, audit: Audit, source: str) -> tuple[int, ...]:
-    info = next(one for one in audit.info.inputs if one.name == source)
-    axis = info.sample_axis(array.shape, audit.info.batch)
-    return tuple(size for k, size in enumerate(array.shape) if k != axis) if axis is not None else array.shape
-
-
-def _positions_of(unit: Sequence[int]) -> tuple[int, ...]:
-    """The axes of positions of a sample: all but that of the channels, which three and more axes have."""
-    axes = tuple(range(len(unit)))
-    if len(unit) < 3:
-        return axes
-    last = unit[-1] in (1, 3, 4) and unit[-3] not in (1, 3, 4)
-    return axes[:-1] if last else axes[1:] if len(unit) == 3 else axes[-2:]
-
-
-def at_positions(values: Array, unit: Sequence[int], axes: Sequence[int], *, exact: bool) -> Floats | None:
-    """A map in the shape of a sample: its own, or that of a hidden layer in blocks over the positions; None for what
-    has no positions."""
-    found = np.asarray(values, np.float64)
-    if exact and found.shape == tuple(unit):
-        return found
-    positions = [unit[axis] for axis in axes]
-    if found.ndim < len(positions) or len(positions) < 2:
-        return None
-    last = channels_lie_last(found.shape, positions)
-    plane = found.sum(axis=-1) if last else found.reshape(-1, *found.shape[-len(positions) :]).sum(axis=0)
-    if plane.ndim != len(positions):
-        return None
-    places = [np.arange(n) * size // n for n, size in zip(positions, plane.shape, strict=True)]
-    spread = plane[np.ix_(*places)]
-    for axis in range(len(unit)):
-        if axis not in axes:
-            spread = np.expand_dims(spread, axis)
-    return np.array(np.broadcast_to(spread, tuple(unit)))
+    return np.broadcast_to(row, unit) if np.ndim(row) <= len(unit) else 0.0
 
 
 def _band(rows: Sequence[Sequence[float | None]], areas: Sequence[float | None], seed: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from onnx import numpy_helper
 
 from onnx_attribution.client.audit.compare import moved_mass
 from onnx_attribution.client.audit.report import SCHEMA
-from onnx_attribution.client.audit.requirements import MEASURED
+from onnx_attribution.client.audit.requirements import LOCATED, MEASURED
 from onnx_attribution.server.app import background
 from onnx_attribution.server.cli.audit import without_secrets
 from onnx_attribution.server.engine import Engine
@@ -66,7 +66,7 @@ def test_the_report_has_the_form_of_its_schema(audited: Path) -> None:
 
 def test_metrics_of_the_report_are_those_that_can_be_required(audited: Path) -> None:
     names = {name for one in report(audited)["methods"].values() for name in one["metrics"]}
-    assert names == set(MEASURED)
+    assert names == set(MEASURED) - set(LOCATED)  # which need masks
 
 
 def test_a_method_that_keeps_positive_gradients_fails_and_the_page_begins_with_that(audited: Path) -> None:
@@ -122,7 +122,16 @@ def test_the_page_holds_all_that_it_shows(audited: Path) -> None:
         kind, _, data = source.partition(";base64,")
         assert kind in ("data:image/png", "data:image/jpeg")
         Image.open(io.BytesIO(base64.b64decode(data))).verify()
-    for part in ("verdicts", "samples", "randomised", "ablation", "flow", "neurons", "evidence"):
+    for part in (
+        "verdicts",
+        "samples",
+        "randomised",
+        "convergence",
+        "ablation",
+        "flow",
+        "neurons",
+        "evidence",
+    ):
         assert f'<section id="{part}">' in page
 
 
