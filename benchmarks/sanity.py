@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnx_attribution.client.audit.arrays import Floats
 from onnx_attribution.client.audit.metrics.interval import Interval, interval
+from onnx_attribution.client.audit.metrics.metric import mean_of_known
 from onnx_attribution.client.audit.metrics.randomisation import (
     Randomisation,
     model_parameter_randomisation,
@@ -30,6 +32,7 @@ from onnx_attribution.client.audit.metrics.randomisation import (
 )
 from onnx_attribution.client.audit.metrics.sensitivity import compared, other_classes
 from onnx_attribution.client.audit.subject import Subject
+from onnx_attribution.graph_tools.programs.randomise import blocks_of
 from onnx_attribution.methods import IntegratedGradients, Lrp, Method, SmoothGrad
 from onnx_attribution.server.engine import Engine
 
@@ -59,6 +62,9 @@ SIGNED = (
     "hires_cam",
     "lrp_epsilon",
 )
+CAMS = ("grad_cam", "hires_cam", "grad_cam_pp")
+"""Of the last convolution, whose values stay until it is drawn anew: only the weights of its channels change."""
+MAPS_OF_A_LAYER = "while only its channel weights change"
 POSITIVE = ("guided_backprop", "deconvnet", "rectgrad", "grad_cam_pp", "full_grad", "lrp_zplus")
 
 
@@ -91,10 +97,14 @@ class Claim:
         return f"| {self.words} | {one.value:.3f} ({one.low:.3f} to {one.high:.3f}) | {self.verdict} |"
 
 
+RECTIFIED = 4
+"""Times as many inputs of the model of which a rectifier is last: where that stops the target all maps are constant."""
+
+
 def models(folder: Path, count: int) -> Iterator[Trained]:
     """The trained models, each with so many inputs."""
     with np.load(folder / "models" / "_samples" / "mnist_t10k_first2000.npz") as held:
-        digits = held["x"][:count, None].astype(np.float32) / 255
+        digits = held["x"][: RECTIFIED * count, None].astype(np.float32) / 255
     place = folder / "models"
     normalised = ((digits - 0.1307) / 0.3081).astype(np.float32)
     yield Trained(
@@ -102,7 +112,10 @@ def models(folder: Path, count: int) -> Iterator[Trained]:
     )
     last = np.moveaxis(digits, 1, -1)
     yield Trained(
-        "mnist-cnn-maxpool-marabou", place / "mnist-cnn-maxpool-marabou" / "model.onnx", "conv2d_input", last
+        "mnist-cnn-maxpool-marabou",
+        place / "mnist-cnn-maxpool-marabou" / "model.onnx",
+        "conv2d_input",
+        last[:count],
     )
     with np.load(place / "cifar10-wide-kw" / "examples.npz") as held:
         images = held["x"]
@@ -113,8 +126,9 @@ def models(folder: Path, count: int) -> Iterator[Trained]:
     )
 
 
-def claims(run: Randomisation, other: Mapping[str, Mapping[str, Floats]]) -> Iterator[Claim]:
-    """What is expected of a cascade and of maps of another class, where the methods have maps."""
+def claims(run: Randomisation, other: Mapping[str, Mapping[str, Floats]], above: int) -> Iterator[Claim]:
+    """What is expected of a cascade, whose first `above` blocks are above the last convolution, and of maps of another
+    class, where the methods have maps."""
     known = run.originals.keys()
     top = run.stages[0].similarity
     for name in ("gradient", "smoothgrad"):
@@ -137,6 +151,16 @@ def claims(run: Randomisation, other: Mapping[str, Mapping[str, Floats]]) -> Ite
     yield Claim(
         "guided_backprop: more alike after the top block than after all", interval(curve[0] - curve[-1])
     )
+    for name in CAMS:
+        curve = run.curve(name, "spearman")
+        yield Claim(
+            f"{name}: more alike {MAPS_OF_A_LAYER} than with the last convolution drawn anew",
+            interval(mean_of_known(curve[:above]) - curve[above]),
+        )
+        yield Claim(
+            f"{name}: more alike than gradient {MAPS_OF_A_LAYER}",
+            interval(mean_of_known(curve[:above]) - mean_of_known(run.curve("gradient", "spearman")[:above])),
+        )
     for name in ("integrated_gradients", "deeplift_rescale"):
         absolute = run.scores(name, "spearman_absolute")
         difference = absolute - run.scores(name, "spearman")
@@ -153,24 +177,36 @@ def measured(one: Trained, engine: Engine) -> list[str]:
     engine.add(one.name, one.file)
     subject, inputs = Subject(engine, one.name, logit=one.logit), {one.input: one.images}
     classes = subject.classes(inputs)
-    run = model_parameter_randomisation(subject, METHODS, inputs, classes, names=NAMES)
+    run = model_parameter_randomisation(subject, METHODS, inputs, classes, names=NAMES, most=12)
     drawn = other_classes(subject.scores(inputs), seed=1)
     other = {
         name: compared(run.originals[name], subject.maps(method, inputs, drawn), names=NAMES)
         for name, method in METHODS.items()
     }
-    found = list(claims(run, other))
+    blocks = blocks_of(onnx.load(one.file), most=12)
+    above = next(k for k, block in enumerate(blocks) if "Conv" in block.operators)
+    assert [stage.block for stage in run.stages] == [block.name for block in blocks]
+    found = list(claims(run, other, above))
     counts = {word: sum(one.verdict == word for one in found) for word in ("holds", "open", "contradicted")}
     lines = [f"## {one.name}", "", f"{len(one.images)} inputs. Of {len(found)} claims " + ", ".join(
         f"{count} {word}" for word, count in counts.items()) + ".", ""]  # fmt: skip
     lines += ["| after | " + " | ".join(METHODS) + " |", "|---|" + "---:|" * len(METHODS)]
-    for stage in run.stages:
-        cells = [f"{np.mean(stage.similarity[name]['spearman']):.2f}" for name in METHODS]
-        lines.append(f"| `{stage.block}` | " + " | ".join(cells) + " |")
-    cells = [f"{np.mean(other[name]['spearman']):.2f}" for name in METHODS]
+    for k, stage in enumerate(run.stages):
+        cells = [f"{interval(stage.similarity[name]['spearman']).value:.2f}" for name in METHODS]
+        word = ", the last convolution" if k == above else ""
+        lines.append(f"| `{stage.block}`{word} | " + " | ".join(cells) + " |")
+    cells = [f"{interval(other[name]['spearman']).value:.2f}" for name in METHODS]
     lines += ["| another class | " + " | ".join(cells) + " |", ""]
+    each = [*(stage.similarity for stage in run.stages), other]
+    counts_of = {name: [interval(one[name]["spearman"]).count for one in each] for name in METHODS}
+    lines[-1:] = [
+        "| inputs with a number | " + " | ".join(str(min(one)) for one in counts_of.values()) + " |",
+        "",
+    ]
     lines += ["| claim that does not hold | difference | |", "|---|---|---|"]
-    lines += [one.row() for one in found if one.verdict != "holds"]
+    lines += [one.row() for one in found if one.verdict != "holds" and MAPS_OF_A_LAYER not in one.words]
+    lines += ["", "| claim of class activation maps | difference | |", "|---|---|---|"]
+    lines += [one.row() for one in found if MAPS_OF_A_LAYER in one.words]
     print(*lines, f"({time.monotonic() - began:.0f} s)", sep="\n", flush=True)
     return [*lines, ""]
 
@@ -187,7 +223,8 @@ def main(arguments: list[str]) -> int:
         "# Methods under randomised parameters", "",
         "<!-- Written by `python -m benchmarks.sanity`. -->", "",
         "Signed rank correlation with the map of the trained model, after the parameters of each block and of those",
-        "above it are drawn anew, and with the map of another class. A constant map has none.",
+        "above it are drawn anew, and with the map of another class. A constant map has none,",
+        "and an input with one is left out; as many as have all numbers stand under the table.",
         "Claims are orders of two methods; the difference is the mean over inputs, with its interval of 95 %.", "",
     ]  # fmt: skip
     with Engine(threads=2) as engine:

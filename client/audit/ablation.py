@@ -43,6 +43,7 @@ from onnx_attribution.values import (
     Attribution,
     AttributionRequest,
     ModelInfo,
+    References,
     Selection,
     Target,
     TensorInfo,
@@ -222,9 +223,9 @@ def ablation(
     shape, such as `by_axes` and `patches` (default: the channels, by `channel_axis`). Methods are
     names or values of `onnx_attribution.methods`, and "random": the mean over `draws` rankings drawn by the seed, from
     which gains are counted. `to` is as for `curve`, or "baseline": the layer's values where inputs are at their
-    baselines, of each sample its own where there are several, from which methods with a baseline count; means and
-    donors are taken from all samples, or of many the first 256. `batch` samples are asked about at once; `progress` is
-    called with how many of how many calls are made.
+    baselines, of each sample its own where there are several, of references their mean, from which methods with a
+    baseline count; means and donors are taken from all samples, or of many the first 256. `batch` samples are asked
+    about at once; `progress` is called with how many of how many calls are made.
 
     Raises:
         InvalidArgument: a method, layer, group or target that cannot be used; what has no derivative is in `failed`.
@@ -364,13 +365,16 @@ def _own(index: Any, numbers: range, count: int) -> Any:
 
 def _own_baseline(baseline: Any, rank: int, numbers: range, count: int) -> Any:
     """The baselines of some of the samples, where there is one for each."""
-    if not isinstance(baseline, np.ndarray) or baseline.ndim != rank or len(baseline) != count or count == 1:
+    own = baseline.values if isinstance(baseline, References) and baseline.per_sample else baseline
+    if not isinstance(own, np.ndarray) or not own.ndim or len(own) != count or count == 1:
         return baseline
-    return baseline[list(numbers)]
+    if own is not baseline:
+        return References(own[list(numbers)], per_sample=True)
+    return own[list(numbers)] if own.ndim == rank else baseline
 
 
 def _at_baseline(sample: Mapping[str, Array], baselines: Mapping[str, Any]) -> dict[str, Array]:
-    """Samples of the inputs at their baselines.
+    """Samples of the inputs at their baselines, of several references at their mean.
 
     Raises:
         InvalidArgument: an input has no baseline that they could have.
@@ -378,6 +382,8 @@ def _at_baseline(sample: Mapping[str, Array], baselines: Mapping[str, Any]) -> d
     found: dict[str, Array] = {}
     for name, array in sample.items():
         given = baselines.get(name, 0.0)
+        if isinstance(given, References):
+            given = given.values.astype(np.float64).mean(axis=1 if given.per_sample else 0)
         if array.dtype.kind not in "fV":
             raise InvalidArgument(
                 f"{name!r} holds {array.dtype.name}, which has no baseline; take another `to`"

@@ -33,6 +33,11 @@ class Questions:
         self.facts = {one.name: one for one in model.methods()}
         self.data, self.left_out = self._usable(data)
 
+    @cached_property
+    def declared(self) -> Mapping[str, tuple[int | str | None, ...] | None]:
+        """By layer the shape that the model declares."""
+        return {one.name: one.shape for one in self.model.layers("")}
+
     @property
     def checked(self) -> Mapping[str, Method]:
         """The methods as the checks ask for them."""

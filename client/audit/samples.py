@@ -25,6 +25,7 @@ def explained(audit: Questions, k: int) -> tuple[Mapping[str, Any], Mapping[str,
     """The numbers and arrays that are kept of a sample: the answers of all methods, and its scores."""
     item, started = audit.data.items[k], time.monotonic()
     image = shown_of(audit.info, item.inputs).image(0)
+    place = None if image is None else image.shape[:2]
     told: dict[str, Any] = {
         "id": item.id,
         "label": audit.data.label_index(k, audit.classes()),
@@ -46,7 +47,7 @@ def explained(audit: Questions, k: int) -> tuple[Mapping[str, Any], Mapping[str,
             if layer not in hidden or layer in own:
                 arrays[f"map/{name}/{layer}"] = found.values[0].astype(np.float32)
             elif found.values[0].size <= LARGEST:
-                kept = channels_of(found.values[0], None if image is None else image.shape)
+                kept = channels_of(found.values[0], place, audit.declared.get(layer))
                 for word, array in zip(("sums", "strongest", "maps"), kept, strict=True):
                     arrays[f"hidden/{name}/{layer}/{word}"] = array
     asked = time.monotonic()

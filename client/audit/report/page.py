@@ -201,7 +201,7 @@ def _curves(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     for told in (found.get("ablation") or {}).get("curves", []):
         x = from_json(told["fractions"])
         given = {
-            name: Curve(x, from_json(one["median"]), from_json(one["low"]), from_json(one["high"]))
+            name: Curve(x, from_json(one["mean"]), from_json(one["low"]), from_json(one["high"]))
             for name, one in told["methods"].items()
         }
         sign = -1 if told["direction"] == "higher" else 1

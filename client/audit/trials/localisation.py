@@ -14,7 +14,7 @@ from onnx_attribution.client.audit.metrics import localisation
 from onnx_attribution.client.audit.metrics.metric import Metric
 from onnx_attribution.client.audit.records import plain as number
 from onnx_attribution.client.audit.run import Audit, Step
-from onnx_attribution.client.audit.trials.places import at_positions, positions_of, source_of, unit_of
+from onnx_attribution.client.audit.trials.places import positions_of, scores_at, source_of, unit_of
 from onnx_attribution.client.audit.verdict import Finding, findings
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.values import Array
@@ -59,12 +59,10 @@ class Localisation:
         mask, has_channels = _placed(item.mask, unit, axes, item.id)
         told: dict[str, Any] = {}
         for name in audit.answered(k):
-            maps = audit.maps(k, name)
-            found = at_positions(
-                maps.get(source, next(iter(maps.values()))), unit, axes, exact=source in maps
-            )
-            if found is None or not np.isfinite(found).all():
+            placed = scores_at(audit.maps(k, name), {source: unit}, {source: axes})
+            if placed is None:
                 continue
+            found = placed[source]
             if not has_channels:
                 found = found.sum(axis=tuple(axis for axis in range(len(unit)) if axis not in axes))
             rng = np.random.default_rng(audit.settings.seed + k)

@@ -6,23 +6,30 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from onnx_attribution.client.audit.ablation import RANDOM, ablation
-from onnx_attribution.client.audit.arrays import Floats, from_json
-from onnx_attribution.client.audit.curves import Curve, Kind, curve
+from onnx_attribution.client.audit.ablation import BASELINE, RANDOM, ablation
+from onnx_attribution.client.audit.arrays import from_json
+from onnx_attribution.client.audit.curves import Curve, Kind, Range, curve
 from onnx_attribution.client.audit.metrics.interval import interval
 from onnx_attribution.client.audit.metrics.metric import Metric
 from onnx_attribution.client.audit.metrics.removal import DELETION, INSERTION
 from onnx_attribution.client.audit.questions import TOGETHER
-from onnx_attribution.client.audit.ranks import by_axes, random_ranks, ranks_of
+from onnx_attribution.client.audit.ranks import apart, are_ranked, by_axes, random_ranks, ranks_of
 from onnx_attribution.client.audit.records import plain as number
 from onnx_attribution.client.audit.run import Audit, Step
-from onnx_attribution.client.audit.trials.places import at_positions, positions_of, source_of, unit_of
+from onnx_attribution.client.audit.trials.places import (
+    baseline_in_words,
+    baseline_of,
+    positions_of,
+    scores_at,
+    sources_of,
+    unit_of,
+)
 from onnx_attribution.client.audit.verdict import Finding, findings
-from onnx_attribution.errors import AttributionError
+from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.values import Array
 
 POINTS, DRAWS = 16, 3
@@ -33,7 +40,8 @@ KINDS: tuple[tuple[Kind, Metric], ...] = (("deletion", DELETION), ("insertion", 
 
 
 class Removal:
-    """DELETION and INSERTION of positions of the first source, and the ablation experiment on hidden layers."""
+    """DELETION and INSERTION of positions of the sources, of several ranked together, and the ablation experiment on
+    hidden layers. What is removed is at the baseline, as are neurons where one is named; else 0."""
 
     name = "ablation"
 
@@ -47,10 +55,10 @@ class Removal:
         return audit.seconds_of_runs(positions + neurons / TOGETHER, (POINTS + 1) * (positions + neurons))
 
     def steps(self, audit: Audit) -> Iterator[Step]:
-        source = source_of(audit)
+        sources = sources_of(audit)
         for k, item in enumerate(audit.data.items):
             yield Step(
-                f"removed-{k:06d}", f"removal from {item.id}", partial(self._positions, audit, k, source)
+                f"removed-{k:06d}", f"removal from {item.id}", partial(self._positions, audit, k, sources)
             )
         for layer in self._layers(audit):
             yield Step(
@@ -64,55 +72,49 @@ class Removal:
         layers = audit.settings.layers
         return list(dict.fromkeys([layers[len(layers) // 2], layers[-1]]))[:LAYERS] if layers else []
 
-    def _positions(self, audit: Audit, k: int, source: str) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
-        inputs, target = audit.data.items[k].inputs, audit.target(k)
-        unit = unit_of(audit, k, source)
-        axes = positions_of(unit, is_input=source in inputs)
-        groups = by_axes(unit, axes)
-        to = _one(audit.settings.baselines.get(source, 0.0), unit, k)
-        told: dict[str, Any] = {}
-        drawn: dict[str, dict[Kind, list[Curve]]] = {}
-        orders = {
-            RANDOM: [
-                random_ranks(1, unit, groups, seed=audit.settings.seed + k * DRAWS + n) for n in range(DRAWS)
-            ]
-        }
+    def _positions(
+        self, audit: Audit, k: int, sources: Sequence[str]
+    ) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
+        inputs, target, seed = audit.data.items[k].inputs, audit.target(k), audit.settings.seed
+        try:
+            units = {name: unit_of(audit, k, name) for name in sources}
+        except InvalidArgument:
+            return {}, {}
+        axes = {name: positions_of(unit, is_input=name in inputs) for name, unit in units.items()}
+        groups = apart({name: by_axes(unit, axes[name]) for name, unit in units.items()})
+        to = {name: baseline_of(audit, k, name, unit) for name, unit in units.items()}
+        orders = {RANDOM: [random_ranks(1, units, groups, seed=seed + k * DRAWS + n) for n in range(DRAWS)]}
         for name in audit.answered(k):
-            maps = audit.maps(k, name)
-            scores = at_positions(
-                maps.get(source, next(iter(maps.values()))), unit, axes, exact=source in maps
-            )
-            if scores is not None and np.isfinite(scores).all():
-                orders[name] = [ranks_of(scores[None], groups)]
-        for name, each in orders.items():
-            drawn[name] = {}
-            for kind, _ in KINDS:
-                drawn[name][kind] = [
+            scores = scores_at(audit.maps(k, name), units, axes)
+            if scores is None:
+                continue
+            own = {source: each[None] for source, each in scores.items()}
+            if are_ranked(own, groups)[0]:  # a constant map names nothing
+                orders[name] = [ranks_of(own, groups, ties=seed + k)]
+        drawn: dict[str, dict[Kind, list[Curve]]] = {
+            name: {
+                kind: [
                     curve(
-                        audit.asked,
-                        audit.name,
-                        inputs,
-                        {source: order},
-                        kind=kind,
-                        to=to,
-                        points=POINTS,
-                        target=target,
+                        audit.asked, audit.name, inputs, order, kind=kind, to=to, points=POINTS, target=target
                     )
                     for order in each
                 ]
-        flat = [one for kinds in drawn.values() for curves in kinds.values() for one in curves]
-        low, span = _range([one.values for one in flat], axis=None)
-        for name, kinds in drawn.items():
-            told[name] = {
+                for kind, _ in KINDS
+            }
+            for name, each in orders.items()
+        }
+        span = Range.of(one for kinds in drawn.values() for curves in kinds.values() for one in curves)
+        told = {
+            name: {
                 kind: {
                     "shares": curves[0].shares.tolist(),
-                    "values": [
-                        number(one) for one in (np.mean([c.values[0] for c in curves], axis=0) - low) / span
-                    ],
-                    "area": number(float((np.mean([c.area[0] for c in curves]) - low) / span)),
+                    "values": [number(one) for one in np.mean([span.values(c)[0] for c in curves], axis=0)],
+                    "area": number(float(np.mean([span.area(c)[0] for c in curves]))),
                 }
                 for kind, curves in kinds.items()
             }
+            for name, kinds in drawn.items()
+        }
         return told, {}
 
     def _neurons(self, audit: Audit, layer: str) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
@@ -126,24 +128,30 @@ class Removal:
         named: list[Any] = [*methods, "layer_activation", "gradient_x_activation", RANDOM]
         names = [one if isinstance(one, str) else one.name for one in named]
         unique = [one for at, one in enumerate(named) if names.index(names[at]) == at]
-        try:
-            found = ablation(
-                audit.asked, audit.name, inputs, layer, methods=unique, points=POINTS, draws=DRAWS,
-                target=audit.target_at(indices),
-                baselines=audit.settings.baselines, seed=audit.settings.seed,
-            )  # fmt: skip
-        except AttributionError as error:
-            return {"reason": error.message}, {}
-        low, span = _range([one.values for one in found.curves.values()], axis=1)
+        ways: list[Literal["baseline"] | float] = [BASELINE, 0.0] if audit.settings.baselines else [0.0]
+        for to in ways:
+            try:
+                found = ablation(
+                    audit.asked, audit.name, inputs, layer, methods=unique, points=POINTS, draws=DRAWS, to=to,
+                    target=audit.target_at(indices),
+                    baselines=audit.settings.baselines, seed=audit.settings.seed,
+                )  # fmt: skip
+                break
+            except AttributionError as error:  # some inputs have no baseline: neurons go to 0, which is told
+                reason = error.message
+        else:
+            return {"reason": reason}, {}
+        span = found.range
         told = {
             name: {
                 "shares": one.shares.tolist(),
-                "values": [[number(v) for v in row] for row in (one.values - low[:, None]) / span[:, None]],
-                "areas": [number(v) for v in (one.area - low) / span],
+                "values": [[number(v) for v in row] for row in span.values(one)],
+                "areas": [number(v) for v in span.area(one)],
             }
             for name, one in found.curves.items()
         }
-        return {"layer": layer, "groups": found.groups, "methods": told, "failed": dict(found.failed)}, {}
+        about = {"layer": layer, "groups": found.groups, "to": found.to, "failed": dict(found.failed)}
+        return {**about, "methods": told}, {}
 
     def findings(self, audit: Audit) -> list[Finding]:
         items = self._items(audit)
@@ -151,10 +159,12 @@ class Removal:
         if not items:
             return found
         for kind, metric in KINDS:
-            names = [name for name in audit.everywhere if all(name in one for one in items)]
-            values = {name: from_json([one[name][kind]["area"] for one in items]) for name in names}
-            values = {name: each for name, each in values.items() if np.isfinite(each).any()}
-            chance = from_json([one[RANDOM][kind]["area"] for one in items])
+            areas = {
+                name: from_json([one[name][kind]["area"] if name in one else None for one in items])
+                for name in (*audit.everywhere, RANDOM)
+            }
+            chance = areas.pop(RANDOM)
+            values = {name: each for name, each in areas.items() if np.isfinite(each).any()}
             if values:
                 found += findings(metric, values, dict.fromkeys(values, chance), seed=audit.settings.seed)
         return found
@@ -165,26 +175,30 @@ class Removal:
             return None
         curves = []
         for kind, metric in KINDS:
-            names = [name for name in (*audit.settings.methods, RANDOM) if all(name in one for one in items)]
+            known = {
+                name: [one[name][kind] for one in items if name in one]
+                for name in (*audit.settings.methods, RANDOM)
+            }
+            known = {name: each for name, each in known.items() if each}
             words = (
                 "removed, the strongest first" if kind == "deletion" else "given back, the strongest first"
             )
             curves.append(
                 {
-                    "title": f"{kind} of positions of {source_of(audit)}",
-                    "words": f"The target as positions are {words}. "
+                    "title": f"{kind} of positions of {_listed(sources_of(audit))}",
+                    "words": f"The target as positions are {words}; removed they are {baseline_in_words(audit)}. "
                     + ("Low is good." if kind == "deletion" else "High is good."),
                     "x": f"share of positions {'removed' if kind == 'deletion' else 'given back'}",
                     "y": "target, of its range on these curves",
                     "direction": metric.direction,
-                    "fractions": items[0][names[0]][kind]["shares"] if names else [],
+                    "fractions": known[RANDOM][0]["shares"] if known else [],
                     "methods": {
                         name: _band(
-                            [one[name][kind]["values"] for one in items],
-                            [one[name][kind]["area"] for one in items],
+                            [_at(one["values"], one["shares"], known[RANDOM][0]["shares"]) for one in each],
+                            [one["area"] for one in each],
                             audit.settings.seed,
                         )
-                        for name in names
+                        for name, each in known.items()
                     },
                 }
             )
@@ -197,8 +211,8 @@ class Removal:
             curves.append(
                 {
                     "title": f"ablation of {layer}",
-                    "words": f"The target as channels of {layer} are removed ({told['groups']} in all), those first of "
-                    "which a method says that they contribute most. Low is good.",
+                    "words": f"The target as channels of {layer} go ({told['groups']} in all, each {told['to']}), "
+                    "those first of which a method says that they contribute most. Low is good.",
                     "x": "share of channels removed",
                     "y": "target, of its range on these curves",
                     "direction": "lower",
@@ -216,26 +230,18 @@ class Removal:
         return [audit.state.numbers(one) for one in steps] if all(map(audit.state.has, steps)) else []
 
 
-def _range(values: Sequence[Floats], axis: int | None) -> tuple[Any, Any]:
-    """The least number of all curves of a sample, and how far the largest is above it; NaN where they are all alike.
-
-    A share of the change F(x) - F' would turn round where the target rises as all is removed, and be anything where
-    it hardly changes.
-    """
-    low = np.min([one.min(axis=axis) for one in values], axis=0)
-    span = np.max([one.max(axis=axis) for one in values], axis=0) - low
-    return low, np.where(span > 0, span, np.nan)
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def _one(baseline: Any, unit: Sequence[int], k: int) -> Any:
-    """The baseline of one sample; 0 for one of several references."""
-    if isinstance(baseline, int | float):
-        return float(baseline)
-    if not isinstance(baseline, np.ndarray):
-        return 0.0
-    rows = baseline if baseline.ndim == len(unit) + 1 else baseline[None]
-    row = rows[min(k, len(rows) - 1)]
-    return np.broadcast_to(row, unit) if np.ndim(row) <= len(unit) else 0.0
+def _at(
+    values: Sequence[float | None], shares: Sequence[float], wanted: Sequence[float]
+) -> list[float | None]:
+    """A curve at other shares: samples of fewer positions have fewer points."""
+    if len(shares) == len(wanted):
+        return list(values)
+    return [number(one) for one in np.interp(wanted, shares, from_json(values))]
 
 
 def _band(rows: Sequence[Sequence[float | None]], areas: Sequence[float | None], seed: int) -> dict[str, Any]:
@@ -243,7 +249,7 @@ def _band(rows: Sequence[Sequence[float | None]], areas: Sequence[float | None],
     table = np.array([[math.nan if v is None else v for v in row] for row in rows], np.float64)
     each = [interval(column, seed=seed, draws=200) for column in table.T]
     return {
-        "median": [number(one.value) for one in each],
+        "mean": [number(one.value) for one in each],
         "low": [number(one.low) for one in each],
         "high": [number(one.high) for one in each],
         "area": number(interval(from_json(areas), seed=seed).value),

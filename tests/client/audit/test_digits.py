@@ -92,6 +92,24 @@ def test_guided_backprop_changes_less_in_the_upper_layers_than_in_the_lower(casc
     assert mean_difference_is_positive(curve[2], curve[3])
 
 
+def test_maps_of_the_last_convolution_change_most_once_it_is_drawn_anew_itself(
+    cascade: Randomisation,
+) -> None:
+    """Before that only the weights of its channels do: positive ones hardly, and signed ones more than half."""
+    assert [stage.block for stage in cascade.stages] == [
+        "/dense2/Gemm", "/dense1/Gemm", "/conv2/Conv", "/conv1/Conv",
+    ]  # fmt: skip
+    positive, signed, gradient = (
+        cascade.curve(name, "spearman") for name in ("grad_cam_pp", "grad_cam", "gradient")
+    )
+    assert mean_difference_is_positive(positive[:2].mean(axis=0), positive[2])
+    for other in (signed, gradient):
+        assert mean_difference_is_positive(
+            positive[:2].mean(axis=0) - other[:2].mean(axis=0), np.full(50, 0.5)
+        )
+    assert mean_difference_is_positive(signed[:2].mean(axis=0), gradient[:2].mean(axis=0))
+
+
 @pytest.mark.parametrize("name", TIMES_INPUT)
 def test_magnitudes_times_the_input_stay_alike_and_their_signs_do_not(
     cascade: Randomisation, name: str
