@@ -19,6 +19,7 @@ COLUMNS: Mapping[str, str] = {
     "other_classes": "random_logit_spearman",
     "random_weights": "model_parameter_randomisation_spearman",
     "small_moves": "max_sensitivity",
+    "continuity": "local_lipschitz_estimate",
 }
 """Metrics by the heads of the columns of the report."""
 LOCATED = (
@@ -29,7 +30,15 @@ LOCATED = (
     "intersection_over_union",
 )
 """The metrics of samples with masks."""
-MEASURED = ("completeness", "infidelity", "sparseness", "convergence", *COLUMNS.values(), *LOCATED)
+MEASURED = (
+    "completeness",
+    "infidelity",
+    "sparseness",
+    "complexity",
+    "convergence",
+    *COLUMNS.values(),
+    *LOCATED,
+)
 """The metrics of an audit. Only COMPLETENESS is of some methods alone: those whose maps sum to the change."""
 SIGNS: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt,

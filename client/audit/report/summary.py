@@ -33,6 +33,7 @@ TITLES = {
     "random_logit_spearman": "other classes",
     "model_parameter_randomisation_spearman": "random weights",
     "max_sensitivity": "small moves",
+    "local_lipschitz_estimate": "continuity",
     "deletion_area": "deletion",
     "insertion_area": "insertion",
     "pointing_game": "pointing game",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnx_attribution.client.audit.arrays import Floats, Inputs, Maps
-from onnx_attribution.client.audit.metrics.complexity import SPARSENESS, sparseness
+from onnx_attribution.client.audit.metrics.complexity import COMPLEXITY, SPARSENESS, complexity, sparseness
 from onnx_attribution.client.audit.metrics.faithfulness import (
     INFIDELITY,
     infidelity,
@@ -18,22 +18,30 @@ from onnx_attribution.client.audit.metrics.faithfulness import (
     removed_squares,
 )
 from onnx_attribution.client.audit.metrics.randomisation import permuted
-from onnx_attribution.client.audit.metrics.sensitivity import MAX_SENSITIVITY, max_sensitivity, within
+from onnx_attribution.client.audit.metrics.sensitivity import (
+    LOCAL_LIPSCHITZ_ESTIMATE,
+    MAX_SENSITIVITY,
+    local_lipschitz_estimate,
+    max_sensitivity,
+    within,
+)
 from onnx_attribution.client.audit.run import Audit, Step
 from onnx_attribution.client.audit.trials.likeness import column
+from onnx_attribution.client.audit.trials.places import baseline_of, positions_of, scores_at, unit_of
 from onnx_attribution.client.audit.verdict import Finding, findings
 from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.values import Array
 
 REMOVED, MOVED = 16, 4
 """Windows that are removed, and moves of the input, of each sample."""
+WORDS = ("sparseness", "complexity", "infidelity", "random", "sensitivity", "continuity")
 RADIUS = 0.02
 """How far an element moves, as a share of the spread of the input."""
 
 
 class Perturbations:
-    """INFIDELITY of removed windows, normalised and as a share of its size without a map; MAX_SENSITIVITY; and
-    SPARSENESS, which needs no perturbation."""
+    """INFIDELITY of removed windows, normalised and as a share of its size without a map; MAX_SENSITIVITY and
+    LOCAL_LIPSCHITZ_ESTIMATE of the same moves; and SPARSENESS and COMPLEXITY, which need no perturbation."""
 
     name = "perturbations"
 
@@ -41,52 +49,55 @@ class Perturbations:
         return len(audit.data)
 
     def seconds(self, audit: Audit) -> float:
-        runs = audit.seconds_of_runs(3, 3 * REMOVED) * len(audit.settings.methods)
+        runs = audit.seconds_of_runs(REMOVED + 1, REMOVED + 1)
         return len(audit.data) * (runs + MOVED * sum(map(audit.seconds_of, audit.settings.methods)))
 
     def steps(self, audit: Audit) -> Iterator[Step]:
         known = {one.name for one in audit.info.inputs if one.dtype.startswith(("float", "double"))}
-        sources = audit.settings.source or audit.info.sources
-        if not set(sources) <= known:
+        if not set(_sources(audit)) <= known:
             raise InvalidArgument("what is explained is no input of floats, which could be moved")
         for k, item in enumerate(audit.data.items):
             yield Step(f"perturbed-{k:06d}", f"moves of {item.id}", partial(self._step, audit, k))
 
     def _step(self, audit: Audit, k: int) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
-        item, target, seed = audit.data.items[k], audit.target(k), audit.settings.seed + k
+        item, seed = audit.data.items[k], audit.settings.seed + k
+        if not audit.answered(k):
+            return {}, {}
+        units = {name: unit_of(audit, k, name) for name in _sources(audit)}
+        forward = self._forward(audit, k)
         told: dict[str, Any] = {}
         for name in audit.answered(k):
             own: Maps = {layer: np.asarray(a, np.float64)[None] for layer, a in audit.maps(k, name).items()}
-            told[name] = {
-                "sparseness": _only(sparseness(own)),
-                "infidelity": None,
-                "random": None,
-                "sensitivity": None,
-            }
-            if not own or any(
-                layer not in item.inputs or own[layer].shape != item.inputs[layer].shape for layer in own
-            ):
-                continue  # of a hidden layer, or of samples that have no axis for them
-            given = audit.settings.baselines
+            told[name] = dict.fromkeys(WORDS)
+            told[name]["sparseness"] = _only(sparseness(own))
+            told[name]["complexity"] = _only(complexity(own))
+            if any(item.inputs[source].shape != (1, *unit) for source, unit in units.items()):
+                continue  # samples that have no axis for them
             multiplied = is_multiplied(audit.settings.methods[name], audit.facts.values())
-            baselines = {
-                n: b for n, b in given.items() if n in own and isinstance(b, int | float | np.ndarray)
-            }
-            move = removed_squares(tuple(own), baselines, contributions=multiplied)
-            forward = self._forward(audit, k)
-            if forward is not None:
-                zero = {layer: np.zeros_like(values) for layer, values in own.items()}
+            placed = self._placed(audit, k, name, units, multiplied)
+            if forward is not None and placed is not None:
+                baselines = {source: baseline_of(audit, k, source, unit) for source, unit in units.items()}
+                move = removed_squares(tuple(placed), baselines, contributions=multiplied)
+                zero = {layer: np.zeros_like(values) for layer, values in placed.items()}
                 size = infidelity(forward, item.inputs, zero, move, count=REMOVED, seed=seed)[0]
-                for word, maps in (("infidelity", own), ("random", permuted(own, seed=seed))):
+                for word, maps in (("infidelity", placed), ("random", permuted(placed, seed=seed))):
                     value = infidelity(
                         forward, item.inputs, maps, move, count=REMOVED, normalize=True, seed=seed
                     )[0]
                     told[name][word] = _only(np.array([value / size])) if size else None
-            compared = audit.maps_compared(k, name)
-            if compared.keys() == own.keys():
-                still = {layer: np.asarray(a, np.float64)[None] for layer, a in compared.items()}
-                told[name]["sensitivity"] = self._sensitivity(audit, name, item.inputs, still, target, seed)
+            told[name] |= self._moved(audit, k, name)
         return told, {}
+
+    def _placed(
+        self, audit: Audit, k: int, name: str, units: Mapping[str, tuple[int, ...]], multiplied: bool
+    ) -> Maps | None:
+        """The map at the sources; of a hidden layer, whose values it is a product with, in blocks over the positions of
+        the only source: what is foretold of removed positions is the sum over them, as of contributions."""
+        maps = audit.maps(k, name)
+        if not multiplied and not units.keys() <= maps.keys():
+            return None
+        found = scores_at(maps, units, {source: positions_of(unit) for source, unit in units.items()})
+        return None if found is None else {source: values[None] for source, values in found.items()}
 
     def _forward(self, audit: Audit, k: int) -> Any:
         """From inputs to the target of a sample; None where that is no element of a tensor."""
@@ -98,9 +109,13 @@ class Perturbations:
         else:
             place = (index,) if isinstance(index, int) else tuple(index) if isinstance(index, tuple) else ()
 
+        kept: dict[bytes, Floats] = {}  # the same windows are removed for all methods and maps
+
         def forward(inputs: Inputs) -> Floats:
-            scores = np.asarray(audit.model.predict(dict(inputs), [tensor])[tensor], np.float64)
-            return scores.reshape(1) if place is None else scores[(0, *place)].reshape(1)
+            if (key := _key(inputs)) not in kept:
+                scores = np.asarray(audit.model.predict(dict(inputs), [tensor])[tensor], np.float64)
+                kept[key] = scores.reshape(1) if place is None else scores[(0, *place)].reshape(1)
+            return kept[key]
 
         try:
             forward(audit.data.items[k].inputs)
@@ -108,24 +123,35 @@ class Perturbations:
             return None
         return forward
 
-    def _sensitivity(
-        self, audit: Audit, name: str, inputs: Inputs, own: Maps, target: Any, seed: int
-    ) -> float | None:
-        spread = max(float(np.ptp(np.asarray(inputs[layer], np.float64))) for layer in own)
+    def _moved(self, audit: Audit, k: int, name: str) -> dict[str, float | None]:
+        """How far the map moves, of whatever layer it is, with moves of the sources."""
+        inputs, target, seed = audit.data.items[k].inputs, audit.target(k), audit.settings.seed + k
+        own: Maps = {
+            layer: np.asarray(a, np.float64)[None] for layer, a in audit.maps_compared(k, name).items()
+        }
+        if not own:
+            return {}
+        kept: dict[bytes, Maps] = {_key(inputs): own}
+
+        def move(given: Inputs, rng: np.random.Generator) -> Inputs:
+            for source in _sources(audit):
+                spread = float(np.ptp(np.asarray(inputs[source], np.float64))) or 1.0
+                given = within((source,), RADIUS * spread)(given, rng)
+            return given
 
         def explain(moved: Inputs) -> Maps:
-            if moved is inputs:
-                return own
-            answer = audit.ask(audit.request(name, moved, target, as_checked=True))
-            return {layer: np.asarray(answer.layers[layer].values, np.float64) for layer in own}
+            if (key := _key(moved)) not in kept:
+                answer = audit.ask(audit.request(name, moved, target, as_checked=True))
+                kept[key] = {layer: np.asarray(answer.layers[layer].values, np.float64) for layer in own}
+            return kept[key]
 
         try:
-            found = max_sensitivity(
-                explain, inputs, within(tuple(own), RADIUS * spread), count=MOVED, seed=seed
-            )
+            return {
+                "sensitivity": _only(max_sensitivity(explain, inputs, move, count=MOVED, seed=seed)),
+                "continuity": _only(local_lipschitz_estimate(explain, inputs, move, count=MOVED, seed=seed)),
+            }
         except AttributionError:
-            return None
-        return _only(found)
+            return {}
 
     def findings(self, audit: Audit) -> list[Finding]:
         if self.name in audit.skipped:
@@ -136,7 +162,9 @@ class Perturbations:
         for metric, word, chance in (
             (INFIDELITY, "infidelity", "random"),
             (MAX_SENSITIVITY, "sensitivity", None),
+            (LOCAL_LIPSCHITZ_ESTIMATE, "continuity", None),
             (SPARSENESS, "sparseness", None),
+            (COMPLEXITY, "complexity", None),
         ):
             values = {name: column([one[name] for one in items], word) for name in audit.everywhere}
             values = {name: each for name, each in values.items() if np.isfinite(each).any()}
@@ -149,6 +177,15 @@ class Perturbations:
         if self.name in audit.skipped:
             return None
         return {"removed": REMOVED, "moved": MOVED, "radius": RADIUS}
+
+
+def _sources(audit: Audit) -> tuple[str, ...]:
+    return tuple(audit.settings.source or audit.info.sources)
+
+
+def _key(inputs: Inputs) -> bytes:
+    """Tells inputs of the same names and shapes apart."""
+    return b"".join(np.ascontiguousarray(one).tobytes() for one in inputs.values())
 
 
 def _only(values: Floats) -> float | None:
