@@ -13,17 +13,16 @@ how many neurons go until the model decides for something else.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from onnx_attribution.client.audit.ablated import RANDOM, Ablation
 from onnx_attribution.client.audit.arrays import Floats
-from onnx_attribution.client.audit.curves import RESAMPLE, Curve, Kind, Range, curve
-from onnx_attribution.client.audit.metrics import removal
+from onnx_attribution.client.audit.curves import RESAMPLE, Curve, Kind, curve
 from onnx_attribution.client.audit.ranks import (
     Whole,
     apart,
@@ -33,11 +32,11 @@ from onnx_attribution.client.audit.ranks import (
     random_ranks,
     ranks_of,
 )
-from onnx_attribution.client.audit.verdict import Finding, findings
 from onnx_attribution.client.render.inputs import shown_of
 from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.interventions import MEAN, Intervened, Patch, Replacement
 from onnx_attribution.methods import LayerActivation, Method, make
+from onnx_attribution.register import unknown
 from onnx_attribution.values import (
     Array,
     Attribution,
@@ -54,7 +53,6 @@ __all__ = [
     "RANDOM",
     "Ablation",
     "Curve",
-    "Range",
     "ablation",
     "by_axes",
     "channel_axis",
@@ -65,7 +63,6 @@ __all__ = [
 ]
 
 BASELINE: Literal["baseline"] = "baseline"
-RANDOM = "random"
 METHODS = (
     "neuron_ig",
     "deeplift_rescale",
@@ -76,125 +73,8 @@ METHODS = (
 )
 MOST = 256
 """Samples of one request at most."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method of an experiment, over its samples: mean and standard error of the area under the curve, of that area
-    less the one of random rankings, sample by sample, and how often and at which count (median) the decision turned."""
-
-    method: str
-    area: float
-    area_error: float
-    gain: float
-    gain_error: float
-    turned: float
-    turned_share: float
-
-
-@dataclass(frozen=True, eq=False)
-class Ablation:
-    """The experiment on a layer, or on several together: a curve for each method, that of "random" the mean over
-    `draws` rankings.
-
-    `failed` are methods that cannot be asked of this model, with the reason.
-    """
-
-    model: str
-    layer: str
-    kind: Kind
-    to: str
-    samples: int
-    groups: int
-    draws: int
-    curves: Mapping[str, Curve]
-    failed: Mapping[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def range(self) -> Range:
-        """Of each sample the range of the target on all curves."""
-        return Range.of(self.curves.values())
-
-    def rows(self) -> list[Row]:
-        """The methods, the best first: a small area under deletion, a large one under insertion."""
-        control = self.curves.get(RANDOM)
-        sign = 1 if self.kind == "deletion" else -1
-        found = []
-        for name, one in self.curves.items():
-            area, area_error = _mean(one.area)
-            gain, gain_error = (math.nan, math.nan)
-            if control is not None and name != RANDOM:
-                gain, gain_error = _mean(sign * (control.area - one.area))
-            turned = one.turned[np.isfinite(one.turned)]
-            found.append(
-                Row(
-                    name, area, area_error, gain, gain_error, float(np.median(turned)) if turned.size else math.nan,
-                    turned.size / self.samples if self.samples else math.nan,
-                )
-            )  # fmt: skip
-        return sorted(found, key=lambda row: sign * row.area)
-
-    def findings(self, *, seed: int = 0) -> list[Finding]:
-        """What the experiment says of each method, beside random rankings of the same samples: findings of DELETION or
-        INSERTION, for `verdicts`."""
-        spans = self.range
-        areas = {name: spans.area(one) for name, one in self.curves.items() if name != RANDOM}
-        control = self.curves.get(RANDOM)
-        chance = None if control is None else dict.fromkeys(areas, spans.area(control))
-        metric = removal.DELETION if self.kind == "deletion" else removal.INSERTION
-        return findings(metric, areas, chance, detail=self.layer, seed=seed) if areas else []
-
-    def table(self) -> str:
-        """The rows as text."""
-        lines = [
-            f"{self.kind} of {self.groups} groups of {self.layer}, each {self.to}; {self.samples} samples",
-            f"{'method':24}{'area':>12}{'+-':>10}{'gain on random':>16}{'+-':>10}{'turned at':>11}{'share':>8}",
-        ]
-        for one in self.rows():
-            numbers = (one.area, one.area_error, one.gain, one.gain_error, one.turned, one.turned_share)
-            words = ["-" if math.isnan(number) else f"{number:.4g}" for number in numbers]
-            widths = (12, 10, 16, 10, 11, 8)
-            lines.append(
-                f"{one.method:24}" + "".join(f"{w:>{n}}" for w, n in zip(words, widths, strict=True))
-            )
-        lines += [f"{name}: {reason}" for name, reason in self.failed.items()]
-        return "\n".join(lines)
-
-    def json(self) -> dict[str, object]:
-        """The same for programs: of each curve the means over the samples. `relative_area` is that of the share of the
-        range."""
-        spans = self.range
-        counts = next((one.counts for one in self.curves.values()), np.empty(0, np.int64))
-        return {
-            "model": self.model,
-            "layer": self.layer,
-            "kind": self.kind,
-            "to": self.to,
-            "samples": self.samples,
-            "groups": self.groups,
-            "draws": self.draws,
-            "counts": counts.tolist(),
-            "methods": {
-                row.method: {
-                    **{name: value for name, value in vars(row).items() if name != "method"},
-                    "relative_area": _mean(spans.area(self.curves[row.method]))[0],
-                    "values": self.curves[row.method].values.mean(axis=0).tolist(),
-                }
-                for row in self.rows()
-            },
-            "failed": dict(self.failed),
-            "warnings": list(self.warnings),
-        }
-
-
-def _mean(values: Floats) -> tuple[float, float]:
-    """The mean of the numbers among these, and its standard error."""
-    kept = values[np.isfinite(values)]
-    if not kept.size:
-        return math.nan, math.nan
-    error = float(kept.std(ddof=1) / math.sqrt(kept.size)) if kept.size > 1 else math.nan
-    return float(kept.mean()), error
+REFUSALS = ("FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED")
+"""The statuses of what a method refuses, where another may not: what else fails would fail for all."""
 
 
 def ablation(
@@ -228,13 +108,18 @@ def ablation(
     about at once; `progress` is called with how many of how many calls are made.
 
     Raises:
-        InvalidArgument: a method, layer, group or target that cannot be used; what has no derivative is in `failed`.
+        AttributionError: a method that there is not; a layer, group or target that no method can use. What some methods
+            refuse is in `failed`.
     """
     values = {str(one) if isinstance(one, str) else one.name: one for one in methods}
     if not values:
         raise InvalidArgument("there is no method to rank by")
     if draws < 1 or batch < 1:
         raise InvalidArgument(f"draws and batch are at least 1, not {draws} and {batch}")
+    known = {one.name: one for one in asked.methods()}
+    for name, one in values.items():
+        if name != RANDOM and (one if isinstance(one, str) else one.name) not in known:
+            raise unknown(name, known)
     made = {name: None if one == RANDOM else make(one, {}) for name, one in values.items()}
     info = asked.info(model) if hasattr(asked, "info") else asked.model(model)
     arrays = {name: np.asarray(array) for name, array in inputs.items()}
@@ -247,7 +132,7 @@ def ablation(
         replaced = Patch()
     asks = [*(name for name in made if name != RANDOM), *([RANDOM] * draws if RANDOM in made else [])]
     parts: dict[str, list[list[Curve]]] = {name: [] for name in made}
-    failed: dict[str, str] = {}
+    failed: dict[str, AttributionError] = {}
     warnings: dict[str, None] = {}
     done, wanted = 0, Target.of(target)
     layers = (layer,) if isinstance(layer, str) else tuple(layer)
@@ -266,6 +151,7 @@ def ablation(
         if at_baseline:
             one_for_all = all(own is (baselines or {})[name] for name, own in own_baselines.items())
             donors = _at_baseline(_taken(part, axes, range(1)) if one_for_all else part, own_baselines)
+        units = units or _units(asked, model, part, layers, own_target)
         drawn: list[Curve] = []
         for draw, name in enumerate(asks):
             if name in failed:
@@ -273,19 +159,17 @@ def ablation(
                 continue
             method = made[name]
             if method is None:
-                units = units or _units(asked, model, part, layers, own_target)
                 own = seed + (turn * len(asks) + draw) * 7919
                 order = random_ranks(size, units, _grouped(apart_by, units), seed=own)
             else:
                 try:
                     answer = _attributed(asked, model, part, method, layers, own_target, own_baselines)
+                    scores = _scores(answer, layers, units)
                 except AttributionError as error:
-                    if error.status != "FAILED_PRECONDITION":
+                    if error.status not in REFUSALS:
                         raise
-                    failed[name] = error.message
+                    failed[name] = error
                     continue
-                scores = _scores(answer, layers)
-                units = {name: each.shape[1:] for name, each in scores.items()}
                 warnings |= dict.fromkeys(answer.warnings)
                 order = ranks_of(scores, _grouped(apart_by, units), absolute=absolute)
             found = curve(
@@ -303,11 +187,20 @@ def ablation(
             parts[RANDOM].append(drawn)
     curves = {name: _joined(each) for name, each in parts.items() if each}
     if not curves:
-        raise InvalidArgument("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+        raise _of_all(failed)
     groups_count = next(iter(curves.values())).groups
+    reasons = {name: error.message for name, error in failed.items()}
     return Ablation(
-        model, ", ".join(layers), kind, _word(to), count, groups_count, draws, curves, failed, tuple(warnings)
+        model, ", ".join(layers), kind, _word(to), count, groups_count, draws, curves, reasons, tuple(warnings)
     )  # fmt: skip
+
+
+def _of_all(failed: Mapping[str, AttributionError]) -> AttributionError:
+    """What is said where no method has an answer: the same of all is said once."""
+    first = next(iter(failed.values()))
+    if len({error.message for error in failed.values()}) == 1:
+        return first
+    return InvalidArgument("; ".join(f"{name}: {error.message}" for name, error in failed.items()))
 
 
 def _word(to: Any) -> str:
@@ -436,14 +329,27 @@ def _attributed(
     return found
 
 
-def _scores(answer: Attribution, layers: Sequence[str]) -> dict[str, Floats]:
-    """The attributions by the names that the layers were asked for by."""
+def _scores(
+    answer: Attribution, layers: Sequence[str], units: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, Floats]:
+    """The attributions by the names that the layers were asked for by.
+
+    Raises:
+        InvalidArgument: one layer has two names, or the attributions are of something else than its neurons.
+    """
     if len(answer.layers) != len(layers):
         raise InvalidArgument(
             f"{', '.join(layers)} are {len(answer.layers)} layers, {', '.join(answer.layers)}: name each once"
         )
     values = (np.asarray(one.values, np.float64) for one in answer.layers.values())
-    return {name: _without_front(each, answer.batch) for name, each in zip(layers, values, strict=True)}
+    found = {name: _without_front(each, answer.batch) for name, each in zip(layers, values, strict=True)}
+    for name, own in zip(found, answer.layers, strict=True):
+        if units is not None and found[name].shape[1:] != units[name]:
+            raise InvalidArgument(
+                f"{answer.method} gives no number for each neuron of {name!r}: a sample has the shape "
+                f"{list(units[name])}, its map of {own!r} {list(found[name].shape[1:])}"
+            )
+    return found
 
 
 def _without_front(array: Floats, batch: str | None) -> Floats:

@@ -79,9 +79,10 @@ def chosen(model: LoadedModel, given: Target, recipe: Recipe) -> Chosen:
         return Chosen(found.tensor, indexed, tuple(notes), found.axis, found.made, found.sign, classes=target)
     if found is None or all(target != out.name for out in model.graph.outputs):
         return Chosen(target, target, tuple(notes), classes=target)
-    advice = f"the target {target!r} is made by {found.operator}, which saturates; recommended is its logit"
+    saturates = f"the target {target!r} is made by {found.operator}, which saturates"
+    advice = f"{saturates}; recommended is its logit {found.tensor!r}, by `logit` of the target or --logit"
     axis = None if found.made else found.axis
-    return Chosen(target, target, (*notes, f"{advice} {found.tensor!r}"), axis, classes=target)
+    return Chosen(target, target, (*notes, advice), axis, classes=target)
 
 
 def _number_tensor(model: LoadedModel, name: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -14,7 +15,6 @@ from onnx_attribution.client.audit.ablation import (
     RANDOM,
     Ablation,
     Curve,
-    Range,
     ablation,
     by_axes,
     curve,
@@ -22,6 +22,7 @@ from onnx_attribution.client.audit.ablation import (
     random_ranks,
     ranks_of,
 )
+from onnx_attribution.client.audit.curves import Range
 from onnx_attribution.client.audit.ranks import are_ranked
 from onnx_attribution.client.audit.verdict import verdicts
 from onnx_attribution.errors import InvalidArgument, NotFound
@@ -350,6 +351,27 @@ def test_methods_without_a_way_are_told_and_others_ranked(engine: Engine) -> Non
         )
         assert found.curves.keys() == {"layer_activation"}
         assert "'y'" in found.failed["neuron_ig"]
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_methods_that_refuse_the_layer_are_told_and_others_ranked(engine: Engine, *, served: bool) -> None:
+    """`full_grad` has no layer, `grad_cam` a map without channels, `guided_grad_cam` one of the input."""
+    names = ["full_grad", "grad_cam", "guided_grad_cam", "gradient_x_activation", RANDOM]
+    with contextlib.ExitStack() as stack:
+        asked: Any = engine
+        if served:
+            address, _ = stack.enter_context(app.background(engine, Settings(port=0)))
+            asked = stack.enter_context(Client(address))
+        found = ablation(asked, "planted", IMAGES, "h", methods=names, target=0)
+        assert found.curves.keys() == {"gradient_x_activation", RANDOM}
+        assert found.groups == 4
+        assert "leave layers out" in found.failed["full_grad"]
+        assert "[4, 3, 3]" in found.failed["grad_cam"]
+        assert "'image'" in found.failed["guided_grad_cam"]
+        with pytest.raises(InvalidArgument, match="leave layers out"):
+            ablation(asked, "planted", IMAGES, "h", methods=["full_grad"], target=0)
+        with pytest.raises(InvalidArgument, match="no method 'fullgrad'; there are: gradient,"):
+            ablation(asked, "planted", IMAGES, "h", methods=["fullgrad", RANDOM], target=0)
 
 
 def test_the_experiment_is_told_in_text_and_json(planted: Ablation) -> None:
