@@ -751,18 +751,20 @@ class RectGrad(_message.Message):
     def __init__(self, quantile: _Optional[float] = ..., tau: _Optional[float] = ..., absolute: bool = ..., proportional: bool = ..., multiply_by_inputs: bool = ...) -> None: ...
 
 class FbTrace(_message.Message):
-    __slots__ = ("form", "tau", "budget", "first", "channel_axis")
+    __slots__ = ("form", "tau", "budget", "first", "channel_axis", "top")
     FORM_FIELD_NUMBER: _ClassVar[int]
     TAU_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     CHANNEL_AXIS_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
     form: TraceForm
     tau: float
     budget: float
     first: TraceFirst
     channel_axis: int
-    def __init__(self, form: _Optional[_Union[TraceForm, str]] = ..., tau: _Optional[float] = ..., budget: _Optional[float] = ..., first: _Optional[_Union[TraceFirst, str]] = ..., channel_axis: _Optional[int] = ...) -> None: ...
+    top: int
+    def __init__(self, form: _Optional[_Union[TraceForm, str]] = ..., tau: _Optional[float] = ..., budget: _Optional[float] = ..., first: _Optional[_Union[TraceFirst, str]] = ..., channel_axis: _Optional[int] = ..., top: _Optional[int] = ...) -> None: ...
 
 class Lrp(_message.Message):
     __slots__ = ("rule", "composite", "first", "rules", "epsilon", "gamma", "alpha", "beta", "low", "high", "form", "zero_bias")
@@ -786,11 +788,11 @@ class Lrp(_message.Message):
     gamma: float
     alpha: float
     beta: float
-    low: float
-    high: float
+    low: _containers.RepeatedScalarFieldContainer[float]
+    high: _containers.RepeatedScalarFieldContainer[float]
     form: LrpForm
     zero_bias: bool
-    def __init__(self, rule: _Optional[_Union[LrpRule, str]] = ..., composite: _Optional[_Union[LrpComposite, str]] = ..., first: _Optional[_Union[LrpFirst, str]] = ..., rules: _Optional[str] = ..., epsilon: _Optional[float] = ..., gamma: _Optional[float] = ..., alpha: _Optional[float] = ..., beta: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., form: _Optional[_Union[LrpForm, str]] = ..., zero_bias: bool = ...) -> None: ...
+    def __init__(self, rule: _Optional[_Union[LrpRule, str]] = ..., composite: _Optional[_Union[LrpComposite, str]] = ..., first: _Optional[_Union[LrpFirst, str]] = ..., rules: _Optional[str] = ..., epsilon: _Optional[float] = ..., gamma: _Optional[float] = ..., alpha: _Optional[float] = ..., beta: _Optional[float] = ..., low: _Optional[_Iterable[float]] = ..., high: _Optional[_Iterable[float]] = ..., form: _Optional[_Union[LrpForm, str]] = ..., zero_bias: bool = ...) -> None: ...
 
 class CustomMethod(_message.Message):
     __slots__ = ("name", "parameters")
@@ -1077,8 +1079,74 @@ class CutSet(_message.Message):
     residuals: _containers.RepeatedScalarFieldContainer[float]
     def __init__(self, layers: _Optional[_Iterable[str]] = ..., residuals: _Optional[_Iterable[float]] = ...) -> None: ...
 
+class SupportBox(_message.Message):
+    __slots__ = ("top", "left", "bottom", "right", "size", "mass")
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    BOTTOM_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    MASS_FIELD_NUMBER: _ClassVar[int]
+    top: int
+    left: int
+    bottom: int
+    right: int
+    size: int
+    mass: float
+    def __init__(self, top: _Optional[int] = ..., left: _Optional[int] = ..., bottom: _Optional[int] = ..., right: _Optional[int] = ..., size: _Optional[int] = ..., mass: _Optional[float] = ...) -> None: ...
+
+class SupportUnit(_message.Message):
+    __slots__ = ("unit", "share")
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    unit: _containers.RepeatedScalarFieldContainer[int]
+    share: float
+    def __init__(self, unit: _Optional[_Iterable[int]] = ..., share: _Optional[float] = ...) -> None: ...
+
+class LayerSupport(_message.Message):
+    __slots__ = ("layer", "kept", "units", "mass", "positions", "parts", "boxes", "top")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    MASS_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    BOXES_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    layer: str
+    kept: int
+    units: int
+    mass: float
+    positions: _containers.RepeatedScalarFieldContainer[int]
+    parts: int
+    boxes: _containers.RepeatedCompositeFieldContainer[SupportBox]
+    top: _containers.RepeatedCompositeFieldContainer[SupportUnit]
+    def __init__(self, layer: _Optional[str] = ..., kept: _Optional[int] = ..., units: _Optional[int] = ..., mass: _Optional[float] = ..., positions: _Optional[_Iterable[int]] = ..., parts: _Optional[int] = ..., boxes: _Optional[_Iterable[_Union[SupportBox, _Mapping]]] = ..., top: _Optional[_Iterable[_Union[SupportUnit, _Mapping]]] = ...) -> None: ...
+
+class FlowEdge(_message.Message):
+    __slots__ = ("layer", "unit", "to_layer", "to_unit", "share")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    TO_LAYER_FIELD_NUMBER: _ClassVar[int]
+    TO_UNIT_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    layer: str
+    unit: _containers.RepeatedScalarFieldContainer[int]
+    to_layer: str
+    to_unit: _containers.RepeatedScalarFieldContainer[int]
+    share: float
+    def __init__(self, layer: _Optional[str] = ..., unit: _Optional[_Iterable[int]] = ..., to_layer: _Optional[str] = ..., to_unit: _Optional[_Iterable[int]] = ..., share: _Optional[float] = ...) -> None: ...
+
+class Support(_message.Message):
+    __slots__ = ("layers", "edges")
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    EDGES_FIELD_NUMBER: _ClassVar[int]
+    layers: _containers.RepeatedCompositeFieldContainer[LayerSupport]
+    edges: _containers.RepeatedCompositeFieldContainer[FlowEdge]
+    def __init__(self, layers: _Optional[_Iterable[_Union[LayerSupport, _Mapping]]] = ..., edges: _Optional[_Iterable[_Union[FlowEdge, _Mapping]]] = ...) -> None: ...
+
 class AttributionSummary(_message.Message):
-    __slots__ = ("method", "batch_mode", "target", "layers", "evaluations", "steps", "seconds", "digest", "provider", "warnings", "joint_residuals", "targets", "cut_sets")
+    __slots__ = ("method", "batch_mode", "target", "layers", "evaluations", "steps", "seconds", "digest", "provider", "warnings", "joint_residuals", "targets", "cut_sets", "supports")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     BATCH_MODE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -1092,6 +1160,7 @@ class AttributionSummary(_message.Message):
     JOINT_RESIDUALS_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     CUT_SETS_FIELD_NUMBER: _ClassVar[int]
+    SUPPORTS_FIELD_NUMBER: _ClassVar[int]
     method: str
     batch_mode: BatchMode
     target: ResolvedTarget
@@ -1105,7 +1174,8 @@ class AttributionSummary(_message.Message):
     joint_residuals: _containers.RepeatedScalarFieldContainer[float]
     targets: _containers.RepeatedCompositeFieldContainer[ResolvedTarget]
     cut_sets: _containers.RepeatedCompositeFieldContainer[CutSet]
-    def __init__(self, method: _Optional[str] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerSummary, _Mapping]]] = ..., evaluations: _Optional[int] = ..., steps: _Optional[int] = ..., seconds: _Optional[float] = ..., digest: _Optional[str] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., joint_residuals: _Optional[_Iterable[float]] = ..., targets: _Optional[_Iterable[_Union[ResolvedTarget, _Mapping]]] = ..., cut_sets: _Optional[_Iterable[_Union[CutSet, _Mapping]]] = ...) -> None: ...
+    supports: _containers.RepeatedCompositeFieldContainer[Support]
+    def __init__(self, method: _Optional[str] = ..., batch_mode: _Optional[_Union[BatchMode, str]] = ..., target: _Optional[_Union[ResolvedTarget, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[LayerSummary, _Mapping]]] = ..., evaluations: _Optional[int] = ..., steps: _Optional[int] = ..., seconds: _Optional[float] = ..., digest: _Optional[str] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., joint_residuals: _Optional[_Iterable[float]] = ..., targets: _Optional[_Iterable[_Union[ResolvedTarget, _Mapping]]] = ..., cut_sets: _Optional[_Iterable[_Union[CutSet, _Mapping]]] = ..., supports: _Optional[_Iterable[_Union[Support, _Mapping]]] = ...) -> None: ...
 
 class Revision(_message.Message):
     __slots__ = ("number", "summary")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx_attribution import values as v
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import tensors, words
+from onnx_attribution.supports import Box, Edge, LayerSupport, Support, Unit
 from onnx_attribution.values import Array
 
 Floats = NDArray[np.float64]
@@ -113,6 +114,7 @@ def to_summary(attribution: v.Attribution) -> pb.AttributionSummary:
             pb.CutSet(layers=names, residuals=_floats(residual))
             for names, residual in (zip(flow.cut_sets, flow.residuals, strict=True) if flow else ())
         ],
+        supports=map(_to_support, attribution.supports),
     )
 
 
@@ -149,6 +151,7 @@ def from_summary(message: pb.AttributionSummary, arrays: Sequence[Array]) -> v.A
         joint_residual=numbers(message.joint_residuals) if message.joint_residuals else None,
         several=bool(several),
         flow=_flow(message, numbers),
+        supports=tuple(map(_from_support, message.supports)),
     )
 
 
@@ -159,6 +162,43 @@ def _flow(message: pb.AttributionSummary, numbers: Callable[[Sequence[float]], F
         {one.name: v.LayerFlow(numbers(one.sums), numbers(one.shares), one.cut) for one in message.layers},
         tuple(tuple(one.layers) for one in message.cut_sets),
         tuple(numbers(one.residuals) for one in message.cut_sets),
+    )
+
+
+def _to_support(support: Support) -> pb.Support:
+    return pb.Support(
+        layers=[
+            pb.LayerSupport(
+                layer=name,
+                kept=one.kept,
+                units=one.units,
+                mass=one.mass,
+                positions=one.positions,
+                parts=one.parts,
+                boxes=[pb.SupportBox(**box._asdict()) for box in one.boxes],
+                top=[pb.SupportUnit(**unit._asdict()) for unit in one.top],
+            )
+            for name, one in support.layers.items()
+        ],
+        edges=[pb.FlowEdge(**edge._asdict()) for edge in support.edges],
+    )
+
+
+def _from_support(message: pb.Support) -> Support:
+    return Support(
+        {
+            one.layer: LayerSupport(
+                one.kept,
+                one.units,
+                one.mass,
+                tuple(one.positions),
+                one.parts,
+                tuple(Box(b.top, b.left, b.bottom, b.right, b.size, b.mass) for b in one.boxes),
+                tuple(Unit(tuple(u.unit), u.share) for u in one.top),
+            )
+            for one in message.layers
+        },
+        tuple(Edge(e.layer, tuple(e.unit), e.to_layer, tuple(e.to_unit), e.share) for e in message.edges),
     )
 
 

@@ -122,6 +122,8 @@ def _set(part: Message, one: FieldDescriptor, value: Any) -> None:
                 held.CopyFrom(tensors.encode(name, np.asarray(item)))
             else:
                 held.sizes.extend(item)
+    elif hasattr(held := getattr(part, one.name), "extend"):
+        held[:] = value if isinstance(value, tuple) else [value]
     else:
         try:
             setattr(part, one.name, value)

@@ -13,6 +13,8 @@ from onnx_attribution.client.render.maps import Map
 Pixels = NDArray[np.uint8]
 POSITIVE, NEGATIVE, GREY, MISSING = "#b2182b", "#2166ac", "#555555", "#9a9a9a"
 """Bars above and below 0; lines and captions; what is not finite."""
+BOX = "#1a7f37"
+"""The outline of a box: a colour that no attribution has."""
 ANCHORS = (
     "053061", "2166ac", "4393c3", "92c5de", "d1e5f0", "f7f7f7", "fddbc7", "f4a582", "d6604d", "b2182b", "67001f",
 )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_attribution.client.render import colours
-from onnx_attribution.client.render.colours import FAINT, GREY, MISSING, NEGATIVE, POSITIVE
+from onnx_attribution.client.render.colours import BOX, FAINT, GREY, MISSING, NEGATIVE, POSITIVE
 from onnx_attribution.client.render.maps import Drawn, Map, emptiness, extremes, strongest
 from onnx_attribution.client.render.scene import (
     LABELLED,
@@ -145,6 +145,8 @@ def _widths(panel: Panel) -> list[float]:
 
 def _heat(axes: Axes, panel: HeatPanel) -> Any:
     """The map, or the map over the image in grey; returns what the scale of colours is of."""
+    from matplotlib.patches import Rectangle
+
     look: dict[str, Any] = {
         "cmap": _colours(),
         "vmin": -panel.limit,
@@ -165,6 +167,9 @@ def _heat(axes: Axes, panel: HeatPanel) -> Any:
     if panel.image is not None:
         axes.set_xlim(-0.5, width - 0.5)
         axes.set_ylim(height - 0.5, -0.5)
+    for top, left, height, width in panel.outlines():
+        outline = Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor=BOX, linewidth=1.2)
+        axes.add_patch(outline)
     axes.set_title(panel.title, fontsize=8)
     _bare(axes)
     return drawn

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from onnx_attribution.client.render.colours import reach
 from onnx_attribution.client.render.maps import (
     Drawn,
     Map,
@@ -20,12 +21,14 @@ from onnx_attribution.client.render.maps import (
     strongest,
     tokens_of,
 )
+from onnx_attribution.supports import Box, LayerSupport
 from onnx_attribution.values import Array, Attribution, LayerAttribution
 
 CELLS = (75, 250)  # rows and columns of a map of which each cell can be seen
 PIXELS = (230, 230)  # of a map over an image, which a picture of its size shows one by one
 LABELLED = 40  # positions that fit beside each other with their tokens
 STRONGEST = 14
+BOXES = 8  # of the parts of a support, those of the largest mass
 FEATURES = 24  # of a row of a table
 
 
@@ -64,7 +67,7 @@ class ImagePanel:
 @dataclass(frozen=True)
 class HeatPanel:
     """A map in colours that end at `limit`; over a picture, where there is one. `units` is the size of the layer's map,
-    of which the cells may be sums."""
+    of which the cells may be sums; `boxes` are in its units."""
 
     title: str
     values: Map
@@ -72,6 +75,24 @@ class HeatPanel:
     image: Map | None
     units: tuple[int, ...]
     square: bool
+    boxes: tuple[Box, ...] = ()
+
+    def outlines(self) -> list[tuple[float, float, float, float]]:
+        """The boxes as top, left, height and width, in pixels of the picture under the map, or in cells."""
+        if not self.boxes:
+            return []
+        cells = self.values.shape
+        ends: Sequence[float] = cells
+        if self.image is not None:
+            ends = reach(self.image.shape[:2], cells, self.units)
+        down, right = (
+            length / count / math.ceil(n / count)
+            for length, count, n in zip(ends, cells, self.units, strict=True)
+        )
+        return [
+            (b.top * down, b.left * right, (b.bottom - b.top + 1) * down, (b.right - b.left + 1) * right)
+            for b in self.boxes
+        ]
 
 
 @dataclass(frozen=True)
@@ -148,6 +169,9 @@ def scene_of(answer: Attribution, layer: LayerAttribution, k: int, shown: Shown)
     label = short(answer.target.labels[k]) if answer.target.labels else ""
     title = f"{answer.method}  {short(layer.name)}  ({shape}){sample}" + f"  {label}" * bool(label)
     panels, notes, colours = _panels(layer.name, values, k, shown)
+    if answer.supports:
+        panels, told = _boxed(panels, answer.supports[k].layers[layer.name])
+        notes = (*notes, *told)
     return Scene(
         title,
         panels,
@@ -156,6 +180,21 @@ def scene_of(answer: Attribution, layer: LayerAttribution, k: int, shown: Shown)
         None if colours is None else colours[0],
         colours is not None and colours[1],
     )
+
+
+def _boxed(panels: tuple[Panel, ...], support: LayerSupport) -> tuple[tuple[Panel, ...], tuple[str, ...]]:
+    """Maps with the boxes of the support, where they are of the same positions, and what is to be told of these."""
+    drawn = support.boxes[:BOXES]
+    found = tuple(
+        replace(one, boxes=drawn) if isinstance(one, HeatPanel) and one.units == support.positions else one
+        for one in panels
+    )
+    if not drawn or all(one is other for one, other in zip(found, panels, strict=True)):
+        return panels, ()
+    mass = sum(box.mass for box in drawn)
+    several = f"{len(drawn)} of {support.parts} parts" if support.parts > len(drawn) else "all parts"
+    share, kept = (f"{100 * part:.3g}" for part in (mass, support.mass))
+    return found, (f"boxes: {several} of the support, {share} of the {kept} % of the mass that are kept",)
 
 
 def _panels(

@@ -72,13 +72,14 @@ class Draft:
         self.require_moving(choice)
         if rules.relevance:
             weight = self._weighted(choice.target, weight)
+        if rules.relevance or rules.partial:
             sources = choice.sources  # a rule asks what depends on them, not on the layers that are asked for
             rules = replace(rules, reach=lambda nodes, wrt: reachable(nodes, [*sources, *wrt]))
         seeds: dict[str, Value] = {choice.target: weight}
         if (neuron := choice.through) is not None:
             found = differentiate(self.op, seeds, [neuron.tensor], rules)
             seeds = {neuron.tensor: self._only(neuron, found[neuron.tensor])}
-        if not rules.relevance:
+        if not (rules.relevance or rules.partial):
             return differentiate(self.op, seeds, choice.layers, rules)
         nodes = list(self.graph.nodes)
         behind = [name for name in choice.layers if choice.target in reachable(nodes, [name])]

@@ -27,6 +27,7 @@ def rows_program(
     totals: Reduction | None = None,
     channels: Mapping[str, int] | None = None,
     relevance: bool = False,
+    partial: bool = False,
 ) -> Program:
     """Gradient rows: one run of the network at the rows that are given.
 
@@ -35,11 +36,11 @@ def rows_program(
     where rows are not separable. With `totals` in place of both `total/<layer>` of the shape of `target/value`: the sum
     over the units of a row, in float32 at least; or, of layers of which `channels` says the axis, `channels/<layer>`,
     `[rows, channels]` or `[1, channels]`: the sums over the positions of each. `relevance`: what the rules carry begins
-    with the target's value.
+    with the target's value; `partial`: they may leave a layer nothing.
     """
     draft = Draft(network, choice.sources)
     weight = draft.weight(choice.target)
-    gradients = draft.gradients(choice, weight, Rules(rules, relevance=relevance))
+    gradients = draft.gradients(choice, weight, Rules(rules, relevance=relevance, partial=partial))
     draft.put_target(choice.target, weight, "target/value")
     for layer in choice.layers:
         if totals is not None:

@@ -34,7 +34,14 @@ from onnx_attribution.graph_tools.operators.recurrent.directions import INITIAL_
 from onnx_attribution.graph_tools.operators.registry import Gradients, Key, RuleFunction
 from onnx_attribution.graph_tools.operators.transpose import known_inside, number_of
 from onnx_attribution.graph_tools.relevance.carried import apart, made_by, raw, share, times
-from onnx_attribution.graph_tools.relevance.weights import Chosen, Numbers, Product, differ, shared
+from onnx_attribution.graph_tools.relevance.weights import (
+    Chosen,
+    Numbers,
+    Product,
+    differ,
+    reads_source,
+    shared,
+)
 
 ROUTES = frozenset([
     "Cast", "CastLike", "CenterCropPad", "Compress", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten",
@@ -66,8 +73,6 @@ ALONG = frozenset(
 )
 STANDARD = (None, "", "ai.onnx")
 BIASED = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
-WEIGHTED = ("Conv", "Einsum", "Gemm", "MatMul", "Linear", "Attention", "LSTM", "GRU", "RNN")
-"""Parts of the names of operators with weights."""
 COMPOSITES = {
     "none": ("", "", ""),
     "epsilon_plus": ("zplus", "epsilon", ""),
@@ -415,17 +420,3 @@ def follows(op: Emitter, node: NodeView, asked: Lrp) -> int | None:
         if after is not None and after.name == node.name:
             return k
     return None
-
-
-def reads_source(x: Value) -> bool:
-    """Whether no operator with weights lies before a tensor."""
-    seen, waiting = set[int](), [x]
-    while waiting:
-        maker = made_by(waiting.pop())
-        if maker is None or id(maker) in seen:
-            continue
-        seen.add(id(maker))
-        if any(part in maker.op for part in WEIGHTED):
-            return False
-        waiting += [one for one in maker.inputs if isinstance(one, gs.Variable)]
-    return True

@@ -25,7 +25,7 @@ from onnx_attribution.graph_tools.operators.recurrent.cells import CELLS
 from onnx_attribution.graph_tools.operators.registry import Gradients, Key, RuleFunction
 from onnx_attribution.graph_tools.relevance import lrp as tables
 from onnx_attribution.graph_tools.relevance.carried import raw, share
-from onnx_attribution.graph_tools.relevance.weights import Chosen, Numbers, Product, shared
+from onnx_attribution.graph_tools.relevance.weights import Chosen, Numbers, Product, reads_source, shared
 
 LEVEL = 2.0**-12
 """The threshold: so low that what begins, LEVEL / tau, is a number of half types too."""
@@ -112,7 +112,7 @@ LRP = tables.Lrp()
 
 def _whole(term: Value, x: Value, asked: Trace) -> bool:
     """Whether the magnitude of a term counts: it reads the source."""
-    return asked.absolute and tables.reads_source(x)
+    return asked.absolute and reads_source(x)
 
 
 def _term(op: Emitter, node: NodeView, moved: int) -> Value | None:
@@ -136,7 +136,7 @@ def _where_above(op: Emitter, term: Value, r: Value) -> Value:
 
 def _sized(op: Emitter, x: Value, asked: Trace) -> Value:
     """What of x counts."""
-    found = op("Abs" if asked.absolute and tables.reads_source(x) else "Relu", x)
+    found = op("Abs" if asked.absolute and reads_source(x) else "Relu", x)
     found.shape = x.shape
     return found
 
@@ -149,7 +149,7 @@ def _terms(op: Emitter, node: NodeView, r: Value, asked: Trace) -> Gradients:
         elif node.operator == "Sub" and k == 1:
             negative = op("Neg", x)
             negative.shape = x.shape
-            whole = asked.absolute and tables.reads_source(x)
+            whole = asked.absolute and reads_source(x)
             sizes.append(op("Abs" if whole else "Relu", negative))
         else:
             sizes.append(_sized(op, x, asked))

@@ -7,7 +7,8 @@ weights w, each rule shares the relevance R of z among the elements of x; x+ w+ 
 - zplus: by the positive terms alone; alpha_beta: alpha by these less beta by the negative ones;
 - gamma: by all terms and gamma times those of the sign of z more, z = 0 nothing;
 - absolute: by |x w|, without the bias;
-- w2: by the squared weights, flat: evenly; box: by x w - low w+ - high w-; identity: as it is.
+- w2: by the squared weights, flat: evenly; box: by x w - low w+ - high w-, with what x may be where the source is
+  within its bounds, or of an operator that does not read the source what these are of; identity: as it is.
 
 What a bias takes of a divisor is lost to it; it has part in w2, flat and box in none. Captum's form takes w+ (zplus) or
 w + gamma w+ (gamma) in place of w in epsilon's rule, whatever the sign of x, and the bias as it is.
@@ -25,6 +26,7 @@ import onnx_graphsurgeon as gs
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value, is_static, shape_of
 from onnx_attribution.graph_tools.operators import VJP, NodeView
+from onnx_attribution.graph_tools.relevance.bounds import Bound, bounds_at, laid
 from onnx_attribution.graph_tools.relevance.carried import apart, is_relu_of, made_by, share, times
 
 KEPT = 1 << 22  # elements of a constant that a program may hold once more, so that it is not made at each run
@@ -54,8 +56,8 @@ class Numbers:
     gamma: float = 0.25
     alpha: float = 2.0
     beta: float = 1.0
-    low: float = 0.0
-    high: float = 1.0
+    low: Bound = 0.0
+    high: Bound = 1.0
     captum: bool = False
     zero_bias: bool = False
 
@@ -283,8 +285,10 @@ def _absolute(product: Product, relevance: Value, numbers: Numbers) -> Value:
 def _box(product: Product, relevance: Value, numbers: Numbers) -> Value:
     op, x, w = product.op, product.x, product.w
     up, down = product.positive(w), product.negative(w)
-    low, high = (op("Expand", op.like(x, bound), op.shape(x)) for bound in (numbers.low, numbers.high))
-    low.shape = high.shape = x.shape
+    if reads_source(x):
+        low, high = bounds_at(op, x, numbers.low, numbers.high)
+    else:
+        low, high = (laid(op, x, bound) for bound in (numbers.low, numbers.high))
     ends = op("Add", product.made(low, up), product.made(high, down))
     s = share(op, relevance, op("Sub", product.made(x, w), ends), numbers.epsilon)
     at_ends = op("Add", op("Mul", low, product.back(up, s)), op("Mul", high, product.back(down, s)))
@@ -321,6 +325,24 @@ RULES: dict[str, Callable[[Product, Value, Numbers], Value]] = {
     "box": _box,
     "identity": _identity,
 }
+
+
+WEIGHTED = ("Conv", "Einsum", "Gemm", "MatMul", "Linear", "Attention", "LSTM", "GRU", "RNN")
+"""Parts of the names of operators with weights."""
+
+
+def reads_source(x: Value) -> bool:
+    """Whether no operator with weights lies before a tensor."""
+    seen, waiting = set[int](), [x]
+    while waiting:
+        maker = made_by(waiting.pop())
+        if maker is None or id(maker) in seen:
+            continue
+        seen.add(id(maker))
+        if any(part in maker.op for part in WEIGHTED):
+            return False
+        waiting += [one for one in maker.inputs if isinstance(one, gs.Variable)]
+    return True
 
 
 def never_below(x: Value, depth: int = 32) -> bool:

@@ -39,12 +39,14 @@ Move = Callable[[Sequence[Carried | None]], Sequence[Carried | None]]
 class Rules:
     """What a walk follows: a table of rules, and `choose`, which picks what a node does with what arrives, the gradient
     or a secant multiplier; `reach` says to which tensors, of those that depend on others, something may arrive.
-    `relevance`: what is carried begins with the target's value, of which the weight says how much."""
+    `relevance`: what is carried begins with the target's value, of which the weight says how much. `partial`: a rule
+    may leave a tensor nothing though the target depends on it, as those of relevance may too; it has 0 then."""
 
     table: RuleTable = field(default_factory=lambda: VJP)
     choose: Choose = of_gradient
     reach: Reach = reachable
     relevance: bool = False
+    partial: bool = False
 
     def inside(self, inner: Emitter, seeds: Mapping[str, Value], wrt: Sequence[str]) -> dict[str, Value]:
         """The walk over a graph inside of a node."""

@@ -201,6 +201,11 @@ def parse_numbers(text: str, option: str) -> tuple[float, ...]:
     return found
 
 
+def read_numbers(text: str, option: str) -> tuple[float, ...] | Array:
+    """Numbers between commas, or the array of a file. Raises: InvalidArgument."""
+    return read_file(text, None, Picture()) if is_file(text) else parse_numbers(text, option)
+
+
 def _value(text: str, info: TensorInfo) -> Array | None:
     """The sample that is one value: text for an input of strings, a number for others; None for all else."""
     shape = info.shape

@@ -14,7 +14,7 @@ import typer
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.methods import registered
 from onnx_attribution.parameters import Parameter, parameters_of
-from onnx_attribution.server.cli.inputs import read_groups, read_sizes
+from onnx_attribution.server.cli.inputs import read_groups, read_numbers, read_sizes
 from onnx_attribution.values import TensorInfo
 
 TYPES: Mapping[str, tuple[Any, str | None]] = {
@@ -25,6 +25,7 @@ TYPES: Mapping[str, tuple[Any, str | None]] = {
     "text": (str | None, "TEXT"),
     "arrays": (list[str] | None, "[NAME=]FILE"),
     "sizes": (list[str] | None, "[NAME=]16x16"),
+    "numbers": (str | None, "NUMBERS|FILE"),
 }
 """The type and the placeholder of an option, by the kind of its parameter."""
 
@@ -150,6 +151,8 @@ def parsed(method: str, given: Given, others: Sequence[str], inputs: Sequence[Te
                 found[one.name] = read_groups(value, inputs, option.word)
             case "sizes":
                 found[one.name] = read_sizes(value, inputs, option.word)
+            case "numbers":
+                found[one.name] = read_numbers(value, option.word)
             case "switch":
                 found[one.name] = not one.default if one.option else not option.first.default
             case "choice":

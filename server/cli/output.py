@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnx_attribution.interventions import Intervened
+from onnx_attribution.supports import Box
 from onnx_attribution.values import Attribution, Flow, LayerInfo, ModelInfo, Preprocessing
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from onnx_attribution.server.engine.check import Verdict
 
 WIDTH = 160  # where the output is no terminal
+BOXES = 4
 MARKS = {True: "yes", False: "no"}
 
 
@@ -184,6 +186,7 @@ def explain_json(answer: Attribution) -> dict[str, object]:
         },
         "joint_residual": answer.joint_residual,
         "flow": _flow_json(answer.flow),
+        "supports": _supports_json(answer),
         "evaluations": answer.evaluations,
         "steps": answer.steps,
         "seconds": round(answer.seconds, 6),
@@ -208,6 +211,28 @@ def _flow_json(flow: Flow | None) -> dict[str, object] | None:
     }
 
 
+def _supports_json(answer: Attribution) -> list[object] | None:
+    """One entry a sample, of several targets such a list for each; null where the method has none."""
+    if not answer.supports:
+        return None
+    found: list[object] = [
+        {
+            "layers": {
+                name: {
+                    **{key: value for key, value in vars(one).items() if key not in ("boxes", "top")},
+                    "boxes": [box._asdict() for box in one.boxes],
+                    "top": [unit._asdict() for unit in one.top],
+                }
+                for name, one in support.layers.items()
+            },
+            "edges": [edge._asdict() for edge in support.edges],
+        }
+        for support in answer.supports
+    ]
+    count = len(found) // len(answer.targets)
+    return [found[k : k + count] for k in range(0, len(found), count)] if answer.several else found
+
+
 def print_answer(model: str, answer: Attribution) -> None:
     """The tables of `explain`: the target, then sum, residual and error of each layer and sample."""
     out = console()
@@ -220,6 +245,9 @@ def print_answer(model: str, answer: Attribution) -> None:
     out.print(_layers(answer))
     if (flow := _flow(answer)).row_count:
         out.print(flow)
+    for table in _supports(answer):
+        if table.row_count:
+            out.print(table)
     for warning in answer.warnings:
         out.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)
 
@@ -294,6 +322,61 @@ def _flow(answer: Attribution) -> Table:
                 row = (*first, words, str(k), number(total), percent(share), number(residual[k]))
                 table.add_row(*map(escape, row))
     return table
+
+
+def _supports(answer: Attribution) -> Iterator[Table]:
+    """What is kept of each layer, with the boxes of its parts; its strongest units, and the edges between them."""
+    lead = ["target"] if answer.several else []
+    kept = _table(
+        *lead,
+        "support of",
+        "sample",
+        "kept",
+        "mass",
+        "parts",
+        "boxes",
+        right=range(len(lead) + 1, len(lead) + 5),
+    )
+    units = _table(
+        *lead, "unit of", "sample", "unit", "share", "through", right=[len(lead) + 1, len(lead) + 3]
+    )
+    for each in answer.each():
+        for k, support in enumerate(each.supports):
+            first = [f"{each.target.tensor}[{each.target.index[k]}]"] if answer.several else []
+            for name, one in support.layers.items():
+                boxes = "  ".join(map(box_text, one.boxes[:BOXES])) + "  ..." * (one.parts > BOXES)
+                parts = str(one.parts) if one.positions else "-"
+                row = (
+                    *first,
+                    name,
+                    str(k),
+                    f"{one.kept} of {one.units}",
+                    percent(one.mass),
+                    parts,
+                    boxes or "-",
+                )
+                kept.add_row(*map(escape, row))
+                for unit in one.top:
+                    ways = [
+                        f"{edge.to_layer}{list(edge.to_unit)} {percent(edge.share)}"
+                        for edge in support.edges
+                        if (edge.layer, edge.unit) == (name, unit.unit)
+                    ]
+                    row = (
+                        *first,
+                        name,
+                        str(k),
+                        str(list(unit.unit)),
+                        percent(unit.share),
+                        ", ".join(ways) or "-",
+                    )
+                    units.add_row(*map(escape, row))
+    yield from (kept, units)
+
+
+def box_text(box: Box) -> str:
+    """The rows and columns of a box, as slices have them, and its share of the mass."""
+    return f"{box.top}:{box.bottom + 1},{box.left}:{box.right + 1} ({percent(box.mass)})"
 
 
 def print_ablation(found: Ablation) -> None:

@@ -150,6 +150,7 @@ class Trace:
     """Evaluated at x: shares of what is explained, of which those below `tau` are 0; None: below what keeps the share
     `budget` of the positions of the sources.
 
+    `top`: so many units of each layer are named, with the edges between them.
     `signed`: of each layer's gradient times activation; else of a mass that is sent back by positive terms, and where
     `absolute` (None: of samples with a number below 0) by |x w| at the sources.
     """
@@ -159,6 +160,7 @@ class Trace:
     budget: float
     absolute: bool | None
     channel_axis: int | None
+    top: int = 0
 
 
 Reduction = Literal["mean", "mean_square", "variance"]
@@ -199,6 +201,7 @@ class Recipe:
     attribution; it sums to that, less what biases take. `names`: nodes, tensors or operators that the method speaks of.
     `rectifies`: it is the gradient where no rectifier is on the way. `multiplied`: attributions are products with the
     values of their layer, or with their differences to the baseline, as those of the reduce `contribution` are.
+    `partial`: rules that are no relevance may leave a layer nothing.
 
     Raises:
         ValueError: a `reduce` that could have no effect, or a layer apart from the source where there is none.
@@ -216,6 +219,7 @@ class Recipe:
     names: tuple[str, ...] = ()
     rectifies: bool = False
     multiplied: bool = False
+    partial: bool = False
 
     def __post_init__(self) -> None:
         at = self.at

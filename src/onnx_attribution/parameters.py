@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, Reason
 
-__all__ = ["EMPTY", "Kind", "Parameter", "alike", "bounded", "parameters_of", "shown"]
+__all__ = ["EMPTY", "Kind", "Numbers", "Parameter", "alike", "bounded", "parameters_of", "shown"]
 
-Kind = Literal["integer", "number", "switch", "choice", "text", "arrays", "sizes"]
-"""`arrays` and `sizes` map the names of sources: to an array of integers, to one integer for each of the last axes."""
+Kind = Literal["integer", "number", "switch", "choice", "text", "arrays", "sizes", "numbers"]
+"""`arrays` and `sizes` map the names of sources: to an array of integers, to one integer for each of the last axes.
+`numbers` is one, or a list of them; of an array its elements in C order."""
+Numbers = float | Sequence[float] | NDArray[np.generic]
+"""The type of `numbers`; a parsed value is a float or a tuple."""
 KINDS: Mapping[object, Kind] = {
     int: "integer",
     float: "number",
@@ -100,6 +103,15 @@ class Parameter:
             raise TypeError
         return float(value)
 
+    def _numbers(self, value: Any) -> float | tuple[float, ...]:
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiu" or not array.size:
+            raise TypeError
+        found = tuple(array.astype(np.float64).ravel().tolist())
+        if not all(map(math.isfinite, found)):
+            raise self._refused(f"{self.name} is {shown(value)}; it must be finite")
+        return found[0] if len(found) == 1 else found
+
     def _switch(self, value: Any) -> bool:
         if not isinstance(value, bool | np.bool_):
             raise TypeError
@@ -148,6 +160,7 @@ WORDS: Mapping[Kind, str] = {
     "text": "no text",
     "arrays": "no dict of arrays",
     "sizes": "no dict of sizes",
+    "numbers": "no number, and no list of numbers",
 }
 
 
@@ -191,10 +204,12 @@ def _parameter(one: dataclasses.Field[Any], hint: Any) -> Parameter:
     plain = [option for option in options if option is not types.NoneType]
     choices = typing.get_args(plain[0]) if typing.get_origin(plain[0]) is Literal else ()
     kind: Kind | None = "choice" if choices else KINDS.get(plain[0])
+    if tuple(plain) == typing.get_args(Numbers):
+        kind, plain = "numbers", plain[:1]
     if kind is None or len(plain) != 1 or not all(isinstance(word, str) for word in choices):
         known = (
             "int, float, bool, str, a Literal of words, Mapping[str, NDArray[np.generic]], "
-            "Mapping[str, Sequence[int]], or one of these or None, written as float | None"
+            "Mapping[str, Sequence[int]], parameters.Numbers, or one of these or None, written as float | None"
         )
         raise TypeError(f"the parameter {one.name!r} has type {hint}; there may be: {known}")
     if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING:

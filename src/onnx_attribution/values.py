@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import DEFAULT, Method, make
 from onnx_attribution.parameters import alike, shown
+from onnx_attribution.supports import Support
 
 Array = NDArray[np.generic]
 Index = int | slice | NDArray[np.bool_]
@@ -274,7 +275,8 @@ class Attribution:
     `joint_residual`, per sample, is there where several layers are a cut together, such as all sources: the sum over
     all of them less `value - baseline_value`; NaN for those of several targets of which they are none. `several`:
     whether the request names `targets`, so that the arrays have an axis for them. `flow` is there for methods whose
-    attributions sum to the change at a cut.
+    attributions sum to the change at a cut. `supports` is there for methods whose attributions are 0 outside of one:
+    one for each sample, of several targets all samples of the first, then all of the second, and so on.
     """
 
     method: str
@@ -290,6 +292,7 @@ class Attribution:
     joint_residual: NDArray[np.float64] | None = None
     several: bool = False
     flow: Flow | None = None
+    supports: tuple[Support, ...] = ()
 
     @property
     def target(self) -> ResolvedTarget:
@@ -315,6 +318,7 @@ class Attribution:
             return Flow(layers, tuple(names for names, _ in own), tuple(residual for _, residual in own))
 
         joint = self.joint_residual
+        count = len(self.supports) // len(self.targets)
         return tuple(
             replace(
                 self,
@@ -323,6 +327,7 @@ class Attribution:
                 joint_residual=None if joint is None or np.isnan(joint[k]).all() else joint[k],
                 several=False,
                 flow=flow(k),
+                supports=self.supports[k * count : (k + 1) * count],
             )
             for k, target in enumerate(self.targets)
         )

@@ -56,7 +56,7 @@ def attributions(
             continue
         least = tau
         if least is None:  # the largest shares, as many as the budget has room for
-            shares = np.sort(np.abs(signed(net, row, 0.0)[SOURCE]))[::-1]
+            shares = np.sort(np.abs(signed(net, row, 0.0)[layer]))[::-1]
             least = shares[max(int(budget * len(shares)), 1) - 1]
         found.append(signed(net, row, least)[layer])
     return np.array(found)

@@ -116,6 +116,7 @@ def together(answers: Sequence[Attribution]) -> Attribution:
         warnings=tuple(_worded([one.warnings for one in answers])),
         joint_residual=None if all(one is None for one in residuals) else joint,
         flow=_flows_together(answers),
+        supports=tuple(support for one in answers for support in one.supports),
         several=True,
     )
 

@@ -182,4 +182,5 @@ def _answer(
         warnings,
         joint,
         flow=flow_of(model, resolved, layers),
+        supports=sums.supports,
     )

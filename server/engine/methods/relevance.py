@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from onnx_attribution.graph_tools.relevance import lrp as tables
+from onnx_attribution.graph_tools.relevance.bounds import Bound
 from onnx_attribution.graph_tools.relevance.guided import DECONVNET, GUIDED_BACKPROP
 from onnx_attribution.graph_tools.relevance.rectgrad import Threshold, rectgrad
 from onnx_attribution.graph_tools.relevance.weights import Chosen, Numbers
@@ -32,7 +35,10 @@ def lrp(method: Lrp) -> Recipe:
     convolution, dense, first = tables.COMPOSITES[method.composite]
     if method.first != "same":
         first = method.first
-    box = (method.low or 0.0, 1.0 if method.high is None else method.high)
+    low, high = (
+        default if end is None else cast("Bound", end)  # a method parses it
+        for end, default in ((method.low, 0.0), (method.high, 1.0))
+    )
     asked = tables.Lrp(
         Chosen(convolution or method.rule),
         Chosen(dense or method.rule),
@@ -43,7 +49,8 @@ def lrp(method: Lrp) -> Recipe:
             method.gamma,
             method.alpha,
             method.beta,
-            *box,
+            low,
+            high,
             method.form == "captum",
             method.zero_bias,
         ),

@@ -1,16 +1,19 @@
-"""fb_trace: shares of what is explained, and thresholds by a budget of positions."""
+"""fb_trace: shares of what is explained, thresholds by a budget of positions, and what flows between units."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.graph_tools.ir.emit import element_type
 from onnx_attribution.graph_tools.relevance import trace as tables
+from onnx_attribution.graph_tools.select.links import links_between
 from onnx_attribution.methods import FbTrace
 from onnx_attribution.server.engine.methods.maps import channel_axis, samples_first
 from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
@@ -20,6 +23,7 @@ from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.targets import per_sample
 from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums
 from onnx_attribution.server.engine.rows.points import rows_at
+from onnx_attribution.supports import Edge, LayerSupport, Support, Unit, layer_support
 
 BISECTIONS, DEPTH = 10, 20
 """A threshold is looked for in so many steps, down to 2^-20 of the largest: to 1.4 %."""
@@ -30,12 +34,15 @@ Layers = dict[str, Floats]
 Found = tuple[Layers, Floats]
 """The shares of each layer, and the target's values."""
 Mask = NDArray[np.bool_]
+Supports = dict[str, list[LayerSupport]]
+Flow = Generator[int, None, list[tuple[int, Edge]]]
+"""Edges with the number of their sample."""
 
 
 @recipe(FbTrace)
 def fb_trace(method: FbTrace) -> Recipe:
     absolute = None if method.first == "auto" else method.first == "absolute"
-    at = Trace(method.form == "signed", method.tau, method.budget, absolute, method.channel_axis)
+    at = Trace(method.form == "signed", method.tau, method.budget, absolute, method.channel_axis, method.top)
     return Recipe(at, multiplied=True)
 
 
@@ -53,7 +60,20 @@ def _traced(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
     run = _contributions if at.signed else _positive
     found, value, tau = yield from run(model, whole, memory)
     notes = () if at.tau is not None else tuple(_said(whole, found, tau))
-    return Sums({name: found[name] for name in asked}, {}, value, notes=notes)
+    kept = {name: found[name] for name in asked}
+    layers = [_supports(resolved, name, r) for name, r in kept.items()]
+    edges = [list[Edge]() for _ in range(resolved.samples.count)]
+    if at.top:
+        flow = _signed_flow if at.signed else _positive_flow
+        for k, edge in (
+            yield from flow(model, whole, dict(zip(asked, layers, strict=True)), kept, tau, memory)
+        ):
+            edges[k].append(edge)
+    supports = [
+        Support({name: of[k] for name, of in zip(asked, layers, strict=True)}, tuple(edges[k]))
+        for k in range(resolved.samples.count)
+    ]
+    return Sums(kept, {}, value, notes=notes, supports=tuple(supports))
 
 
 def _at(resolved: Resolved) -> Trace:
@@ -64,13 +84,34 @@ def _at(resolved: Resolved) -> Trace:
 # --- the support
 
 
-def _strongest(resolved: Resolved, found: Layers) -> Floats:
-    """The largest share at each position of the sources, `[samples, positions]`."""
+def _laid_out(resolved: Resolved, name: str, shares: Floats) -> tuple[Floats, int | None]:
+    """`[samples, *unit]`, and the axis of the channels of one sample; None: it has no positions."""
+    units, _ = samples_first(resolved, name, shares)
+    if units.ndim < 3:
+        return units, None
+    told, sources = _at(resolved).channel_axis, resolved.choice.sources
+    if name not in sources and all(_rank(resolved, one) != units.ndim for one in sources):
+        told = None
+    return units, _channels(name, units.shape, told) - 1
+
+
+def _rank(resolved: Resolved, source: str) -> int:
+    """The axes of a source, with that of the samples."""
+    high, _ = resolved.samples.ends(source)
+    return samples_first(resolved, source, np.asarray(high))[0].ndim
+
+
+def _supports(resolved: Resolved, name: str, shares: Floats) -> list[LayerSupport]:
+    units, axis = _laid_out(resolved, name, shares)
+    return [layer_support(one, axis, _at(resolved).top) for one in units]
+
+
+def _strongest(resolved: Resolved, found: Layers, names: Sequence[str] = ()) -> Floats:
+    """The largest share at each position of some layers, `[samples, positions]`; of the sources if none are named."""
     parts = []
-    for name in resolved.choice.sources:
-        units, _ = samples_first(resolved, name, np.abs(found[name]))
-        if units.ndim > 2:
-            units = units.max(axis=_channels(name, units.shape, _at(resolved).channel_axis))
+    for name in names or resolved.choice.sources:
+        units, axis = _laid_out(resolved, name, np.abs(found[name]))
+        units = units if axis is None else units.max(axis=axis + 1)
         parts.append(units.reshape(len(units), -1))
     return np.concatenate(parts, axis=1)
 
@@ -111,29 +152,42 @@ def _said(resolved: Resolved, found: Layers, tau: Floats) -> Iterator[str]:
 def _contributions(
     model: LoadedModel, resolved: Resolved, memory: int
 ) -> Generator[int, None, tuple[Layers, Floats, Floats]]:
-    at = _at(resolved)
     plain = replace(resolved, recipe=Recipe(AtInput(), contribution))
-    parts: dict[str, list[Floats]] = {name: [] for name in resolved.choice.layers}
-    points = [(k, 1.0) for k in range(resolved.samples.count)]
+    terms, values = yield from _products(model, plain, memory)
+    found = {name: terms[name] / size for name, size in _sizes(resolved, terms).items()}
+    sources = resolved.choice.sources
+    together = {name: sources if name in sources else (name,) for name in found}
+    each = {names: _threshold(resolved, found, names) for names in dict.fromkeys(together.values())}
+    kept = {name: np.where(np.abs(r) < laid(each[together[name]], r), 0, r) for name, r in found.items()}
+    return kept, values, each[sources]
+
+
+def _threshold(resolved: Resolved, found: Layers, names: Sequence[str]) -> Floats:
+    """That of each sample for these layers: tau, or by the budget of their positions."""
+    if (tau := _at(resolved).tau) is not None:
+        return np.full(resolved.samples.count, tau)
+    strongest = _strongest(resolved, found, names)
+    return np.array([_least(row, _room(resolved, row.size)) for row in strongest])
+
+
+def _products(model: LoadedModel, plain: Resolved, memory: int) -> Generator[int, None, Found]:
+    """Gradient times activation of each layer, and the target's values."""
+    parts: dict[str, list[Floats]] = {name: [] for name in plain.choice.layers}
     values = list[Floats]()
-    for rows in rows_at(model, plain, points, memory):
+    for rows in rows_at(model, plain, [(k, 1.0) for k in range(plain.samples.count)], memory):
         values.append(rows.values)
         for name, (gradient, activation) in rows.layers.items():
             parts[name].append(gradient.astype(np.float64) * activation.astype(np.float64))
         yield rows.evaluated
-    found = {name: _shares(np.concatenate(part)) for name, part in parts.items()}
-    if at.tau is not None:
-        tau = np.full(resolved.samples.count, at.tau)
-    else:
-        tau = np.array([_least(row, _room(resolved, row.size)) for row in _strongest(resolved, found)])
-    kept = {name: np.where(np.abs(r) < laid(tau, r), 0, r) for name, r in found.items()}
-    return kept, np.concatenate(values), tau
+    return {name: np.concatenate(part) for name, part in parts.items()}, np.concatenate(values)
 
 
-def _shares(terms: Floats) -> Floats:
-    """Terms over the sum of their magnitudes in each sample."""
-    total = per_sample(np.abs(terms))
-    return np.asarray(terms / laid(np.where(total == 0, 1.0, total), terms))
+def _sizes(resolved: Resolved, terms: Layers) -> Layers:
+    """By layer what its terms are shares of: the sum of their magnitudes, of sources that over all of these."""
+    sums = {name: per_sample(np.abs(one)) for name, one in terms.items()}
+    sources = np.sum([sums[name] for name in resolved.choice.sources], axis=0)
+    found = {name: sources if name in resolved.choice.sources else one for name, one in sums.items()}
+    return {name: laid(np.where(one == 0, 1.0, one), terms[name]) for name, one in found.items()}
 
 
 def _least(shares: Floats, room: int) -> float:
@@ -221,7 +275,7 @@ def _walk(
             if not chosen:
                 continue
             table = tables.trace(tables.Trace(threshold, whole))
-            moved = replace(resolved, samples=samples, recipe=Recipe(AtInput(), table=table))
+            moved = replace(resolved, samples=samples, recipe=Recipe(AtInput(), table=table, partial=True))
             points, at = [(int(numbers[k]), 1.0) for k in chosen], 0
             for rows in rows_at(model, moved, points, memory, activations=False):
                 part = chosen[at : at + len(rows.points)]
@@ -249,3 +303,110 @@ def _absolute(resolved: Resolved) -> Mask:
         if high.dtype.kind in "fViu":
             found |= (np.asarray(high, np.float64).reshape(len(high), -1) < 0).any(axis=1)
     return found
+
+
+# --- what flows between units
+
+
+def _ahead(model: LoadedModel, names: Sequence[str]) -> dict[str, list[str]]:
+    """By layer those before it of which a way leads there that crosses no other."""
+    found: dict[str, list[str]] = {}
+    for before, behind in links_between(model.nodes, names):
+        found.setdefault(behind, []).append(before)
+    return found
+
+
+def _only(resolved: Resolved, name: str, values: Floats, units: Sequence[Unit | None]) -> Floats:
+    """The values of one unit of each sample, 0 elsewhere; None: of none."""
+    laid_out, axis = _laid_out(resolved, name, values)
+    found = np.zeros_like(laid_out)
+    for k, unit in enumerate(units):
+        if unit is None:
+            continue
+        place: tuple[int | slice, ...] = unit.unit
+        if axis is not None:
+            place = (*[slice(None)] * axis, unit.unit[0])
+        found[(k, *place)] = laid_out[(k, *place)]
+    return found.reshape(values.shape)
+
+
+def _through(
+    resolved: Resolved, found: Layers, supports: Supports, behind: str, units: Sequence[Unit | None]
+) -> Iterator[tuple[int, Edge]]:
+    """The edges from the named units of layers to one unit of each sample of the layer behind them."""
+    for name, shares in found.items():
+        laid_out, axis = _laid_out(resolved, name, shares)
+        for k, to in enumerate(units):
+            if to is None:
+                continue
+            for unit in supports[name][k].top:
+                part = laid_out[k] if axis is None else np.moveaxis(laid_out[k], axis, 0)
+                share = float(np.sum(part[unit.unit]))
+                if share:
+                    yield k, Edge(name, unit.unit, behind, to.unit, share)
+
+
+def _asked_of(
+    resolved: Resolved, behind: str, layers: Sequence[str], units: Floats, kind: np.dtype[Any]
+) -> Resolved:
+    """The same question of a layer's units, by their weights, in place of the target."""
+    choice = replace(resolved.choice, target=behind, layers=tuple(layers))
+    like = [np.empty(units.shape[1:], kind) for _ in resolved.samples.runs]
+    samples = resolved.samples.weighted(behind, units, like)
+    return replace(resolved, choice=choice, samples=samples, selection=units)
+
+
+def _ranks(supports: Sequence[LayerSupport], top: int) -> Iterator[list[Unit | None]]:
+    """The first named unit of each sample, then the second, and so on."""
+    for rank in range(top):
+        units = [one.top[rank] if rank < len(one.top) else None for one in supports]
+        if any(unit is not None for unit in units):
+            yield units
+
+
+def _signed_flow(
+    model: LoadedModel, resolved: Resolved, supports: Supports, kept: Layers, tau: Floats, memory: int
+) -> Flow:
+    """What of a contribution goes through a unit: by its gradient alone."""
+    edges: list[tuple[int, Edge]] = []
+    plain = replace(resolved, recipe=Recipe(AtInput(), contribution))
+    terms, _ = yield from _products(model, plain, memory)
+    sizes = _sizes(resolved, terms)
+    for behind, before in _ahead(model, list(supports)).items():
+        kind = element_type(model.tensors[behind])
+        own = replace(plain, choice=replace(plain.choice, layers=(behind,)))
+        parts = list[Floats]()
+        for rows in rows_at(
+            model, own, [(k, 1.0) for k in range(own.samples.count)], memory, activations=False
+        ):
+            parts.append(np.asarray(rows.layers[behind][0], np.float64))
+            yield rows.evaluated
+        gradient = np.concatenate(parts)
+        for units in _ranks(supports[behind], _at(resolved).top):
+            asked = _asked_of(plain, behind, before, _only(resolved, behind, gradient, units), kind)
+            found, _ = yield from _products(model, asked, memory)
+            shares = {name: one / sizes[name] for name, one in found.items()}
+            edges += _through(resolved, shares, supports, behind, units)
+    return edges
+
+
+def _positive_flow(
+    model: LoadedModel, resolved: Resolved, supports: Supports, kept: Layers, tau: Floats, memory: int
+) -> Flow:
+    """What of a mass comes through a unit: its own is sent on alone, by the same thresholds."""
+    edges: list[tuple[int, Edge]] = []
+    for behind, before in _ahead(model, list(supports)).items():
+        kind = element_type(model.tensors[behind])
+        for units in _ranks(supports[behind], _at(resolved).top):
+            mass = _only(resolved, behind, kept[behind], units)
+            sizes = per_sample(mass)
+            numbers = np.flatnonzero(sizes > 0)
+            begins = np.where(laid(sizes, mass) > 0, mass, 1.0)  # of others something, which is not asked for
+            asked = _asked_of(resolved, behind, before, begins, kind)
+            found, _ = yield from _walk(model, asked, tau[numbers] / sizes[numbers], numbers, memory)
+            shares = {}
+            for name, one in found.items():
+                shares[name] = np.zeros((len(sizes), *one.shape[1:]))
+                shares[name][numbers] = one * laid(sizes[numbers], one)
+            edges += _through(resolved, shares, supports, behind, units)
+    return edges

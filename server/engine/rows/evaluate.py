@@ -14,6 +14,7 @@ from onnx_attribution.server.engine.models.loaded import LoadedModel, rows_key
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.samples import Run, Samples
 from onnx_attribution.server.engine.request.targets import per_sample
+from onnx_attribution.supports import Support
 from onnx_attribution.values import Array
 
 Floats = NDArray[np.float64]
@@ -34,7 +35,8 @@ class Sums:
     `value` and `baseline_value` `[samples]` are the target at x and at x'; NaN: the programs that ran do not say it.
     `spread` `[samples]` is there where samples have several references: see `LayerAttribution`. `averaged`: the others
     are means over the references already. `missed`, of terms that should sum to F(x): what they sum to
-    beside it, and the sum of their magnitudes. `notes`: what the method says of itself.
+    beside it, and the sum of their magnitudes. `notes`: what the method says of itself. `supports`: of each
+    sample, where the method has one.
     """
 
     fine: dict[str, Floats]
@@ -46,6 +48,7 @@ class Sums:
     averaged: bool = False
     missed: tuple[Floats, Floats] | None = None
     notes: tuple[str, ...] = ()
+    supports: tuple[Support, ...] = ()
 
 
 def averaged(resolved: Resolved, sums: Sums) -> tuple[Resolved, Sums]:
@@ -152,5 +155,6 @@ def rows_session(
             totals=totals,
             channels=channels,
             relevance=found.relevance,
+            partial=found.partial,
         ),
     )

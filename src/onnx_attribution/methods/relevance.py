@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+import numpy as np
+
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.parameters import bounded
+from onnx_attribution.parameters import Numbers, bounded
 from onnx_attribution.register import Method, register
 
 LrpRule = Literal["epsilon", "gamma", "zplus", "alpha_beta", "w2", "flat", "box", "identity"]
@@ -114,8 +116,12 @@ class Lrp(Method):
     )
     alpha: float = bounded(2.0, at_least=1, help="The factor of the positive terms in the rule alpha_beta.")
     beta: float = bounded(1.0, at_least=0, help="That of the negative terms, alpha less 1.")
-    low: float | None = bounded(None, help="The least number that the input may hold, for the rule box.")
-    high: float | None = bounded(None, help="The largest one.")
+    low: Numbers | None = bounded(
+        None,
+        help="The least number that the source may hold, for the rule box; or one for each channel, or for each "
+        "element of a sample.",
+    )
+    high: Numbers | None = bounded(None, help="The largest one, in the same form.")
     form: LrpForm = bounded(
         "general",
         help="What zplus, gamma and alpha_beta take for positive: the terms x w, or with captum the weights, whatever "
@@ -137,8 +143,8 @@ class Lrp(Method):
             yield "rules", error.message
             return
         used = {self.rule, self.first, *named, *self.composite.split("_")}
-        if "box" in used and (self.low is None or self.high is None or not self.low < self.high):
-            yield "low", "the rule box needs low and high, the bounds of what the input may hold"
+        if "box" in used and not _is_box(self.low, self.high):
+            yield "low", "the rule box needs low and high, the bounds of what the source may hold"
         betas = used & {"alpha_beta", "alpha2"}
         if self.form == "captum" and betas and (self.alpha, self.beta) != (1, 0):
             yield "form", "captum has alpha_beta with alpha 1 and beta 0 only"
@@ -162,6 +168,15 @@ class Lrp(Method):
                 )
             found.append((name, word, None if number is None else _number(part, number)))
         return found
+
+
+def _is_box(low: Numbers | None, high: Numbers | None) -> bool:
+    if low is None or high is None:
+        return False
+    ends = np.atleast_1d(low), np.atleast_1d(high)
+    if len({len(end) for end in ends} - {1}) > 1:
+        return False
+    return bool((ends[0] <= ends[1]).all() and (ends[0] < ends[1]).any())
 
 
 def _number(part: str, text: str) -> float:

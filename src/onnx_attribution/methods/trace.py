@@ -19,10 +19,11 @@ class FbTrace(Method):
 
     The paper's idea, a forward run and a trace back, is known to us from its abstract: this algorithm is our
     reconstruction. Attributions are shares, whose magnitudes sum to the mass that is kept, at most 1; what is dropped
-    stays out. The support is where they are not 0.
+    stays out. The support is where they are not 0: the answer has the boxes of its connected parts, and what each layer
+    keeps.
 
-    The form signed takes each layer's contributions, gradient x activation, as shares of the sum of their magnitudes,
-    and keeps those of a magnitude of `tau`. It tells classes apart.
+    The form signed takes each layer's contributions, gradient x activation, as shares of the sum of their magnitudes
+    (that over all sources for these), and keeps those of a magnitude of `tau`. It tells classes apart.
 
     The form positive sends a mass of 1 from the target back: operators with weights share it by their positive terms
     x w without biases (LRP's z+), a max pool passes it to its maximum, and at every tensor what is below `tau` is
@@ -45,7 +46,8 @@ class FbTrace(Method):
         above=0,
         at_most=1,
         help="Where tau is left open: at most this share of the positions of the sources is kept, at least one; tau is "
-        "the least such, to 2 % in the form positive. Of sources with two axes or more, channels are one position.",
+        "the least such, to 2 % in the form positive. In the form signed each other layer keeps this share of its own. "
+        "Of layers with two axes or more, channels are one position.",
     )
     first: TraceFirst = bounded(
         "auto",
@@ -58,4 +60,11 @@ class FbTrace(Method):
         at_most=16,
         help="The axis of the channels of the sources, counted with that of the samples in front; without, 1, or the "
         "last where that alone has at most 4 elements.",
+    )
+    top: int = bounded(
+        0,
+        at_least=0,
+        at_most=64,
+        help="So many units of each layer are named, those of the largest shares, with what of each goes through which "
+        "of the layers behind it. Of layers with two axes or more, channels are one unit.",
     )
