@@ -14,6 +14,7 @@ from onnx_attribution.server.cli.check import check
 from onnx_attribution.server.cli.explain import explain
 from onnx_attribution.server.cli.export import expose, gradient
 from onnx_attribution.server.cli.health import health
+from onnx_attribution.server.cli.importance import importance
 from onnx_attribution.server.cli.intervene import intervene
 from onnx_attribution.server.cli.layers import layers
 from onnx_attribution.server.cli.methods import methods
@@ -43,6 +44,7 @@ SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list o
     explain: "Attributes a target to inputs or layers.",
     intervene: "Sets, scales or patches activations.",
     ablation: "Removes neurons in the order of each method.",
+    importance: "Weighs the units of a layer for each class.",
     audit: "Tests which explanations mean something.",
     batch: "Attributions of a whole data set.",
     methods: "Lists the methods and their parameters.",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_attribution.client.audit.data import Dataset, Item, joined
-from onnx_attribution.errors import AttributionError, InvalidArgument
+from onnx_attribution.errors import AttributionError, InvalidArgument, Reason
 from onnx_attribution.server.cli.files import read_file, typed
 from onnx_attribution.server.cli.masks import MASKS, truths
 from onnx_attribution.server.cli.pictures import Picture
@@ -104,6 +104,68 @@ _read: dict[tuple[str, str, str], Dataset] = {}
 """The data set that this process has read last."""
 
 
+def read_labelled(
+    place: Path, info: ModelInfo, picture: Picture, rows: slice | None
+) -> tuple[dict[str, Array], Labels]:
+    """The samples of a folder, an npz, a parquet file or an npy as one array for each input, and their labels, if they
+    have some: one for each, or one-hot rows. An npy stays on the disk until its rows are read.
+
+    Raises:
+        InvalidArgument: as `read_dataset`, or a sample that has another shape than the first.
+    """
+    known = {one.name: one for one in info.inputs}
+    if place.suffix.lower() == ".npy" and len(known) == 1:
+        (only,) = info.inputs
+        try:
+            whole = np.load(place, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # numpy fails in many ways on a broken file
+            raise InvalidArgument(f"{str(place)!r} cannot be read: {error}", file=place) from error
+        kind = only.dtype if only.dtype != "bfloat16" else "float32"
+        arrays = {only.name: whole if whole.dtype.name == kind else typed(np.asarray(whole), only)}
+        return taken(arrays, known, info.batch, rows), None
+    if place.suffix.lower() == ".npz" and place.is_file():
+        arrays, labels, _ = _arrays(place, info)
+        arrays, count = _whole(place.name, arrays, info)
+        told: Labels = None
+        if labels is not None and labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "biuf":
+            told = labels
+        elif labels is not None:
+            told = [_label(one) for one in _one_each(place.name, labels, count)]
+        return taken(arrays, known, info.batch, rows), told if rows is None or told is None else told[rows]
+    found = read_dataset(place, info, picture, rows)
+    parts = {name: [item.inputs[name] for item in found.items] for name in found.items[0].inputs}
+    arrays = {
+        name: given[0]
+        if known[name].batch_axis is None and info.batch != "single"
+        else joined(name, given, known[name], info.batch)
+        for name, given in parts.items()
+    }
+    own = [item.label for item in found.items]
+    return arrays, None if all(one is None for one in own) else own
+
+
+Labels = list[int | str | None] | Array | None
+
+
+def indices_of(labels: Sequence[int | str | None], classes: Sequence[str]) -> list[int]:
+    """Labels as indices, of names those of the classes. Raises: InvalidArgument: a sample has none, or no class's."""
+    found = []
+    for k, label in enumerate(labels):
+        if label is None:
+            raise InvalidArgument(f"sample {k} has no label; --labels gives one for each")
+        if isinstance(label, str):
+            if label not in classes:
+                known = f"the classes are {', '.join(classes[:10])}{', ...' * (len(classes) > 10)}"
+                raise InvalidArgument(
+                    f"the label {label!r} of sample {k} is no class; "
+                    + (known if classes else "the model does not name its classes: give their indices"),
+                    reason=Reason.TARGET_INVALID,
+                )
+            label = list(classes).index(label)
+        found.append(label)
+    return found
+
+
 # --- a folder
 
 
@@ -174,7 +236,21 @@ def _label(text: object) -> int | str | None:
 
 
 def _npz(place: Path, info: ModelInfo) -> Dataset:
-    """Arrays by the names of the inputs; `x` or any other name where there is one input and one array that fits."""
+    arrays, labels, masks = _arrays(place, info)
+    found = _of_arrays(place.name, arrays, labels, info)
+    if masks is None:
+        return found
+    if not masks.ndim or len(masks) != len(found):
+        raise InvalidArgument(
+            f"{place.name!r} holds {len(found)} samples, and masks of shape {list(masks.shape)}"
+        )
+    known = truths(masks, f"{place.name}:masks")
+    return replace(found, items=[replace(one, mask=known[k]) for k, one in enumerate(found.items)])
+
+
+def _arrays(place: Path, info: ModelInfo) -> tuple[dict[str, Array], Any, Any]:
+    """Arrays by the names of the inputs; `x` or any other name where there is one input and one array that fits. And
+    the labels and the masks, if there are some."""
     try:
         with place.open("rb") as file:  # np.load leaves a broken one open
             loaded = np.load(file, allow_pickle=False)
@@ -193,15 +269,7 @@ def _npz(place: Path, info: ModelInfo) -> Dataset:
         raise
     except Exception as error:  # zipfile, zlib and numpy fail in many ways on a broken file
         raise InvalidArgument(f"{str(place)!r} cannot be read: {error}", file=place) from error
-    found = _of_arrays(place.name, arrays, labels, info)
-    if masks is None:
-        return found
-    if not masks.ndim or len(masks) != len(found):
-        raise InvalidArgument(
-            f"{place.name!r} holds {len(found)} samples, and masks of shape {list(masks.shape)}"
-        )
-    known = truths(masks, f"{place.name}:masks")
-    return replace(found, items=[replace(one, mask=known[k]) for k, one in enumerate(found.items)])
+    return arrays, labels, masks
 
 
 def _names(info: ModelInfo) -> list[str]:
@@ -240,6 +308,23 @@ def _of_arrays(
     features: Mapping[str, Sequence[str]] | None = None,
     first: int = 0,
 ) -> Dataset:
+    whole, count = _whole(name, arrays, info)
+    known = {one.name: one for one in info.inputs}
+    axes = {key: known[key].sample_axis(array.shape, info.batch) for key, array in whole.items()}
+    if labels is not None:
+        labels = _one_each(name, labels, count)
+
+    def items() -> Iterator[Item]:
+        for k in range(count):
+            one = taken(whole, known, info.batch, slice(k, k + 1)) if count > 1 or _any(axes) else whole
+            label = None if labels is None else _label(labels[k])
+            yield Item(ids[k] if ids else str(first + k), one, label)
+
+    return Dataset(name, list(items()), features or {})
+
+
+def _whole(name: str, arrays: Mapping[str, Array], info: ModelInfo) -> tuple[dict[str, Array], int]:
+    """The arrays in the types of the inputs, and how many samples they hold."""
     known = {one.name: one for one in info.inputs}
     if missing := [one for one in known if one not in arrays]:
         raise InvalidArgument(f"{name!r} has no array for input {missing[0]!r}")
@@ -250,26 +335,10 @@ def _of_arrays(
     counts = {array.shape[axes[key] or 0] for key, array in whole.items() if axes[key] is not None}
     if len(counts) > 1:
         raise InvalidArgument(f"the arrays of {name!r} hold {' and '.join(map(str, sorted(counts)))} samples")
-    count = counts.pop() if counts else 1
-    if labels is not None:
-        labels = _one_each(name, labels)
-    if labels is not None and len(labels) != count:
-        raise InvalidArgument(f"{name!r} holds {count} samples and {len(labels)} labels")
-
-    def items() -> Iterator[Item]:
-        for k in range(count):
-            one = (
-                taken(whole, known, info.batch, slice(k, k + 1))
-                if counts or count > 1 or _any(axes)
-                else whole
-            )
-            label = None if labels is None else _label(labels[k])
-            yield Item(ids[k] if ids else str(first + k), one, label)
-
-    return Dataset(name, list(items()), features or {})
+    return whole, counts.pop() if counts else 1
 
 
-def _one_each(name: str, labels: Any) -> list[object]:
+def _one_each(name: str, labels: Any, count: int) -> list[object]:
     """Labels as Python has them. Raises: InvalidArgument: they are not one for each sample, such as one-hot rows."""
     found = labels.tolist() if isinstance(labels, np.ndarray) else labels
     if isinstance(labels, np.ndarray) and labels.ndim == 2 and labels.shape[1] == 1:
@@ -279,6 +348,8 @@ def _one_each(name: str, labels: Any) -> list[object]:
             f"the labels of {name!r} are not one for each sample: give indices or names of classes; of one-hot rows, "
             "labels.argmax(axis=1)"
         )
+    if len(found) != count:
+        raise InvalidArgument(f"{name!r} holds {count} samples and {len(found)} labels")
     return found
 
 

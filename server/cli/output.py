@@ -445,6 +445,28 @@ def print_intervened(model: str, edits: Sequence[str], found: Intervened) -> Non
         out.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)
 
 
+# --- importance
+
+
+def print_importance(model: str, found: Mapping[str, Any], out: Path) -> None:
+    """The table of `importance`: of each class the units whose mean is furthest from 0."""
+    screen = console()
+    screen.print(
+        f"importance of the {found['units']} units of {escape(found['layer'])} for {escape(found['target'])} of "
+        f"{escape(model)}, over {found['samples']} samples: {escape(str(out))}",
+        soft_wrap=True,
+    )
+    table = _table("class", "name", "samples", "strongest units: mean +- deviation", right=(0, 2))
+    for one in found["classes"]:
+        units = "   ".join(
+            f"{unit['unit']}: {number(unit['mean'])} +- {number(unit['std'])}" for unit in one["strongest"]
+        )
+        table.add_row(str(one["class"]), escape(one["name"] or "-"), str(one["samples"]), units)
+    screen.print(table)
+    for warning in found["warnings"]:
+        screen.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)
+
+
 # --- audit
 
 

@@ -1,0 +1,200 @@
+"""`importance FILE`: how much each unit of a layer matters to the class of each sample of a data set."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.importance import Importance
+from onnx_attribution.server.cli import options, output
+from onnx_attribution.server.cli.asker import Place, asking
+from onnx_attribution.server.cli.dataset import indices_of, read_labelled
+from onnx_attribution.server.cli.files import read_file
+from onnx_attribution.server.cli.inputs import axes_of, parse_rows, shapes_of
+from onnx_attribution.server.cli.login import Login
+from onnx_attribution.server.cli.picture import (
+    Background,
+    Colour,
+    Mean,
+    Order,
+    Resize,
+    Scale,
+    Std,
+    picture_of,
+)
+from onnx_attribution.server.cli.pictures import Picture
+from onnx_attribution.server.cli.written import check_places
+from onnx_attribution.values import ChannelSums, ModelInfo
+
+STRONGEST = 3
+"""Units that are shown of each class."""
+
+
+def importance(
+    file: options.File,
+    layer: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The layer whose units are weighed, by its name as in explain."),
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="The samples: an .npz of arrays by input, a .npy of the only input, a folder or a .parquet file as "
+            "in audit.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT.npz", help="Where the importance is written.")
+    ],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The class of each sample, of the data before --rows: indices or one-hot rows, npy, npz:KEY or json; "
+            "default: those of the data.",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="TENSOR", help="The scores of the classes; default: the only float output."),
+    ] = None,
+    logit: Annotated[
+        bool | None,
+        typer.Option(
+            "--logit/--no-logit",
+            help="What a final Softmax, LogSoftmax or Sigmoid is made of, in its place; default: where there is one.",
+        ),
+    ] = None,
+    channel_axis: Annotated[
+        int | None,
+        typer.Option(
+            metavar="AXIS",
+            help="The axis of the units, counted with that of the samples in front; over all others is summed. "
+            "Default: 1 at convolutions, the last at products with weights, as [N, tokens, units].",
+        ),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="What the layer depends on, as in explain. Repeatable."),
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option(metavar="3|0:3", help="Only these samples of the data set.")
+    ] = None,
+    scale: Scale = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Order = None,
+    colours: Colour = None,
+    resize: Resize = False,
+    background: Background = None,
+    provider: options.Provider = "auto",
+    threads: options.Threads = 0,
+    batch_axis: options.BatchAxis = None,
+    shape: options.Shape = None,
+    server: options.Server = None,
+    ca: options.Ca = None,
+    certificate: options.Certificate = None,
+    key: options.Key = None,
+    token: options.Token = None,
+    model: options.Model = None,
+    json: options.Json = False,
+) -> None:
+    """Sums the gradient of each sample's own class over the positions of each unit of a layer.
+
+    OUT.npz holds it per sample, with its mean, count and spread per class.
+    """
+    place = Place(
+        model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []),
+        Login(ca, certificate, key, token),
+    )  # fmt: skip
+    picture = picture_of(scale, mean, std, layout, colours, resize, background)
+    wanted = None if rows is None else parse_rows(rows)
+    channels: ChannelSums = "auto" if channel_axis is None else channel_axis
+    check_places(out, None)
+    with asking(place) as asker:
+        info = asker.info()
+        picture = replace(picture, said=info.preprocessing)
+        arrays, own = read_labelled(data, info, picture, wanted)
+        names = _classes(info, target)
+        given: Any = _labels(labels, wanted) if labels is not None else None
+        if given is None:
+            if own is None:
+                raise InvalidArgument(
+                    f"{str(data)!r} has no labels; --labels FILE gives the class of each sample"
+                )
+            given = own if isinstance(own, np.ndarray) else np.array(indices_of(own, names), np.int64)
+        asked, name = asker.asked
+        with _progress() as report:
+            found = asked.importance(
+                name, arrays, given, layer=layer, target=target, logit=logit, channels=channels,
+                source=tuple(source or ()), progress=report,
+            )  # fmt: skip
+    found = replace(found, warnings=(*found.warnings, *picture.notes))
+    found.save(out)
+    if json:
+        output.print_json(told(found))
+        return
+    output.print_importance(place.model, told(found), out)
+
+
+def _labels(text: str, rows: slice | None) -> Any:
+    """The labels of a file, of the rows that are taken."""
+    found = read_file(text, None, Picture())
+    return found if rows is None or found.ndim == 0 else found[rows]
+
+
+def _classes(info: ModelInfo, target: str | None) -> tuple[str, ...]:
+    """The names of the classes, where the model has some."""
+    names: Mapping[str, tuple[str, ...]] = info.class_names
+    return names.get(target or "", next(iter(names.values()), ()))
+
+
+def told(found: Importance) -> dict[str, Any]:
+    """What is printed of an importance: of each class its strongest units."""
+    classes = []
+    for row, label in enumerate(found.classes.tolist()):
+        units = np.argsort(-np.abs(np.nan_to_num(found.mean[row])), kind="stable")[:STRONGEST].tolist()
+        classes.append(
+            {
+                "class": label,
+                "name": found.names[row] if found.names else None,
+                "samples": int(found.count[row]),
+                "strongest": [
+                    {"unit": k, "mean": float(found.mean[row, k]), "std": float(found.std[row, k])}
+                    for k in units
+                ],
+            }
+        )
+    samples, units = found.alpha.shape
+    return {
+        "layer": found.layer,
+        "target": found.target,
+        "samples": samples,
+        "units": units,
+        "classes": classes,
+        "digest": found.digest,
+        "warnings": found.warnings,
+    }
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """On a terminal a bar."""
+    if not sys.stderr.isatty():
+        yield lambda done, planned: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("samples", total=None)
+        yield lambda done, planned: bar.update(task, completed=done, total=planned)
