@@ -51,7 +51,8 @@ def channel_axis(graph: gs.Graph, name: str) -> int | None:
     """The axis of the channels of a tensor, in the file's own layout; None where its rank is not known.
 
     That of the last convolution, pool, normalisation or product with weights, or else of the first that reads it,
-    through Transposes and operators that leave axes as they are; where there is neither, the usual one of its rank.
+    through Transposes and operators that leave axes as they are; where there is neither, the first whose size is
+    fixed beside some that are open, or the usual one of its rank.
     """
     value = graph.tensors()[name]
     shape = shape_of(value)
@@ -61,7 +62,8 @@ def channel_axis(graph: gs.Graph, name: str) -> int | None:
     for found in (_nearest(value, rank, _made_by), _nearest(value, rank, _read_by)):
         if found is not None:
             return found
-    return usual_axis(rank)
+    fixed = [axis for axis in range(1, rank) if isinstance(shape[axis], int)]
+    return fixed[0] if 0 < len(fixed) < rank - 1 else usual_axis(rank)  # an open axis has positions
 
 
 Step = tuple[gs.Tensor, list[int] | None]
