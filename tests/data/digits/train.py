@@ -79,7 +79,7 @@ def export(weights: Weights, batch: int | str) -> onnx.ModelProto:
         nodes,
         "digits",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 1, 8, 8])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 10])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, len(weights["dense2.bias"])])],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
