@@ -1415,6 +1415,7 @@ class Parameter(_message.Message):
         KIND_TEXT: _ClassVar[Parameter.Kind]
         KIND_ARRAYS: _ClassVar[Parameter.Kind]
         KIND_SIZES: _ClassVar[Parameter.Kind]
+        KIND_NUMBERS: _ClassVar[Parameter.Kind]
     KIND_UNSPECIFIED: Parameter.Kind
     KIND_INTEGER: Parameter.Kind
     KIND_NUMBER: Parameter.Kind
@@ -1423,6 +1424,7 @@ class Parameter(_message.Message):
     KIND_TEXT: Parameter.Kind
     KIND_ARRAYS: Parameter.Kind
     KIND_SIZES: Parameter.Kind
+    KIND_NUMBERS: Parameter.Kind
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_FIELD_NUMBER: _ClassVar[int]

@@ -218,7 +218,7 @@ def _parameter(one: dataclasses.Field[Any], hint: Any) -> Parameter:
     if isinstance(default, int) and abs(default) > EXACT:
         raise TypeError(f"the default of {one.name!r} is {shown(default)}, more than the wire holds (2**53)")
     said = {"help": "", **one.metadata}
-    return Parameter(one.name, kind, default, optional=len(options) > len(plain), choices=choices, **said)
+    return Parameter(one.name, kind, default, optional=types.NoneType in options, choices=choices, **said)
 
 
 def is_whole(array: NDArray[Any]) -> bool:

@@ -17,7 +17,7 @@ def run(*arguments: str | Path) -> Result:
     """Returns what the command did; an exception that escapes it fails the test."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    assert "Traceback" not in result.output
+    assert "Traceback" not in result.output, result.output
     return result
 
 
