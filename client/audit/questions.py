@@ -50,13 +50,14 @@ class Questions:
 
     def _usable(self, data: Dataset) -> tuple[Dataset, dict[str, str]]:
         """The samples without those that would spoil every mean, and why those are left out."""
-        count = self._class_count() if self.settings.aim == "label" else None
+        by_label = isinstance(self.settings.aim, str) and self.settings.aim == "label"
+        count = self._class_count() if by_label else None
         kept, left_out = [], {}
         for k, item in enumerate(data.items):
             broken = [name for name in self.settings.source or self.info.sources if _is_broken(item, name)]
             if broken:
                 left_out[item.id] = f"{broken[0]} holds NaN or infinite numbers"
-            elif self.settings.aim == "label" and data.label_index(k, self.classes(), count) is None:
+            elif by_label and data.label_index(k, self.classes(), count) is None:
                 left_out[item.id] = "it has no label that is the index of a class"
             else:
                 kept.append(item)
@@ -116,11 +117,11 @@ class Questions:
             InvalidArgument: it has no label that is a class.
         """
         aim = self.settings.aim
+        if not isinstance(aim, str):
+            return self.target_at(aim)
         if aim == "predicted":
             known = self.prediction(k)
             return self.target_at(None if known is None else index_of(known["place"]))
-        if aim != "label":
-            return self.target_at(aim)
         found = self.data.label_index(k, self.classes())
         if found is None:
             raise InvalidArgument(

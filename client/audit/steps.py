@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from onnx_attribution.client.audit.verdict import Finding
 from onnx_attribution.methods import Method, MethodInfo
-from onnx_attribution.values import Array, Attribution, AttributionRequest, Baseline, LayerInfo, ModelInfo
+from onnx_attribution.values import (
+    Array,
+    Attribution,
+    AttributionRequest,
+    Baseline,
+    LayerInfo,
+    ModelInfo,
+    Selector,
+)
 
 if TYPE_CHECKING:
     from onnx_attribution.client.audit.run import Audit
 
-Aim = Literal["predicted", "label"] | int
+Aim = Literal["predicted", "label"] | Selector
+"""The class that is explained of each sample, or the index or region of the target."""
 
 
 class Model(Protocol):
@@ -47,6 +56,8 @@ class Settings:
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     baseline: str = "0"
     seed: int = 0
+    target: str = "predicted"
+    """`aim` in words."""
     logit: bool | None = None
 
 

@@ -64,7 +64,8 @@ def audit(
     target: Annotated[
         str,
         typer.Option(
-            metavar="predicted|label|[TENSOR:]INDEX", help="The class that is explained of each sample."
+            metavar="predicted|label|[TENSOR:]INDEX",
+            help="The class that is explained of each sample, or an index or region as in explain.",
         ),
     ] = "predicted",
     logit: Annotated[
@@ -152,6 +153,7 @@ def audit(
             read_baselines(baseline or [], source or info.sources, info.inputs, picture),
             ", ".join(Path(text).name for text in baseline or []) or "0",
             seed,
+            target,
             logit,
         )
         if other is not None:

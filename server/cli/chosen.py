@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from onnx_attribution.client.audit.steps import Aim
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import Method, make, registered
 from onnx_attribution.parameters import parameters_of
@@ -102,15 +103,12 @@ def _counts(operator: str) -> bool:
     return any(word in operator for word in words)
 
 
-def aim_of(text: str, outputs: Sequence[str]) -> tuple[Any, str | None]:
+def aim_of(text: str, outputs: Sequence[str]) -> tuple[Aim, str | None]:
+    """What is explained of each sample, and of which tensor: the predicted class, the labelled one, or an index or
+    region as in `explain`."""
     if text in ("predicted", "label"):
-        return text, None
+        return ("label" if text == "label" else "predicted"), None
     tensor, index = split_tensor(text, outputs)
     if index is None:
         return "predicted", tensor
-    if not isinstance(index, int):
-        raise InvalidArgument(
-            f"--target {text!r} is neither predicted, label, nor the index of a class",
-            reason=Reason.TARGET_INVALID,
-        )
     return index, tensor

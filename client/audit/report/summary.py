@@ -50,6 +50,7 @@ def summary(
     audit: Audit, evidence: Mapping[str, Any], requirements: Sequence[Requirement] = ()
 ) -> dict[str, Any]:
     """The object. `evidence` says what is known of versions, command and time."""
+    aim = audit.settings.aim
     items = [audit.item(k) for k in range(len(audit.data))]
     done = [check for check in audit.checks if check.name not in audit.skipped]
     found = [*completeness(audit, items), *(one for check in done for one in check.findings(audit))]
@@ -84,7 +85,7 @@ def summary(
             "methods": {name: parameters_of(method) for name, method in audit.settings.methods.items()},
             "layers": list(audit.settings.layers),
             "source": list(audit.settings.source or audit.info.sources),
-            "target": audit.settings.aim,
+            "target": aim if isinstance(aim, str | int) else audit.settings.target,
             "tensor": audit.settings.tensor,
             "logit": audit.logit,
             "baseline": audit.settings.baseline,

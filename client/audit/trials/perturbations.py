@@ -104,17 +104,20 @@ class Perturbations:
         told = next(one for one in audit.item(k)["methods"].values() if "target" in one)
         tensor, prediction, target = told["target"]["tensor"], audit.item(k)["prediction"], audit.target(k)
         index = target.index
+        place: tuple[Any, ...] | None
         if prediction is None and index is None:
-            place: tuple[int, ...] | None = None
+            place = None
+        elif index is None or isinstance(index, int | slice | tuple):
+            place = () if index is None else index if isinstance(index, tuple) else (index,)
         else:
-            place = (index,) if isinstance(index, int) else tuple(index) if isinstance(index, tuple) else ()
+            return None  # a mask or weights
 
         kept: dict[bytes, Floats] = {}  # the same windows are removed for all methods and maps
 
         def forward(inputs: Inputs) -> Floats:
             if (key := _key(inputs)) not in kept:
                 scores = np.asarray(audit.model.predict(dict(inputs), [tensor])[tensor], np.float64)
-                kept[key] = scores.reshape(1) if place is None else scores[(0, *place)].reshape(1)
+                kept[key] = scores.reshape(1) if place is None else scores[(0, *place)].sum().reshape(1)
             return kept[key]
 
         try:

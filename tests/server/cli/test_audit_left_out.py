@@ -64,3 +64,42 @@ def test_hidden_layers_that_are_refused_are_asked_for_no_more(tmp_path: Path) ->
     (told,) = json.loads((tmp_path / "named" / "report.json").read_text())["methods"].values()
     assert told["answered"] == 1
     assert any("without the hidden layers" in text for text in told["warnings"])
+
+
+def test_a_region_of_an_image_output_is_explained_as_its_sum(tmp_path: Path) -> None:
+    file = model(
+        tmp_path,
+        """m (float[N,1,4,4] x) => (float[N,1,4,4] y)
+        <float[1,1,3,3] w = {1, 0, 2, 0, 3, 0, -1, 0, 1}> {
+        c = Conv <pads = [1, 1, 1, 1]> (x, w)
+        y = Relu(c) }""",
+    )
+    x = np.random.default_rng(2).normal(size=(3, 1, 4, 4)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x)
+    given = [
+        "--data",
+        str(tmp_path / "x.npz"),
+        "--methods",
+        "gradient-x-activation",
+        "--out",
+        tmp_path / "out",
+    ]
+    done = run("audit", file, *given, "--target", "0,1:3,0:2", "--checks", "perturbations,classes")
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert found["settings"]["target"] == "0,1:3,0:2"
+    assert "no classes" in found["skipped"]["classes"]
+    padded = np.pad(x.astype(np.float64), [(0, 0), (0, 0), (1, 1), (1, 1)])
+    kernel = np.array([[1, 0, 2], [0, 3, 0], [-1, 0, 1]])
+    for item, image in zip(found["items"], padded[:, 0], strict=True):
+        whole = [[max((image[r : r + 3, c : c + 3] * kernel).sum(), 0) for c in range(4)] for r in range(4)]
+        expected = np.array(whole)[1:3, 0:2].sum()
+        assert item["methods"]["gradient_x_activation"]["target"]["value"] == pytest.approx(
+            expected, rel=1e-5
+        )
+    assert (
+        found["methods"]["gradient_x_activation"]["metrics"]["infidelity"]["value"] < 1
+    )  # better than zeros
+    unsaid = run("audit", file, *given, "--anew", "--checks", "none")
+    assert unsaid.exit_code == 1
+    assert "target" in unsaid.stderr
