@@ -140,6 +140,10 @@ class Audit(Questions):
         known = self._known()
         return [name for name in self.settings.methods if all(name in self.answered(k) for k in known)]
 
+    def maps_of(self, method: str) -> set[str]:
+        """The layers of which a method has maps or numbers."""
+        return {layer for one in self._answers(method) for layer in one["layers"]}
+
     def maps_compared(self, k: int, method: str) -> dict[str, Array]:
         """The maps with which checks compare those that they ask for."""
         return self.kept(coarse_name(k), f"map/{method}/") if method in self.coarse else self.maps(k, method)

@@ -45,12 +45,15 @@ class Convergence:
             yield Step(f"convergence-{at:06d}", words, partial(self._step, audit, numbers))
 
     def _methods(self, audit: Audit) -> list[str]:
-        """Those that answer all samples and are neither sums over a path nor without derivatives."""
+        """Those that carry relevance back to the source, once: no sums over a path, and no maps of hidden layers."""
         about = {name: audit.facts.get(method.name) for name, method in audit.settings.methods.items()}
         return [
             name
             for name in audit.everywhere
-            if (one := about[name]) is not None and one.needs_derivatives and not one.error_estimate
+            if (one := about[name]) is not None
+            and one.needs_derivatives
+            and not one.error_estimate
+            and all(map(audit.maps_of(name).__contains__, self._sources(audit)))
         ]
 
     def _groups(self, audit: Audit) -> list[list[int]]:

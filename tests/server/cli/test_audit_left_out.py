@@ -76,14 +76,8 @@ def test_a_region_of_an_image_output_is_explained_as_its_sum(tmp_path: Path) -> 
     )
     x = np.random.default_rng(2).normal(size=(3, 1, 4, 4)).astype(np.float32)
     np.savez(tmp_path / "x.npz", x=x)
-    given = [
-        "--data",
-        str(tmp_path / "x.npz"),
-        "--methods",
-        "gradient-x-activation",
-        "--out",
-        tmp_path / "out",
-    ]
+    given: list[str | Path] = ["--data", tmp_path / "x.npz", "--methods", "gradient-x-activation"]
+    given += ["--out", tmp_path / "out"]
     done = run("audit", file, *given, "--target", "0,1:3,0:2", "--checks", "perturbations,classes")
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -97,9 +91,8 @@ def test_a_region_of_an_image_output_is_explained_as_its_sum(tmp_path: Path) -> 
         assert item["methods"]["gradient_x_activation"]["target"]["value"] == pytest.approx(
             expected, rel=1e-5
         )
-    assert (
-        found["methods"]["gradient_x_activation"]["metrics"]["infidelity"]["value"] < 1
-    )  # better than zeros
+    metrics = found["methods"]["gradient_x_activation"]["metrics"]
+    assert metrics["infidelity"]["value"] < 1  # better than a map of zeros
     unsaid = run("audit", file, *given, "--anew", "--checks", "none")
     assert unsaid.exit_code == 1
     assert "target" in unsaid.stderr
