@@ -479,6 +479,7 @@ def print_audit(found: Mapping[str, Any], folder: Path) -> None:
         out.print(escape(line), soft_wrap=True)
     metrics = list(dict.fromkeys(name for one in found["methods"].values() for name in one["metrics"]))
     table = _table("method", "verdict", *map(title, metrics), right=range(2, 2 + len(metrics)))
+    table.columns[0].no_wrap = True
     for name, one in found["methods"].items():
         word = one["verdict"]["word"] if one["verdict"] else "no answer" if one["error"] else "-"
         numbers = [told(one["metrics"].get(metric, {}).get("value")) for metric in metrics]

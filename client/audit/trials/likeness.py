@@ -18,18 +18,20 @@ JUDGED = ("spearman",)
 """The similarities that count in a verdict; all are in report.json. Magnitudes, as SSIM and HOG compare them, stay
 alike where a map is a product with the input, whatever the other factor."""
 CHANCE, ELEMENTS = 8, 1 << 17
-"""Random maps of each sample; fewer of maps that have more elements together, whose ranks scatter less."""
+"""Random maps of each sample; fewer of maps that have more elements together, whose ranks scatter less. Of these only
+what is judged is measured."""
 
 
 def alike(one: Maps, other: Maps | None) -> dict[str, float | None]:
-    """Every similarity of the maps of one sample; null where there is none."""
+    """Every similarity of the maps of one sample; null where there is none, or the maps are large."""
     if other is None:
         return dict.fromkeys(NAMES)
     try:
-        found = compared(one, other)
+        small = sum(values.size for values in one.values()) <= ELEMENTS
+        found = compared(one, other, names=NAMES if small else JUDGED)
     except InvalidArgument:  # of other layers or shapes, or not finite
         return dict.fromkeys(NAMES)
-    return {name: _plain(float(values[0])) for name, values in found.items()}
+    return {name: _plain(float(found[name][0])) if name in found else None for name in NAMES}
 
 
 def by_chance(one: Maps, seed: int) -> dict[str, float | None]:

@@ -14,6 +14,7 @@ from onnx import numpy_helper, parser
 from scipy.stats import spearmanr
 
 from onnx_attribution.client.audit.run import COARSE, FINE, duration
+from onnx_attribution.client.audit.trials.likeness import ELEMENTS, JUDGED, alike
 from onnx_attribution.methods import NeuronIG
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.values import AttributionRequest, Target
@@ -112,3 +113,13 @@ def test_checks_compare_coarse_maps_with_coarse_ones_where_a_method_refines_far(
 
 def test_a_time_is_said_in_the_unit_that_fits() -> None:
     assert [duration(seconds) for seconds in (0.1, 12, 200, 9000)] == ["1 s", "12 s", "3 min", "2.5 h"]
+
+
+def test_of_large_maps_only_what_is_judged_is_measured() -> None:
+    rng = np.random.default_rng(4)
+    one, other = rng.normal(size=(2, 1, 1, ELEMENTS + 8))
+    found = alike({"x": one}, {"x": one + other})
+    assert found["spearman"] == pytest.approx(spearmanr(one.ravel(), (one + other).ravel()).statistic)
+    assert {name for name, value in found.items() if value is not None} == set(JUDGED)
+    small, its = (each.ravel()[:400].reshape(1, 1, 20, 20) for each in (one, other))
+    assert None not in alike({"x": small}, {"x": its}).values()
