@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from onnx_attribution.client.audit.ablated import RANDOM, Ablation
-from onnx_attribution.client.audit.arrays import Floats
+from onnx_attribution.client.audit.arrays import Floats, sample_axes, taken
 from onnx_attribution.client.audit.curves import RESAMPLE, Curve, Kind, curve
 from onnx_attribution.client.audit.ranks import (
     Whole,
@@ -45,7 +45,6 @@ from onnx_attribution.values import (
     References,
     Selection,
     Target,
-    TensorInfo,
 )
 
 __all__ = [
@@ -123,9 +122,9 @@ def ablation(
     made = {name: None if one == RANDOM else make(one, {}) for name, one in values.items()}
     info = asked.info(model) if hasattr(asked, "info") else asked.model(model)
     arrays = {name: np.asarray(array) for name, array in inputs.items()}
-    axes, count = _samples(arrays, info.inputs, info.batch)
+    axes, count = sample_axes(arrays, info.inputs, info.batch)
     starts = range(0, count, min(batch, MOST))
-    donors = None if count <= batch else _taken(arrays, axes, range(min(count, MOST)))
+    donors = None if count <= batch else taken(arrays, axes, range(min(count, MOST)))
     replaced: Any = to
     at_baseline = isinstance(to, str) and to == BASELINE
     if at_baseline:
@@ -140,7 +139,7 @@ def ablation(
     units: dict[str, tuple[int, ...]] = {}
     for turn, start in enumerate(starts):
         numbers = range(start, min(start + batch, count))
-        part, size = _taken(arrays, axes, numbers), len(numbers)
+        part, size = taken(arrays, axes, numbers), len(numbers)
         own_target = replace(
             wanted, index=_own(wanted.index, numbers, count), minus=_own(wanted.minus, numbers, count)
         )
@@ -150,7 +149,7 @@ def ablation(
         }
         if at_baseline:
             one_for_all = all(own is (baselines or {})[name] for name, own in own_baselines.items())
-            donors = _at_baseline(_taken(part, axes, range(1)) if one_for_all else part, own_baselines)
+            donors = _at_baseline(taken(part, axes, range(1)) if one_for_all else part, own_baselines)
         units = units or _units(asked, model, part, layers, own_target)
         drawn: list[Curve] = []
         for draw, name in enumerate(asks):
@@ -368,23 +367,3 @@ def _units(
         found: Intervened = asked.intervene(model, inputs, [[]], target=target, outputs=list(layers))
     arrays = found.outputs_before.values()
     return {name: array.shape[1:] for name, array in zip(layers, arrays, strict=True)}
-
-
-def _samples(
-    arrays: Mapping[str, Array], infos: Sequence[TensorInfo], batch: Any
-) -> tuple[dict[str, int | None], int]:
-    """The axis of the samples of each input, and how many there are; an input of one is shared by all."""
-    axes: dict[str, int | None] = {
-        one.name: one.sample_axis(arrays[one.name].shape, batch) for one in infos if one.name in arrays
-    }
-    sizes = {name: arrays[name].shape[axis] for name, axis in axes.items() if axis is not None}
-    count = max(sizes.values(), default=1)
-    return {name: axis if sizes.get(name, 1) == count else None for name, axis in axes.items()}, count
-
-
-def _taken(arrays: Mapping[str, Array], axes: Mapping[str, int | None], numbers: range) -> dict[str, Array]:
-    """Some of the samples."""
-    return {
-        name: array if (axis := axes.get(name)) is None else np.take(array, list(numbers), axis=axis)
-        for name, array in arrays.items()
-    }

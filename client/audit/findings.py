@@ -8,11 +8,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_attribution.client.audit.arrays import from_json
+from onnx_attribution.client.audit.metrics.faithfulness import COMPLETENESS
 from onnx_attribution.client.audit.run import Audit
+from onnx_attribution.client.audit.verdict import Finding, Verdicts, findings, verdicts
 
 TOP, EXAMPLES = 5, 3
 """Neurons of a layer that are listed, and samples of each."""
 Numbers = NDArray[np.float64]
+
+
+def judged(audit: Audit) -> Verdicts:
+    """The verdict on each method, by the checks that were done and by COMPLETENESS."""
+    done = [check for check in audit.checks if check.name not in audit.skipped]
+    found = [*_completeness(audit), *(one for check in done for one in check.findings(audit))]
+    return verdicts(found, len(audit.data), seed=audit.settings.seed)
+
+
+def _completeness(audit: Audit) -> list[Finding]:
+    """COMPLETENESS of the methods whose maps sum to the change, from the answers' own residuals."""
+    items = [audit.item(k)["methods"] for k in range(len(audit.data))]
+    values = {}
+    for name in audit.everywhere:
+        about = audit.facts.get(audit.settings.methods[name].name)
+        if about is not None and about.sums_to == "F(x) - F(x')":
+            values[name] = from_json([completeness(one[name]) for one in items])
+    return findings(COMPLETENESS, values, seed=audit.settings.seed) if values else []
 
 
 def completeness(numbers: Mapping[str, Any]) -> float | None:

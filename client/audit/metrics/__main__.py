@@ -23,24 +23,25 @@ _AROUND = """
 ```python
 import numpy as np
 from onnx_attribution import Engine
-from onnx_attribution.client.audit.checks import Settings, check
-from onnx_attribution.client.audit.subject import Subject
+from onnx_attribution.client.audit.checks import check
 
 images = np.load("tests/data/digits/digits.npz")["images"][:8]
 with Engine() as engine:
     engine.add("digits", "tests/data/digits/digits.onnx")
     found = check(
-        Subject(engine, "digits"),
+        engine,
+        "digits",
         ["gradient", "integrated_gradients", "guided_backprop"],
         {"image": images},
-        settings=Settings(removals=8, moves=2),
+        checks="classes,randomisation,perturbations",
     )
 for one in found.verdicts.methods:
     print(one.method, one.word)
 ```
 
-`Subject` takes a `Client` as well; what needs the file, the randomisation of parameters, is left out then, and the
-notes say so. Single metrics are functions in `onnx_attribution.client.audit.metrics`.
+It is the [audit](audit.md) of the command line, without files. `check` takes a `Client` as well; what needs the file,
+the randomisation of parameters, is left out then, and `skipped` says so. Single metrics are functions in
+`onnx_attribution.client.audit.metrics`, with options of their own; those that ask a model take a `Subject`.
 
 ## Randomised parameters
 
@@ -63,7 +64,7 @@ trees and `LinearClassifier` do, are not drawn anew.
 `hog` compare pictures of magnitudes in 0..1, with windows that fit the map. Signed ranks decide in a verdict; maps of
 one sign throughout are compared by magnitudes, since that sign is the score's. Magnitudes of a product with the input
 stay alike whatever the other factor is, which is why they are told and do not decide. A percentile at which
-magnitudes are cut is a setting, 100 (not cut) by default; `hog` has no number for maps of other than two axes or with
+magnitudes are cut is an option, 100 (not cut) by default; `hog` has no number for maps of other than two axes or with
 a side below 3.
 
 Maps of several inputs are compared as one: ranks are those of all their elements together, magnitudes are brought to

@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from onnx_attribution.client.audit import findings
-from onnx_attribution.client.audit.arrays import from_json
-from onnx_attribution.client.audit.metrics.faithfulness import COMPLETENESS
 from onnx_attribution.client.audit.metrics.metric import METRICS
 from onnx_attribution.client.audit.requirements import Requirement
 from onnx_attribution.client.audit.run import Audit
-from onnx_attribution.client.audit.verdict import Finding, MethodVerdict, Verdicts, plain, verdicts
-from onnx_attribution.client.audit.verdict import findings as judge
+from onnx_attribution.client.audit.verdict import Finding, MethodVerdict, Verdicts, plain
 from onnx_attribution.client.render.scene import number
 
 VERSION = "onnx-attribution/audit/1"
@@ -53,8 +50,7 @@ def summary(
     aim = audit.settings.aim
     items = [audit.item(k) for k in range(len(audit.data))]
     done = [check for check in audit.checks if check.name not in audit.skipped]
-    found = [*completeness(audit, items), *(one for check in done for one in check.findings(audit))]
-    judged = verdicts(found, len(items), seed=audit.settings.seed)
+    judged = findings.judged(audit)
     methods = {name: _method(audit, name, items) for name in _ordered(audit, judged)}
     for one in judged.methods:
         methods[one.method]["verdict"] = _verdict(one)
@@ -101,18 +97,6 @@ def summary(
         "items": items,
         "evidence": dict(evidence),
     }
-
-
-def completeness(audit: Audit, items: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """COMPLETENESS of the methods that have it, from the answers' own residuals."""
-    values = {}
-    for name in audit.everywhere:
-        about = audit.facts.get(audit.settings.methods[name].name)
-        if about is not None and about.sums_to:
-            each = [findings.completeness(one["methods"][name]) for one in items]
-            if any(one is not None for one in each):  # LRP has no baseline that its sum is told from
-                values[name] = from_json(each)
-    return judge(COMPLETENESS, values, seed=audit.settings.seed) if values else []
 
 
 def headline(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.client import Client
 from onnx_attribution.client.audit.arrays import Floats
-from onnx_attribution.client.audit.checks import Settings, check
+from onnx_attribution.client.audit.checks import check
 from onnx_attribution.client.audit.metrics.interval import interval
 from onnx_attribution.client.audit.metrics.randomisation import (
     Randomisation,
@@ -161,6 +161,7 @@ def test_a_server_gives_the_same_maps_and_refuses_to_draw_parameters_anew(
             np.testing.assert_allclose(own, other, rtol=1e-6, atol=1e-9)
         with pytest.raises(InvalidArgument, match="Engine"):
             there.randomised()
-        found = check(there, ["gradient"], inputs, settings=Settings(removals=2, moves=1))
-    assert [note for note in found.notes if note.startswith("randomisation is left out")]
-    assert {one.metric for one in found.scores} >= {"random_logit", "infidelity", "max_sensitivity"}
+        found = check(client, "digits", ["gradient"], inputs, checks="classes,randomisation,perturbations")
+    assert "Engine" in found.skipped["randomisation"]
+    told = {one.metric for one in found.verdicts.method("gradient").findings}
+    assert told >= {"random_logit", "infidelity", "max_sensitivity"}
