@@ -44,3 +44,8 @@ def taken(arrays: Mapping[str, Array], axes: Mapping[str, int | None], numbers: 
         name: array if (axis := axes.get(name)) is None else np.take(array, list(numbers), axis=axis)
         for name, array in arrays.items()
     }
+
+
+def index_of(place: Sequence[int]) -> int | tuple[int, ...]:
+    """The index of a target, of a place in its tensor."""
+    return place[0] if len(place) == 1 else tuple(place)

@@ -23,6 +23,7 @@ from onnx_attribution.errors import AttributionError
 from onnx_attribution.values import Array
 
 NUMBERS = ("spearman", "spearman_absolute", "moved")
+TOGETHER = "all inputs together"
 
 
 def moved_mass(one: Map, other: Map) -> float:
@@ -63,11 +64,18 @@ class Comparison:
                 continue
             value = plain(answers[1].target.value[0] - answers[0].target.value[0])
             lines[name] = {}
-            for layer, found in answers[0].layers.items():
-                if layer not in answers[1].layers:
+            own, others = (
+                {layer: np.asarray(one.values[0], np.float64) for layer, one in answer.layers.items()}
+                for answer in answers
+            )
+            if len(sources) > 1:  # of numbers one each no input has ranks, and all together have
+                for maps in (own, others):
+                    if maps.keys() >= set(sources):
+                        maps[TOGETHER] = np.concatenate([maps[source].ravel() for source in sources])
+            for layer, mine in own.items():
+                if layer not in others:
                     continue
-                mine = np.asarray(found.values[0], np.float64)
-                its = np.asarray(answers[1].layers[layer].values[0], np.float64)
+                its = others[layer]
                 if mine.shape != its.shape or not (np.isfinite(mine).all() and np.isfinite(its).all()):
                     lines[name][layer] = None
                     continue

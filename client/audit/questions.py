@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_attribution.client.audit.arrays import Maps
+from onnx_attribution.client.audit.arrays import Maps, index_of
 from onnx_attribution.client.audit.data import Dataset, Item
 from onnx_attribution.client.audit.steps import Model, Settings
 from onnx_attribution.errors import AttributionError, InvalidArgument
@@ -223,11 +223,6 @@ class Questions:
         if len({tuple(sorted((name, one[name].shape) for name in names)) for one in items}) != 1:
             return None
         return {name: np.concatenate([one[name] for one in items], axis=axes[name] or 0) for name in names}
-
-
-def index_of(place: Sequence[int]) -> int | tuple[int, ...]:
-    """The index of a target, of a place in its tensor."""
-    return place[0] if len(place) == 1 else tuple(place)
 
 
 def _is_broken(item: Item, name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_attribution.client.audit.arrays import Explain, Floats, Forward, Inputs, Maps
+from onnx_attribution.client.audit.arrays import Explain, Floats, Forward, Inputs, Maps, index_of
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.methods import Method
 from onnx_attribution.values import Array, Attribution, AttributionRequest, Baseline, ModelInfo, Target
@@ -86,7 +86,7 @@ class Subject:
         if found[:1].size < 2:
             return None
         top = found.reshape(len(found), -1).argmax(axis=1)
-        return [_index(int(k), unit) for k in top]
+        return [index_of([int(i) for i in np.unravel_index(int(k), unit)]) for k in top]
 
     def attribute(self, method: Method | str, inputs: Inputs, classes: Classes = None) -> Attribution:
         """The attribution of the classes, sample by sample."""
@@ -169,8 +169,3 @@ def chosen(scores: Array, classes: Classes) -> Floats:
             )
         found.append(float(row[index]))
     return np.array(found)
-
-
-def _index(k: int, unit: tuple[int, ...]) -> Class:
-    index = tuple(int(i) for i in np.unravel_index(k, unit))
-    return index[0] if len(index) == 1 else index

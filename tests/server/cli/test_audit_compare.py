@@ -24,6 +24,34 @@ def test_mass_moves_by_half_of_what_the_shares_differ() -> None:
     assert math.isnan(moved_mass(0 * one, 0 * one))
 
 
+def test_numbers_of_several_inputs_are_compared_together(tmp_path: Path) -> None:
+    new, old = (
+        model(
+            tmp_path,
+            f"""{name} (float[N,1] a, float[N,1] b, float[N,1] c) => (float[N,1] y)
+            <float[1] va = {{{weights[0]}}}, float[1] vb = {{{weights[1]}}}, float[1] vc = {{{weights[2]}}}> {{
+            p = Mul(a, va)
+            q = Mul(b, vb)
+            r = Mul(c, vc)
+            y = Sum(p, q, r) }}""",
+        ).rename(tmp_path / f"{name}.onnx")
+        for name, weights in (("new", (3, 2, 1)), ("old", (3, 1, 2)))
+    )
+    one = np.ones((3, 1), np.float32)
+    np.savez(tmp_path / "x.npz", a=one, b=one, c=one)
+    done = run(
+        "audit", new, "--data", tmp_path / "x.npz", "--checks", "none", "--methods", "deeplift-rescale",
+        "--compare", old, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    lines = json.loads((tmp_path / "out" / "report.json").read_text())["compare"]["lines"]
+    told = {one["layer"]: one for one in lines}
+    assert told["a"]["spearman"]["count"] == 0  # one number has no rank
+    together = told["all inputs together"]
+    assert together["spearman"]["value"] == pytest.approx(0.5)  # of (3, 2, 1) and (3, 1, 2)
+    assert together["moved"]["value"] == pytest.approx((1 / 6 + 1 / 6) / 2, abs=1e-6)
+
+
 def test_methods_that_refuse_one_of_both_models_are_told(tmp_path: Path) -> None:
     new, old = (
         model(
