@@ -1,6 +1,7 @@
 """Whether a map lies where it is known that the reason lies: a mask for each sample, of the shape of its map.
 
-A mask without a true element, and a map without a positive one, have no place: NaN.
+A mask without a true element, and a map without a positive one, have no place: NaN. Nor has a map of one magnitude
+where its largest elements are asked for.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def pointing_game(values: Floats, masks: Masks) -> Floats:
     found, inside = _flat(values, masks)
     top = found.max(axis=1, keepdims=True)
     hit = ((found == top) & inside).any(axis=1)
-    return np.where(inside.any(axis=1) & (top[:, 0] > 0), hit, np.nan)
+    return np.where(inside.any(axis=1) & (top[:, 0] > found.min(axis=1)), hit, np.nan)
 
 
 def attribution_localisation(values: Floats, masks: Masks) -> Floats:
@@ -89,7 +90,8 @@ def relevance_mass_accuracy(values: Floats, masks: Masks) -> Floats:
 
 
 def relevance_rank_accuracy(values: Floats, masks: Masks) -> Floats:
-    """RELEVANCE_RANK_ACCURACY; of equal magnitudes the earlier count first."""
+    """RELEVANCE_RANK_ACCURACY; of equal magnitudes of which not all are among the largest, each counts as the share of
+    them that is."""
     return _top(values, masks)[0]
 
 
@@ -104,9 +106,11 @@ def _top(values: Floats, masks: Masks) -> tuple[Floats, Floats]:
     sizes = inside.sum(axis=1)
     share = np.full(len(found), np.nan)
     for k, size in enumerate(sizes):
-        if size and found[k].any():
-            largest = np.argsort(-found[k], kind="stable")[:size]
-            share[k] = inside[k, largest].mean()
+        if size and found[k].max() > found[k].min():
+            least = np.sort(found[k])[-size]
+            above, equal = found[k] > least, found[k] == least
+            tied = (size - above.sum()) * inside[k, equal].mean()
+            share[k] = (inside[k, above].sum() + tied) / size
     return share, sizes.astype(np.float64)
 
 

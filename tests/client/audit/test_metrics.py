@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from onnx_attribution.client.audit.arrays import Floats, Inputs, Maps
 from onnx_attribution.client.audit.metrics.complexity import complexity, effective_complexity, sparseness
@@ -151,6 +153,25 @@ def test_localisation_by_hand() -> None:
     other = np.array([[[True, True], [False, False]]])
     assert relevance_rank_accuracy(values, other) == 0.5
     assert intersection_over_union(values, other) == pytest.approx(1 / 3)
+
+
+def test_equal_magnitudes_share_the_places_that_are_left() -> None:
+    values = np.array([[5.0, -2.0, 2.0, 2.0, 0.0]])
+    masks = np.array([[True, True, False, False, False]])
+    # 5 is among the two largest, and of the three of magnitude 2 a third is; one of those lies in the mask
+    assert relevance_rank_accuracy(values, masks) == pytest.approx((1 + 1 / 3) / 2)
+    assert relevance_rank_accuracy(values[:, ::-1], masks[:, ::-1]) == pytest.approx((1 + 1 / 3) / 2)
+    share = (1 + 1 / 3) / 2
+    assert intersection_over_union(values, masks) == pytest.approx(share / (2 - share))
+
+
+@pytest.mark.parametrize("function", [pointing_game, relevance_rank_accuracy, intersection_over_union])
+@pytest.mark.parametrize("values", [[2.0, 2.0, 2.0], [-2.0, 2.0, 2.0], [0.0, 0.0, 0.0]])
+def test_a_map_of_one_magnitude_has_no_largest_element(
+    function: Callable[[Floats, NDArray[np.bool_]], Floats], values: list[float]
+) -> None:
+    for masks in ([True, False, False], [False, False, True]):
+        assert np.isnan(function(np.array([values]), np.array([masks]))).all()
 
 
 def test_nothing_has_no_place() -> None:
