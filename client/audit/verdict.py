@@ -110,7 +110,9 @@ def findings(
     lengths = {len(values) for values in by_method.values()}
     if len(lengths) > 1:
         raise InvalidArgument(f"methods have numbers for {sorted(lengths)} samples; they take the same ones")
-    places = ranks(by_method, metric.direction, seed=seed)
+    sizes = [interval(np.abs(values), seed=seed, draws=1).value for values in (random or {}).values()]
+    scale = max(filter(math.isfinite, sizes), default=0.0)
+    places = ranks(by_method, metric.direction, scale=scale, seed=seed)
     known = [name for name in by_method if random is not None and name in random]
     margins = {name: interval(by_method[name] - (random or {})[name], seed=seed) for name in known}
     worst = max((abs(one.value) for one in margins.values() if one.count), default=0.0)

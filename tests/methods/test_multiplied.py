@@ -1,5 +1,5 @@
-"""Methods declare whether their attributions are products with the layer's values: by their definitions these vanish
-where the values and their baseline are 0, and others do not."""
+"""Methods declare whether their attributions are products with the layer's values, or their differences to the
+baseline: by their definitions these vanish where both are 0, and others do not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnx_attribution.client.audit.metrics.faithfulness import is_multiplied
+from onnx_attribution.client.audit.metrics.faithfulness import Factor, factor_of
 from onnx_attribution.methods import Custom, Method, MethodInfo, SmoothGrad, make, registered
 from onnx_attribution.server.engine.methods import DRIVERS
 from onnx_attribution.server.engine.recipe import infos
@@ -25,9 +25,9 @@ NEAR = 1e-9
 """How far the baseline is from 0: a secant needs two ends."""
 
 
-def at_nothing(name: str, **parameters: Any) -> Floats:
-    """What the definition of a method says of a layer of zeros, whose baseline is as good as that too; 0 for what is
-    as small as their difference."""
+def at_nothing(name: str, baseline: float = NEAR, **parameters: Any) -> Floats:
+    """What the definition of a method says of a layer of zeros, whose baseline is as good as that too, or `baseline`
+    times drawn numbers; 0 for what is as small as their difference."""
     own: Any = importlib.import_module(f"tests.definitions.{name}")
     parameters = {**getattr(own, "GIVEN", {}), **NOISE.get(name, {}), **parameters}
     net, x, _ = drawn(2)
@@ -36,7 +36,7 @@ def at_nothing(name: str, **parameters: Any) -> Floats:
         net = replace(net, b1=-net.b1)
     zero = np.zeros_like(x)
     assert np.abs(net.gradient_from(HIDDEN, net.hidden(zero))).sum() > 0.1
-    found = np.asarray(own.attributions(net, layer, zero, NEAR * x, **parameters))
+    found = np.asarray(own.attributions(net, layer, zero, baseline * x, **parameters))
     return np.where(np.abs(found) < 1e3 * NEAR, 0, found)
 
 
@@ -45,37 +45,46 @@ def test_attributions_are_0_where_the_layer_is_if_the_method_says_that_they_are_
     assert at_nothing(name).any() != KNOWN[name].multiplied_by_inputs
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if KNOWN[name].multiplied_by_inputs])
+def test_a_product_with_the_values_is_0_whatever_the_baseline_and_one_with_the_difference_is_not(
+    name: str,
+) -> None:
+    wanted: Factor = "difference" if at_nothing(name, baseline=1.0).any() else "value"
+    assert factor_of(name, infos()) == wanted
+
+
 @pytest.mark.parametrize(
     "name", [name for name in NAMES if "multiply_by_inputs" in make(name).parameters() and name not in NOISE]
 )
 def test_the_parameter_takes_the_factor_away(name: str) -> None:
-    assert is_multiplied(name, infos())
-    assert not is_multiplied(make(name, {"multiply_by_inputs": False}), infos())
+    assert factor_of(name, infos()) != "none"
+    assert factor_of(make(name, {"multiply_by_inputs": False}), infos()) == "none"
     assert at_nothing(name, multiply_by_inputs=False).any()
 
 
 @pytest.mark.parametrize(
     ("of", "wanted"),
     [
-        ("gradient", False),
-        ("gradient_x_activation", True),
-        ("gradient_x_activation(multiply_by_inputs=false)", False),
-        ("lrp", True),
-        ("grad_cam(sign=positive)", True),
-        ("guided_backprop", False),
-        ("fb_trace(form=positive)", True),
+        ("gradient", "none"),
+        ("gradient_x_activation", "value"),
+        ("gradient_x_activation(multiply_by_inputs=false)", "none"),
+        ("lrp", "value"),
+        ("grad_cam(sign=positive)", "value"),
+        ("guided_backprop", "none"),
+        ("fb_trace(form=positive)", "value"),
+        ("integrated_gradients", "difference"),
     ],
 )
-def test_a_noisy_method_is_as_the_one_inside_of_it(of: str, wanted: bool) -> None:
-    assert is_multiplied(SmoothGrad(of=of), infos()) is wanted
+def test_a_noisy_method_is_as_the_one_inside_of_it(of: str, wanted: Factor) -> None:
+    assert factor_of(SmoothGrad(of=of), infos()) == wanted
 
 
 def test_of_a_method_that_is_known_by_its_name_the_server_says_it() -> None:
     mine = [MethodInfo("mine", "", "", multiplied_by_inputs=True)]
-    asked: list[tuple[Method, bool]] = [
-        (Custom("mine"), True),
-        (Custom("mine", {"multiply_by_inputs": False}), False),
-        (Custom("other"), False),
-        (Custom("other", {"multiply_by_inputs": True}), True),
+    asked: list[tuple[Method, Factor]] = [
+        (Custom("mine"), "value"),
+        (Custom("mine", {"multiply_by_inputs": False}), "none"),
+        (Custom("other"), "none"),
+        (Custom("other", {"multiply_by_inputs": True}), "difference"),
     ]
-    assert [is_multiplied(method, mine) for method, _ in asked] == [wanted for _, wanted in asked]
+    assert [factor_of(method, mine) for method, _ in asked] == [wanted for _, wanted in asked]

@@ -74,8 +74,9 @@ any: such a sample has no number, as one where a method has no map, and the reas
 ## Places
 
 A method's place counts the methods that are better in the mean, and half of those that are equal but for rounding
-(one part in a million), so that equal methods share a place. Two methods are compared on the samples where both have
-numbers; where these are fewer than 5, though there are more samples, they share a place too."""
+(one part in a million of their numbers, or of those of random maps), so that equal methods share a place. Two methods
+are compared on the samples where both have numbers; where these are fewer than 5, though there are more samples,
+they share a place too."""
 
 
 def page() -> Iterator[str]:

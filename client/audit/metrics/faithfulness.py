@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from onnx_attribution.values import Array
 
 Perturb = Callable[[Inputs, np.random.Generator], tuple[Maps, Inputs]]
 """From inputs to I, by source as the attributions are, and to the inputs that are perturbed by it."""
+
+Factor = Literal["none", "difference", "value"]
+"""What attributions are multiplied by: nothing, as a gradient, x - x' or x."""
 
 INFIDELITY = declared(
     Metric(
@@ -69,10 +73,11 @@ def infidelity(
     return np.asarray(((s - d) ** 2).mean(axis=0))
 
 
-def is_multiplied(method: Method | str, known: Iterable[MethodInfo]) -> bool:
-    """Whether attributions are multiplied by the inputs, or by their differences to the baselines, already.
+def factor_of(method: Method | str, known: Iterable[MethodInfo]) -> Factor:
+    """What attributions are multiplied by already.
 
-    `known` are the methods of whoever is asked, which declare it. A noisy method is as the one inside of it.
+    `known` are the methods of whoever is asked, which declare it: products of a method that takes no baseline are with
+    the values. A noisy method is as the one inside of it.
     """
     value = make(method)
     if "of" in (given := value.parameters()):
@@ -81,8 +86,10 @@ def is_multiplied(method: Method | str, known: Iterable[MethodInfo]) -> bool:
         given = value.parameters()
     about = next((one for one in known if one.name == value.name), None)
     if about is None:
-        return bool(given.get("multiply_by_inputs", False))
-    return about.multiplied_by_inputs and bool(given.get("multiply_by_inputs", True))
+        return "difference" if given.get("multiply_by_inputs", False) else "none"
+    if not about.multiplied_by_inputs or not given.get("multiply_by_inputs", True):
+        return "none"
+    return "difference" if about.needs_reference else "value"
 
 
 def completeness(maps: Maps, change: Floats) -> Floats:
@@ -106,13 +113,14 @@ def removed_squares(
     baselines: Mapping[str, float | Array] | None = None,
     *,
     share: float = 0.25,
-    contributions: bool = False,
+    factor: Factor = "none",
 ) -> Perturb:
     """A window of the last two axes (of one axis: a stretch) goes to the baseline. Its sides are so large a
     share of the axes.
 
-    I is x - x~, what a gradient is multiplied by; for `contributions`, which are multiplied by x - x' already, it is 1
-    where an element goes to a baseline that it is not at, and 0 elsewhere.
+    I is x - x~, what a gradient is multiplied by. Of attributions that have the `factor` x - x' already it is 1 where
+    an element goes to a baseline that it is not at, and of those with the factor x it is (x - x~) / x; 0 where x is 0,
+    of which such a map says nothing.
     """
     given = baselines or {}
 
@@ -129,14 +137,20 @@ def removed_squares(
                     place.append(slice(first, first + side))
                 mask[k][(..., *place)] = True
             removed[name] = np.where(mask, values - np.asarray(given.get(name, 0.0), np.float64), 0.0)
-        by = (
-            {name: (one != 0).astype(np.float64) for name, one in removed.items()}
-            if contributions
-            else removed
+        return {name: _beside(factor, inputs[name], one) for name, one in removed.items()}, _less(
+            inputs, removed
         )
-        return by, _less(inputs, removed)
 
     return perturb
+
+
+def _beside(factor: Factor, values: Array, removed: Floats) -> Floats:
+    """What attributions with this factor are multiplied by, to foretell what is removed."""
+    if factor == "none":
+        return removed
+    if factor == "difference":
+        return np.asarray(removed != 0, np.float64)
+    return ratio(removed, np.asarray(values, np.float64), otherwise=0.0)
 
 
 def _less(inputs: Inputs, by: Maps) -> Inputs:

@@ -56,15 +56,17 @@ def ranks(
     by_method: Mapping[str, Floats],
     direction: Direction,
     *,
+    scale: float = 0.0,
     seed: int = 0,
     draws: int = DRAWS,
     level: float = LEVEL,
 ) -> dict[str, Rank]:
     """The place of each method, and between which places it lies as inputs are drawn again.
 
-    A place counts the methods that are better in the mean, and half of those that are equal but for rounding. Two
-    methods are compared on the inputs where both have numbers, the same ones in every draw for all; where these are
-    fewer than FEWEST, though there are more, they are held equal.
+    A place counts the methods that are better in the mean, and half of those that are equal but for rounding: of their
+    own size, or of the `scale`, that of random maps, where that is larger. Two methods are compared on the inputs where
+    both have numbers, the same ones in every draw for all; where these are fewer than FEWEST, though there are more,
+    they are held equal.
     """
     known = {name: each for name, given in by_method.items() if np.isfinite(each := _floats(given)).any()}
     nothing = Rank(math.nan, math.nan, math.nan, len(known))
@@ -76,7 +78,7 @@ def ranks(
     drawn[0] = 1
     for row, numbers in zip(drawn[1:], _drawn(count, seed, draws), strict=True):
         row += np.bincount(numbers, minlength=count)
-    places = np.stack([_places(own, values, drawn) for own in values])  # [methods, draws + 1]
+    places = np.stack([_places(own, values, drawn, scale) for own in values])  # [methods, draws + 1]
     tail = (1 - level) / 2
     low, high = np.quantile(places[:, 1:], [tail, 1 - tail], axis=1)
     found = {
@@ -90,12 +92,12 @@ def _floats(values: Floats) -> Floats:
     return np.asarray(values, np.float64)
 
 
-def _places(own: Floats, values: Floats, drawn: Floats) -> Floats:
+def _places(own: Floats, values: Floats, drawn: Floats, scale: float) -> Floats:
     """The place of one method among all, itself included, in each draw; low is good."""
     both = np.isfinite(own) & np.isfinite(values)  # [methods, inputs]
     mine, others = np.where(both, own, 0.0), np.where(both, values, 0.0)
     above = drawn @ (mine - others).T  # [draws, methods]
-    size = drawn @ (np.abs(mine) + np.abs(others)).T
+    size = np.maximum(drawn @ (np.abs(mine) + np.abs(others)).T, scale * (drawn @ both.T))
     few = both.sum(axis=1) < min(FEWEST, values.shape[1])
     alike = (np.abs(above) <= EQUAL * size) | few
     return np.asarray(((above > 0) & ~alike).sum(axis=1) + (alike.sum(axis=1) + 1) / 2, np.float64)

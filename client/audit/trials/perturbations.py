@@ -13,8 +13,9 @@ from onnx_attribution.client.audit.arrays import Floats, Inputs, Maps
 from onnx_attribution.client.audit.metrics.complexity import COMPLEXITY, SPARSENESS, complexity, sparseness
 from onnx_attribution.client.audit.metrics.faithfulness import (
     INFIDELITY,
+    Factor,
+    factor_of,
     infidelity,
-    is_multiplied,
     removed_squares,
 )
 from onnx_attribution.client.audit.metrics.randomisation import permuted
@@ -73,28 +74,36 @@ class Perturbations:
             told[name]["complexity"] = _only(complexity(own))
             if any(item.inputs[source].shape != (1, *unit) for source, unit in units.items()):
                 continue  # samples that have no axis for them
-            multiplied = is_multiplied(audit.settings.methods[name], audit.facts.values())
-            placed = self._placed(audit, k, name, units, multiplied)
+            factor = factor_of(audit.settings.methods[name], audit.facts.values())
+            placed = self._placed(audit, k, name, units, factor)
             if forward is not None and placed is not None:
                 baselines = {source: baseline_of(audit, k, source, unit) for source, unit in units.items()}
-                move = removed_squares(tuple(placed), baselines, contributions=multiplied)
+                if not units.keys() <= audit.maps(k, name).keys():
+                    factor = "difference"  # of a hidden layer, which is not at its values when positions are removed
+                shuffled: Factor = "none" if factor == "none" else "difference"
+                move, by_chance = (
+                    removed_squares(tuple(placed), baselines, factor=each) for each in (factor, shuffled)
+                )
                 zero = {layer: np.zeros_like(values) for layer, values in placed.items()}
                 size = infidelity(forward, item.inputs, zero, move, count=REMOVED, seed=seed)[0]
-                for word, maps in (("infidelity", placed), ("random", permuted(placed, seed=seed))):
+                for word, maps, by in (
+                    ("infidelity", placed, move),
+                    ("random", permuted(placed, seed=seed), by_chance),
+                ):
                     value = infidelity(
-                        forward, item.inputs, maps, move, count=REMOVED, normalize=True, seed=seed
+                        forward, item.inputs, maps, by, count=REMOVED, normalize=True, seed=seed
                     )[0]
                     told[name][word] = _only(np.array([value / size])) if size else None
             told[name] |= self._moved(audit, k, name)
         return told, {}
 
     def _placed(
-        self, audit: Audit, k: int, name: str, units: Mapping[str, tuple[int, ...]], multiplied: bool
+        self, audit: Audit, k: int, name: str, units: Mapping[str, tuple[int, ...]], factor: Factor
     ) -> Maps | None:
         """The map at the sources; of a hidden layer, whose values it is a product with, in blocks over the positions of
         the only source: what is foretold of removed positions is the sum over them, as of contributions."""
         maps = audit.maps(k, name)
-        if not multiplied and not units.keys() <= maps.keys():
+        if factor == "none" and not units.keys() <= maps.keys():
             return None
         found = scores_at(maps, units, {source: positions_of(unit) for source, unit in units.items()})
         return None if found is None else {source: values[None] for source, values in found.items()}

@@ -141,12 +141,24 @@ def test_a_map_of_a_layer_foretells_what_removed_positions_change(engine: Engine
     exact = finding(found, "hires_cam", "infidelity")
     assert exact.interval.count == 6
     assert exact.interval.value == pytest.approx(0, abs=1e-8)
-    assert exact.rank.place == 1
     # the gradient times what is removed is exact too, and equal to it but for float32
     assert finding(found, "gradient", "infidelity").interval.value == pytest.approx(0, abs=1e-8)
+    assert [finding(found, name, "infidelity").rank.place for name in ("hires_cam", "gradient")] == [1.5, 1.5]
     for name in methods:
         assert finding(found, name, "max_sensitivity").interval.count == 6
         assert finding(found, name, "local_lipschitz_estimate").interval.count == 6
+
+
+def test_maps_of_every_factor_foretell_what_going_to_a_baseline_changes(engine: Engine) -> None:
+    x = RNG.uniform(0.6, 1, (6, 3, 6, 6)).astype(np.float32)
+    methods = ["gradient", "gradient_x_activation", "integrated_gradients", "occlusion", "lrp"]
+    found = check(engine, "places", methods, {"x": x}, checks="perturbations", baselines={"x": 0.5})
+    for name in methods:  # the model is linear there, without a bias
+        one = finding(found, name, "infidelity")
+        assert one.interval.value == pytest.approx(0, abs=1e-8)
+        assert one.rank.place == 3  # all alike
+        assert one.random is not None
+        assert one.random.low > 0.01
 
 
 def test_neurons_go_to_the_baseline_where_one_is_named_and_the_words_say_so(engine: Engine) -> None:

@@ -57,9 +57,19 @@ def test_the_gradient_of_a_linear_model_is_not_infidel_to_any_perturbation() -> 
 
 
 def test_contributions_are_compared_with_what_removing_elements_changes() -> None:
-    perturb = removed_squares(("x",), {"x": 0.25}, share=0.5, contributions=True)
+    perturb = removed_squares(("x",), {"x": 0.25}, share=0.5, factor="difference")
     maps = {"x": W * (X - 0.25)}
     np.testing.assert_allclose(infidelity(linear, {"x": X}, maps, perturb), 0, atol=1e-20)
+
+
+def test_products_with_the_values_foretell_what_going_to_another_baseline_changes() -> None:
+    perturb = removed_squares(("x",), {"x": 0.25}, share=0.5, factor="value")
+    x = np.where(X == 0, 0.5, X)
+    np.testing.assert_allclose(infidelity(linear, {"x": x}, {"x": W * x}, perturb), 0, atol=1e-20)
+    # of what is 0 a product says nothing
+    by, changed = perturb({"x": np.zeros((1, 4))}, np.random.default_rng(0))
+    assert not by["x"].any()
+    assert (changed["x"] == 0.25).sum() == 2
 
 
 def test_normalised_infidelity_does_not_know_the_scale_and_the_plain_one_does() -> None:
