@@ -81,10 +81,12 @@ class Localisation:
         items = [audit.state.numbers(f"located-{k:06d}")["methods"] for k in range(len(audit.data))]
         items = [one for one in items if one]
         found: list[Finding] = []
-        names = [name for name in audit.everywhere if items and all(name in one for one in items)]
         for metric, _ in TRIED:
             own, chance = (
-                {name: from_json([one[name][metric.name][at] for one in items]) for name in names}
+                {
+                    name: from_json([one[name][metric.name][at] if name in one else None for one in items])
+                    for name in audit.everywhere
+                }
                 for at in (0, 1)
             )
             own = {name: values for name, values in own.items() if np.isfinite(values).any()}
