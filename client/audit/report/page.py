@@ -21,6 +21,7 @@ from onnx_attribution.client.render.inputs import shown_of
 from onnx_attribution.client.render.maps import range_of
 from onnx_attribution.client.render.scene import HeatPanel, Panel, Shown, number, scene_of
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.values import Array
 
 SAMPLES = 12
 """Samples of which the page shows the maps; the others are in the table."""
@@ -115,8 +116,17 @@ def _sample(audit: Audit, k: int, shown: Shown, found: Mapping[str, Any]) -> dic
         and told["label"] is not None
         and told["label"] == told["prediction"]["index"],
         "input": None if image is None else page.picture(page.pixels_of(image), f"input {told['id']}"),
+        "mask": _mask(audit.data.items[k].mask, told["id"]),
         "cells": cells,
     }
+
+
+def _mask(mask: Array | None, name: str) -> str | None:
+    """The mask of a picture, white where the reason lies."""
+    plane = None if mask is None else np.squeeze(mask)
+    if plane is None or plane.ndim != 2:
+        return None
+    return page.picture(page.pixels_of(plane.astype(np.float64)), f"mask of {name}")
 
 
 def _class(index: int | None, classes: Sequence[str]) -> str | None:
@@ -289,8 +299,8 @@ def _compared(found: Mapping[str, Any]) -> dict[str, Any] | None:
 # --- words
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else number(value, 3)
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else number(value, digits)
 
 
 def _percent(value: float | None) -> str:

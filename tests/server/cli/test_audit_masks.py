@@ -72,6 +72,7 @@ def test_the_method_that_sees_the_corner_passes_and_the_one_that_shows_the_image
     assert chance["value"] == pytest.approx(share, abs=0.1)
     page = (folder / "out" / "report.html").read_text(encoding="utf-8")
     assert "pointing game" in page
+    assert page.count('alt="mask of ') == SAMPLES
     assert "with masks, which hold 6.25 %" in page
 
 
