@@ -59,7 +59,7 @@ class Audit(Questions):
         A check that cannot be done with this model, or not in what is left of the `budget` (seconds, None: without
         end), is `skipped`, with the reason.
         """
-        began = time.monotonic()
+        began, goes_on = time.monotonic(), len(self._known()) >= min(FIRST, len(self.data))
         planned, done = len(self.data) + sum(one.planned(self) for one in self.checks), 0
         for step in chain(self._samples(), *(self._steps(check, began) for check in self.checks)):
             if not self.state.has(step.name):
@@ -67,7 +67,7 @@ class Audit(Questions):
                 self.state.save(step.name, *step.do())
             done += 1
             if done == min(FIRST, len(self.data)):
-                tell(self._plan_words())
+                tell(f"{self._plan_words()}{'; some of it is done' * goes_on}")
         progress(done, done, "")
 
     def _steps(self, check: Check, began: float) -> Iterator[Step]:

@@ -31,6 +31,7 @@ from onnx_attribution.client.render.scene import (
 
 SMALL = 64  # pixels: up to here a picture is stored without loss and drawn in blocks
 BARS = 160
+ACROSS = 32  # tokens of a line of a strip
 QUALITY = 82
 
 
@@ -139,6 +140,17 @@ def tokens(panel: TokensPanel) -> str:
         words = [f"{short(panel.tokens.labels[at], 14)} at {at}" for at in chosen]
         text += ranked(words, values[chosen], f"the {len(chosen)} strongest positions")
     return text
+
+
+def strip(panel: TokensPanel) -> str:
+    """Text as a small picture, a square for each token, from the left to the right and down: for one beside many."""
+    values = panel.drawn.values
+    if said := emptiness(values):
+        return f'<div class="empty">{escape(said)}</div>'
+    across = min(len(values), ACROSS)
+    grid = np.zeros((-(-len(values) // across), across))
+    grid.ravel()[: len(values)] = values
+    return picture(colours.coloured(grid, panel.limit), f"{len(values)} tokens in rows of {across}")
 
 
 def ranked(labels: Sequence[str], values: Map, title: str) -> str:

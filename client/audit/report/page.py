@@ -19,7 +19,7 @@ from onnx_attribution.client.render import charts, page
 from onnx_attribution.client.render.charts import Curve
 from onnx_attribution.client.render.inputs import shown_of
 from onnx_attribution.client.render.maps import range_of
-from onnx_attribution.client.render.scene import HeatPanel, Panel, Shown, number, scene_of
+from onnx_attribution.client.render.scene import HeatPanel, Panel, Shown, TokensPanel, number, scene_of
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.values import Array
 
@@ -178,7 +178,8 @@ def _small(maps: Mapping[str, Any], shown: Shown, numbers: Mapping[str, Any], na
         return '<div class="empty">none</div>'
     drawn = scene_of(answer, next(iter(answer.layers.values())), 0, shown)
     panels: list[Panel] = [one for one in drawn.panels if isinstance(one, HeatPanel) and one.image is None]
-    return page.panel((panels or list(drawn.panels))[-1])
+    last = (panels or list(drawn.panels))[-1]
+    return page.strip(last) if isinstance(last, TokensPanel) else page.panel(last)
 
 
 # --- relevance that is carried back

@@ -50,15 +50,21 @@ class Perturbations:
         return len(audit.data)
 
     def seconds(self, audit: Audit) -> float:
+        if not self._can_move(audit):
+            return 0.0
         runs = audit.seconds_of_runs(REMOVED + 1, REMOVED + 1)
         return len(audit.data) * (runs + MOVED * sum(map(audit.seconds_of, audit.settings.methods)))
 
     def steps(self, audit: Audit) -> Iterator[Step]:
-        known = {one.name for one in audit.info.inputs if one.dtype.startswith(("float", "double"))}
-        if not set(_sources(audit)) <= known:
+        if not self._can_move(audit):
             raise InvalidArgument("what is explained is no input of floats, which could be moved")
         for k, item in enumerate(audit.data.items):
             yield Step(f"perturbed-{k:06d}", f"moves of {item.id}", partial(self._step, audit, k))
+
+    def _can_move(self, audit: Audit) -> bool:
+        """Whether all that is explained are inputs of floats."""
+        known = {one.name for one in audit.info.inputs if one.dtype.startswith(("float", "double"))}
+        return set(_sources(audit)) <= known
 
     def _step(self, audit: Audit, k: int) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
         item, seed = audit.data.items[k], audit.settings.seed + k
