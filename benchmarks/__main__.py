@@ -42,12 +42,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--write", action="store_true", help="with --only: write what was measured into the page"
     )
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="the process's own seconds, on a machine that others use too",
+    )
     parser.add_argument("--profile", nargs="+", choices=[n.key for n in NETWORKS], metavar="NETWORK")
     given = parser.parse_args(arguments)
     warnings.simplefilter("ignore")  # torch, Captum and transformers warn of their own code
     ort.set_default_logger_severity(3)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), given.threads, given.quick)
+        bench = Bench(Path(folder), given.threads, given.quick, given.processor_time)
         if given.profile:
             from benchmarks.profile import profile
 
@@ -72,7 +77,8 @@ def measure(bench: Bench, names: list[str], *, write: bool) -> None:
             print(table.line(figure.cells()), flush=True)
         print(f"{time.monotonic() - began:.0f} s")
         found += figures
-        parts[section.title] = table.section(section.title, section.note, figures)
+        note = section.note + " Seconds are those of the process, of all its threads." * bench.processor
+        parts[section.title] = table.section(section.title, note, figures)
     print("", "" if bench.quick else table.summary(found), f"{time.monotonic() - started:.0f} s", sep="\n")
     if write:
         page = table.RESULTS / f"{table.machine(bench.threads)}.md"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,11 +30,13 @@ FIXED: Mapping[str, Any] = {"quadrature": "trapezoid"}
 
 @dataclass(frozen=True)
 class Bench:
-    """One call of the command. `folder` is for files that are made; `quick` takes small networks and few rounds."""
+    """One call of the command. `folder` is for files that are made; `quick` takes small networks and few rounds,
+    `processor` the time that the process itself takes."""
 
     folder: Path
     threads: int
     quick: bool = False
+    processor: bool = False
 
     def __post_init__(self) -> None:
         """Torch has as many threads as the others."""
@@ -59,7 +62,8 @@ class Bench:
         return Path(there) / "models" if there and (Path(there) / "models").is_dir() else None
 
     def alternating(self, programs: timing.Programs, rounds: int = 5, seconds: float = 45) -> timing.Times:
-        return timing.alternating(programs, 2 if self.quick else rounds, 1 if self.quick else seconds)
+        clock = time.process_time if self.processor else time.perf_counter
+        return timing.alternating(programs, 2 if self.quick else rounds, 1 if self.quick else seconds, clock)
 
     @contextmanager
     def asking(self, path: Path) -> Iterator[Asking]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+Clock = Callable[[], float]
 Programs = Mapping[str, Callable[[], object]]
 SHORTEST = 0.03  # seconds: a shorter program is repeated until a turn takes as long
 FEWEST = 2
@@ -44,31 +45,34 @@ class Times:
         return ", ".join(f"{n} {duration(self.median(n))}" for n in names or self.rounds)
 
 
-def alternating(programs: Programs, rounds: int = 5, seconds: float = math.inf) -> Times:
+def alternating(
+    programs: Programs, rounds: int = 5, seconds: float = math.inf, clock: Clock = time.perf_counter
+) -> Times:
     """Times of programs that take turns, after one round that is not counted.
 
-    Beyond `seconds` no further round begins, once there are two.
+    Beyond `seconds` no further round begins, once there are two. A `clock` of the process's own time leaves out what
+    other processes take.
     """
     found: dict[str, list[float]] = {name: [] for name in programs}
     repeats = {}
     for name, run in programs.items():
         run()  # loads, compiles, allocates
-        repeats[name] = max(1, math.ceil(SHORTEST / max(_seconds(run, 1), 1e-7)))
+        repeats[name] = max(1, math.ceil(SHORTEST / max(_seconds(run, 1, clock), 1e-7)))
     started = time.perf_counter()
     for number in range(rounds):
         if number >= FEWEST and time.perf_counter() - started > seconds:
             break
         for name, run in programs.items():
-            found[name].append(_seconds(run, repeats[name]))
+            found[name].append(_seconds(run, repeats[name], clock))
     return Times({name: tuple(each) for name, each in found.items()})
 
 
-def _seconds(run: Callable[[], object], repeats: int) -> float:
+def _seconds(run: Callable[[], object], repeats: int, clock: Clock) -> float:
     time.sleep(SETTLED)
-    started = time.perf_counter()
+    started = clock()
     for _ in range(repeats):
         run()
-    return (time.perf_counter() - started) / repeats
+    return (clock() - started) / repeats
 
 
 def duration(seconds: float) -> str:

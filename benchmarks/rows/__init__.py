@@ -16,6 +16,7 @@ from benchmarks.rows import (
     layers,
     memory,
     paths,
+    rules,
     start,
 )
 from benchmarks.table import Figure
@@ -34,6 +35,6 @@ class Section:
 SECTIONS = tuple(
     Section(module.__name__.rpartition(".")[2], module.TITLE, " ".join((module.__doc__ or "").split()), module.figures)
     for module in (
-        gradients, paths, error, layers, deeplift, clients, memory, completeness, estimates, start
+        gradients, rules, paths, error, layers, deeplift, clients, memory, completeness, estimates, start
     )
 )  # fmt: skip
