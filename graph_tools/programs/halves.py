@@ -1,4 +1,4 @@
-"""A program of DeepLIFT in two: the network at the reference, and all that depends on x."""
+"""Programs in two: the network at the reference of DeepLIFT and the rest; what comes before the target and the rest."""
 
 from __future__ import annotations
 
@@ -39,6 +39,40 @@ def halves(program: Program) -> tuple[Program, Program] | None:
     return (
         _program(program.model, first, [x for x in graph.input if x.name in inputs], loose),
         _program(program.model, rest, [*graph.input, *loose], list(graph.output)),
+    )
+
+
+def before_target(program: Program, late: str = "target/weight") -> tuple[Program, Program] | None:
+    """The part of a program that depends on its inputs and not on `late`, and the rest, which may run several times.
+
+    What the first makes for the second keeps its name. None where nothing can be taken apart.
+    """
+    graph = program.model.graph
+    early = {x.name for x in graph.input if x.name != late}
+    behind = {late}
+    for node in graph.node:
+        read = names_read(node)
+        if read & behind:
+            behind.update(z for z in node.output if z)
+        elif read & early:
+            early.update(z for z in node.output if z)
+    first = [node for node in graph.node if any(z in early for z in node.output)]
+    rest = [node for node in graph.node if not any(z in early for z in node.output)]
+    made = {z for node in first for z in node.output if z}
+    needed = {name for node in rest for name in names_read(node)}
+    types = {v.name: v.type for v in graph.value_info}
+    border = [z for node in first for z in node.output if z in needed]
+    known = all(name in types and types[name].tensor_type.elem_type for name in border)
+    if not border or not known or not any(z.name in behind for z in graph.output):
+        return None
+    loose = [_loose(name, types[name]) for name in border]
+    own = [z for z in graph.output if z.name in made]
+    alone = [node for node in rest if not any(z in behind for z in node.output)]  # of constants, for both
+    return (
+        _program(program.model, [*alone, *first], [x for x in graph.input if x.name != late], [*own, *loose]),
+        _program(
+            program.model, rest, [*graph.input, *loose], [z for z in graph.output if z.name not in made]
+        ),
     )
 
 

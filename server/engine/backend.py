@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -319,11 +319,14 @@ class Session:
             found = session.run(names, fed, options)
         return dict(zip(names, found, strict=True))
 
-    def hold(self, inputs: Mapping[str, Array]) -> dict[str, Held]:
-        """Inputs that many runs share, copied to a device once; the arrays must not be written to after."""
+    def hold(self, inputs: Mapping[str, Array], also: Collection[str] = ()) -> dict[str, Held]:
+        """Inputs that many runs share, copied to a device once; the arrays must not be written to after. Those that
+        this session does not read are left out, but for what others read (`also`)."""
         with self._run_on() as (_, place, _options):
             arrays = {
-                name: np.asarray(array, order="C") for name, array in inputs.items() if name in self.inputs
+                name: np.asarray(array, order="C")
+                for name, array in inputs.items()
+                if name in self.inputs or name in also
             }
             device = self._devices.of(place)
             return {

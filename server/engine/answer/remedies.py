@@ -40,13 +40,13 @@ def remedy(
     for words, changed in _tried(alone):
         change = _change(model, changed)
         try:
-            runs = path_sums(model, changed, plan_of(changed, max(2, min(steps, STEPS))), memory)
+            runs = path_sums(model, [changed], plan_of(changed, max(2, min(steps, STEPS))), memory)
             while True:
                 if not may_go_on():
                     return ""
                 next(runs)
         except StopIteration as end:
-            fine = end.value.fine
+            fine = end.value[0].fine
         except AttributionError:
             continue
         if not all(np.isfinite(found).all() for found in fine.values()) or not change:

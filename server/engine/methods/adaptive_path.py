@@ -16,7 +16,8 @@ from onnx_attribution.server.engine.recipe import Floats, Path, contribution
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.rows.adaptive import Adaptive, Refinement
 from onnx_attribution.server.engine.rows.evaluate import Sums
-from onnx_attribution.server.engine.rows.points import Point, row_bytes, rows_at
+from onnx_attribution.server.engine.rows.points import Point, Rows, row_bytes, rows_at, rows_of_each
+from onnx_attribution.server.engine.rows.shared import of_one_tensor
 from onnx_attribution.values import Array
 
 ROWS = 33
@@ -81,9 +82,37 @@ def _planned(ones: Sequence[tuple[Paths, int]]) -> int:
 
 def _refined(paths: Sequence[Paths], ones: Sequence[tuple[Paths, int]]) -> Evaluations:
     """One refinement of these samples."""
-    for path in paths:
-        yield from path.refine([k for own, k in ones if own is path])
+    yield from _refine(paths, ones)
     return [path.sums() for path in paths]
+
+
+def _refine(paths: Sequence[Paths], ones: Sequence[tuple[Paths, int]]) -> Generator[int, object, object]:
+    """Evaluates what these samples want, what several targets of one tensor want together; returns the last word of
+    whoever asked."""
+    said: object = None
+    for numbers in of_one_tensor([path.resolved for path in paths]):
+        group = [paths[k] for k in numbers]
+        if len(group) == 1 or not all(path.shares for path in group):
+            for path in group:
+                said = (yield from path.refine([k for own, k in ones if own is path])) or said
+            continue
+        wanting: dict[Point, list[Paths]] = {}
+        for path, k in ones:
+            if path in group:
+                for alpha in path.samples[k].wanted():
+                    wanting.setdefault((k, float(alpha)), []).append(path)
+        together: dict[tuple[Paths, ...], list[Point]] = {}
+        for point, own in wanting.items():
+            together.setdefault(tuple(own), []).append(point)
+        for some, points in together.items():
+            told: list[set[int]] = [set() for _ in some]
+            asked = [path.resolved for path in some]
+            activations = some[0].conductance
+            for each in rows_of_each(some[0].model, asked, points, some[0].memory, activations=activations):
+                for path, rows, known in zip(some, each, told, strict=True):
+                    path.take(rows, known)
+                said = (yield sum(rows.evaluated for rows in each)) or said
+    return said
 
 
 def _in_turn(paths: Sequence[Paths], ones: Sequence[tuple[Paths, int]], room: int) -> Evaluations:
@@ -144,10 +173,14 @@ class Sample:
 class Paths:
     """The paths of all samples of a request about one target."""
 
+    shares = True
+    """Whether rows may be evaluated together with those of other targets."""
+
     def __init__(self, model: LoadedModel, resolved: Resolved, memory: int) -> None:
         at, samples, layers = resolved.recipe.at, resolved.samples, resolved.choice.layers
         assert isinstance(at, Path)
         self._model, self._resolved, self._memory, self._at = model, resolved, memory, at
+        self.model, self.resolved, self.memory, self.conductance = model, resolved, memory, at.conductance
         self.row_bytes = _kept_bytes(model, resolved)
         self._is_small = model.bytes_per_row(samples.runs[0].x) < SMALL
         limit = min(at.max_steps + 1, max(memory // self.row_bytes, 3))
@@ -199,20 +232,24 @@ class Paths:
         for rows in rows_at(
             self._model, self._resolved, points, self._memory, activations=self._at.conductance
         ):
-            for sample, own in itertools.groupby(enumerate(rows.points), lambda each: each[1][0]):
-                places, points_there = zip(*own, strict=True)
-                one, alphas = self.samples[sample], [alpha for _, alpha in points_there]
-                assert isinstance(one.adaptive, Adaptive)
-                one.rows += len(alphas)
-                for place, alpha in zip(places, alphas, strict=True):
-                    if alpha in (0.0, 1.0):
-                        one.ends[alpha] = float(rows.values[place])
-                if len(one.ends) == 2 and sample not in told:
-                    self._tell_change(one)
-                    told.add(sample)
-                one.adaptive.add(alphas, self._part(rows.layers, slice(places[0], places[-1] + 1)))
+            self.take(rows, told)
             said = (yield rows.evaluated) or said
         return said
+
+    def take(self, rows: Rows, told: set[int]) -> None:
+        """Takes rows that are wanted; `told` are the samples whose change is known."""
+        for sample, own in itertools.groupby(enumerate(rows.points), lambda each: each[1][0]):
+            places, points_there = zip(*own, strict=True)
+            one, alphas = self.samples[sample], [alpha for _, alpha in points_there]
+            assert isinstance(one.adaptive, Adaptive)
+            one.rows += len(alphas)
+            for place, alpha in zip(places, alphas, strict=True):
+                if alpha in (0.0, 1.0):
+                    one.ends[alpha] = float(rows.values[place])
+            if len(one.ends) == 2 and sample not in told:
+                self._tell_change(one)
+                told.add(sample)
+            one.adaptive.add(alphas, self._part(rows.layers, slice(places[0], places[-1] + 1)))
 
     def _tell_change(self, one: Sample) -> None:
         """Tells the sums of a sample what they are to be, where they are to be anything, once both ends are known."""

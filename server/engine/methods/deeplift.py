@@ -17,19 +17,19 @@ from onnx_attribution.graph_tools.programs.signature import Program
 from onnx_attribution.graph_tools.walk.reveal_nodes import Where
 from onnx_attribution.methods import DeepLiftGenomicsDefault, DeepLiftRescale, DeepLiftRevealCancel
 from onnx_attribution.server.engine.backend import Session
-from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
+from onnx_attribution.server.engine.methods.stages import SeveralEvaluations, Stage, by_tensor
 from onnx_attribution.server.engine.models.forward import taken
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Ends, Recipe, contribution, multiplier, recipe
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.samples import Run
 from onnx_attribution.server.engine.rows.evaluate import (
-    Evaluation,
     Floats,
     Sums,
     apart,
     row_limit,
 )
+from onnx_attribution.server.engine.rows.shared import Shared, shared
 from onnx_attribution.values import Array
 
 KEPT = 4
@@ -60,24 +60,26 @@ def _between_ends(
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
     """One stage: secants are exact."""
-    yield one_by_one(
+    yield by_tensor(
         0,
         asked,
         lambda one: deeplift_evaluations(model, one, memory),
-        lambda one: deeplift(model, one, memory),
+        lambda ones: deeplift(model, ones, memory),
     )
 
 
-def deeplift(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
-    """DeepLIFT contributions, or multipliers. A reference that all samples share is evaluated once, and kept for other
-    requests within a part of the memory; that of a single sample when it comes again: at first a pair is faster."""
+def deeplift(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> SeveralEvaluations:
+    """DeepLIFT contributions, or multipliers, of targets in one tensor. A reference that all samples share is evaluated
+    once, and kept for other requests within a part of the memory; that of a single sample when it comes again: at first
+    a pair is faster."""
+    resolved = asked[0]
     one = _one_reference(model, resolved)
     if one and (resolved.samples.count > 1 or model.references.seen(_reference_key(resolved, one))):
         try:
-            return (yield from _lifted(model, resolved, memory, one))
+            return (yield from _lifted(model, asked, memory, one))
         except ModelError:  # what it makes of one row does not broadcast to the rows
             model.apart.add(resolved.choice)
-    return (yield from _lifted(model, resolved, memory))
+    return (yield from _lifted(model, asked, memory))
 
 
 def deeplift_evaluations(model: LoadedModel, resolved: Resolved, memory: int) -> int:
@@ -122,47 +124,75 @@ def _one_reference(model: LoadedModel, resolved: Resolved) -> dict[str, Array]:
 
 
 def _lifted(
-    model: LoadedModel, resolved: Resolved, memory: int, shared: Mapping[str, Array] | None = None
-) -> Evaluation:
-    alone = not shared
-    reference = {f"baseline/{name}": array for name, array in (shared or {}).items()}
+    model: LoadedModel,
+    asked: Sequence[Resolved],
+    memory: int,
+    given: Mapping[str, Array] | None = None,
+) -> SeveralEvaluations:
+    resolved, alone = asked[0], not given
+    reference = {f"baseline/{name}": array for name, array in (given or {}).items()}
     two = None if alone else _in_two(model, resolved)
     in_two = two is not None
+    program: Session | Shared | None = None
     if two is None:
-        session = model.session(_key(resolved, alone), lambda: _program(model, resolved, alone))
+        key, build = _key(resolved, alone), lambda: _program(model, resolved, alone)
     else:
-        first, session = two
-        kept, evaluated = _activations(model, first, resolved, shared or {}, memory, session.inputs)
+        single = resolved.samples.count == 1
+        key, build = (*_key(resolved, single), "x"), lambda: _half(model, resolved, single)
+    if len(asked) > 1:
+        program = shared(model, key, build)
+    session = program or (model.session(key, build) if two is None else two[1])
+    limiting = session.before if isinstance(session, Shared) else session
+    if two is not None:
+        kept, evaluated = _activations(
+            model, two[0], resolved, given or {}, memory, [*limiting.inputs, *two[1].inputs]
+        )
         reference = {**reference, **kept}
         if evaluated:
             yield evaluated
-    parts: dict[str, list[Floats]] = {layer: [] for layer in resolved.choice.layers}
-    ends: dict[str, list[Floats]] = {"target/value": [], "target/baseline": []}
+    parts: list[dict[str, list[Floats]]] = [{layer: [] for layer in resolved.choice.layers} for _ in asked]
+    ends: list[dict[str, list[Floats]]] = [{"target/value": [], "target/baseline": []} for _ in asked]
+    held = limiting.hold(reference, also=session.behind.inputs if isinstance(session, Shared) else ())
 
-    held = session.hold(reference)
-
-    def run(part: Run) -> dict[str, Array]:
-        return session.run({**part.feeds(baselines=alone), **held})
+    def run(each: Sequence[Run]) -> list[dict[str, Array]]:
+        if isinstance(session, Shared):
+            feeds = each[0].feeds(baselines=alone)
+            return session.run({**feeds, **held}, [part.weight for part in each])
+        return [session.run({**part.feeds(baselines=alone), **held}) for part in each]
 
     def shapes_at(rows: int) -> dict[str, tuple[int, ...]]:
         shapes = resolved.samples.runs[0].shapes(rows, baselines=True)
         return shapes | {name: array.shape for name, array in reference.items()}
 
     limit = min(
-        _pairs_a_run(model, resolved, memory), row_limit(model, resolved.samples, memory, session, shapes_at)
+        _pairs_a_run(model, resolved, memory), row_limit(model, resolved.samples, memory, limiting, shapes_at)
     )
-    for part in resolved.samples.parts(limit):
-        for found, rows in apart(part, run):
-            _refuse_lost_changes(model, found)
-            _refuse_different_ways(model, resolved, found)
-            for name, values in ends.items():
-                values.append(np.broadcast_to(found[name].astype(np.float64), found["target/value"].shape))
-            for layer in resolved.choice.layers:
-                contribution = found[f"contribution/{layer}"]
-                parts[layer].append(resolved.samples.units(layer, contribution))
-            yield 2 * rows if alone else rows if in_two else rows + 1
-    high, low = (np.concatenate(values) for values in ends.values())
-    return Sums({layer: np.concatenate(p) for layer, p in parts.items()}, {}, high, low)
+    if isinstance(session, Shared):
+        limit = max(limit // 2, 1)  # all that is made for the way back is alive at once
+    for part in zip(*(one.samples.parts(limit) for one in asked), strict=True):
+        for each, rows in apart(part, run):
+            for k, found in enumerate(each):
+                _refuse_lost_changes(model, found)
+                _refuse_different_ways(model, resolved, found)
+                for name, values in ends[k].items():
+                    wide = found[name].astype(np.float64)
+                    values.append(np.broadcast_to(wide, found["target/value"].shape))
+                for layer in resolved.choice.layers:
+                    contribution = found[f"contribution/{layer}"]
+                    parts[k][layer].append(resolved.samples.units(layer, contribution))
+            yield len(asked) * (2 * rows if alone else rows if in_two else rows + 1)
+    sums = []
+    for own, each_end in zip(parts, ends, strict=True):
+        high, low = (np.concatenate(values) for values in each_end.values())
+        sums.append(Sums({layer: np.concatenate(p) for layer, p in own.items()}, {}, high, low))
+    return sums
+
+
+def _half(model: LoadedModel, resolved: Resolved, single: bool) -> Program:
+    """The part of the program that depends on x."""
+    found = halves(_program(model, resolved, alone=single, given=True))
+    assert found is not None
+    return found[1]
 
 
 def _key(resolved: Resolved, *more: object) -> tuple[object, ...]:

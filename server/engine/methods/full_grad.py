@@ -63,7 +63,7 @@ def _terms(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
         return session.run(part.feeds())
 
     for part in samples.parts(row_limit(model, samples, memory, session, samples.runs[0].shapes)):
-        for found, evaluated in apart(part, run):
+        for (found,), evaluated in apart([part], lambda parts: [run(parts[0])]):
             terms = {name: samples.units(name, found[f"term/{name}"]) for name in names}
             values.append(found["target/value"].astype(np.float64))
             sums.append(np.sum([per_sample(term) for term in terms.values()], axis=0))

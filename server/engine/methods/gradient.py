@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from onnx_attribution.graph_tools.programs.rows import Reduction
 from onnx_attribution.methods import Gradient, GradientXActivation
 from onnx_attribution.server.engine.methods.maps import map_of
-from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
+from onnx_attribution.server.engine.methods.stages import SeveralEvaluations, Stage, by_tensor
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import AtInput, Floats, Recipe, contribution, multiplier, recipe
 from onnx_attribution.server.engine.request.channels import own_axis
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums
-from onnx_attribution.server.engine.rows.points import rows_at
+from onnx_attribution.server.engine.rows.points import rows_of_each
 
 REDUCTIONS: Mapping[object, Reduction] = {multiplier: "gradient", contribution: "product"}
 """What a program sums in place of the host."""
@@ -34,32 +34,34 @@ def gradient_x_activation(method: GradientXActivation) -> Recipe:
 
 
 def gradients(model: LoadedModel, resolved: Resolved, memory: int) -> Evaluation:
-    """Gradients at x, reduced with the activations; of sums only the sums over the units of each layer, or over the
-    positions of its channels."""
-    reduce, totals, channels = resolved.recipe.reduce, None, _channels(resolved)
-    if (resolved.request.sums_only or channels) and resolved.recipe.pooled is None:
+    """Gradients at x about one target."""
+    (found,) = yield from gradients_of_each(model, [resolved], memory)
+    return found
+
+
+def gradients_of_each(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> SeveralEvaluations:
+    """Gradients at x, of targets in one tensor, reduced with the activations; of sums only the sums over the units of
+    each layer, or over the positions of its channels."""
+    first = asked[0]
+    reduce, totals, channels = first.recipe.reduce, None, _channels(first)
+    if (first.request.sums_only or channels) and first.recipe.pooled is None:
         totals = REDUCTIONS.get(reduce)
-    parts: dict[str, list[Any]] = {layer: [] for layer in resolved.choice.layers}
-    values: list[Floats] = []
-    points = [(k, 1.0) for k in range(resolved.samples.count)]
-    needed = reduce is not multiplier or resolved.recipe.pooled is not None
-    for rows in rows_at(
-        model,
-        resolved,
-        points,
-        memory,
-        activations=needed,
-        totals=totals,
-        channels=channels if totals else None,
+    parts: list[dict[str, list[Any]]] = [{layer: [] for layer in first.choice.layers} for _ in asked]
+    values: list[list[Floats]] = [[] for _ in asked]
+    points = [(k, 1.0) for k in range(first.samples.count)]
+    needed = reduce is not multiplier or first.recipe.pooled is not None
+    for each in rows_of_each(
+        model, asked, points, memory, activations=needed, totals=totals, channels=channels if totals else None
     ):
-        values.append(rows.values)
-        for layer, total in rows.totals.items():
-            parts[layer].append(total)
-        for layer, pair in rows.layers.items():
-            parts[layer].append(_reduced(resolved, layer, *pair))
-        yield rows.evaluated
-    joined = {layer: p[0] if len(p) == 1 else np.concatenate(p) for layer, p in parts.items()}
-    return Sums(joined, {}, np.concatenate(values))
+        for k, (one, rows) in enumerate(zip(asked, each, strict=True)):
+            values[k].append(rows.values)
+            for layer, total in rows.totals.items():
+                parts[k][layer].append(total)
+            for layer, pair in rows.layers.items():
+                parts[k][layer].append(_reduced(one, layer, *pair))
+        yield sum(rows.evaluated for rows in each)
+    joined = [{n: p[0] if len(p) == 1 else np.concatenate(p) for n, p in own.items()} for own in parts]
+    return [Sums(own, {}, np.concatenate(found)) for own, found in zip(joined, values, strict=True)]
 
 
 def _channels(resolved: Resolved) -> dict[str, int]:
@@ -90,4 +92,6 @@ def _reduced(resolved: Resolved, layer: str, gradient: Any, activation: Any) -> 
 
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
     """One stage: a gradient is exact."""
-    yield one_by_one(0, asked, lambda one: one.samples.count, lambda one: gradients(model, one, memory))
+    yield by_tensor(
+        0, asked, lambda one: one.samples.count, lambda ones: gradients_of_each(model, ones, memory)
+    )

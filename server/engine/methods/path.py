@@ -17,13 +17,13 @@ from onnx_attribution.methods import (
     NeuronIG,
 )
 from onnx_attribution.server.engine.methods import adaptive_path, summed_path
-from onnx_attribution.server.engine.methods.stages import Stage, one_by_one
+from onnx_attribution.server.engine.methods.stages import SeveralEvaluations, Stage, by_tensor
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Floats, Path, Recipe, contribution, multiplier, recipe
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.targets import per_sample
 from onnx_attribution.server.engine.rows.along import along_path, planned
-from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums, averaged
+from onnx_attribution.server.engine.rows.evaluate import Sums, averaged
 from onnx_attribution.server.engine.rows.plan import Plan, conductance_plan, mean_plan
 
 Along = IntegratedGradients | NeuronIG | InternalInfluence | NeuronConductance
@@ -92,11 +92,11 @@ def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterat
 
 def _stage(model: LoadedModel, asked: Sequence[Resolved], memory: int, steps: int) -> Stage:
     plan = plan_of(asked[0], steps)
-    return one_by_one(
+    return by_tensor(
         steps,
         asked,
         lambda one: planned(model, one, plan, memory),
-        lambda one: path_sums(model, one, plan, memory),
+        lambda ones: path_sums(model, ones, plan, memory),
     )
 
 
@@ -108,13 +108,18 @@ def plan_of(resolved: Resolved, steps: int) -> Plan:
     return (conductance_plan if at.conductance else mean_plan)(quadrature, steps)
 
 
-def path_sums(model: LoadedModel, resolved: Resolved, plan: Plan, memory: int) -> Evaluation:
-    """The attributions at the plan's rows."""
-    at = resolved.recipe.at
+def path_sums(model: LoadedModel, asked: Sequence[Resolved], plan: Plan, memory: int) -> SeveralEvaluations:
+    """The attributions at the plan's rows, of targets in one tensor."""
+    at = asked[0].recipe.at
     assert isinstance(at, Path)
-    sums = yield from along_path(model, resolved, plan, at.conductance, memory)
+    found = yield from along_path(model, asked, plan, at.conductance, memory)
     if at.conductance or at.apart:
-        return sums
+        return found
+    return [_reduced(one, sums) for one, sums in zip(asked, found, strict=True)]
+
+
+def _reduced(resolved: Resolved, sums: Sums) -> Sums:
+    """The attributions that mean gradients are reduced to."""
     ends = {layer: resolved.samples.wide_ends(layer) for layer in resolved.choice.layers}
     name, reduced = resolved.request.method.name, resolved.recipe.reduced
     fine, coarse = (

@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.rows.evaluate import Evaluation, Sums
+from onnx_attribution.server.engine.rows.shared import of_one_tensor
 
 Evaluations = Generator[int, object, list[Sums]]
 """Yields the rows evaluated by each run, and may be sent a reason to end; returns the sums of each target."""
+
+
+SeveralEvaluations = Generator[int, None, list[Sums]]
+"""The same of targets that are evaluated together."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,24 @@ class Stage:
 Driver = Callable[[LoadedModel, Sequence[Resolved], int], Iterator[Stage]]
 """From a model, a request resolved for each of its targets and the bytes that the rows of a run may take to the stages
 of the answer."""
+
+
+def by_tensor(
+    steps: int,
+    asked: Sequence[Resolved],
+    planned: Callable[[Resolved], int],
+    run: Callable[[Sequence[Resolved]], SeveralEvaluations],
+) -> Stage:
+    """A stage in which the targets that are elements of one tensor are evaluated together."""
+
+    def run_all() -> Evaluations:
+        found: dict[int, Sums] = {}
+        for numbers in of_one_tensor(asked):
+            sums = yield from run([asked[k] for k in numbers])
+            found.update(zip(numbers, sums, strict=True))
+        return [found[k] for k in range(len(asked))]
+
+    return Stage(lambda: steps, lambda: sum(map(planned, asked)), run_all)
 
 
 def one_by_one(

@@ -21,6 +21,8 @@ SEGMENTS = 128
 class SummedPaths(Paths):
     """Paths of which nothing is kept but sums."""
 
+    shares = False
+
     def __init__(self, model: LoadedModel, resolved: Resolved, memory: int) -> None:
         at = resolved.recipe.at
         assert isinstance(at, Path)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Condition
 from weakref import WeakKeyDictionary
@@ -57,6 +58,15 @@ class Scheduler:
         self._observer = observer or Silent()
         self._queues: WeakKeyDictionary[Session, _Queue] = WeakKeyDictionary()
         self._changed = Condition()
+
+    @contextmanager
+    def counted(self, rows: int) -> Iterator[None]:
+        """A run of one request that is shared with no other is counted as those of the queues are."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._observer.ran(rows, 1, time.monotonic() - began)
 
     def run(
         self, session: Session, work: Work, stop: Callable[[], object] = lambda: None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.request.samples import Samples
 from onnx_attribution.server.engine.rows.evaluate import Evaluation, Floats, Sums, all_finite, row_limit
 from onnx_attribution.server.engine.rows.plan import Batch, Plan, Term, batches, by_sample, count_rows
-from onnx_attribution.server.engine.rows.points import Point, row_bytes, rows_at
+from onnx_attribution.server.engine.rows.points import Point, row_bytes, rows_of_each
 from onnx_attribution.values import Array
 
 ROW_FIELDS = ("row_sample", "row_alpha")
@@ -26,11 +26,17 @@ BLOCK = 1 << 16
 """Units that are added up at once."""
 
 
-def along_path(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool, memory: int) -> Evaluation:
-    """Sums over the plan's terms: of gradients times differences of activations, or (not `delta`) of gradients."""
-    if _inside(model, resolved, memory):
-        return (yield from _in_program(model, resolved, plan, delta, memory))
-    return (yield from _on_host(model, resolved, plan, delta, memory))
+def along_path(
+    model: LoadedModel, asked: Sequence[Resolved], plan: Plan, delta: bool, memory: int
+) -> Generator[int, None, list[Sums]]:
+    """Sums over the plan's terms, of targets in one tensor: of gradients times differences of activations, or (not
+    `delta`) of gradients."""
+    if not _inside(model, asked[0], memory):
+        return (yield from _on_host(model, asked, plan, delta, memory))
+    found = []
+    for one in asked:
+        found.append((yield from _in_program(model, one, plan, delta, memory)))
+    return found
 
 
 def planned(model: LoadedModel, resolved: Resolved, plan: Plan, memory: int) -> int:
@@ -59,19 +65,28 @@ def only_totals(resolved: Resolved) -> bool:
 # --- rows as they come
 
 
-def _on_host(model: LoadedModel, resolved: Resolved, plan: Plan, delta: bool, memory: int) -> Evaluation:
-    adding = [_Adding(plan, delta) for _ in range(resolved.samples.count)]
-    points: list[Point] = [(k, float(alpha)) for k in range(resolved.samples.count) for alpha in plan.points]
-    for rows in rows_at(model, resolved, points, memory, activations=delta):
-        samples = np.array([sample for sample, _ in rows.points])
-        for sample in dict.fromkeys(samples.tolist()):
-            own = np.flatnonzero(samples == sample)
-            part = slice(int(own[0]), int(own[-1]) + 1)
-            adding[sample].add(
-                {name: (g[part], h[part] if delta else None) for name, (g, h) in rows.layers.items()},
-                rows.values[part],
-            )
-        yield rows.evaluated
+def _on_host(
+    model: LoadedModel, asked: Sequence[Resolved], plan: Plan, delta: bool, memory: int
+) -> Generator[int, None, list[Sums]]:
+    count = asked[0].samples.count
+    adding = [[_Adding(plan, delta) for _ in range(count)] for _ in asked]
+    points: list[Point] = [(k, float(alpha)) for k in range(count) for alpha in plan.points]
+    for each in rows_of_each(model, asked, points, memory, activations=delta):
+        for target, rows in zip(adding, each, strict=True):
+            samples = np.array([sample for sample, _ in rows.points])
+            for sample in dict.fromkeys(samples.tolist()):
+                own = np.flatnonzero(samples == sample)
+                part = slice(int(own[0]), int(own[-1]) + 1)
+                target[sample].add(
+                    {name: (g[part], h[part] if delta else None) for name, (g, h) in rows.layers.items()},
+                    rows.values[part],
+                )
+        yield sum(rows.evaluated for rows in each)
+    return [_added(one, plan, target) for one, target in zip(asked, adding, strict=True)]
+
+
+def _added(resolved: Resolved, plan: Plan, adding: Sequence[_Adding]) -> Sums:
+    """What the rows of all samples sum to."""
     low, high = (np.array([one.values[end] for one in adding]) for end in plan.ends)
     layers = resolved.choice.layers
     fine = {layer: np.stack([one.totals[layer][0] for one in adding]) for layer in layers}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.graph_tools.programs.rows import Reduction, rows_program
+from onnx_attribution.graph_tools.programs.signature import Program
 from onnx_attribution.server.engine.backend import Session
 from onnx_attribution.server.engine.models.loaded import LoadedModel, rows_key
 from onnx_attribution.server.engine.request.resolve import Resolved
@@ -104,18 +105,22 @@ def row_limit(
     return int(np.clip((memory / ARENA - (few - 4 * each)) // each, 1, limit))
 
 
-def apart(part: Run, run: Callable[[Run], dict[str, Array]]) -> Iterator[tuple[dict[str, Array], int]]:
-    """What `run` finds for some samples, and how many it evaluated for that.
+Several = list[dict[str, Array]]
+"""What a run finds for each of several targets."""
+
+
+def apart(parts: Sequence[Run], run: Callable[[Sequence[Run]], Several]) -> Iterator[tuple[Several, int]]:
+    """What `run` finds for some samples, which stand here once for each target, and how many it evaluated for that.
 
     All at once; where something is not finite each sample alone, since NaN of one may be in what others share with it:
     0 times NaN is NaN.
     """
-    found = run(part)
-    if part.count == 1 or all_finite(found):
-        yield found, part.count
+    found, count = run(parts), parts[0].count
+    if count == 1 or all(map(all_finite, found)):
+        yield found, count
         return
-    for k in range(part.count):
-        yield run(part.take([k])), 1 if k else 1 + part.count
+    for k in range(count):
+        yield run([part.take([k]) for part in parts]), 1 if k else 1 + count
 
 
 def all_finite(found: Mapping[str, Array]) -> bool:
@@ -144,17 +149,28 @@ def rows_session(
     totals: Reduction | None = None,
     channels: Mapping[str, int] | None = None,
 ) -> Session:
-    found = resolved.recipe
     return model.session(
         rows_key(resolved.choice, resolved.recipe.rules, activations, totals, channels),
-        lambda: rows_program(
-            model.network,
-            resolved.choice,
-            rules=found.table,
-            activations=activations,
-            totals=totals,
-            channels=channels,
-            relevance=found.relevance,
-            partial=found.partial,
-        ),
+        lambda: rows_built(model, resolved, activations, totals, channels),
+    )
+
+
+def rows_built(
+    model: LoadedModel,
+    resolved: Resolved,
+    activations: bool,
+    totals: Reduction | None,
+    channels: Mapping[str, int] | None,
+) -> Program:
+    """The program of rows of a request."""
+    found = resolved.recipe
+    return rows_program(
+        model.network,
+        resolved.choice,
+        rules=found.table,
+        activations=activations,
+        totals=totals,
+        channels=channels,
+        relevance=found.relevance,
+        partial=found.partial,
     )

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from onnx_attribution.errors import Overloaded
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.programs.rows import Reduction
-from onnx_attribution.server.engine.models.loaded import LoadedModel
+from onnx_attribution.server.engine.models.loaded import LoadedModel, rows_key
 from onnx_attribution.server.engine.models.scheduler import Work
 from onnx_attribution.server.engine.request.resolve import Resolved
-from onnx_attribution.server.engine.rows.evaluate import Floats, all_finite, between, row_limit, rows_session
+from onnx_attribution.server.engine.rows.evaluate import (
+    Floats,
+    all_finite,
+    between,
+    row_limit,
+    rows_built,
+    rows_session,
+)
+from onnx_attribution.server.engine.rows.shared import shared
 from onnx_attribution.values import Array
 
 Point = tuple[int, float]
@@ -69,6 +79,84 @@ def rows_at(
         for k, point in enumerate(part):
             alone = session.run(feeds_at(resolved, [point]))
             yield _rows(resolved, [point], alone, 1 if k else 1 + len(part))
+
+
+def rows_of_each(
+    model: LoadedModel,
+    asked: Sequence[Resolved],
+    points: Sequence[Point],
+    memory: int,
+    *,
+    activations: bool = True,
+    totals: Reduction | None = None,
+    channels: Mapping[str, int] | None = None,
+) -> Iterator[list[Rows]]:
+    """The rows at points for each of several targets of one tensor, as `rows_at` has them for one.
+
+    The network runs once for all of them, where its program can be divided.
+    """
+    first = asked[0]
+    program = None
+    if len(asked) > 1:
+        key = rows_key(first.choice, first.recipe.rules, activations, totals, channels)
+        build = partial(rows_built, model, first, activations, totals, channels)
+        program = shared(model, key, build)
+    if program is None:
+        options: dict[str, Any] = {"activations": activations, "totals": totals, "channels": channels}
+        each = [rows_at(model, one, points, memory, **options) for one in asked]
+        for rows in each[0] if len(each) == 1 else ():
+            yield [rows]
+        if len(each) > 1:
+            yield [joined_rows(list(own)) for own in each]
+        return
+    limit = row_limit(model, first.samples, memory, program.before, first.samples.runs[0].shapes)
+    limit = (
+        1 if first.recipe.alone else max(limit // 2, 1)
+    )  # all that is made for the way back is alive at once
+    start = 0
+
+    def run(part: Sequence[Point]) -> list[dict[str, Array]]:
+        assert program is not None
+        numbers = [sample for sample, _ in part]
+        weights = [one.samples.take(numbers, frozenset(one.samples.runs[0].x)).weight for one in asked]
+        with model.scheduler.counted(len(part)):
+            return program.run(feeds_at(first, part), weights)
+
+    while start < len(points):
+        part = points[start : start + (limit if first.samples.together else 1)]
+        try:
+            found = run(part)
+        except Overloaded:
+            if limit == 1:
+                raise
+            limit = max(limit // 2, 1)
+            continue
+        start += len(part)
+        if len(part) == 1 or all(map(all_finite, found)):
+            yield [_rows(one, part, own, len(part)) for one, own in zip(asked, found, strict=True)]
+            continue
+        for k, point in enumerate(part):
+            evaluated = 1 if k else 1 + len(part)
+            yield [_rows(one, [point], own, evaluated) for one, own in zip(asked, run([point]), strict=True)]
+
+
+def joined_rows(parts: Sequence[Rows]) -> Rows:
+    """The rows of several runs as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Rows(
+        [point for part in parts for point in part.points],
+        {
+            name: (
+                np.concatenate([part.layers[name][0] for part in parts]),
+                np.concatenate([part.layers[name][1] for part in parts]),
+            )
+            for name in parts[0].layers
+        },
+        np.concatenate([part.values for part in parts]),
+        sum(part.evaluated for part in parts),
+        {name: np.concatenate([part.totals[name] for part in parts]) for name in parts[0].totals},
+    )
 
 
 def _rows(resolved: Resolved, points: Sequence[Point], found: dict[str, Array], evaluated: int) -> Rows:
