@@ -314,3 +314,38 @@ def test_samples_count_once_for_every_target(engine: Engine) -> None:
     assert (caught.value.metadata["limit"], caught.value.metadata["actual"]) == ("256", "300")
     with pytest.raises(InvalidArgument, match="100 samples with 2 references each and 2 targets"):
         engine.attribute(AttributionRequest("linear", x, "neuron_ig", baselines=low, targets=[0, 1]))
+
+
+class Counting:
+    """The rows of each run."""
+
+    def __init__(self) -> None:
+        self.runs: list[int] = []
+
+    def ran(self, rows: int, requests: int, seconds: float) -> None:
+        self.runs.append(rows)
+
+
+@pytest.mark.parametrize("method", ["gradient", "gradient_x_activation", "neuron_ig"])
+@pytest.mark.parametrize("targets", [[0, 1, 3], [0, Target("b", 1), 2, Target("b", 0)]])
+def test_targets_in_one_tensor_share_the_run_of_the_network(method: str, targets: list[Any]) -> None:
+    rng, counting = np.random.default_rng(0), Counting()
+    given: dict[str, Any] = {"steps": 4} if method == "neuron_ig" else {}
+    with Engine(provider="cpu", threads=1, observer=counting) as engine:
+        engine.add("smooth", model(SMOOTH, A=rng.normal(size=(3, 5)), B=rng.normal(size=(5, 4))))
+        request = AttributionRequest("smooth", {"x": points(2, 3)}, method, ["a"], targets=targets, **given)
+        answer = assert_each_as_alone(engine, request)
+        counting.runs.clear()
+        engine.attribute(request)
+    tensors = len({one.tensor for one in answer.targets})
+    assert counting.runs == [10 if method == "neuron_ig" else 2] * tensors
+
+
+@pytest.mark.parametrize("method", ["gradient", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel"])
+def test_little_memory_divides_their_rows_and_not_their_numbers(method: str) -> None:
+    rng = np.random.default_rng(0)
+    with Engine(provider="cpu", threads=1, memory_budget=1500) as engine:
+        engine.add("smooth", model(SMOOTH, A=rng.normal(size=(3, 5)), B=rng.normal(size=(5, 4))))
+        assert_each_as_alone(
+            engine, AttributionRequest("smooth", {"x": points(9, 3)}, method, ["a"], targets=[0, 1, 3])
+        )

@@ -22,6 +22,8 @@ from onnx_attribution.values import Array
 
 ROWS = 33
 """Rows of a sample for which there has to be room, so that all samples are refined together."""
+SHARED = 16
+"""Rows that several targets want from which on a run of their own is worth while."""
 SMALL = 1 << 19
 """Bytes of a row from which on it costs more than the work of a round around a run."""
 TOGETHER = ""
@@ -104,7 +106,12 @@ def _refine(paths: Sequence[Paths], ones: Sequence[tuple[Paths, int]]) -> Genera
         together: dict[tuple[Paths, ...], list[Point]] = {}
         for point, own in wanting.items():
             together.setdefault(tuple(own), []).append(point)
+        alone: dict[Paths, list[Point]] = {}
         for some, points in together.items():
+            if len(some) == 1 or len(points) < SHARED:
+                for path in some:
+                    alone.setdefault(path, []).extend(points)
+                continue
             told: list[set[int]] = [set() for _ in some]
             asked = [path.resolved for path in some]
             activations = some[0].conductance
@@ -112,6 +119,8 @@ def _refine(paths: Sequence[Paths], ones: Sequence[tuple[Paths, int]]) -> Genera
                 for path, rows, known in zip(some, each, told, strict=True):
                     path.take(rows, known)
                 said = (yield sum(rows.evaluated for rows in each)) or said
+        for path, points in alone.items():
+            said = (yield from path.evaluate(sorted(points))) or said
     return said
 
 
@@ -226,7 +235,14 @@ class Paths:
 
     def refine(self, numbers: Sequence[int]) -> Generator[int, object, object]:
         """Evaluates what these samples want; returns the last word of whoever asked."""
-        points: list[Point] = [(k, float(alpha)) for k in numbers for alpha in self.samples[k].wanted()]
+        return (
+            yield from self.evaluate(
+                [(k, float(alpha)) for k in numbers for alpha in self.samples[k].wanted()]
+            )
+        )
+
+    def evaluate(self, points: Sequence[Point]) -> Generator[int, object, object]:
+        """Evaluates rows that are wanted."""
         said: object = None
         told = set[int]()
         for rows in rows_at(
