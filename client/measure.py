@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from onnx_attribution.client.audit.stream import Asked, Audited
-from onnx_attribution.importance import Batch, Measuring
+from onnx_attribution.importance import ANSWER_BYTES, ITEM_BYTES, Batch, Measuring
 from onnx_attribution.values import Attribution, AttributionRequest
 
 __all__ = ["Sent", "told"]
@@ -28,7 +28,7 @@ class Sent:
         self._run, self._sent = run, dict[int, Batch]()
         most = limits.get("max_samples") or SAMPLES
         mib = limits.get("max_request_mib") or MIB
-        self._size = run.size(int(most), mib * (1 << 19))
+        self._size = run.size(min(mib * (1 << 19), ITEM_BYTES), int(most), ANSWER_BYTES)
 
     def __iter__(self) -> Iterator[Asked]:
         for number, batch in enumerate(self._run.batches(self._size)):

@@ -298,7 +298,7 @@ class Engine:
         }
         run = Measuring(model, self.info(model), inputs, labels, progress=progress, **options)
         begin(run, self.attribute, lambda name: self.predict(model, run.sample, [name])[name])
-        for batch in run.batches(run.size()):
+        for batch in run.batches(run.size(self._memory / 4)):
             try:
                 run.add(batch, self.attribute(run.request(batch)))
             except AttributionError as error:

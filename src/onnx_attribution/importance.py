@@ -29,12 +29,12 @@ from onnx_attribution.values import (
     Target,
 )
 
-__all__ = ["Batch", "Importance", "Measuring", "labels_of"]
+__all__ = ["ANSWER_BYTES", "ITEM_BYTES", "Batch", "Importance", "Measuring", "begin", "labels_of"]
 
 BATCH = 256
 """Samples of a batch at most."""
 ITEM_BYTES, ANSWER_BYTES = 8 << 20, 2 << 20
-"""What one batch may hold that travels, and its answer."""
+"""What a batch that travels may take, and its answer."""
 MOST_WARNINGS = 20
 
 ARRAYS = ("alpha", "labels", "classes", "mean", "count", "std")
@@ -312,13 +312,13 @@ class Measuring:
         self._alpha = np.full((self.count, layer.values.shape[1]), np.nan, layer.values.dtype)
         self._found = found
 
-    def size(self, most: int = BATCH, item_bytes: float | None = None) -> int:
-        """How many samples a batch has: of those that travel only as many as fit."""
+    def size(self, held: float, most: int = BATCH, answer: float | None = None) -> int:
+        """How many samples a batch has: as many as take `held` bytes, and whose answer takes at most `answer` bytes."""
         size = min(most, BATCH, self.count)
-        if item_bytes is not None:
-            each = sum(np.asarray(one[0:1]).nbytes for one in self._first_axes()) or 1
-            row = self._alpha.shape[1] * self._alpha.itemsize + 1
-            size = min(size, int(min(item_bytes, ITEM_BYTES)) // each, ANSWER_BYTES // row)
+        each = sum(np.asarray(one[0:1]).nbytes for one in self._first_axes()) or 1
+        size = min(size, int(held) // each)
+        if answer is not None:
+            size = min(size, int(answer) // (self._alpha.shape[1] * self._alpha.itemsize + 1))
         return max(size, 1)
 
     def _first_axes(self) -> Iterator[Array]:

@@ -56,6 +56,13 @@ WIDE = """(float[N,3,6,7] x) => (float[N,5,1,1] y) {
     p = GlobalAveragePool(r)
     y = Conv(p, k)
 }"""
+ALONE = """(double[1,3] x) => (double[1,5] y) {
+    t = MatMul(x, D)
+    u = Tanh(t)
+    m = Softmax<axis = 0>(u)
+    s = Mul(u, m)
+    y = MatMul(s, V)
+}"""
 LABELS = """(double[N,3] x) => (int64[N] y) {
     t = MatMul(x, D)
     u = Tanh(t)
@@ -71,6 +78,7 @@ def engine(digits_path: Path, digits_fixed_path: Path) -> Iterator[Engine]:
         made.add("pooled", model(POOLED, W=W, B=B))
         made.add("wide", model(WIDE, W=W, K=B.T[:, :, None, None]))
         made.add("labels", model(LABELS, D=D, V=V))
+        made.add("alone", model(ALONE, D=D, V=V))
         made.add("map", model(MAP, D=D))
         made.add("two", model(TWO, D=D, V=V))
         made.add("digits", digits_path)
@@ -179,6 +187,28 @@ def test_scores_before_an_output_of_labels_are_taken(engine: Engine, client: Cli
     assert_same(client.importance("labels", x, labels, layer="u"), found)
     with pytest.raises(InvalidArgument, match=r"labels\[1\] is 5"):
         engine.importance("labels", x, [0, 5, 0, 0, 0], layer="u")
+
+
+def test_samples_that_cannot_share_a_run_are_measured_one_by_one(engine: Engine, client: Client) -> None:
+    x, labels = points(70, 3), np.arange(70) % 5
+    found = engine.importance("alone", x, labels, layer="u")
+    np.testing.assert_allclose(
+        found.alpha, V[:, labels].T, rtol=1e-12
+    )  # the Softmax is over one sample, and 1
+    assert_same(client.importance("alone", x, labels, layer="u"), found)
+
+
+def test_a_batch_takes_a_part_of_the_memory(digits_path: Path, digits_data: Digits) -> None:
+    told = list[int]()
+    with Engine(
+        provider="cpu", threads=1, memory_budget=64 * 256 * 4
+    ) as engine:  # bytes of 64 images, four times
+        engine.add("digits", digits_path)
+        engine.importance(
+            "digits", digits_data[0][:200], digits_data[1][:200], layer="dense1",
+            progress=lambda done, _: told.append(done),
+        )  # fmt: skip
+    assert told == [64, 128, 192, 200]
 
 
 @pytest.mark.parametrize("labels", [[1, 0, 4], np.eye(5)[[1, 0, 4]], np.array([[1.0], [0.0], [4.0]])])
