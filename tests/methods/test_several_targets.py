@@ -349,3 +349,14 @@ def test_little_memory_divides_their_rows_and_not_their_numbers(method: str) -> 
         assert_each_as_alone(
             engine, AttributionRequest("smooth", {"x": points(9, 3)}, method, ["a"], targets=[0, 1, 3])
         )
+
+
+@pytest.mark.parametrize(
+    "method", ["gradient", "neuron_ig", "integrated_gradients", "deeplift_rescale", "lrp"]
+)
+def test_targets_with_nothing_before_them_have_their_numbers_too(engine: Engine, method: str) -> None:
+    targets = [Target("x", 2), Target("x", 0, minus=1)]
+    request = AttributionRequest("smooth", {"x": points(3, 3)}, method, ["x"], targets=targets)
+    answer = assert_each_as_alone(engine, request)
+    wanted: Floats = np.array([[0.0, 0, 1], [1, -1, 0]]) * (1 if method == "gradient" else points(3, 3)[0])
+    np.testing.assert_allclose(values(answer)[:, 0], wanted, atol=1e-12)
