@@ -1,0 +1,163 @@
+"""Weights for classes that are only described, with all that can be chosen chosen on classes that are known.
+
+Some known classes are held out as if they were new: the first stage, the mean weights and the images of M are those of
+the others. What gives the best harmonic mean there is taken: the ridge of the first stage, the pull of the second, and
+the share of the known classes' images that new classes leave to these, which sets the offset of the new classes.
+
+The network has been trained on the classes that are held out, and tells them better apart than new ones. What it knows
+of them is taken away: the features lose the directions that the weights of held classes have beside those of the
+others (whose logits stay what they are), and images of held classes are left out of M. Without that the folds prefer
+early layers, which find these directions again. The offset itself is not carried over, but the share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_attribution.client.niwt.domain_map import fit
+from onnx_attribution.client.niwt.evaluation import harmonics, offset_at
+from onnx_attribution.client.niwt.minimise import Floats
+from onnx_attribution.client.niwt.weights import align
+
+RIDGES, PULLS = (0.01, 0.03, 0.1, 0.3), (0.01, 0.1, 1.0)
+SHARES = np.linspace(0.3, 1, 71)
+FOLDS = 8
+"""At least so many; the classes are dealt out again until there are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of the n classes of a linear head, and of images of them.
+
+    `attributes` is `[n, attributes]` (NaN or -1: unknown), `importance` `[n, units]`: the mean of their images' alphas,
+    better of the unit vectors of these (`mean_of_units`). `weights` `[n, features]` and `offsets` `[n]` are the head's.
+    `M` is `[images, units, features]`, the sums over positions of the derivatives of the features by the layer;
+    `M_labels` are these images' classes, -1 for none of the n. `features` `[images, features]` go into the head, and
+    `labels` are their classes; where nobody knows them, what the head says will do.
+    """
+
+    attributes: Floats
+    importance: Floats
+    weights: Floats
+    offsets: Floats
+    M: Floats
+    M_labels: NDArray[np.integer]
+    features: Floats
+    labels: NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the folds chose, and the mean harmonic mean that it reached on them.
+
+    `pull` is relative: the loss has `pull / |w|²` in front of the distance to the mean, where |w| is the norm of seen
+    weights, so that it means the same for every head.
+    """
+
+    ridge: float
+    pull: float
+    share: float
+    harmonic: float
+    folds: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Added:
+    """The new classes' weights `[new, features]` and offsets `[new]`, their importance as the map says it `[new,
+    units]`, the mean cosine that each reached, and by what all was chosen."""
+
+    weights: Floats
+    offsets: Floats
+    importance: Floats
+    cosine: Floats
+    choice: Choice
+
+
+def folds(classes: int, held: int, seed: int) -> Iterator[list[int]]:
+    """Sets of classes to hold out, each with about `held` of them, and each class as often as another."""
+    held = max(1, min(held, classes // 4))
+    parts = max(2, round(classes / held))
+    random = np.random.default_rng(seed)
+    for _ in range(-(-FOLDS // parts)):
+        order = random.permutation(classes)
+        yield from (sorted(order[k::parts].tolist()) for k in range(parts))
+
+
+def choose(
+    known: Known,
+    new: int,
+    *,
+    seed: int = 0,
+    ridges: Sequence[float] = RIDGES,
+    pulls: Sequence[float] = PULLS,
+) -> Choice:
+    """What to add so many new classes with, by the harmonic mean on classes held out as if they were new."""
+    held = list(folds(len(known.weights), new, seed))
+    best = Choice(ridges[0], pulls[0], 1.0, -1.0, len(held), seed)
+    total = {(ridge, pull): np.zeros(len(SHARES)) for ridge in ridges for pull in pulls}
+    for out in held:
+        kept = [k for k in range(len(known.weights)) if k not in out]
+        part = _without(known, kept, out)
+        place = np.argsort([*kept, *out])[known.labels]
+        logits = part.features @ part.weights.T + part.offsets
+        for ridge in ridges:
+            said = fit(part.attributes, part.importance, ridge=ridge)(known.attributes[out])
+            for pull in pulls:
+                w, _ = _aligned(part, said, pull)
+                fresh = part.features @ w.T + part.offsets.mean()
+                total[ridge, pull] += harmonics(SHARES, logits, fresh, place) / len(held)
+    for (ridge, pull), mean in total.items():
+        if mean.max() > best.harmonic:
+            at = int(mean.argmax())
+            best = Choice(ridge, pull, float(SHARES[at]), float(mean[at]), len(held), seed)
+    return best
+
+
+def add(known: Known, attributes: Floats, choice: Choice) -> Added:
+    """Weights and offsets for classes of these attributes `[new, attributes]`."""
+    said = fit(known.attributes, known.importance, ridge=choice.ridge)(attributes)
+    w, cosine = _aligned(known, said, choice.pull)
+    mean = known.offsets.mean()
+    logits = known.features @ known.weights.T + known.offsets
+    offset = mean + offset_at(choice.share, logits, known.features @ w.T + mean)
+    return Added(w, np.full(len(w), offset), said, cosine, choice)
+
+
+def _aligned(known: Known, said: Floats, pull: float) -> tuple[Floats, Floats]:
+    """Weights of the norm of seen ones, and the cosines reached."""
+    size = float(np.linalg.norm(known.weights, axis=1).mean())
+    found = align(said, known.M, known.weights.mean(axis=0), pull / size**2, size=size)
+    return found.weights, found.cosine
+
+
+def _without(known: Known, kept: Sequence[int], out: Sequence[int]) -> Known:
+    """The same as if the network had not learnt some of the classes; the labels stay."""
+    images = np.isin(known.M_labels, [*kept, -1])
+    if not images.any():
+        images[:] = True
+    learnt = _beside(known.weights[out], known.weights[kept])
+    forget = np.eye(len(learnt)) - learnt @ learnt.T
+    return Known(
+        known.attributes[kept],
+        known.importance[kept],
+        known.weights[kept],
+        known.offsets[kept],
+        known.M[images] @ forget,
+        known.M_labels[images],
+        known.features @ forget,
+        known.labels,
+    )
+
+
+def _beside(rows: Floats, others: Floats) -> Floats:
+    """Orthonormal columns: the directions of the rows that those of the others do not span."""
+    _, sizes, base = np.linalg.svd(others, full_matrices=False)
+    base = base[sizes > 1e-6 * sizes[0]]
+    left = rows - rows @ base.T @ base
+    _, sizes, found = np.linalg.svd(left, full_matrices=False)
+    return np.asarray(found[sizes > 1e-6 * np.linalg.norm(rows)].T, np.float64)

@@ -1,0 +1,111 @@
+"""Classes that are only described: what is chosen on classes held out, and what is added."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from onnx_attribution.client.niwt.choose import Choice, Known, _beside, add, choose, folds
+from onnx_attribution.client.niwt.evaluation import harmonic, harmonics, offset_at, scores
+
+
+def world(classes: int = 20, seed: int = 0) -> tuple[Known, np.ndarray, np.ndarray, np.ndarray]:
+    """Features that are linear in attributes, and a head behind a mean over positions; two classes are left out."""
+    random = np.random.default_rng(seed)
+    every = np.array(list(product((0.0, 1.0), repeat=6)))
+    attributes, n = every[random.permutation(len(every))[:classes]], classes
+    centres = (attributes - 0.5) @ random.normal(size=(6, 16))
+    labels = np.repeat(np.arange(n), 30)
+    features = centres[labels] + random.normal(0, 0.6, (len(labels), 16))
+    weights = centres - centres.mean(axis=0)
+    offsets = -(weights * (centres + centres.mean(axis=0)) / 2).sum(axis=1)
+    seen = labels < n - 2
+    known = Known(
+        attributes[:-2], weights[:-2], weights[:-2], offsets[:-2] - offsets[:-2].mean(), np.eye(16)[None],
+        np.array([-1]), features[seen], labels[seen],
+    )  # fmt: skip
+    return known, attributes[-2:], features, labels
+
+
+def chosen(known: Known) -> Choice:
+    return choose(known, 2, ridges=(0.03,), pulls=(0.1,), seed=5)
+
+
+def test_described_classes_are_recognised() -> None:
+    known, attributes, features, labels = world()
+    added = add(known, attributes, choose(known, 2, ridges=(0.01, 0.1), pulls=(0.1,)))
+    logits = np.concatenate(
+        [features @ known.weights.T + known.offsets, features @ added.weights.T + added.offsets], axis=1
+    )
+    found = scores(logits, labels, len(known.weights))
+    assert found.harmonic > 0.6
+    assert found.unseen_only > 0.9
+    np.testing.assert_allclose(
+        np.linalg.norm(added.weights, axis=1), np.linalg.norm(known.weights, axis=1).mean()
+    )
+
+
+def test_descriptions_that_are_shuffled_are_of_no_use() -> None:
+    known, _, _, _ = world()
+    order = np.random.default_rng(1).permutation(len(known.attributes))
+    wrong = replace(known, attributes=known.attributes[order])
+    assert chosen(wrong).harmonic < chosen(known).harmonic - 0.1
+
+
+def test_the_share_of_the_known_images_stays_with_known_classes() -> None:
+    known, attributes, _, _ = world()
+    choice = replace(chosen(known), share=0.8)
+    added = add(known, attributes, choice)
+    old = known.features @ known.weights.T + known.offsets
+    new = known.features @ added.weights.T + added.offsets
+    assert (old.max(axis=1) > new.max(axis=1)).mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_choice_is_the_same_each_time() -> None:
+    known, _, _, _ = world()
+    assert chosen(known) == chosen(known)
+
+
+@pytest.mark.parametrize(("classes", "held"), [(8, 2), (54, 18), (5, 1), (3, 4)])
+def test_each_class_is_held_out_as_often_as_another(classes: int, held: int) -> None:
+    found = list(folds(classes, held, 0))
+    counts = np.bincount(np.concatenate(found), minlength=classes)
+    assert len(set(counts.tolist())) == 1
+    assert all(0 < len(one) < classes for one in found)
+    assert len(found) >= 8
+
+
+def test_what_is_learnt_of_held_classes_lies_beside_the_others() -> None:
+    random = np.random.default_rng(0)
+    others, rows = random.normal(size=(4, 7)), random.normal(size=(2, 7))
+    found = _beside(rows, others)
+    np.testing.assert_allclose(found.T @ found, np.eye(2), atol=1e-12)
+    np.testing.assert_allclose(others @ found, 0, atol=1e-12)
+    assert _beside(others[:2], others).shape == (7, 0)
+
+
+def test_scores_are_means_over_classes() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 2, 2, 3])
+    said = np.array([0, 0, 1, 2, 1, 2, 0, 2])
+    logits = np.eye(4)[said] + 0.1 * np.eye(4)[labels]
+    found = scores(logits, labels, 2)
+    assert found.seen == (0.5 + 1) / 2
+    assert found.unseen == (0.5 + 0) / 2
+    assert found.harmonic == pytest.approx(2 * 0.75 * 0.25)
+    assert found.unseen_only == (1 + 0) / 2  # the last image says 2 among 2 and 3
+    assert harmonic(0.0, 0.7) == 0
+
+
+def test_harmonics_at_a_share_are_those_at_its_offset() -> None:
+    random = np.random.default_rng(0)
+    known, new, labels = random.normal(size=(90, 4)), random.normal(size=(90, 2)), np.arange(90) % 6
+    shares = np.array([0.3, 0.62, 0.9])
+    old = labels < 4
+    for share, found in zip(shares, harmonics(shares, known, new, labels), strict=True):
+        offset = offset_at(share, known[old], new[old])
+        assert found == pytest.approx(
+            scores(np.concatenate([known, new + offset], axis=1), labels, 4).harmonic
+        )
