@@ -10,7 +10,7 @@ reads a mean over positions it is the identity, so that the importance of a clas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,7 @@ Kind = Literal["identity", "diagonal", "constant", "varying"]
 
 ANSWER = 1 << 25  # bytes of an answer
 BUDGET = 1 << 29  # bytes of all M that are held
+MOST = 64  # images at which M is taken, unless it is the same for all
 TRIED = 8  # images by which it is decided whether M is the same for all
 ALIKE = 1e-5
 """What float32 gradients of one M differ by, of their largest."""
@@ -58,12 +59,12 @@ class Features:
 class Dependence:
     """M of some images, `[images, units, features]`: of one image alone where it is the same for all of them.
 
-    `kind` says what it is like; `images` is of how many it is known.
+    `kind` says what it is like; `images` are the numbers of those at which it was taken.
     """
 
     M: NDArray[np.float64]
     kind: Kind
-    images: int
+    images: tuple[int, ...]
     warnings: tuple[str, ...] = ()
 
 
@@ -76,8 +77,10 @@ def dependence(
     *,
     whole: bool = False,
     budget: int = BUDGET,
+    most: int = MOST,
 ) -> Dependence:
-    """M of images, each with its axis of samples; of as many as the bytes of the budget hold, spread over all.
+    """M of images, each with its axis of samples; of `most` of them, spread over all, or of as many as the bytes of the
+    budget hold.
 
     Raises:
         InvalidArgument: a way leads to the features around the layer, so that it is no cut before the head.
@@ -89,23 +92,20 @@ def dependence(
         )
     order = spread(len(images))
     first = sums(ask, model, images[order[0]], layer, features, whole)
-    most = max(1, budget // max(1, first.nbytes))
-    chosen = order[: min(len(order), most)]
+    room = max(1, budget // max(1, first.nbytes))
+    chosen = order[: min(len(order), room, most)]
     found = [first]
     for k in chosen[1:TRIED]:
         found.append(sums(ask, model, images[k], layer, features, whole))
-    constant = len(found) > 1 and same(found)
-    if not constant:
-        for k in chosen[TRIED:]:
-            found.append(sums(ask, model, images[k], layer, features, whole))
+    if len(found) > 1 and same(found):
+        return Dependence(found[0][None], kind_of(found[0]), tuple(chosen[:TRIED]))
+    for k in chosen[TRIED:]:
+        found.append(sums(ask, model, images[k], layer, features, whole))
     warnings: tuple[str, ...] = ()
-    if not constant and len(chosen) < len(order):
-        warnings = (
-            f"M is taken at {len(chosen)} of {len(order)} images: more would take over {budget >> 20} MiB",
-        )
-    if constant:
-        return Dependence(found[0][None], kind_of(found[0]), len(found))
-    return Dependence(np.stack(found), "varying", len(found), warnings)
+    if room < min(len(order), most):
+        few = f"M is taken at {room} of {len(order)} images: that of more would take over {budget >> 20} MiB"
+        warnings = (few,)
+    return Dependence(np.stack(found), "varying", tuple(chosen), warnings)
 
 
 def spread(count: int) -> list[int]:
@@ -159,11 +159,3 @@ def sums(
         start += len(targets)
         size = max(1, min(features.count, ANSWER // max(1, 8 * values.shape[1])))
     return np.concatenate(parts).T / features.positions
-
-
-def features_of(
-    predict: Callable[[Mapping[str, Array]], Array], images: Sequence[Mapping[str, Array]], features: Features
-) -> Iterator[NDArray[np.float64]]:
-    """The features of each image: `[features]`."""
-    for image in images:
-        yield features.mean(predict(image))[0]

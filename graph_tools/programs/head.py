@@ -7,6 +7,7 @@ matrix products of another width may sum in another order.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, inliner
 
 from onnx_attribution.errors import AttributionError
-from onnx_attribution.graph_tools.ir.shapes import Dims
+from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of
 from onnx_attribution.graph_tools.programs.behind_head import Behind, add_constant
 from onnx_attribution.graph_tools.programs.export import outline
 from onnx_attribution.graph_tools.programs.file_graph import FileGraph, of_onnx
@@ -30,12 +31,33 @@ from onnx_attribution.graph_tools.programs.linear_head import (
 )
 from onnx_attribution.graph_tools.select.names import names_of, resolve
 
-__all__ = ["Head", "find_head", "flat", "widened"]
+__all__ = ["ADDED", "CLASSES", "Head", "classes_told", "find_head", "flat", "widened"]
+
+CLASSES, ADDED = "onnx_attribution.classes", "onnx_attribution.added"
+"""What a widened file says of itself, in JSON: by tensor the names of its classes; where the new ones come from."""
 
 
 def flat(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model without functions of its own."""
     return inliner.inline_local_functions(model) if model.functions else model
+
+
+def classes_told(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
+    """By tensor the names of classes that a widened file holds; nothing of what has no sense in it."""
+    text = next((one.value for one in model.metadata_props if one.key == CLASSES), "{}")
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(told, dict):
+        return {}
+    made = {z for node in model.graph.node for z in node.output}
+    sizes = {z.name: dims_of(z) for z in model.graph.output}
+    return {
+        tensor: tuple(map(str, names))
+        for tensor, names in told.items()
+        if tensor in made and isinstance(names, list) and len(names) in (sizes.get(tensor) or (len(names),))
+    }
 
 
 def find_head(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import typer
 
 from onnx_attribution.server.cli.ablation import ablation
+from onnx_attribution.server.cli.add_class import add_class
 from onnx_attribution.server.cli.audit import audit
 from onnx_attribution.server.cli.batch import batch
 from onnx_attribution.server.cli.build import build
@@ -47,6 +48,7 @@ SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list o
     importance: "Weighs the units of a layer for each class.",
     audit: "Tests which explanations mean something.",
     batch: "Attributions of a whole data set.",
+    add_class: "Adds classes by their description.",
     methods: "Lists the methods and their parameters.",
     expose: "Writes a model with hidden tensors as outputs.",
     gradient: "Writes a model with its gradient appended.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnx_attribution.graph_tools.normalise.map_inputs import behind_maps
 from onnx_attribution.graph_tools.normalise.missing_operators import Missing, before
 from onnx_attribution.graph_tools.normalise.pipeline import declared, normalise, opset_of
 from onnx_attribution.graph_tools.normalise.types import ranks_told
+from onnx_attribution.graph_tools.programs.head import classes_told
 from onnx_attribution.graph_tools.read.example_inputs import examples
 from onnx_attribution.graph_tools.read.load import ModelSource, digest, load
 from onnx_attribution.graph_tools.read.sequences import require_steps
@@ -59,6 +61,8 @@ class ReadModel:
         model, self._notes = behind_maps(load(source, self.weights))
         run = Trials(backend)
         self.card = card if isinstance(card, Card) else card_of(source, card)
+        if not self.card.class_names and (told := classes_told(model)):
+            self.card = replace(self.card, class_names=told)
         self._example = self.card.example_for(said(model)) if self.card.example_file else {}
         self._given = {**self._example, **(given or {})} or None
         require_steps(model, self._given or {})

@@ -1,0 +1,28 @@
+"""Whether an importance that was written is of the model at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.importance import Importance
+from onnx_attribution.values import LayerInfo, ModelInfo
+
+
+def require_fitting(
+    record: Importance, info: ModelInfo, layers: Sequence[LayerInfo], layer: str, file: str
+) -> None:
+    """Refuses an importance of another layer, or of another file.
+
+    Raises:
+        InvalidArgument: the message says which.
+    """
+    ends = [one.name for one in layers if one.name.endswith(layer) or one.node.endswith(layer)]
+    if layer != record.layer and record.layer not in ends:
+        raise InvalidArgument(f"{file!r} is of the layer {record.layer!r}, not of {layer!r}", layer=layer)
+    if record.digest and record.digest != info.digest:
+        raise InvalidArgument(
+            f"{file!r} was measured on another file: its digest is {record.digest[:12]}..., that of the model "
+            f"{info.digest[:12]}...; measure it anew with `onnx-attribution importance`",
+            file=file,
+        )

@@ -1,0 +1,245 @@
+"""`add-class`: a class that is only described is told apart, and all that was there keeps every bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from typer.testing import Result
+
+from onnx_attribution.importance import Importance
+from onnx_attribution.server.engine import Engine
+from tests.graph_tools.programs.heads import VECTOR, evaluated, model_of
+from tests.server.cli.commands import run
+
+Array = NDArray[Any]
+DIGITS = Path(__file__).parents[2] / "data" / "digits"
+SEEN = 324
+"""Images of the digits that the network knows; the nines come after them."""
+CLASSES, UNITS, ATTRIBUTES = 24, 8, 4
+TOY = """net (float[N,3,4,4] x) => (float[N,24] y) {
+    c = Conv <pads=[1,1,1,1]> (x, kernel)
+    r = Relu (c)
+    p = GlobalAveragePool (r)
+    f = Flatten (p)
+    y = Gemm <transB=1> (f, w, b)
+}"""
+
+
+def outputs(file: Path, images: Array) -> Array:
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0])
+
+
+# --- a digit that the network has never seen
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nine")
+    data = np.load(DIGITS / "without_nine.npz")
+    with Engine(provider="cpu", threads=2) as engine:
+        engine.add("digits", DIGITS / "without_nine.onnx")
+        found = engine.importance("digits", data["images"][:SEEN], data["labels"][:SEEN], layer="dense1")
+    found.save(folder / "importance.npz")
+    done = run(
+        "add-class", DIGITS / "without_nine.onnx", "--layer", "dense1", "--importance", folder / "importance.npz",
+        "--classes", DIGITS / "classes.csv", "--images", DIGITS / "without_nine.npz", "--rows", f"0:{SEEN}",
+        "--add", "nine", "--most", "12", "-o", folder / "nine.onnx", "--report", folder / "add.json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (folder / "told.txt").write_text(done.stdout)
+    return folder
+
+
+def test_the_logits_of_the_digits_that_it_knew_keep_every_bit(folder: Path) -> None:
+    images = np.load(DIGITS / "without_nine.npz")["images"]
+    old, new = (outputs(file, images) for file in (DIGITS / "without_nine.onnx", folder / "nine.onnx"))
+    assert new.shape == (360, 10)
+    assert new[:, :9].tobytes() == old.tobytes()
+    few = images[[0, 50, 350]]
+    files = (DIGITS / "without_nine.onnx", folder / "nine.onnx")
+    (old,), (new,) = (evaluated(onnx.load(file), few) for file in files)
+    np.testing.assert_array_equal(new[:, :9], old)
+    onnx.checker.check_model(str(folder / "nine.onnx"), full_check=True)
+
+
+def test_most_nines_are_told_by_their_segments_and_few_others_are_taken_for_one(folder: Path) -> None:
+    data = np.load(DIGITS / "without_nine.npz")
+    said = outputs(folder / "nine.onnx", data["images"]).argmax(axis=1)
+    right = said == data["labels"]
+    assert right[SEEN:].mean() > 0.6  # 0.92 with M at 64 images; none without the new class
+    assert right[:SEEN].mean() > 0.85
+
+
+def test_the_file_and_the_report_say_where_the_class_comes_from(folder: Path) -> None:
+    report = json.loads((folder / "add.json").read_text())
+    model = onnx.load(folder / "nine.onnx")
+    told = {one.key: one.value for one in model.metadata_props}
+    assert json.loads(told["onnx_attribution.classes"])["logits"][-2:] == ["eight", "nine"]
+    (added,) = json.loads(told["onnx_attribution.added"])
+    assert added == {key: value for key, value in report.items() if key != "warnings"}
+    assert report["source"]["sha256"] == Importance.load(folder / "importance.npz").digest
+    assert report["classes"][0]["index"] == 9
+    assert 0.5 < report["classes"][0]["cosine"] <= 1
+    assert {"pull", "ridge", "share", "seed", "harmonic"} <= report["chosen"].keys()
+    assert "fewer than 20" in report["warnings"][0]
+    assert "nine" in (folder / "told.txt").read_text()
+
+
+def test_explanations_call_the_new_class_by_its_name(folder: Path) -> None:
+    nine = f"{DIGITS / 'without_nine.npz'}:images[330]"
+    done = run(
+        "explain", folder / "nine.onnx", "--input", nine, "--target", "9", "--layer", "dense1", "--json"
+    )
+    assert json.loads(done.stdout)["target"]["label"] == ["nine"]
+
+
+# --- a network whose weights are what its classes are described by
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Writes toy.onnx, whose weights are linear in the attributes of its classes, with their table and images."""
+    folder = tmp_path_factory.mktemp("toy")
+    random = np.random.default_rng(3)
+    attributes = random.uniform(size=(CLASSES + 2, ATTRIBUTES))
+    linear = (attributes - attributes[:CLASSES].mean(axis=0)) @ random.normal(size=(ATTRIBUTES, UNITS))
+    np.save(folder / "wanted.npy", linear[CLASSES:])
+    constants = {
+        "kernel": random.normal(size=(UNITS, 3, 3, 3)).astype(np.float32),
+        "w": linear[:CLASSES].astype(np.float32),
+        "b": np.zeros(CLASSES, np.float32),
+    }
+    onnx.save(model_of(TOY, constants), folder / "toy.onnx")
+    rows = [
+        f"c{k},{k if k < CLASSES else ''},{','.join(f'{a:.6f}' for a in row)}"
+        for k, row in enumerate(attributes)
+    ]
+    (folder / "classes.csv").write_text("class,seen,a,b,c,d\n" + "\n".join(rows) + "\n")
+    np.savez(folder / "images.npz", x=random.normal(size=(96, 3, 4, 4)).astype(np.float32))
+    with Engine(provider="cpu", threads=2) as engine:
+        engine.add("toy", folder / "toy.onnx")
+        images = np.load(folder / "images.npz")["x"]
+        labels = np.arange(len(images)) % CLASSES
+        engine.importance("toy", images, labels, layer="r").save(folder / "r.npz")
+    return folder
+
+
+def add(toy: Path, *given: str, **other: str | Path) -> Result:
+    options: dict[str, str | Path] = {
+        "layer": "r", "importance": toy / "r.npz", "classes": toy / "classes.csv", "images": toy / "images.npz",
+        "add": "c24,c25", "output": toy / "made.onnx", **other,
+    }  # fmt: skip
+    flat = [one for name, value in options.items() for one in (f"--{name}", value)]
+    return run("add-class", toy / "toy.onnx", *flat, *given)
+
+
+def test_behind_a_mean_the_importance_of_a_class_is_its_weights_and_so_are_those_of_new_ones(
+    toy: Path,
+) -> None:
+    record = Importance.load(toy / "r.npz")
+    weights = onnx.numpy_helper.to_array(
+        next(w for w in onnx.load(toy / "toy.onnx").graph.initializer if w.name == "w")
+    )
+    np.testing.assert_allclose(record.mean, weights, rtol=1e-4, atol=1e-5)
+    done = add(toy, "--json", output=toy / "new.onnx")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["M"]["kind"] == "identity"
+    assert [one["index"] for one in told["classes"]] == [24, 25]
+    model = onnx.load(toy / "new.onnx")
+    (made,) = [
+        onnx.numpy_helper.to_array(w) for w in model.graph.initializer if w.name.endswith("added.weight")
+    ]
+    wanted = np.load(toy / "wanted.npy")
+    cosine = (made * wanted).sum(axis=1) / np.linalg.norm(made, axis=1) / np.linalg.norm(wanted, axis=1)
+    assert cosine.min() > 0.9  # the ridge of the first stage holds it below 1
+    images = np.load(toy / "images.npz")["x"]
+    assert (
+        outputs(toy / "new.onnx", images)[:, :CLASSES].tobytes()
+        == outputs(toy / "toy.onnx", images).tobytes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"add": "c99"}, "there is no class 'c99'; those without an output index are: c24, c25"),
+        ({"add": "c3"}, "the class 'c3' has an output index, so the network knows it"),
+        ({"add": "c24,c24"}, "'c24' is named twice"),
+        ({"add": ","}, "--add names no class"),
+        ({"layer": "c"}, "is of the layer 'r', not of 'c'"),
+        ({"head": "r"}, "the head 'r' is a Relu: a head is a Gemm, a MatMul or a 1x1 Conv"),
+        ({"head": "nothing"}, "no tensor or node 'nothing'"),
+        ({"importance": "no.npz"}, "'no.npz' is no importance record"),
+        ({"images": "no.npz"}, "there is no such file"),
+        ({"output": "toy.onnx"}, "is the model itself"),
+        ({"report": "no/such/folder.json"}, "cannot be written"),
+    ],
+)
+def test_what_cannot_be_added_is_refused_by_name(
+    toy: Path, given: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(toy)
+    done = add(toy, **given)
+    assert done.exit_code == 2
+    assert words in done.stderr
+
+
+def changed(toy: Path, old: str, new: str) -> Path:
+    file = toy / "changed.csv"
+    file.write_text((toy / "classes.csv").read_text().replace(old, new))
+    return file
+
+
+def test_tables_that_do_not_fit_the_network_are_refused(toy: Path) -> None:
+    done = add(toy, classes=changed(toy, "c25,,", "c25,30,"), add="c24")
+    assert "class 'c25' has the output index 30; the network's go from 0 to 23" in done.stderr
+    done = add(toy, classes=changed(toy, "c24,,", "C23,,"), add="C23")
+    assert "line 26: the class 'C23' has the name of 'c23'" in done.stderr
+    two = toy / "two.csv"
+    two.write_text("class,seen,a\nx,40,1\ny,,0\n")
+    done = add(toy, classes=two, add="y")
+    assert "class 'x' has the output index 40" in done.stderr
+    two.write_text("class,seen,a\nx,0,1\ny,,0\n")
+    done = add(toy, classes=two, add="y")
+    assert "have 1 classes in common; two at least are needed" in done.stderr
+
+
+def test_images_of_too_few_classes_are_refused(toy: Path) -> None:
+    images = np.load(toy / "images.npz")["x"]
+    same = outputs(toy / "toy.onnx", images).argmax(axis=1)
+    np.savez(toy / "few.npz", x=images[same == np.bincount(same).argmax()])
+    done = add(toy, images=toy / "few.npz")
+    assert done.exit_code == 2
+    assert "takes the images for 1 of the 24 classes that are known" in done.stderr
+
+
+def test_an_importance_of_another_file_is_refused(toy: Path) -> None:
+    with np.load(toy / "r.npz") as found:
+        arrays = {**{name: found[name] for name in found.files}, "digest": np.array("0" * 64)}
+    np.savez(toy / "other.npz", **arrays)
+    done = add(toy, importance=toy / "other.npz")
+    assert done.exit_code == 2
+    assert "was measured on another file: its digest is 000000000000" in done.stderr
+
+
+def test_a_layer_with_a_way_around_is_refused(tmp_path: Path) -> None:
+    text = VECTOR + "t = Tanh (x) u = Add (h, t) y = Gemm <transB=1> (u, w, b) }"
+    onnx.save(model_of(text), tmp_path / "toy.onnx")
+    images = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    np.savez(tmp_path / "images.npz", x=images)
+    (tmp_path / "classes.csv").write_text("class,seen,a\na,0,0\nb,1,1\nc,2,0\nd,3,1\nc24,,1\n")
+    with Engine(provider="cpu", threads=2) as engine:
+        engine.add("toy", tmp_path / "toy.onnx")
+        engine.importance("toy", images, np.arange(8) % 4, layer="h").save(tmp_path / "r.npz")
+    done = add(tmp_path, layer="h", add="c24")
+    assert done.exit_code == 2
+    assert "'h' is no cut before the head: some way leads to 'u' around it" in done.stderr
