@@ -88,6 +88,7 @@ def neurons(audit: Audit) -> dict[str, Any] | None:
             each = {k: one["sums"].astype(np.float64) for k, one in kept.items() if one}
             if not each or len({len(one) for one in each.values()}) != 1:
                 continue
+            names = audit.settings.names.of(layer)
             table = np.stack(list(each.values()))
             strength = np.abs(table).mean(axis=0)
             whole = strength.sum()
@@ -95,6 +96,7 @@ def neurons(audit: Audit) -> dict[str, Any] | None:
             found[layer] = [
                 {
                     "channel": int(channel),
+                    **({"name": names[int(channel)]} if int(channel) in names else {}),
                     "share": float(strength[channel] / whole) if whole else None,
                     "mean": float(table[:, channel].mean()),
                     "examples": [

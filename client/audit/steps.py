@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from onnx_attribution.client.audit.verdict import Finding
+from onnx_attribution.client.niwt.unit_names import UnitNames
 from onnx_attribution.methods import Method, MethodInfo
 from onnx_attribution.values import (
     Array,
@@ -46,7 +47,7 @@ class Model(Protocol):
 class Settings:
     """What is asked of an audit. `layers` are hidden ones, whose flow and neurons are reported; `baseline` is in words
     what `baselines` are; `logit` says whether the target is what a final activation is made of, None: where there is
-    one, since a saturated activation has no gradient for any method."""
+    one, since a saturated activation has no gradient for any method. `names` are what units are called."""
 
     methods: Mapping[str, Method]
     layers: tuple[str, ...] = ()
@@ -59,6 +60,7 @@ class Settings:
     target: str = "predicted"
     """`aim` in words."""
     logit: bool | None = None
+    names: UnitNames = field(default_factory=UnitNames)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from onnx_attribution.client.niwt.unit_names import UnitNames
 from onnx_attribution.client.render.colours import reach
 from onnx_attribution.client.render.maps import (
     Drawn,
@@ -38,7 +39,7 @@ class Shown:
 
     `images` is `[samples, C, H, W]` (with `channels_last` `[samples, H, W, C]`), or without the channel axis. By input,
     `tokens` has `[samples, positions]`, numbers or text; `rows` `[samples, features]`, of which `features` may have the
-    names; `series` `[samples, channels, time]`. `baseline` says in words what it was.
+    names; `series` `[samples, channels, time]`. `baseline` says in words what it was, `names` what units are called.
     """
 
     images: Array | None = None
@@ -48,6 +49,7 @@ class Shown:
     features: Mapping[str, Sequence[str]] = field(default_factory=dict)
     series: Mapping[str, Array] = field(default_factory=dict)
     baseline: str = "0"
+    names: UnitNames = field(default_factory=UnitNames)
 
     def image(self, k: int) -> Map | None:
         """The picture of a sample, `[H, W]` or `[H, W, 3]` in 0..1."""
@@ -175,7 +177,7 @@ def scene_of(answer: Attribution, layer: LayerAttribution, k: int, shown: Shown)
     return Scene(
         title,
         panels,
-        caption_of(answer, layer, k, shown.baseline),
+        (*caption_of(answer, layer, k, shown.baseline), *filter(None, [_named(layer.name, values, shown)])),
         notes,
         None if colours is None else colours[0],
         colours is not None and colours[1],
@@ -271,6 +273,12 @@ def caption_of(answer: Attribution, layer: LayerAttribution, k: int, baseline: s
     if not layer.cut:
         parts.append("no cut: some ways to the target bypass this layer")
     return first, ", ".join(parts)
+
+
+def _named(layer: str, values: Map, shown: Shown) -> str:
+    """The units that have names and contribute most."""
+    words = shown.names.strongest(layer, values)
+    return f"units: {words}" if words else ""
 
 
 def channels_lie_last(shape: Sequence[int], image: Sequence[int]) -> bool:

@@ -20,6 +20,7 @@ from onnx_attribution.server.cli.intervene import intervene
 from onnx_attribution.server.cli.layers import layers
 from onnx_attribution.server.cli.methods import methods
 from onnx_attribution.server.cli.models import models
+from onnx_attribution.server.cli.names import names
 from onnx_attribution.server.cli.ops import ops
 from onnx_attribution.server.cli.serve import Commands, serve
 from onnx_attribution.server.cli.status import EPILOG, EPILOG_OF_AUDIT, guarded
@@ -48,6 +49,7 @@ SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list o
     importance: "Weighs the units of a layer for each class.",
     audit: "Tests which explanations mean something.",
     batch: "Attributions of a whole data set.",
+    names: "Names the units of a layer in words.",
     add_class: "Adds classes by their description.",
     methods: "Lists the methods and their parameters.",
     expose: "Writes a model with hidden tensors as outputs.",

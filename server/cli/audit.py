@@ -19,6 +19,7 @@ import typer
 
 from onnx_attribution.client.audit.data import Dataset, Item
 from onnx_attribution.client.audit.requirements import parse as parse_requirement
+from onnx_attribution.client.niwt.unit_names import UnitNames, read_names
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Asker, Place, asking
@@ -60,6 +61,7 @@ def audit(
             help=f"Hidden layers for flow and neurons; default: {MOST_LAYERS} of all. Repeatable.",
         ),
     ] = None,
+    names: options.Names = None,
     source: options.Source = None,
     target: Annotated[
         str,
@@ -155,6 +157,7 @@ def audit(
             seed,
             target,
             logit,
+            UnitNames() if names is None else read_names(names),
         )
         if other is not None:
             tried = [*tried, Comparison(other, str(compare))]

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from onnx_attribution.client.niwt.unit_names import UnitNames, read_names
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import DEFAULT, MethodInfo, info_of, make, registered
 from onnx_attribution.register import unknown
@@ -114,6 +115,7 @@ def explain(
     plot: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="A picture of the attributions.")
     ] = None,
+    names: options.Names = None,
     place: Place,
     json: options.Json = False,
     parameters: Given = (),
@@ -128,6 +130,7 @@ def explain(
     if sums_only and (out is not None or plot is not None):
         raise InvalidArgument(f"--sums-only leaves no arrays for --{'output' if out is not None else 'plot'}")
     check_places(out, plot)
+    named = UnitNames() if names is None else read_names(names)
 
     given = input or []
 
@@ -149,11 +152,11 @@ def explain(
     if out is not None:
         write_npz(out, {name: one.values for name, one in answer.layers.items()})
     if plot is not None:
-        draw_answer(plot, answer, arrays, info, picture, question.baseline)
+        draw_answer(plot, answer, arrays, info, picture, question.baseline, named)
     if json:
-        output.print_json(output.explain_json(answer))
+        output.print_json(output.explain_json(answer, named))
         return
-    output.print_answer(place.model, answer)
+    output.print_answer(place.model, answer, named)
 
 
 @dataclass(frozen=True)

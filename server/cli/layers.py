@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from onnx_attribution.client.niwt.unit_names import UnitNames, read_names
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Place, asking
 from onnx_attribution.server.cli.bundles import bundled
@@ -20,13 +21,15 @@ def layers(
             metavar="TEXT", help="Only names and nodes with this part or of this glob, or this operator."
         ),
     ] = "",
+    names: options.Names = None,
     place: Place,
     json: options.Json = False,
 ) -> None:
     """Lists the layers between the sources and the target: name, node, operator, shape, type, whether it is a cut."""
+    named = UnitNames() if names is None else read_names(names)
     with asking(place) as asker:
         info, found = asker.info(), asker.layers(pattern)
     if json:
-        output.print_json(output.layers_json(place.file, info, found))
+        output.print_json(output.layers_json(place.file, info, found, named))
     else:
-        output.print_layers(info, found)
+        output.print_layers(info, found, named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,6 +58,13 @@ Token = Annotated[
     ),
 ]
 Model = Annotated[str | None, typer.Option(metavar="NAME", help="The model's name on the server.")]
+Names = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv",
+        help="Names of units, as the command names writes them; those above chance are shown.",
+    ),
+]
 Logit = Annotated[
     bool,
     typer.Option("--logit", help="What a final Softmax, LogSoftmax or Sigmoid is made of, in its place."),

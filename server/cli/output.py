@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from onnx_attribution.client.niwt.unit_names import UnitNames
 from onnx_attribution.interventions import Intervened
 from onnx_attribution.supports import Box
 from onnx_attribution.values import Attribution, Flow, LayerInfo, ModelInfo, Preprocessing
@@ -73,7 +74,9 @@ def print_models(models: Sequence[ModelInfo], *, tried: bool) -> None:
 # --- layers
 
 
-def layers_json(file: str, info: ModelInfo, layers: Sequence[LayerInfo]) -> dict[str, object]:
+def layers_json(
+    file: str, info: ModelInfo, layers: Sequence[LayerInfo], names: UnitNames
+) -> dict[str, object]:
     """The object of `layers --json`."""
     return {
         "file": file,
@@ -84,12 +87,12 @@ def layers_json(file: str, info: ModelInfo, layers: Sequence[LayerInfo]) -> dict
         "outputs": [asdict(one) for one in info.outputs],
         "class_names": info.class_names,
         "preprocessing": {name: asdict(one) for name, one in info.preprocessing.items()},
-        "layers": [asdict(one) for one in layers],
+        "layers": [{**asdict(one), **({"names": names.of(one.name)} if names.all else {})} for one in layers],
     }
 
 
-def print_layers(info: ModelInfo, layers: Sequence[LayerInfo]) -> None:
-    """The table of `layers`."""
+def print_layers(info: ModelInfo, layers: Sequence[LayerInfo], names: UnitNames) -> None:
+    """The table of `layers`, with the names of units where there are some."""
     out = console()
     if info.description:
         out.print(escape(info.description), soft_wrap=True)
@@ -104,10 +107,10 @@ def print_layers(info: ModelInfo, layers: Sequence[LayerInfo]) -> None:
     for name, text in classes.items():  # of a tensor that is no output
         out.print(escape(f"tensor {name}: {text}"), soft_wrap=True)
     out.print(f"batch {info.batch}, opset {info.opset}; source {escape(', '.join(info.sources) or 'none')}")
-    table = _table("layer", "node", "operator", "shape", "type", "cut")
+    table = _table("layer", "node", "operator", "shape", "type", "cut", *["units"] * bool(names.all))
     for layer in layers:
         row = (layer.name, layer.node, layer.operator, shape_text(layer.shape), layer.dtype, MARKS[layer.cut])
-        table.add_row(*map(escape, row))
+        table.add_row(*map(escape, row), *[escape(names.words(layer.name))] * bool(names.all))
     out.print(table)
 
 
@@ -157,7 +160,7 @@ def print_verdict(file: str, verdict: Verdict | None, error: str) -> None:
 # --- explain
 
 
-def explain_json(answer: Attribution) -> dict[str, object]:
+def explain_json(answer: Attribution, names: UnitNames) -> dict[str, object]:
     """The object of `explain --json`; lists hold one entry a sample, of several targets such a list for each."""
     targets = [
         {
@@ -181,6 +184,7 @@ def explain_json(answer: Attribution) -> dict[str, object]:
                 "error_estimate": layer.error_estimate,
                 "spread": layer.spread,
                 "cut": layer.cut,
+                **({"names": names.of(name)} if names.all else {}),
             }
             for name, layer in answer.layers.items()
         },
@@ -233,8 +237,9 @@ def _supports_json(answer: Attribution) -> list[object] | None:
     return [found[k : k + count] for k in range(0, len(found), count)] if answer.several else found
 
 
-def print_answer(model: str, answer: Attribution) -> None:
-    """The tables of `explain`: the target, then sum, residual and error of each layer and sample."""
+def print_answer(model: str, answer: Attribution, names: UnitNames) -> None:
+    """The tables of `explain`: the target, then sum, residual and error of each layer and sample; the units of them
+    that have names and contribute most."""
     out = console()
     steps = f"{answer.steps} steps, " if answer.steps else ""
     out.print(
@@ -248,6 +253,12 @@ def print_answer(model: str, answer: Attribution) -> None:
     for table in _supports(answer):
         if table.row_count:
             out.print(table)
+    for each in answer.each():
+        for name, layer in each.layers.items():
+            for k, values in enumerate(layer.values):
+                if words := names.strongest(name, values):
+                    index = f"{each.target.tensor}[{each.target.index[k]}]"
+                    out.print(escape(f"{index}, sample {k}, units of {name}: {words}"), soft_wrap=True)
     for warning in answer.warnings:
         out.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from onnx_attribution.client.niwt.unit_names import UnitNames
 from onnx_attribution.client.render.inputs import shown_of
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.cli.pictures import FLOATS, Picture
@@ -46,6 +48,7 @@ def draw_answer(
     info: ModelInfo,
     picture: Picture,
     baselines: Sequence[str],
+    names: UnitNames,
 ) -> None:
     """The picture of `--plot`: beside it the inputs that can be looked at, or that label its positions."""
     from onnx_attribution.client.render import plot
@@ -58,7 +61,7 @@ def draw_answer(
         baseline=", ".join(Path(text).name for text in baselines) or "0",
     )
     try:
-        plot.draw(path, answer, shown=shown)
+        plot.draw(path, answer, shown=replace(shown, names=names))
     except OSError as error:
         raise InvalidArgument(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,8 @@ from tests.graph_tools.programs.heads import VECTOR, evaluated, model_of
 from tests.server.cli.commands import run
 
 Array = NDArray[Any]
-DIGITS = Path(__file__).parents[2] / "data" / "digits"
+ROOT = Path(__file__).parents[3]
+DIGITS = ROOT / "tests" / "data" / "digits"
 SEEN = 324
 """Images of the digits that the network knows; the nines come after them."""
 CLASSES, UNITS, ATTRIBUTES = 24, 8, 4
@@ -42,18 +46,17 @@ def outputs(file: Path, images: Array) -> Array:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs the README's example; the last command's output is in told.txt."""
     folder = tmp_path_factory.mktemp("nine")
-    data = np.load(DIGITS / "without_nine.npz")
-    with Engine(provider="cpu", threads=2) as engine:
-        engine.add("digits", DIGITS / "without_nine.onnx")
-        found = engine.importance("digits", data["images"][:SEEN], data["labels"][:SEEN], layer="dense1")
-    found.save(folder / "importance.npz")
-    done = run(
-        "add-class", DIGITS / "without_nine.onnx", "--layer", "dense1", "--importance", folder / "importance.npz",
-        "--classes", DIGITS / "classes.csv", "--images", DIGITS / "without_nine.npz", "--rows", f"0:{SEEN}",
-        "--add", "nine", "--most", "12", "-o", folder / "nine.onnx", "--report", folder / "add.json",
-    )  # fmt: skip
-    assert done.exit_code == 0, done.output
+    (folder / "tests").symlink_to(ROOT / "tests")
+    text = (ROOT / "README.md").read_text()
+    (block,) = [
+        one for one in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if "add-class" in one
+    ]
+    with contextlib.chdir(folder):
+        for line in block.replace("\\\n", " ").strip().splitlines():
+            done = run(*shlex.split(line)[1:])
+            assert done.exit_code == 0, done.output
     (folder / "told.txt").write_text(done.stdout)
     return folder
 
@@ -74,8 +77,8 @@ def test_most_nines_are_told_by_their_segments_and_few_others_are_taken_for_one(
     data = np.load(DIGITS / "without_nine.npz")
     said = outputs(folder / "nine.onnx", data["images"]).argmax(axis=1)
     right = said == data["labels"]
-    assert right[SEEN:].mean() > 0.6  # 0.92 with M at 64 images; none without the new class
-    assert right[:SEEN].mean() > 0.85
+    assert right[SEEN:].sum() >= 30  # the README has 33 of 36; other machines round otherwise
+    assert right[:SEEN].sum() >= 295  # and docs/niwt.md 302 of 324
 
 
 def test_the_file_and_the_report_say_where_the_class_comes_from(folder: Path) -> None:
@@ -90,15 +93,10 @@ def test_the_file_and_the_report_say_where_the_class_comes_from(folder: Path) ->
     assert 0.5 < report["classes"][0]["cosine"] <= 1
     assert {"pull", "ridge", "share", "seed", "harmonic"} <= report["chosen"].keys()
     assert "fewer than 20" in report["warnings"][0]
-    assert "nine" in (folder / "told.txt").read_text()
 
 
 def test_explanations_call_the_new_class_by_its_name(folder: Path) -> None:
-    nine = f"{DIGITS / 'without_nine.npz'}:images[330]"
-    done = run(
-        "explain", folder / "nine.onnx", "--input", nine, "--target", "9", "--layer", "dense1", "--json"
-    )
-    assert json.loads(done.stdout)["target"]["label"] == ["nine"]
+    assert re.search(r"logits\[9\] +nine", (folder / "told.txt").read_text())
 
 
 # --- a network whose weights are what its classes are described by

@@ -14,7 +14,7 @@ from onnx_attribution.server.cli.explain import MAX_SAMPLES
 from onnx_attribution.server.engine.request import samples
 from tests.server.cli.commands import run
 
-COMMANDS = [command.__name__ for command in SHORT]
+COMMANDS = [command.__name__.replace("_", "-") for command in SHORT]
 
 
 def words(text: str) -> str:
