@@ -22,11 +22,11 @@ def matmul(op: Emitter, node: NodeView, g: Value) -> Gradients:
         rank_z = len(shape_of(z) or ()) + len(added)
         grown = op("Unsqueeze", g, op.ints([a % rank_z for a in added]))
     batch = list(shape_of(z) or ())[: max(rank_x, rank_y, 2) - 2]
-    dy = op("MatMul", _transposed(op, left, max(rank_x, 2)), grown)
+    dy = op("MatMul", transposed(op, left, max(rank_x, 2)), grown)
     if rank_x > 1 and rank_y == 2 and isinstance(y, gs.Constant) and np.prod(y.shape) > COPIED:
         dx = op.reshape_like(_times_transposed(op, g, y, rank_x), x)
     else:
-        dx = op("MatMul", grown, _transposed(op, right, max(rank_y, 2)))
+        dx = op("MatMul", grown, transposed(op, right, max(rank_y, 2)))
         dx = _without_batch(op, dx, x, batch)
     return dx, _without_batch(op, dy, y, batch)
 
@@ -52,7 +52,8 @@ def _unscaled(g: Value) -> tuple[Value, float]:
     return g, 1.0
 
 
-def _transposed(op: Emitter, value: Value, rank: int) -> Value:
+def transposed(op: Emitter, value: Value, rank: int) -> Value:
+    """A stack of matrices, each transposed."""
     return op("Transpose", value, perm=[*range(rank - 2), rank - 1, rank - 2])
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx_attribution.graph_tools.ir.emit import Emitter, Value
+import numpy as np
+
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type
 from onnx_attribution.graph_tools.operators.ends import exp_slope, times
 from onnx_attribution.graph_tools.operators.huge import FAR, is_sum_of_products, may_be_huge
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, secant, vjp
@@ -19,11 +21,20 @@ def softmax(op: Emitter, node: NodeView, g: Value) -> Gradients:
     """
     z = node.z
     if not is_sum_of_products(node.input(0)):
-        z = op("Where", op("IsNaN", z), op.like(z, 0), z)
+        z = cleaned(op, z)
     axis = op.ints([node.attribute("axis", -1)])
     for _ in range(2):
         g = op("Sub", g, op("ReduceSum", op("Mul", z, g), axis, keepdims=1))
     return (op("Mul", z, g),)
+
+
+def cleaned(op: Emitter, z: Value) -> Value:
+    """Weights with 0 in place of NaN: no NaN is greater than 0, which onnxruntime asks of floats in a single pass."""
+    if element_type(z) == np.float32:
+        made = op("ThresholdedRelu", z, alpha=0.0)
+        made.shape = z.shape
+        return made
+    return op("Where", op("IsNaN", z), op.like(z, 0), z)
 
 
 @vjp("LogSoftmax")

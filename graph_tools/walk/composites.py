@@ -18,21 +18,24 @@ from onnx_attribution.graph_tools.operators import VJP, RuleTable
 from onnx_attribution.graph_tools.operators.elementwise import hard_swish_slope
 from onnx_attribution.graph_tools.operators.logistic import gelu_tanh_slope, sigmoid_gate_slope
 from onnx_attribution.graph_tools.operators.transpose import number_of
+from onnx_attribution.graph_tools.walk.attention import attention
 from onnx_attribution.graph_tools.walk.forms import (
     Asked,
+    Composite,
     beside_number,
     factors,
     made_by,
     monomial,
     number_before,
+    of_one,
     product,
     sums,
 )
 from onnx_attribution.graph_tools.walk.standardised import folded, standardised
 
-Composite = tuple[Value, Callable[[Emitter, Value], Value]]
-"""The tensor that a function reads, and what it does to the gradient."""
-Form = Callable[[gs.Node, Asked], Composite | None]
+Unary = tuple[Value, Callable[[Emitter, Value], Value]]
+"""The only tensor that a function reads, and what it does to the gradient."""
+Form = Callable[[gs.Node, Asked], Composite | Unary | None]
 """The function that a node ends, if it is of a kind."""
 Slope = Callable[[Emitter, Value], Value]
 
@@ -51,7 +54,7 @@ def composites(nodes: Sequence[gs.Node], asked: Collection[str], rules: RuleTabl
             if node.op in ends and node.domain in (None, "", "ai.onnx") and id(node) not in found:
                 composite = form(node, names)
                 if composite is not None:
-                    found[id(node)] = composite
+                    found[id(node)] = composite if isinstance(composite, Composite) else of_one(*composite)
     return found
 
 
@@ -60,7 +63,7 @@ def _is_gradient(rules: RuleTable, name: str) -> bool:
     return rule is VJP["", name] or (rule is not None and rule.alone)
 
 
-def _gelu(node: gs.Node, asked: Asked) -> Composite | None:
+def _gelu(node: gs.Node, asked: Asked) -> Unary | None:
     """c x (b + erf(a x)), the exact Gelu, with products in any order."""
     for total in factors(node, asked)[1]:
         error = beside_number(total, "Add", asked)
@@ -96,7 +99,7 @@ def _rate(u: Value, asked: Asked) -> tuple[Value, float] | None:
     return None
 
 
-def _gelu_tanh(node: gs.Node, asked: Asked) -> Composite | None:
+def _gelu_tanh(node: gs.Node, asked: Asked) -> Unary | None:
     """x / 2 (1 + tanh(k (x + c x^3))), with products in any order."""
     for total in factors(node, asked)[1]:
         one = beside_number(total, "Add", asked)
@@ -127,7 +130,7 @@ def _cubic(u: Value, asked: Asked) -> tuple[Value, float, float] | None:
     return None
 
 
-def _silu(node: gs.Node, asked: Asked) -> Composite | None:
+def _silu(node: gs.Node, asked: Asked) -> Unary | None:
     """x sigmoid(a x)."""
     for x, gate in (node.inputs, node.inputs[::-1]):
         maker = made_by(gate, "Sigmoid", asked)
@@ -139,7 +142,7 @@ def _silu(node: gs.Node, asked: Asked) -> Composite | None:
     return None
 
 
-def _hard_swish(node: gs.Node, asked: Asked) -> Composite | None:
+def _hard_swish(node: gs.Node, asked: Asked) -> Unary | None:
     """c x clip(x + 3, 0, 6), or c x hard_sigmoid(x) with slope 1/6, with products in any order."""
     for gate in factors(node, asked)[1]:
         bounded, straight = made_by(gate, "Clip", asked), made_by(gate, "HardSigmoid", asked)
@@ -182,6 +185,7 @@ _FORMS: Sequence[tuple[Form, frozenset[str], frozenset[str]]] = [
     (_silu, frozenset({"Mul"}), frozenset({"Div", "Sigmoid"})),
     (_hard_swish, _PRODUCTS, frozenset({"Add", "Clip", "HardSigmoid"})),
     (standardised, _PRODUCTS, frozenset({"Add", "Pow", "ReduceMean", "Reciprocal", "Sqrt", "Sub"})),
+    (attention, frozenset({"MatMul"}), frozenset({"Add", "Div", "Mul", "Reshape", "Softmax", "Where"})),
     (folded, frozenset({"Add"}), frozenset({"Div", "Mul", "Pow", "ReduceMean", "Reciprocal", "Sqrt", "Sub"})),
 ]
 """Each kind, the operators that may end it, and those inside."""

@@ -18,7 +18,8 @@ from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inputs_of, key_
 from onnx_attribution.graph_tools.operators import VJP, ZERO_DERIVATIVE, NodeView, Rule, RuleTable
 from onnx_attribution.graph_tools.operators.gates import unsteady
 from onnx_attribution.graph_tools.operators.registry import Walk
-from onnx_attribution.graph_tools.walk.composites import Composite, composites
+from onnx_attribution.graph_tools.walk.composites import composites
+from onnx_attribution.graph_tools.walk.forms import Composite
 
 Choose = Callable[[NodeView, Rule], Callable[..., Sequence[Value | None]]]
 
@@ -116,10 +117,12 @@ def walk_back(
         leads = [not x.is_empty() and x.name in active for x in inputs]
         if not any(leads) or all(carried is None for carried in came):
             continue
-        if (function := whole.get(id(node))) is not None and function[0].name in active:
-            x, back = function
-            made_whole = tuple(back(op, g) for g in came[0] or ())
-            arrived.setdefault(x.name, []).append(_wide(op, made_whole))
+        function = whole.get(id(node))
+        if (meant := function and function.where(active)) is not None:
+            parts = [meant.back(op, g) for g in came[0] or ()]
+            for x, *made_whole in zip(meant.inputs, *parts, strict=True):
+                if x.name in active:
+                    arrived.setdefault(x.name, []).append(_wide(op, tuple(made_whole)))
             continue
         rule = rules.table.get(key_of(node))
         if rule is None and _is_zero(node):

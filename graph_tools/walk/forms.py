@@ -5,15 +5,40 @@ Of tensors that somebody asks for, and of nodes that are not standard operators,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.ir.emit import Value, shape_of
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, shape_of
 from onnx_attribution.graph_tools.operators.transpose import known_inside, number_of
 
 Asked = frozenset[str]
 DEPTH = 4  # of nested products
+
+
+@dataclass(frozen=True)
+class Composite:
+    """A function of several nodes: the tensors that it reads, and the gradient of each by that of its result.
+
+    It is meant where nothing arrives by a tensor of `still`, which it reads too; else `otherwise`.
+    """
+
+    inputs: tuple[Value, ...]
+    back: Callable[[Emitter, Value], Sequence[Value]]
+    still: tuple[Value, ...] = ()
+    otherwise: Composite | None = None
+
+    def where(self, active: Collection[str]) -> Composite | None:
+        """The function that is meant where these tensors move; None where none of its inputs does."""
+        if any(x.name in active for x in self.still):
+            return self.otherwise and self.otherwise.where(active)
+        return self if any(x.name in active for x in self.inputs) else None
+
+
+def of_one(x: Value, back: Callable[[Emitter, Value], Value]) -> Composite:
+    """A function of one tensor."""
+    return Composite((x,), lambda op, g: (back(op, g),))
 
 
 def made_by(value: Value, operator: str, asked: Asked) -> gs.Node | None:
