@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from os import PathLike
 from types import TracebackType
@@ -18,7 +18,7 @@ from onnx_attribution.client import calls, messages
 from onnx_attribution.client.audit.stream import Asked, Audited, AuditProgress, Log
 from onnx_attribution.client.calls import Answer, Call, Listing
 from onnx_attribution.client.channel import Link, Tls
-from onnx_attribution.client.errors import translated
+from onnx_attribution.client.errors import LOST, translated
 from onnx_attribution.client.measure import Sent, told
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
 from onnx_attribution.client.streams import AsyncStream
@@ -122,7 +122,7 @@ class AsyncClient:
             )
             with translated():
                 return self._stubs["AttributionService"].StreamAttribute(
-                    request, timeout=end - time.monotonic()
+                    request, timeout=end - time.monotonic(), model=model
                 )
 
         return AsyncStream(begin)
@@ -142,7 +142,7 @@ class AsyncClient:
         report = progress or (lambda _: None)
         while not log.is_over:
             room, failure = asyncio.Semaphore(0), list[BaseException]()
-            call = self._stubs["AttributionService"].Audit()
+            call = self._stubs["AttributionService"].Audit(model=model)
             sending = asyncio.create_task(self._send(call, log, left, room, failure))
             try:
                 with translated():
@@ -309,9 +309,16 @@ class AsyncClient:
 
     async def _ask(self, call: Call[Answer], timeout: float | None) -> Answer:
         ask = getattr(self._stubs[call.service], call.name)
-        with translated():
-            response = await ask(call.message, timeout=seconds(timeout, call.seconds))
-        return call.read(response)
+        end, retrying = time.monotonic() + seconds(timeout, call.seconds), messages.Retrying()
+        while True:
+            try:
+                with translated():
+                    left = end - time.monotonic()
+                    return call.read(await ask(call.message, timeout=left, model=call.model))
+            except NotReady as error:
+                if error.code != LOST or isinstance(call.message, Iterator):
+                    raise  # the channel itself has tried again
+                await asyncio.sleep(retrying.delay(error))
 
     async def _list(self, call: Listing[Answer], timeout: float | None) -> list[Answer]:
         """The entries of all pages."""

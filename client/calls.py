@@ -39,6 +39,8 @@ class Call(Generic[Answer]):
     message: Any
     read: Callable[[Any], Answer]
     seconds: float = UNARY_SECONDS
+    model: str = ""
+    """The model that it is about, if it is about one that is served already."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Listing(Generic[Answer]):
 
 
 def predict(model: str, inputs: Mapping[str, ArrayLike], outputs: Sequence[str]) -> Call[dict[str, Array]]:
-    return Call(PREDICTION, "Predict", messages.to_predict(model, inputs, outputs), messages.from_prediction)
+    message = messages.to_predict(model, inputs, outputs)
+    return Call(PREDICTION, "Predict", message, messages.from_prediction, model=model)
 
 
 def intervene(
@@ -65,7 +68,7 @@ def intervene(
     donors: Mapping[str, ArrayLike] | None,
 ) -> Call[Intervened]:
     message = messages.to_intervene(model, inputs, interventions, target, outputs, donors)
-    return Call("AttributionService", "Intervene", message, from_answer, STREAM_SECONDS)
+    return Call("AttributionService", "Intervene", message, from_answer, STREAM_SECONDS, model)
 
 
 def models() -> Listing[ModelInfo]:
@@ -73,7 +76,7 @@ def models() -> Listing[ModelInfo]:
 
 
 def model(name: str) -> Call[ModelInfo]:
-    return Call("ModelService", "GetModel", pb.GetModelRequest(model=name), _model)
+    return Call("ModelService", "GetModel", pb.GetModelRequest(model=name), _model, model=name)
 
 
 def layers(name: str, pattern: str) -> Listing[LayerInfo]:

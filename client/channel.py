@@ -19,6 +19,9 @@ from onnx_attribution.proto.wire import serialised
 __all__ = ["Link", "Tls"]
 
 TOKEN = re.compile(r"[!-~]+")
+TIMEOUT, MODEL = "x-attribution-timeout", "multiplexed_model_id"
+"""Metadata of each call: its seconds, and whom to give it to where models are spread over replicas."""
+Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,24 @@ class Link:
         return kind.insecure_channel(self.address, options)
 
     def stub(self, kind: Callable[[Any], Any], channel: Any) -> Any:
-        """A stub whose calls carry the token, and whose messages may be written already."""
+        """A stub whose calls carry the token, the seconds that they have and, where it is given, the `model`: proxies
+        pass on what they know nothing of. Messages may be written already."""
         stub = kind(_Sending(channel))
-        if self.token is not None:
-            metadata = (("authorization", f"Bearer {self.token}"),)
-            for name, call in list(vars(stub).items()):
-                setattr(stub, name, partial(call, metadata=metadata))
+        own = () if self.token is None else (("authorization", f"Bearer {self.token}"),)
+        for name, call in list(vars(stub).items()):
+            setattr(stub, name, partial(_told, call, own))
         return stub
+
+
+def _told(
+    call: Any, own: Metadata, *message: Any, timeout: float | None = None, model: str = "", **options: Any
+) -> Any:
+    metadata = own
+    if timeout is not None:
+        metadata += ((TIMEOUT, f"{timeout:.6g}"),)
+    if model and model.isascii() and model.isprintable():
+        metadata += ((MODEL, model),)
+    return call(*message, timeout=timeout, metadata=metadata or None, **options)
 
 
 class _Sending:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self, cast
@@ -18,10 +19,11 @@ from onnx_attribution.client.audit.answers import Audit
 from onnx_attribution.client.audit.stream import Asked, Audited, AuditProgress, Log
 from onnx_attribution.client.calls import Answer, Call, Listing
 from onnx_attribution.client.channel import Link, Tls
-from onnx_attribution.client.errors import translated
+from onnx_attribution.client.errors import LOST, translated
 from onnx_attribution.client.measure import Sent, told
 from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
 from onnx_attribution.client.streams import Stream
+from onnx_attribution.errors import NotReady
 from onnx_attribution.importance import Importance, Measuring, begin
 from onnx_attribution.interventions import Intervened, Intervention
 from onnx_attribution.methods import MethodInfo
@@ -125,7 +127,7 @@ class Client:
         def begin() -> Any:
             with translated():
                 return self._stubs["AttributionService"].StreamAttribute(
-                    request, timeout=end - time.monotonic()
+                    request, timeout=end - time.monotonic(), model=model
                 )
 
         return Stream(begin)
@@ -155,7 +157,10 @@ class Client:
             for one in items
         )
         return Audit(
-            self._stubs["AttributionService"].Audit, Log(model, options, window), named, progress
+            partial(self._stubs["AttributionService"].Audit, model=model),
+            Log(model, options, window),
+            named,
+            progress,
         ).answers()
 
     def importance(
@@ -266,9 +271,16 @@ class Client:
 
     def _ask(self, call: Call[Answer], timeout: float | None) -> Answer:
         ask = getattr(self._stubs[call.service], call.name)
-        with translated():
-            response = ask(call.message, timeout=seconds(timeout, call.seconds))
-        return call.read(response)
+        end, retrying = time.monotonic() + seconds(timeout, call.seconds), messages.Retrying()
+        while True:
+            try:
+                with translated():
+                    left = end - time.monotonic()
+                    return call.read(ask(call.message, timeout=left, model=call.model))
+            except NotReady as error:
+                if error.code != LOST or isinstance(call.message, Iterator):
+                    raise  # the channel itself has tried again
+                time.sleep(retrying.delay(error))
 
     def _list(self, call: Listing[Answer], timeout: float | None) -> list[Answer]:
         """The entries of all pages."""

@@ -11,8 +11,10 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from onnx_attribution import errors
 
-__all__ = ["from_rpc_error", "from_status", "translated"]
+__all__ = ["LOST", "from_rpc_error", "from_status", "translated"]
 
+LOST = "INTERNAL"
+"""What a call ends with, without a reason, where the process behind a proxy is gone."""
 CLASSES: Mapping[str, type[errors.AttributionError]] = {
     "OUT_OF_RANGE": errors.InvalidArgument,
     "ABORTED": errors.NotReady,
@@ -67,6 +69,8 @@ def from_status(status: status_pb2.Status) -> errors.AttributionError:
 
 def _error(code: str, text: str, status: status_pb2.Status) -> errors.AttributionError:
     info, violations, precondition = _details(status)
+    if code == LOST and not info.reason:  # not of our server, but of what stands before it or runs it
+        return errors.NotReady("the call was lost: the process that answered it has ended", code=code)
     reason = errors.Reason(info.reason) if info.reason else None
     kind = _kind(code, reason, precondition)
     if kind is errors.Overloaded and "larger than max" in text:

@@ -76,7 +76,8 @@ Inputs = Mapping[str, ArrayLike] | ArrayLike
 Report = Callable[[Progress | Revision], None]
 
 # Streams are left out: grpcio's retries keep a broken stream open past its deadline.
-_RETRY = {
+_SERVICE = {
+    "loadBalancingConfig": [{"round_robin": {}}],  # over all addresses of a name, as dns:///servers:8081
     "methodConfig": [
         {
             "name": [
@@ -93,10 +94,10 @@ _RETRY = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
-    ("grpc.service_config", json.dumps(_RETRY)),
+    ("grpc.service_config", json.dumps(_SERVICE)),
     ("grpc.max_send_message_length", -1),  # the server states the limit
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -346,13 +347,19 @@ class Resuming:
 
     def __init__(self) -> None:
         self._retrying = Retrying()
-        self._is_accepted = self._is_closed = False
+        self._is_accepted = self._is_closed = self._has_resumed = False
 
     def delay(self, error: NotReady) -> float:
         """Seconds to wait before the next attempt. Raises: NotReady, the given one, if there is to be none."""
         if self._is_closed:
             raise error
-        return self._retrying.delay(error)
+        seconds = self._retrying.delay(error)
+        self._has_resumed = True
+        return seconds
+
+    def told(self, event: Event) -> Event:
+        """The event; the end says whether the stream was asked for again."""
+        return replace(event, resumed=self._has_resumed) if isinstance(event, Completed) else event
 
     def is_new(self, event: Event) -> bool:
         """Whether an event is one for the caller: what was accepted once is not told again."""
@@ -371,7 +378,7 @@ def best(revisions: Mapping[int, Attribution], completed: Completed | None) -> A
     """The revision that the server calls best. Raises: ServerBug for a stream that lacks it."""
     if completed is None or completed.best_revision not in revisions:
         raise ServerBug("the server's stream ended without a result")
-    return revisions[completed.best_revision]
+    return replace(revisions[completed.best_revision], resumed=completed.resumed)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Stream(Iterator[Event]):
                 continue
             event = self._assembler.feed(message)
             if event is not None and self._resuming.is_new(event):
-                return event
+                return self._resuming.told(event)
 
     def close(self) -> None:
         self._resuming.close()
@@ -82,7 +82,7 @@ class AsyncStream(AsyncIterator[Event]):
                 break
             event = self._assembler.feed(message)
             if event is not None and self._resuming.is_new(event):
-                return event
+                return self._resuming.told(event)
         raise StopAsyncIteration
 
     async def aclose(self) -> None:

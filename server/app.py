@@ -315,13 +315,14 @@ def serve(settings: Settings) -> None:
     engine = engine_of(settings, metrics)
     try:
         repository = Repository(engine, settings.models)
-        repository.start(_log_skipped)
+        repository.start(log_skipped)
         asyncio.run(_serve(engine, settings, repository, metrics))
     finally:
         engine.close()
 
 
-def _log_skipped(file: Path, why: str) -> None:
+def log_skipped(file: Path, why: str) -> None:
+    """A file of a model directory that is not served."""
     log.warning("skipped", file=str(file), why=why)
 
 
@@ -439,4 +440,5 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
         ("grpc.http2.max_ping_strikes", 2),
+        *([("grpc.max_connection_age_ms", int(1000 * age))] if (age := settings.connection_seconds) else []),
     ]

@@ -120,6 +120,12 @@ class Settings(BaseSettings):
         default=120, gt=0, description="An audit ends whose client has sent nothing for so long."
     )
 
+    connection_seconds: float = Field(
+        default=0,
+        ge=0,
+        description="Connections end after about so long, once their calls have, so that clients that balance see new "
+        "servers; 0: never.",
+    )
     lame_duck_seconds: float | None = Field(
         default=None,
         ge=0,

@@ -276,7 +276,8 @@ class Attribution:
     all of them less `value - baseline_value`; NaN for those of several targets of which they are none. `several`:
     whether the request names `targets`, so that the arrays have an axis for them. `flow` is there for methods whose
     attributions sum to the change at a cut. `supports` is there for methods whose attributions are 0 outside of one:
-    one for each sample, of several targets all samples of the first, then all of the second, and so on.
+    one for each sample, of several targets all samples of the first, then all of the second, and so on. `resumed`:
+    whether a client had to ask once more, because the stream had broken.
     """
 
     method: str
@@ -293,6 +294,7 @@ class Attribution:
     several: bool = False
     flow: Flow | None = None
     supports: tuple[Support, ...] = ()
+    resumed: bool = False
 
     @property
     def target(self) -> ResolvedTarget:
@@ -368,6 +370,8 @@ class Completed:
 
     stop_reason: StopReason
     best_revision: int
+    resumed: bool = False
+    """Of a client: the stream had broken, and the request was asked once more."""
 
 
 Event = Accepted | Progress | Revision | Completed
