@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -23,8 +22,6 @@ from tests.definitions.network import drawn
 from tests.methods.toys import model
 
 Floats = NDArray[Any]
-DATA = Path(os.environ.get("ONNX_ATTRIBUTION_TEST_DATA", "")) / "models"
-needs_data = pytest.mark.skipif(not DATA.is_dir() or Path("models") == DATA, reason="needs the model files")
 NET, X, OTHERS = drawn(3)
 F32 = X.astype(np.float32)
 
@@ -237,16 +234,15 @@ def without_channels(
     raise KeyError(weight)
 
 
-def digits() -> Floats:
-    images = np.load(DATA / "_samples" / "mnist_t10k_first2000.npz")["x"][:5, None]
+def digits(models: Path) -> Floats:
+    images = np.load(models / "_samples" / "mnist_t10k_first2000.npz")["x"][:5, None]
     return np.asarray((images / 255 - 0.1307) / 0.3081, np.float32)
 
 
-def photographs() -> Floats:
-    return np.asarray(np.load(DATA / "cifar10-wide-kw" / "examples.npz")["x"])
+def photographs(models: Path) -> Floats:
+    return np.asarray(np.load(models / "cifar10-wide-kw" / "examples.npz")["x"])
 
 
-@needs_data
 @pytest.mark.parametrize(
     ("name", "read", "cases"),
     [
@@ -258,9 +254,13 @@ def photographs() -> Floats:
     ],
 )  # fmt: skip
 def test_removed_channels_of_trained_networks_are_those_without_weights(
-    engine: Engine, name: str, read: Callable[[], Floats], cases: list[tuple[str, str, list[int]]]
+    engine: Engine,
+    shared: Path,
+    name: str,
+    read: Callable[[Path], Floats],
+    cases: list[tuple[str, str, list[int]]],
 ) -> None:
-    file, x = DATA / name / "model.onnx", read()
+    file, x = shared / "models" / name / "model.onnx", read(shared / "models")
     proto = onnx.load(file)
     engine.add(name, file)
     edits = [Edit(layer, channels) for layer, _, channels in cases]
