@@ -1,6 +1,7 @@
 """Networks without biases: where what is multiplied by a positive number at the sources is multiplied by it everywhere.
 
-From a baseline of zeros such a network's path is a ray along which every gradient is the same.
+From a baseline of zeros such a network's path is a ray along which every gradient is the same. So it is where only the
+target, or what leads on from the layers to it without a bend, has a constant added.
 """
 
 from __future__ import annotations
@@ -36,22 +37,28 @@ _SPREADING = frozenset({"Cast", "Constant", "Expand", "Identity", "Reshape", "Sq
 _ACTIVATIONS = frozenset({"", "LeakyRelu", "Relu"})
 
 
-def is_homogeneous(graph: gs.Graph, sources: Sequence[str], target: str, layers: Sequence[str] = ()) -> bool:
-    """Whether the target and the layers are positively homogeneous of degree 1 in the sources.
+def is_homogeneous(
+    graph: gs.Graph, sources: Sequence[str], target: str, layers: Sequence[str] = (), shifted: bool = False
+) -> bool:
+    """Whether the target and the layers are positively homogeneous of degree 1 in the sources; `shifted`: the target
+    may be so but for a constant that is added.
 
     A True is a proof by operators, attributes and constants; False means that there is none.
     """
-    scaled, fixed = _Degrees(sources), (target, *layers)
+    scaled = _Degrees(sources)
     for node in graph.nodes:
         scaled.follow(node)
-    return all(name in scaled.ones for name in fixed)
+    known = scaled.ones | scaled.shifted if shifted else scaled.ones
+    return target in known and all(name in scaled.ones for name in layers)
 
 
 class _Degrees:
-    """The tensors that are multiplied as the sources are, those that stay as they are, and all others."""
+    """The tensors that are multiplied as the sources are, those that are but for a constant, those that stay as they
+    are, and all others."""
 
     def __init__(self, sources: Sequence[str]) -> None:
         self.ones = set(sources)
+        self.shifted: set[str] = set()
         self._sources = frozenset(sources)
         self._unknown: set[str] = set()
 
@@ -62,19 +69,25 @@ class _Degrees:
         values = [x for x in inputs_of(node) if not x.is_empty()]
         if any(x.name in self._unknown for x in values):
             self._unknown.update(z.name for z in made)
-        elif any(x.name in self.ones for x in values) and not self._stays(node):
+        elif any(self._moves(x) for x in values) and not self._stays(node):
             places = {z.name for z in node.outputs[1:]} if node.op in _FIRST_ONLY else set()
             found = [z.name for z in made if z.name not in places]
-            (self.ones if self._scales(node) and all(map(is_float, made[:1])) else self._unknown).update(
-                found
-            )
+            if not all(map(is_float, made[:1])):
+                self._unknown.update(found)
+            elif self._scales(node):
+                self.ones.update(found)
+            else:
+                (self.shifted if self._adds(node) else self._unknown).update(found)
+
+    def _moves(self, value: Value) -> bool:
+        return value.name in self.ones or value.name in self.shifted
 
     def _stays(self, node: gs.Node) -> bool:
         return key_of(node) in {("", op) for op in _SIGNS} and self._all(node.inputs)
 
     def _scales(self, node: gs.Node) -> bool:
         domain, operator = key_of(node)
-        if graphs_of(node):
+        if graphs_of(node) or any(x.name in self.shifted for x in node.inputs):
             return False
         if (domain, operator) == ("com.microsoft", "FusedConv"):
             return node.attrs.get("activation", "") in _ACTIVATIONS and self._linear(
@@ -100,6 +113,18 @@ class _Degrees:
         ):
             return False
         return self._linear(node, rule.linear)
+
+    def _adds(self, node: gs.Node) -> bool:
+        """Whether the node is linear in what moves, whatever it adds to it."""
+        domain, operator = key_of(node)
+        rule = OPERATORS.get((domain, operator))
+        moving = {k for k, x in enumerate(node.inputs) if self._moves(x)}
+        if domain or rule is None or graphs_of(node):
+            return False
+        if operator == "BatchNormalization":
+            return moving == {0} and not node.attrs.get("training_mode", 0)
+        plain = operator not in _SHIFTED and rule.linear_if is None
+        return plain and any(moving <= group for group in rule.linear)
 
     def _linear(self, node: gs.Node, groups: Iterable[Iterable[int]]) -> bool:
         """Whether the node is linear in what moves and adds nothing else."""

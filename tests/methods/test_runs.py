@@ -67,3 +67,29 @@ def test_a_hidden_source_that_is_the_target_has_its_value(method: str) -> None:
         )
         found = values(engine.attribute(asked))
     np.testing.assert_allclose(found, [[0, np.e, 0]] * 2)
+
+
+@pytest.mark.parametrize("method", ["neuron_ig", "integrated_gradients"])
+def test_a_network_whose_only_bias_is_its_last_takes_the_ends_of_the_path(
+    runs: list[int], method: str
+) -> None:
+    rng = np.random.default_rng(0)
+    first, last = rng.normal(size=(3, 8)).astype(np.float32), rng.normal(size=(8, 2)).astype(np.float32)
+    text = "(float[N,3] x) => (float[N,2] y) { a = MatMul(x, V)  h = Relu(a)  y = Gemm(h, W, b) }"
+    x = np.array([[0.5, -1.0, 2.0]], np.float32)
+    with Engine(provider="cpu") as engine:
+        engine.add("net", model(text, V=first, W=last, b=np.array([3.0, -1.0], np.float32)))
+        layers = ["h"] if method == "neuron_ig" else []
+        request = AttributionRequest("net", {"x": x}, method, layers, target=1)
+        engine.attribute(request)
+        del runs[:]
+        answer = engine.attribute(request)
+    h = np.maximum(x @ first, 0)
+    inward = (last[:, 1] * (h[0] > 0)) @ first.T * x
+    expected = h * last[:, 1] if method == "neuron_ig" else inward
+    assert runs == [2]
+    (layer,) = answer.layers.values()
+    np.testing.assert_allclose(
+        np.asarray(layer.values, np.float64).reshape(1, -1), expected.reshape(1, -1), rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(answer.target.baseline_value, -1, rtol=1e-6)

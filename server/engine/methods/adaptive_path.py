@@ -200,10 +200,11 @@ class Paths:
         alone = [layer for layer in layers if resolved.cuts[layer]]
         self._joint = resolved.recipe.sums_to_change and not alone and model.is_joint_cut(resolved.choice)
         ray = model.is_homogeneous(resolved.choice)
-        zero = _from_zero(resolved) if ray else np.zeros(samples.count, np.bool_)
+        self._is_shifted = not ray and model.is_homogeneous(resolved.choice, shifted=True)
+        zero = _from_zero(resolved) if ray or self._is_shifted else np.zeros(samples.count, np.bool_)
         self.samples = [
-            Sample(self._adaptive(k, ray), limit, {0.0: 0.0} if ray else {})
-            for k, ray in enumerate(zero.tolist())
+            Sample(self._adaptive(k, is_ray), limit, {0.0: 0.0} if is_ray and ray else {})
+            for k, is_ray in enumerate(zero.tolist())
         ]
 
     @property
@@ -229,7 +230,7 @@ class Paths:
             tolerance=self._at.tolerance or 0.0,
             layers=(*layers, TOGETHER) if self._joint else layers,
             straight=straight or None,
-            ray=ray,
+            ray=((0.0, 1.0) if self._is_shifted else (1.0,)) if ray else (),
             few_rounds=self._is_small,
         )
 

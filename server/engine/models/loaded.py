@@ -398,11 +398,12 @@ class LoadedModel(ReadModel):
             lambda: is_joint_cut(self.nodes, choice.sources, choice.target, list(choice.layers)),
         )
 
-    def is_homogeneous(self, choice: Choice) -> bool:
-        """Whether gradients and activations of the layers are alike all along a ray from zero."""
+    def is_homogeneous(self, choice: Choice, shifted: bool = False) -> bool:
+        """Whether gradients and activations of the layers are alike all along a ray from zero; `shifted`: the target
+        may have a value at zero."""
         return self._facts.get(
-            ("homogeneous", choice),
-            lambda: is_homogeneous(self.graph, choice.sources, choice.target, choice.layers),
+            ("homogeneous", choice, shifted),
+            lambda: is_homogeneous(self.graph, choice.sources, choice.target, choice.layers, shifted),
         )
 
     def cut_sets(self, choice: Choice) -> tuple[tuple[str, ...], ...]:

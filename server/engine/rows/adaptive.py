@@ -308,8 +308,8 @@ class Adaptive(Refinement):
     """The rows of one sample, which are kept.
 
     `conductance`: the integral of g dh, which differs by layer; otherwise the mean of g, whose error is judged after
-    multiplication by `straight[layer]`, x - x'. `ray`: the gradient is known to be the same all along, so that the row
-    at alpha = 1 is enough.
+    multiplication by `straight[layer]`, x - x'. `ray`: where the gradient is known to be the same all along and the
+    path to begin at zero, so that the row at alpha = 1 is enough, the rows that tell the change of the target.
     """
 
     def __init__(
@@ -319,15 +319,15 @@ class Adaptive(Refinement):
         tolerance: float,
         layers: Sequence[str],
         straight: Mapping[str, NDArray[Any]] | None = None,
-        ray: bool = False,
+        ray: Sequence[float] = (),
         few_rounds: bool = False,
     ) -> None:
         scales = {} if conductance or straight is None else straight
         self._kept = {name: _Kept(Stored(conductance, scales.get(name))) for name in layers}
         super().__init__(self._kept, tolerance, few_rounds)
-        self._ray = ray
+        self._ray = bool(ray)
         if ray:
-            self._asked = [1.0]
+            self._asked = list(ray)
 
     def add(
         self, alphas: Iterable[float], rows: Mapping[str, tuple[NDArray[Any], NDArray[Any] | None]]

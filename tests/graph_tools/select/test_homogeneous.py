@@ -50,6 +50,21 @@ OTHERS = {
     "only a sign": "y = Sign(x)",
 }
 
+LINEAR = {
+    "an added constant",
+    "a choice of a constant",
+    "a mean of batches",
+    "joined to a constant",
+    "padded by ones",
+}
+"""Those of the others that have a constant added and no bend along a ray."""
+SHIFTED = {
+    "a bias at the end": "h = MatMul(x, w)  r = Relu(h)  y = Gemm(r, w, b)",
+    "a constant that is carried on": "a = Add(x, b)  t = Transpose(a)  h = MatMul(t, w)  y = Sub(h, x)",
+    "a shift of a batch": "y = BatchNormalization (x, b, b, b, b)",
+    "padded by ones": "y = Pad(x, p, v)",
+}
+
 
 def made(body: str) -> onnx.ModelProto:
     return parsed(f"(float[4,4] x) => (float y) <{WEIGHTS}> {{ {body} }}")
@@ -75,6 +90,31 @@ def test_what_does_not_multiply_is_not_taken_for_it(body: str) -> None:
     model = made(body)
     assert deviation(model) > 1e-3
     assert not is_homogeneous(graph_of(model), ["x"], "y")
+
+
+@pytest.mark.parametrize("body", SHIFTED.values(), ids=SHIFTED)
+def test_a_constant_that_is_added_shifts_the_target(body: str) -> None:
+    model = made(body)
+    x = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    zero, once, thrice = (
+        np.asarray(next(iter(ReferenceEvaluator(model).run(["y"], {"x": np.float32(k) * x}))), np.float64)
+        for k in (0, 1, 3)
+    )
+    assert np.abs(zero).max() > 0.5
+    np.testing.assert_allclose(thrice - zero, 3 * (once - zero), atol=1e-5)
+    assert not is_homogeneous(graph_of(model), ["x"], "y")
+    assert is_homogeneous(graph_of(model), ["x"], "y", shifted=True)
+
+
+@pytest.mark.parametrize("name", OTHERS.keys() - LINEAR)
+def test_what_bends_is_not_shifted(name: str) -> None:
+    body = OTHERS[name]
+    assert not is_homogeneous(graph_of(made(body)), ["x"], "y", shifted=True)
+
+
+def test_layers_are_not_shifted() -> None:
+    graph = graph_of(made("h = Gemm(x, w, b)  y = MatMul(h, w)"))
+    assert not is_homogeneous(graph, ["x"], "y", ["h"], shifted=True)
 
 
 def test_layers_must_multiply_as_the_target_does() -> None:

@@ -225,15 +225,25 @@ def test_several_layers_share_their_rows_until_all_have_converged() -> None:
 
 
 def test_a_ray_takes_the_row_at_one() -> None:
-    found, asked = followed(column(lambda a: np.ones_like(a)), column(lambda a: 4 * a), ray=True, change=4.0)
+    found, asked = followed(column(lambda a: np.ones_like(a)), column(lambda a: 4 * a), ray=[1.0], change=4.0)
     assert [list(alphas) for alphas in asked] == [[1.0]]
     assert found.how == "one row"
     assert found.converged
     assert one(found) == 4
 
 
+def test_a_ray_to_a_shifted_target_takes_its_ends() -> None:
+    def g(a: Floats) -> Floats:
+        return np.where(a > 0, 1.0, np.nan)  # what a kink at zero gives
+
+    found, asked = followed(column(g), column(lambda a: 4 * a), ray=[0.0, 1.0], change=4.0)
+    assert [list(alphas) for alphas in asked] == [[0.0, 1.0]]
+    assert found.converged
+    assert one(found) == 4
+
+
 def test_a_ray_that_is_none_is_found_out_by_the_change() -> None:
-    found, _ = followed(column(exponential), column(lambda a: a), ray=True, change=np.e - 1)
+    found, _ = followed(column(exponential), column(lambda a: a), ray=[1.0], change=np.e - 1)
     assert one(found) == pytest.approx(np.e - 1, rel=0.01)
     assert found.rows > 1
 
