@@ -192,6 +192,7 @@ class Paths:
         self.model, self.resolved, self.memory, self.conductance = model, resolved, memory, at.conductance
         self.row_bytes = _kept_bytes(model, resolved)
         self._is_small = model.bytes_per_row(samples.runs[0].x) < SMALL
+        self._is_smooth = model.is_smooth(resolved.choice)
         limit = min(at.max_steps + 1, max(memory // self.row_bytes, 3))
         self._weighs = not at.conductance and resolved.recipe.reduce is contribution
         self._ends = (
@@ -232,6 +233,7 @@ class Paths:
             straight=straight or None,
             ray=((0.0, 1.0) if self._is_shifted else (1.0,)) if ray else (),
             few_rounds=self._is_small,
+            smooth=self._is_smooth,
         )
 
     def refine(self, numbers: Sequence[int]) -> Generator[int, object, object]:

@@ -38,6 +38,7 @@ from onnx_attribution.graph_tools.select.layers import (
 )
 from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.graph_tools.select.names import resolve
+from onnx_attribution.graph_tools.select.smooth import is_smooth
 from onnx_attribution.graph_tools.select.sources import default_sources, held, token_tensors, words
 from onnx_attribution.graph_tools.select.targets import (
     float_before_outputs,
@@ -404,6 +405,13 @@ class LoadedModel(ReadModel):
         return self._facts.get(
             ("homogeneous", choice, shifted),
             lambda: is_homogeneous(self.graph, choice.sources, choice.target, choice.layers, shifted),
+        )
+
+    def is_smooth(self, choice: Choice) -> bool:
+        """Whether the network is known to have no kinks between the sources and the target."""
+        return self._facts.get(
+            ("smooth", choice.sources, choice.target),
+            lambda: is_smooth(self.nodes, choice.sources, choice.target),
         )
 
     def cut_sets(self, choice: Choice) -> tuple[tuple[str, ...], ...]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.server.engine.rows import chebyshev
-from onnx_attribution.server.engine.rows.segments import Segments, Splits
+from onnx_attribution.server.engine.rows.segments import Curves, Segments, Splits
 from onnx_attribution.server.engine.rows.spectral import Spectral
 from onnx_attribution.server.engine.rows.stored import Floats, Found, Measured, Stored
 
@@ -294,8 +294,8 @@ class Layer:
 class _Kept(Layer):
     """One whose rows are kept."""
 
-    def __init__(self, rows: Stored) -> None:
-        super().__init__(rows, Spectral(rows), Segments(rows))
+    def __init__(self, rows: Stored, smooth: bool) -> None:
+        super().__init__(rows, Spectral(rows, smooth), (Curves if smooth else Segments)(rows))
         self.stored = rows
 
     def one_row(self) -> None:
@@ -310,6 +310,7 @@ class Adaptive(Refinement):
     `conductance`: the integral of g dh, which differs by layer; otherwise the mean of g, whose error is judged after
     multiplication by `straight[layer]`, x - x'. `ray`: where the gradient is known to be the same all along and the
     path to begin at zero, so that the row at alpha = 1 is enough, the rows that tell the change of the target.
+    `smooth`: the network is known to have no kinks.
     """
 
     def __init__(
@@ -321,9 +322,10 @@ class Adaptive(Refinement):
         straight: Mapping[str, NDArray[Any]] | None = None,
         ray: Sequence[float] = (),
         few_rounds: bool = False,
+        smooth: bool = False,
     ) -> None:
         scales = {} if conductance or straight is None else straight
-        self._kept = {name: _Kept(Stored(conductance, scales.get(name))) for name in layers}
+        self._kept = {name: _Kept(Stored(conductance, scales.get(name)), smooth) for name in layers}
         super().__init__(self._kept, tolerance, few_rounds)
         self._ray = bool(ray)
         if ray:

@@ -63,3 +63,12 @@ def jumps(level: int) -> Floats:
     """`[2, i]`: how far the first and the last value, taken away, are from what the others extrapolate to."""
     w = barycentric(level)
     return np.stack([-w / w[0], -w / w[-1]])
+
+
+@functools.cache
+def coefficients(level: int) -> Floats:
+    """`[degree, i]`: those of the Chebyshev polynomials of which the polynomial through the nodes is the sum."""
+    found = np.cos(np.outer(np.arange(level + 1), np.pi * np.arange(level + 1) / level)) * 2 / level
+    found[:, [0, -1]] /= 2
+    found[[0, -1]] /= 2
+    return np.asarray(found)

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnx_attribution.server.engine.rows import cubic
 from onnx_attribution.server.engine.rows.stored import Floats, Found, Measured, Stored
 
 SURE, LUCK = 1.5, 0.5
 """Times what the model of errors expects: SURE where many add up, as much as LUCK more where one may be all."""
+BENT, APART = 1.15, 0.7
+"""Times the error that is expected of parabolas; times how far these are apart: the least that their mean is wrong."""
 ROUNDED = 1e-3
 """Of the largest error so far, what is left of squares in float32 once these are taken off."""
 
@@ -129,6 +132,52 @@ class Segments(Splits):
                 self.size += sign * float(np.abs(self._rows.weighed(piece, part)).sum())
                 norms += np.abs(self._rows.weighed(varies, part)).sum(axis=1)
         return [float(norm) for norm in norms]
+
+
+class Curves(Segments):
+    """Those of a network without kinks: with parabolas, where these agree well enough.
+
+    By how much two parabolas about a segment are less apart than a kink in it would make them, the error of their mean
+    is less than what they are apart, as from one order to the next. All is added up anew from round to round.
+    """
+
+    def refresh(self) -> None:
+        alphas = self._rows.alphas
+        found, self.size, squares = np.zeros(self._rows.size), 0.0, np.zeros(self._rows.size)
+        agreement = self._agreement(alphas)
+        if agreement is None:
+            self.nodes = []  # sums of another kind
+            super().refresh()
+            return
+        apart, parts = np.zeros(self._rows.size), np.zeros(len(alphas) - 1)
+        bends = (agreement < 1)[:, None]
+        share = np.minimum(agreement, 1)[:, None] ** 2
+        for part, g, h in self._rows.blocks(alphas):
+            each = cubic.pieces(alphas, g, h)
+            sums = each.trapezoid + np.where(bends, each.bent, 0)
+            found[part] = sums.sum(axis=0)
+            self.size += float(np.abs(self._rows.weighed(sums, part)).sum())
+            left = each.kinked * share
+            squares[part] = (left**2).sum(axis=0)
+            apart[part] = (np.where(bends, each.apart, 0) ** 2).sum(axis=0)
+            parts += np.abs(self._rows.weighed(left, part)).sum(axis=1)
+        error = max(BENT * self._rows.measure(np.sqrt(squares)), APART * self._rows.measure(np.sqrt(apart)))
+        self.nodes, self.parts, self.stuck = list(alphas), parts.tolist(), [0] * len(parts)
+        self.found = [self._rows.found(found, error, self.size, "split")]
+
+    def _agreement(self, alphas: list[float]) -> Floats | None:
+        """Of each segment how far parabolas are apart, in units of what one kink would make them; None where rows are
+        not finite."""
+        apart, kinked = np.zeros(len(alphas) - 1), np.zeros(len(alphas) - 1)
+        for part, g, h in self._rows.blocks(alphas):
+            if not (np.isfinite(g).all() and np.isfinite(h).all()):
+                return None
+            each = cubic.pieces(alphas, g, h)
+            apart += np.abs(self._rows.weighed(each.apart, part)).sum(axis=1)
+            kinked += np.abs(self._rows.weighed(each.kinked, part)).sum(axis=1)
+        found = np.asarray(3**0.5 * apart / np.maximum(kinked, 1e-300))
+        found[[0, -1]] = np.maximum(found[[0, -1]], found[[1, -2]])  # one parabola tells little
+        return found
 
 
 def _many(sizes: Floats) -> float:

@@ -340,3 +340,43 @@ def test_rows_beside_those_wanted_are_taken_in_once_segments_are_split() -> None
     drive(found, lambda a: {"h": (g(a), a[:, None])})
     assert one(found) == pytest.approx(0.6859, abs=2e-4)
     assert found.rows <= 20
+
+
+SMOOTH_WAYS: tuple[Curve, ...] = (
+    lambda a: 1 / (1 + np.exp(-40 * (a - 0.3))),
+    lambda a: 1 / (1 + np.exp(-300 * (a - 0.02))),
+    lambda a: np.sin(14 * a),
+    lambda a: 1 / (1 + (25 * (a - 0.6)) ** 2),
+)
+
+
+@pytest.mark.parametrize("tolerance", [0.03, 0.003])
+def test_networks_without_kinks_take_less_than_half_of_the_rows(tolerance: float) -> None:
+    weights = np.linspace(-1, 2, 7)
+    fine = np.concatenate([np.linspace(0, 1 / 16, 40_001), np.linspace(1 / 16, 1, 40_001)[1:]])
+    rows = {False: 0, True: 0}
+    for way in SMOOTH_WAYS:
+
+        def g(a: Floats, way: Curve = way) -> Floats:
+            return np.exp(np.outer(way(a), weights))
+
+        def h(a: Floats, way: Curve = way) -> Floats:
+            return np.outer(way(a), np.sign(weights)) + np.outer(a, np.linspace(0, 1, 7))
+
+        gs, hs = g(fine), h(fine)
+        exact = (0.5 * (gs[1:] + gs[:-1]) * np.diff(hs, axis=0)).sum(axis=0)
+        for smooth in rows:
+            found, _ = followed(g, h, tolerance, change=float(exact.sum()), smooth=smooth)
+            assert found.converged
+            assert np.abs(found.sums()["h"] - exact).sum() <= tolerance * np.abs(exact).sum()
+            rows[smooth] += found.rows
+    assert rows[True] < rows[False] / 2
+
+
+def test_rows_that_are_not_finite_are_summed_as_those_of_any_network() -> None:
+    def g(a: Floats) -> Floats:
+        return np.stack([np.where(a > 0, np.exp(9 * a), np.nan), np.cos(9 * a)], axis=1)
+
+    found, _ = followed(g, lambda a: np.stack([a, a], axis=1), smooth=True)
+    exact = np.array([(np.exp(9) - 1) / 9, np.sin(9) / 9])
+    assert np.abs(found.sums()["h"] - exact).sum() <= found.errors()["h"] <= 0.011 * np.abs(exact).sum()
