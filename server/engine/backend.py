@@ -110,22 +110,25 @@ class Backend:
         self.tf32 = tf32
         self.devices = Devices(provider, devices or (0,))
 
-    def session(self, model: onnx.ModelProto, *, optimise: bool = True, arena: bool = True) -> Session:
-        """A session that holds the model; without `arena` it gives memory back after each run.
+    def session(
+        self, model: onnx.ModelProto, *, optimise: bool = True, arena: bool = True, alone: bool = False
+    ) -> Session:
+        """A session that holds the model; without `arena` it gives memory back after each run, `alone` it computes in
+        the thread that asks.
 
         Raises:
             ModelError: onnxruntime does not accept the model.
         """
         disabled = {"disabled_optimizers": DISABLED} if optimise else {}
         try:
-            return self._made(model, optimise, arena, disabled)
+            return self._made(model, optimise, arena, alone, disabled)
         except ModelError:
             raise
         except Exception as error:  # onnxruntime raises a dozen unrelated types
             failure = error
         if optimise:  # some fusions fail where what they fuse is an output too; nothing is fused then
             with contextlib.suppress(Exception):
-                return self._made(model, False, arena, {})
+                return self._made(model, False, arena, alone, {})
         unknown: dict[str, Any] = missing(failure)
         raise ModelError(
             f"onnxruntime does not accept the model: {text_of(failure)}",
@@ -134,9 +137,11 @@ class Backend:
         ) from failure
 
     def _made(
-        self, model: onnx.ModelProto, optimise: bool, arena: bool, extra: dict[str, list[str]]
+        self, model: onnx.ModelProto, optimise: bool, arena: bool, alone: bool, extra: dict[str, list[str]]
     ) -> Session:
         options = self._options(optimise, arena)
+        if alone:
+            options.intra_op_num_threads = 1
         linked, shared = linked_to(model if self.provider == "cpu" else for_device(model), options)
         text = linked.SerializeToString()
 

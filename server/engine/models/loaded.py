@@ -56,6 +56,10 @@ from onnx_attribution.server.engine.models.scheduler import Scheduler
 from onnx_attribution.values import EVERY_KIND, Array, LayerInfo
 
 LARGE = 1 << 30  # bytes of a row from which on sessions keep no memory between runs
+TINY = 1 << 16
+"""Bytes of a row up to which it is computed sooner than a second thread begins."""
+FEW_WEIGHTS = 1 << 18
+"""Numbers of a network that has such rows."""
 CAPACITY = 32  # sessions kept for one model; each may hold weights in another layout
 FACTS = 256  # answers kept about the graph, which never changes
 
@@ -86,7 +90,18 @@ class LoadedModel(ReadModel):
         self._proven: tuple[object, Session] | None = None
         self.apart: set[Choice] = set()  # of which each row needs a reference of its own
         self.undivided: set[object] = set()  # programs of which nothing is of the reference alone
-        self.is_large = self.bytes_per_row(self.network.example) > LARGE
+        row = self.bytes_per_row(self.network.example)
+        self.is_large, self.is_tiny = row > LARGE, row <= TINY and self._is_fixed_and_small()
+
+    def _is_fixed_and_small(self) -> bool:
+        """Whether no input tells the size of a row, and few numbers make up the network."""
+        graph, axes = self.network.model.graph, self.network.input_axes
+        sized = all(
+            dim.dim_value > 0 or k == axes.get(value.name)
+            for value in graph.input
+            for k, dim in enumerate(value.type.tensor_type.shape.dim)
+        )
+        return sized and sum(int(np.prod(one.dims)) for one in graph.initializer) <= FEW_WEIGHTS
 
     def fitting(self, inputs: Mapping[str, Array]) -> LoadedModel:
         """The model for inputs of these sizes: itself, or one in which a dimension's name says nothing of its size."""
@@ -160,7 +175,7 @@ class LoadedModel(ReadModel):
             return proven[1]
         del proven  # before the next one takes its memory
         program = build()
-        session = self.backend.session(program.model, arena=not self.is_large)
+        session = self.backend.session(program.model, arena=not self.is_large, alone=self.is_tiny)
         session.footprint = Footprint(program.model)
         return session
 

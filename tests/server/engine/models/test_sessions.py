@@ -8,12 +8,14 @@ from typing import Any
 from weakref import WeakSet
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Backend, Session
 from onnx_attribution.values import AttributionRequest
+from tests.methods.toys import model
 
 Data = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -61,3 +63,34 @@ def test_of_programs_of_gradients_those_stay_that_answer(
         )
         gc.collect()
         assert (len(count), len(alive)) == (made, kept)
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "alone"),
+    [
+        ("(float[N,8] x) => (float[N,8] y) { h = MatMul(x, W)  y = Tanh(h) }", 8, True),
+        ("(float[N,M] x) => (float[N,M] y) { h = Exp(x)  y = Tanh(h) }", 8, False),
+        ("(float[N,600] x) => (float[N,600] y) { h = MatMul(x, W)  y = Tanh(h) }", 600, False),
+        ("(float[N,9000] x) => (float[N,9000] y) { h = Exp(x)  y = Tanh(h) }", 9000, False),
+    ],
+    ids=["a tiny network", "rows of any size", "many weights", "large rows"],
+)
+def test_only_tiny_networks_are_computed_in_the_thread_that_asks(
+    text: str, width: int, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = list[int]()
+    make = ort.InferenceSession
+
+    def noted(model: bytes, options: ort.SessionOptions, **more: Any) -> ort.InferenceSession:
+        threads.append(options.intra_op_num_threads)
+        return make(model, options, **more)
+
+    weights = {"W": np.full((width, width), 0.01, np.float32)} if "W" in text else {}
+    with Engine(provider="cpu", threads=3) as engine:
+        engine.add("net", model(text, **weights))
+        engine.predict("net", {"x": np.zeros((1, width), np.float32)})
+        monkeypatch.setattr(ort, "InferenceSession", noted)
+        engine.attribute(
+            AttributionRequest("net", {"x": np.ones((1, width), np.float32)}, "gradient", target=0)
+        )
+    assert (1 in threads) == alone  # others look at the file as it is
