@@ -18,13 +18,15 @@ import numpy as np
 import typer
 
 from onnx_attribution.client.audit.data import Dataset, Item
+from onnx_attribution.client.audit.requirements import Requirement
 from onnx_attribution.client.audit.requirements import parse as parse_requirement
 from onnx_attribution.client.niwt.unit_names import UnitNames, read_names
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.methods import Method
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Asker, Place, asking
 from onnx_attribution.server.cli.bundles import bundled
-from onnx_attribution.server.cli.chosen import MOST_LAYERS, aim_of, layers_of, methods_of
+from onnx_attribution.server.cli.chosen import MOST_LAYERS, aim_of, has_derivatives, layers_of, methods_of
 from onnx_attribution.server.cli.dataset import read_dataset
 from onnx_attribution.server.cli.inputs import parse_rows, read_baselines
 from onnx_attribution.server.cli.masks import with_masks
@@ -33,6 +35,8 @@ from onnx_attribution.server.cli.progress import progress
 from onnx_attribution.server.cli.status import FAILED, UNMET, say
 
 DEFAULTS = "gradient,gradient_x_activation,integrated_gradients,deeplift_rescale"
+FREE = "occlusion,kernel_shap"
+"""Methods that need no derivatives."""
 PACKAGES = ("onnx-attribution", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "scipy", "scikit-image")
 FILES = ("report.json", "attributions.parquet", "report.html")
 
@@ -52,8 +56,13 @@ def audit(
         Path, typer.Option(metavar="DIR", help="Where the report is written, and its state kept.")
     ],
     methods: Annotated[
-        str, typer.Option(metavar="NAMES", help="Methods between commas; hyphens will do.")
-    ] = DEFAULTS,
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help=f"Methods between commas; hyphens will do. Default: {DEFAULTS}, or {FREE} of a model without "
+            "derivatives.",
+        ),
+    ] = None,
     layer: Annotated[
         options.Many,
         typer.Option(
@@ -135,8 +144,8 @@ def audit(
     from onnx_attribution.client.audit.state import State
     from onnx_attribution.client.audit.trials import check_masks, trials_named
 
-    chosen = methods_of(methods, parameter or [])
-    wanted = [parse_requirement(text, chosen) for text in require or []]
+    if methods is not None:
+        _asked_for(methods, parameter, require)
     trials_named(checks)
     _check_folder(out)
     wanted_rows = None if rows is None else parse_rows(rows)
@@ -145,6 +154,9 @@ def audit(
         picture = replace(picture, said=info.preprocessing)
         found = with_masks(read_dataset(data, info, picture, wanted_rows), masks, wanted_rows)
         tried = trials_named(checks, masked=any(one.mask is not None for one in found.items))
+        if methods is None:
+            methods = DEFAULTS if has_derivatives(asker, found) else FREE
+        chosen, wanted = _asked_for(methods, parameter, require)
         aim, tensor = aim_of(target, [one.name for one in info.outputs])
         settings = Settings(
             chosen,
@@ -213,6 +225,14 @@ def audit(
             f"no method has an answer: {next(one['error'] for one in told['methods'].values() if one['error'])}"
         )
         raise typer.Exit(FAILED)
+
+
+def _asked_for(
+    methods: str, parameter: Sequence[str] | None, require: Sequence[str] | None
+) -> tuple[dict[str, Method], list[Requirement]]:
+    """The methods and the requirements. Raises: InvalidArgument: there are no such."""
+    chosen = methods_of(methods, parameter or [])
+    return chosen, [parse_requirement(text, chosen) for text in require or []]
 
 
 def _told(baseline: Any) -> Any:

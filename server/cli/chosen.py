@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from onnx_attribution.client.audit.data import Dataset
 from onnx_attribution.client.audit.steps import Aim
-from onnx_attribution.errors import InvalidArgument, Reason
-from onnx_attribution.methods import Method, make, registered
+from onnx_attribution.errors import AttributionError, InvalidArgument, NotDifferentiable, Reason
+from onnx_attribution.methods import Gradient, Method, make, registered
 from onnx_attribution.parameters import parameters_of
 from onnx_attribution.register import unknown
 from onnx_attribution.server.cli.asker import Asker
 from onnx_attribution.server.cli.method import parsed
 from onnx_attribution.server.cli.target import split_tensor
+from onnx_attribution.values import AttributionRequest
 
 MOST_LAYERS = 8
 """Hidden layers of a report, where none are named."""
+
+
+def has_derivatives(asker: Asker, data: Dataset) -> bool:
+    """Whether the model has any: every way through a tree, say, has none."""
+    try:
+        asker.attribute(AttributionRequest(asker.asked[1], data.items[0].inputs, Gradient()))
+    except NotDifferentiable:
+        return False
+    except AttributionError:
+        return True  # something else is to be said, by the methods that are asked then
+    return True
 
 
 def methods_of(text: str, parameters: Sequence[str]) -> dict[str, Method]:

@@ -489,12 +489,16 @@ def print_audit(found: Mapping[str, Any], folder: Path) -> None:
     for line in found.get("headline", ()):
         out.print(escape(line), soft_wrap=True)
     metrics = list(dict.fromkeys(name for one in found["methods"].values() for name in one["metrics"]))
-    table = _table("method", "verdict", *map(title, metrics), right=range(2, 2 + len(metrics)))
-    table.columns[0].no_wrap = True
+    lines = [["method", "verdict", *map(title, metrics)]]
     for name, one in found["methods"].items():
         word = one["verdict"]["word"] if one["verdict"] else "no answer" if one["error"] else "-"
         numbers = [told(one["metrics"].get(metric, {}).get("value")) for metric in metrics]
-        table.add_row(*map(escape, (name, word, *numbers)))
+        lines.append([name, word, *numbers])
+    if len(lines) <= len(lines[0]):  # a line for each metric is narrower
+        lines = [list(column) for column in zip(*lines, strict=True)]
+    table = _table(*lines[0], right=range(1, len(lines[0])))
+    for line in lines[1:]:
+        table.add_row(*map(escape, line))
     out.print(table)
     out.print(escape(f"{folder / 'report.html'}: {found['data']['items']} samples"), soft_wrap=True)
 

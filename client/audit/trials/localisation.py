@@ -108,10 +108,9 @@ class Localisation:
 def check_masks(audit: Audit) -> None:
     """Raises: InvalidArgument: a mask has not the shape of its sample or of its positions, as far as that is known
     before the samples are explained."""
-    inputs = {one.name for one in audit.info.inputs}
-    if not any(name in inputs for name in audit.settings.source or audit.info.sources):
+    source = (*(audit.settings.source or audit.info.sources), "")[0]
+    if source not in {one.name for one in audit.info.inputs}:
         return
-    source = source_of(audit)
     for k, item in enumerate(audit.data.items):
         if item.mask is not None:
             unit = unit_of(audit, k, source)

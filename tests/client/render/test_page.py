@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx_attribution.client.render import charts, colours, page
 from onnx_attribution.client.render.charts import Curve, Stage
 from onnx_attribution.client.render.inputs import kind_of, shown_of
+from onnx_attribution.client.render.maps import Drawn, Tokens
 from onnx_attribution.client.render.scene import (
     HeatPanel,
     LinePanel,
@@ -173,3 +174,15 @@ def test_a_heat_panel_names_the_size_of_the_layer(rng: np.random.Generator) -> N
     made = drawn(rng.normal(size=(4, 6, 6)), Shown(images=rng.random((1, 1, 12, 12))))
     heats = [one for one in made.panels if isinstance(one, HeatPanel)]
     assert [one.units for one in heats] == [(6, 6), (6, 6)]
+
+
+def test_text_beside_many_is_a_strip_of_squares() -> None:
+    values = np.linspace(-1, 1, 40)
+    panel = TokensPanel(Tokens("text", tuple("abcd" * 10), 0), Drawn(values, "attribution"), 1.0)
+    source = re.findall(r'src="data:image/png;base64,([^"]*)"', page.strip(panel))
+    pixels = np.asarray(images.open(io.BytesIO(base64.b64decode(source[0]))))
+    assert pixels.shape[:2] == (2, 32)
+    np.testing.assert_array_equal(pixels.reshape(-1, 3)[:40], colours.coloured(values, 1.0))
+    assert "all attributions are 0" in page.strip(
+        TokensPanel(panel.tokens, Drawn(np.zeros(3), "attribution"), 1.0)
+    )

@@ -96,3 +96,35 @@ def test_a_region_of_an_image_output_is_explained_as_its_sum(tmp_path: Path) -> 
     unsaid = run("audit", file, *given, "--anew", "--checks", "none")
     assert unsaid.exit_code == 1
     assert "target" in unsaid.stderr
+
+
+def test_a_model_without_derivatives_is_explained_by_methods_that_need_none(
+    tmp_path: Path, sign: Path
+) -> None:
+    x = np.random.default_rng(3).normal(size=(2, 3)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x)
+    given = ["--data", str(tmp_path / "x.npz"), "--checks", "none"]
+    done = run("audit", sign, *given, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert found["methods"].keys() == {"occlusion", "kernel_shap"}
+    assert all(one["answered"] == 2 for one in found["methods"].values())
+    asked = run("audit", sign, *given, "--out", tmp_path / "asked", "--methods", "gradient")
+    assert asked.exit_code == 1
+    assert "occlusion or kernel_shap" in asked.stderr
+
+
+def test_masks_that_are_not_given_are_no_matter_for_a_hidden_source(tmp_path: Path) -> None:
+    """Of several sources, one hidden: nothing is known of its shape before the samples are explained."""
+    file = model(
+        tmp_path,
+        """m (int64[N,2] ids, float[N,3] x) => (float[N,3] y)
+        <float[4,3] table = {1, 0, 2, 0, 3, 0, -1, 0, 1, 2, 2, 2}> {
+        e = Gather <axis = 0> (table, ids)
+        s = ReduceMean <axes = [1], keepdims = 0> (e)
+        y = Add(s, x) }""",
+    )
+    np.savez(tmp_path / "x.npz", ids=np.array([[0, 1], [2, 3]]), x=np.ones((2, 3), np.float32))
+    given = ["--data", str(tmp_path / "x.npz"), "--methods", "gradient", "--checks", "ablation,perturbations"]
+    done = run("audit", file, *given, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
