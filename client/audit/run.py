@@ -82,7 +82,7 @@ class Audit(Questions):
                     continue
                 left = math.inf if self.budget is None else self.budget - (time.monotonic() - began)
                 needed = check.seconds(self) * max(1 - done / max(check.planned(self), 1), 0)
-                if left < 0 or (needed > left and not begun):
+                if left < 0 or (needed > left and not begun and len(self._known()) >= FIRST):
                     self.skipped[check.name] = (
                         f"it would take about {duration(needed)}, and --budget leaves {duration(max(left, 0))}; a "
                         "larger budget goes on from here"

@@ -332,9 +332,11 @@ def _whole(name: str, arrays: Mapping[str, Array], info: ModelInfo) -> tuple[dic
         key: joined(key, [typed(array, known[key])], known[key], info.batch) for key, array in arrays.items()
     }
     axes = {key: known[key].sample_axis(array.shape, info.batch) for key, array in whole.items()}
-    counts = {array.shape[axes[key] or 0] for key, array in whole.items() if axes[key] is not None}
+    sizes = {key: whole[key].shape[axis] for key, axis in axes.items() if axis is not None}
+    counts = set(sizes.values())
     if len(counts) > 1:
-        raise InvalidArgument(f"the arrays of {name!r} hold {' and '.join(map(str, sorted(counts)))} samples")
+        listed = ", ".join(f"{size} of {key!r} along axis {axes[key]}" for key, size in sizes.items())
+        raise InvalidArgument(f"the arrays of {name!r} hold different numbers of samples: {listed}")
     return whole, counts.pop() if counts else 1
 
 

@@ -100,3 +100,10 @@ def test_a_file_of_baselines_with_other_numbers_is_another_audit(
         done = run(*given, "--out", tmp_path / "out")
         assert done.exit_code == status, done.output
     assert "another baseline: --anew" in done.stderr
+
+
+def test_arrays_of_different_numbers_of_samples_are_named_with_their_axes(tmp_path: Path, two: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=np.zeros((2, 3), np.float32), b=np.zeros((4, 3), np.float32))
+    done = run("audit", two, "--data", tmp_path / "x.npz", *CHEAP, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "2 of 'a' along axis 0, 4 of 'b' along axis 0" in done.stderr
