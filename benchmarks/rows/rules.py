@@ -3,7 +3,8 @@ that asks for sums of positive terms needs another convolution of each layer the
 beside the one that makes the layer and the one that goes back: three in place of two, whatever runs them. Each row
 names the convolutions of its program and of the gradient's, of which those with strides have several back; where
 these alone are above the target, the target allows for 1.2 times their ratio. rectgrad runs samples one by one,
-since its quantile is of one, and is beside the gradient of samples that are asked for one by one."""
+since its quantile is of one, is beside the gradient of samples that are asked for one by one, and has to select
+among all units of a layer at each rectifier; with a threshold of its own (tau) it has not."""
 
 from __future__ import annotations
 

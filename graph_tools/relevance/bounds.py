@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, NotDifferentiable, Reason
-from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, shape_of
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, is_float, shape_of
 from onnx_attribution.graph_tools.operators.transpose import known_inside
 from onnx_attribution.graph_tools.relevance.carried import made_by
 
@@ -42,7 +42,8 @@ def bounds_at(op: Emitter, x: Value, low: Bound, high: Bound) -> tuple[Value, Va
 
 def laid(op: Emitter, x: Value, bound: Bound) -> Value:
     """The numbers in the shape of x."""
-    made = op.like(x, bound) if isinstance(bound, float) else op.constant(_shaped(x, bound))
+    kind = element_type(x) if is_float(x) else np.dtype(np.float32)
+    made = op.constant((np.asarray(bound) if isinstance(bound, float) else _shaped(x, bound)).astype(kind))
     found = op("Expand", made, op.shape(x))
     found.shape = x.shape
     return found
@@ -69,7 +70,11 @@ class _Bounds:
         return self.known[x.name]
 
     def _made(self, node: gs.Node, x: Value) -> tuple[Value, Value]:
-        moving = [k for k, one in enumerate(node.inputs) if not one.is_empty() and known_inside(one) is None]
+        moving = [
+            k
+            for k, one in enumerate(node.inputs)
+            if not one.is_empty() and known_inside(one) is None and (k == 0 or is_float(one))
+        ]  # all others are shapes and places
         alike = node.op in ALIKE or (node.op == "Add" and len(moving) > 1)
         first = moving == [0] or (node.op in ("Add", "Concat", "Mul", "Sub", "Sum") and moving)
         if node.domain not in (None, "", "ai.onnx") or not (
@@ -100,7 +105,7 @@ class _Bounds:
 def _shaped(x: Value, numbers: Sequence[float]) -> NDArray[Any]:
     """The numbers along the axes of a source, that of the samples in front."""
     shape, count = shape_of(x) or (), len(numbers)
-    found = np.asarray(numbers).astype(element_type(x))
+    found = np.asarray(numbers)
     unit = shape[1:]
     sizes = [d for d in unit if isinstance(d, int)]
     if unit and len(sizes) == len(unit) and count == math.prod(sizes):

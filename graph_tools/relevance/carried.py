@@ -5,9 +5,11 @@ So nothing is divided by a tensor that it was just multiplied by, and the pass c
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.graph_tools.ir.emit import Emitter, Value, same_shape, shape_of
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, same_shape, shape_of
+from onnx_attribution.graph_tools.operators.gates import above, below
 
 
 def made_by(value: Value) -> gs.Node | None:
@@ -55,8 +57,11 @@ def is_relu_of(op: Emitter, value: Value, z: Value) -> bool:
     return maker is not None and maker.op == "Relu" and maker.inputs[0] is raw(op, z)
 
 
-def share(op: Emitter, relevance: Value, z: Value, epsilon: float) -> Value:
-    """relevance / (z + epsilon sign z), with the sign of 0 above; without an epsilon 0 where z is."""
+def share(op: Emitter, relevance: Value, z: Value, epsilon: float, sign: int = 0) -> Value:
+    """relevance / (z + epsilon sign z), with the sign of 0 above; without an epsilon 0 where z is.
+
+    `sign`: that of all of z as far as it is not 0, where one is known.
+    """
     pair = apart(op, relevance)
     if pair is not None and pair[0] is z:
         size = _shaped(op("Abs", z), z)
@@ -64,6 +69,14 @@ def share(op: Emitter, relevance: Value, z: Value, epsilon: float) -> Value:
     if pair is not None and is_relu_of(op, pair[0], z):
         return _shaped(op("Mul", pair[1], _kept(op, pair[0], epsilon)), z)
     zero = op.like(z, 0)
+    if sign and epsilon:
+        return _shaped(op("Div", relevance, op("Add", z, op.like(z, sign * epsilon))), z)
+    if sign > 0 and not epsilon and element_type(z) == np.float32 and len(shape_of(z) or ()) == 4:
+        counts, none = above(op, z, 0), below(op, z, 0, reached=True)
+        assert counts is not None
+        assert none is not None
+        divisor = _shaped(op("Add", z, none), z)
+        return _shaped(op("Div", _shaped(op("Mul", relevance, counts), z), divisor), z)
     if not epsilon:
         none = op("Equal", z, zero)
         return _shaped(

@@ -12,6 +12,7 @@ from functools import lru_cache
 from onnx_attribution.errors import NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
 from onnx_attribution.graph_tools.operators import VJP, NodeView, RuleTable
+from onnx_attribution.graph_tools.operators.gates import above, fits
 from onnx_attribution.graph_tools.operators.registry import Gradients
 from onnx_attribution.graph_tools.relevance.guided import table_of
 
@@ -41,6 +42,13 @@ def rectgrad(threshold: Threshold) -> RuleTable:
             product = op("Abs", product)
         product.shape = node.z.shape
         tau = threshold.tau
+        if fits(node, product):
+            moved = (
+                product if tau is not None else op("Sub", product, _quantile(op, product, threshold.quantile))
+            )
+            moved.shape = product.shape
+            if (counts := above(op, moved, tau or 0.0)) is not None:
+                return op("Mul", g, counts)
         bound = _quantile(op, product, threshold.quantile) if tau is None else op.like(product, tau)
         return op("Where", op("Greater", product, bound), g, op.like(g, 0))
 
@@ -69,7 +77,10 @@ def _quantile(op: Emitter, values: Value, percent: float) -> Value:
 
 
 def max_pool(op: Emitter, node: NodeView, g: Value | None, *_: Value | None) -> Gradients:
-    """In proportion to the elements of each window: x times the relevance over the mean, spread over the window."""
+    """In proportion to the elements of each window: x times the relevance over the mean, spread over the window.
+
+    Behind a rectifier these are not below 0; of both signs their mean may be near 0, and the shares without bound.
+    """
     if any(d != 1 for d in node.attribute("dilations") or [1]):
         raise NotDifferentiable(
             f"no proportional redistribution at {node.operator} (node {node.name!r}) with windows that have gaps; "

@@ -18,9 +18,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
+
 from onnx_attribution.errors import NotDifferentiable, Reason
-from onnx_attribution.graph_tools.ir.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type, shape_of
 from onnx_attribution.graph_tools.operators import VJP, NodeView, Rule, RuleTable
+from onnx_attribution.graph_tools.operators.gates import above
 from onnx_attribution.graph_tools.operators.recurrent.cells import CELLS
 from onnx_attribution.graph_tools.operators.registry import Gradients, Key, RuleFunction
 from onnx_attribution.graph_tools.relevance import lrp as tables
@@ -88,6 +91,12 @@ def _rule(key: Key, rule: Rule, asked: Trace) -> RuleFunction:
 
 def kept(op: Emitter, r: Value) -> Value:
     """What is not dropped."""
+    if element_type(r) == np.float32 and len(shape_of(r) or ()) == 4:
+        counts = above(op, r, KEPT, reached=True)
+        assert counts is not None
+        found = op("Mul", r, counts)
+        found.shape = r.shape
+        return found
     found = op("Where", op("Less", r, op.like(r, KEPT)), op.like(r, 0), r)
     found.shape = r.shape
     return found
@@ -155,7 +164,7 @@ def _terms(op: Emitter, node: NodeView, r: Value, asked: Trace) -> Gradients:
             sizes.append(_sized(op, x, asked))
     total = op("Sum", *[size for size in sizes if size is not None])
     total.shape = node.z.shape
-    part = share(op, r, total, 0.0)
+    part = share(op, r, total, 0.0, 1)
     return [None if size is None else op("Mul", size, part) for size in sizes]
 
 
@@ -164,7 +173,7 @@ def _mean(op: Emitter, node: NodeView, rule: Rule, r: Value, asked: Trace) -> Va
     made = node.again(op, size, *node.inputs[1:])
     made.dtype, made.shape = size.dtype, node.z.shape
     view = replace(node, inputs=(size, *node.inputs[1:]), outputs=(made, *node.outputs[1:]))
-    spread = rule.vjp(op, view, share(op, r, made, 0.0))[0]
+    spread = rule.vjp(op, view, share(op, r, made, 0.0, 1))[0]
     assert spread is not None
     found = op("Mul", size, spread)
     found.shape = size.shape

@@ -187,17 +187,19 @@ def _by_terms(
     first: Value,
     second: Value,
     bias: Value | None,
+    sign: int = 0,
 ) -> Value:
-    """By x+ first + x- second and the bias: the multiplier of x."""
+    """By x+ first + x- second and the bias, whose sum has this sign, if one is known: the multiplier of x."""
     op, x = product.op, product.x
     if never_below(x):
-        s = share(op, relevance, product.made(x, first, bias), numbers.epsilon)
+        s = share(op, relevance, product.made(x, first, bias), numbers.epsilon, sign)
         return product.back(first, s)
     zero = op.like(x, 0)
     up, down = op("Max", x, zero), op("Min", x, zero)
     up.shape = down.shape = x.shape
     total = op("Add", product.made(up, first, bias), product.made(down, second))
-    s = share(op, relevance, total, numbers.epsilon)
+    total.shape = product.z.shape
+    s = share(op, relevance, total, numbers.epsilon, sign)
     return op("Where", op("Greater", x, zero), product.back(first, s), product.back(second, s))
 
 
@@ -207,7 +209,9 @@ def _zplus(product: Product, relevance: Value, numbers: Numbers) -> Value:
     if numbers.captum:
         return _with(product, up, relevance, numbers)
     bias = None if b is None else product.positive(b)
-    return times(op, product.x, _by_terms(product, relevance, numbers, up, product.negative(product.w), bias))
+    return times(
+        op, product.x, _by_terms(product, relevance, numbers, up, product.negative(product.w), bias, 1)
+    )
 
 
 def _alpha_beta(product: Product, relevance: Value, numbers: Numbers) -> Value:
@@ -216,10 +220,10 @@ def _alpha_beta(product: Product, relevance: Value, numbers: Numbers) -> Value:
         return _zplus(product, relevance, numbers)
     up, down = product.positive(product.w), product.negative(product.w)
     parts = (None, None) if b is None else (product.positive(b), product.negative(b))
-    found = _by_terms(product, relevance, numbers, up, down, parts[0])
+    found = _by_terms(product, relevance, numbers, up, down, parts[0], 1)
     found = op("Mul", found, op.like(found, numbers.alpha))
     if numbers.beta:
-        other = _by_terms(product, relevance, numbers, down, up, parts[1])
+        other = _by_terms(product, relevance, numbers, down, up, parts[1], -1)
         found = op("Sub", found, op("Mul", other, op.like(other, numbers.beta)))
     return times(op, x, found)
 
@@ -278,7 +282,7 @@ def _absolute(product: Product, relevance: Value, numbers: Numbers) -> Value:
     size = op("Abs", x)
     size.shape = x.shape
     w = product.changed(product.w, np.abs, lambda v: op("Abs", v))
-    s = share(op, relevance, product.made(size, w), numbers.epsilon)
+    s = share(op, relevance, product.made(size, w), numbers.epsilon, 1)
     return times(op, size, product.back(w, s))
 
 

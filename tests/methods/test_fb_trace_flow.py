@@ -190,6 +190,23 @@ def test_boxes_are_drawn_over_the_maps_that_they_are_of(engine: Engine) -> None:
     assert not any("boxes" in words for words in scene.notes)
 
 
+def test_grey_images_have_no_channels_where_that_is_said(engine: Engine) -> None:
+    engine.add(
+        "grey",
+        model(
+            "(float[N,6,5] x) => (float[N,1] y) { f = Flatten(x) y = MatMul(f, w) }",
+            w=W1[:30, :1].astype(np.float32),
+        ),
+    )
+    x = RNG.normal(size=(1, 6, 5))
+    answer = ask(engine, "grey", x, form="signed", budget=0.2, channel_axis=0)
+    (found,) = answer.supports
+    assert (found.layers["x"].kept, found.layers["x"].positions) == (6, (6, 5))
+    assert sum(box.size for box in found.layers["x"].boxes) == 6
+    scene = scene_of(answer, answer.layers["x"], 0, Shown(images=x))
+    assert all(one.boxes for one in scene.panels if isinstance(one, HeatPanel))
+
+
 def test_outlines_of_cells_that_are_sums_are_in_cells() -> None:
     panel = HeatPanel("map", np.ones((5, 5)), 1.0, None, (10, 10), True, (Box(2, 4, 5, 9, 1, 1.0),))
     assert panel.outlines() == [(1.0, 2.0, 2.0, 3.0)]

@@ -27,7 +27,13 @@ def deconvnet(method: DeconvNet) -> Recipe:
 def rect_grad(method: RectGrad) -> Recipe:
     threshold = Threshold(method.quantile, method.tau, method.absolute, method.proportional)
     reduce = contribution if method.multiply_by_inputs else multiplier
-    return Recipe(AtInput(), reduce, table=rectgrad(threshold), alone=method.tau is None, rectifies=True)
+    return Recipe(
+        AtInput(),
+        reduce,
+        table=rectgrad(threshold),
+        alone=method.tau is None,
+        rectifies=not method.proportional,
+    )
 
 
 @recipe(Lrp)

@@ -92,6 +92,8 @@ def _laid_out(resolved: Resolved, name: str, shares: Floats) -> tuple[Floats, in
     told, sources = _at(resolved).channel_axis, resolved.choice.sources
     if name not in sources and all(_rank(resolved, one) != units.ndim for one in sources):
         told = None
+    if told == 0:
+        return units[:, None], 0
     return units, _channels(name, units.shape, told) - 1
 
 

@@ -73,7 +73,7 @@ class RectGrad(Method):
     proportional: bool = bounded(
         False,
         help="At max pools, hand what arrives to all elements of a window in proportion to their values, in place of "
-        "the largest.",
+        "the largest; meant behind rectifiers: where values of both signs cancel, shares have no bound.",
     )
     multiply_by_inputs: bool = bounded(True, help=MULTIPLY_BY_INPUTS, option="multipliers")
 

@@ -58,8 +58,8 @@ class FbTrace(Method):
         None,
         at_least=-16,
         at_most=16,
-        help="The axis of the channels of the sources, counted with that of the samples in front; without, 1, or the "
-        "last where that alone has at most 4 elements.",
+        help="The axis of the channels of the sources, counted with that of the samples in front; 0: there are none, "
+        "as of grey images [N, H, W]; without, 1, or the last where that alone has at most 4 elements.",
     )
     top: int = bounded(
         0,

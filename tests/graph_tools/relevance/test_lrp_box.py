@@ -117,6 +117,17 @@ def test_bounds_that_fit_no_source_are_refused() -> None:
         carried(square, table(LOW, HIGH), np.ones((1, 3, 2)), relevance=True, x=X[:, :, :3, 0])
 
 
+def test_bounds_go_through_shapes_that_the_graph_makes() -> None:
+    body = """s = Shape(x) q = Reshape(x, flat) c = Reshape(q, s) a = Add(c, c) h = Mul(a, half)
+        z = Conv(h, k)"""
+    net = model(
+        f"(float[N,3,5,5] x) => (float[N,4,4,4] z) {{ {body} }}", k=KERNEL.astype(np.float32),
+        flat=np.array([-1, 75]), half=np.array(0.5, np.float32),
+    )  # fmt: skip
+    got = carried(net, table(LOW, HIGH), WEIGHT, relevance=True, x=X)["x"]
+    assert_carried(got, box(X, LOW.reshape(ALONG), HIGH.reshape(ALONG)))
+
+
 def test_what_is_not_monotone_has_no_bounds() -> None:
     with pytest.raises(NotDifferentiable, match=r"no bounds behind Sin \(node .*a source behind it"):
         found("s = Sin(x) z = Conv(s, k)", 0.0, 1.0)
