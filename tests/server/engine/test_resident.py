@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from threading import Barrier, Thread
 from typing import Any
@@ -99,8 +99,8 @@ def test_a_request_of_many_bound_runs_copies_what_they_share_once(
     x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     hold = Session.hold
 
-    def on_device(session: Session, inputs: Mapping[str, Array]) -> dict[str, Held]:
-        return {name: replace(held, on_host=None) for name, held in hold(session, inputs).items()}
+    def on_device(session: Session, inputs: Mapping[str, Array], also: Sequence[str] = ()) -> dict[str, Held]:
+        return {name: replace(held, on_host=None) for name, held in hold(session, inputs, also).items()}
 
     with Engine(provider="cpu", threads=1) as engine:
         engine.add("net", parsed(NET))
@@ -112,6 +112,26 @@ def test_a_request_of_many_bound_runs_copies_what_they_share_once(
         found = engine.attribute(request).layers["h"].values
     np.testing.assert_array_equal(found, expected)
     assert len(uploads) == copied
+
+
+@pytest.mark.parametrize("method", ["gradient", "neuron_ig", "deeplift_rescale", "deeplift_reveal_cancel"])
+def test_targets_that_share_a_run_have_their_numbers_on_a_device_too(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    hold = Session.hold
+
+    def on_device(session: Session, inputs: Mapping[str, Array], also: Sequence[str] = ()) -> dict[str, Held]:
+        return {name: replace(held, on_host=None) for name, held in hold(session, inputs, also).items()}
+
+    monkeypatch.setattr(Session, "hold", on_device)
+    with Engine(provider="cpu", threads=1) as engine:
+        engine.add("net", parsed(NET))
+        request = AttributionRequest("net", {"x": x}, method, ["h"], targets=[1, 0])
+        found = engine.attribute(request).layers["h"].values
+        for k, target in enumerate((1, 0)):
+            alone: Any = engine.attribute(request.changed(target=target)).layers["h"].values
+            np.testing.assert_allclose(found[k], alone, rtol=1e-6, atol=1e-6)
 
 
 def test_a_failing_bound_run_says_what_is_wrong(rng: np.random.Generator) -> None:
