@@ -58,7 +58,7 @@ def unit(rows: Floats) -> Floats:
     return np.asarray(rows / np.where(norms > 0, norms, 1), np.float64)
 
 
-def mean_of_units(alpha: Floats, labels: NDArray[np.integer], classes: Sequence[int]) -> Floats:
+def mean_of_units(alpha: NDArray[np.floating], labels: NDArray[np.integer], classes: Sequence[int]) -> Floats:
     """Of each class, the mean of the unit vectors of its images: all that the cosine loss sees of them."""
     units = unit(np.asarray(alpha, np.float64))
     return np.stack([units[labels == one].mean(axis=0) for one in classes])
@@ -101,7 +101,7 @@ def fit(
         return value, np.concatenate([one.ravel() for one in gradients])
 
     flat = np.concatenate([array.ravel() for layer in start for array in layer])
-    found, _ = minimum(loss, flat, steps=200, tolerance=1e-7)
+    found, _ = minimum(loss, flat, steps=100, tolerance=1e-5)
     return DomainMap(_unpacked(found, shapes), mean)
 
 

@@ -116,7 +116,7 @@ class Precision:
 
 def precision(
     attributes: Floats,
-    alpha: Floats,
+    alpha: NDArray[np.floating],
     labels: NDArray[np.integer],
     *,
     parts: int = 8,

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from onnx_attribution.client.niwt.choose import Choice, Known, _beside, add, choose, folds
+from onnx_attribution.client.niwt.choose import Choice, Known, _beside, add, choose, folds, guarded
 from onnx_attribution.client.niwt.evaluation import harmonic, harmonics, offset_at, scores
 
 
@@ -18,7 +18,7 @@ def world(classes: int = 20, seed: int = 0) -> tuple[Known, np.ndarray, np.ndarr
     every = np.array(list(product((0.0, 1.0), repeat=6)))
     attributes, n = every[random.permutation(len(every))[:classes]], classes
     centres = (attributes - 0.5) @ random.normal(size=(6, 16))
-    labels = np.repeat(np.arange(n), 30)
+    labels = np.repeat(np.arange(n), 20)
     features = centres[labels] + random.normal(0, 0.6, (len(labels), 16))
     weights = centres - centres.mean(axis=0)
     offsets = -(weights * (centres + centres.mean(axis=0)) / 2).sum(axis=1)
@@ -109,3 +109,25 @@ def test_harmonics_at_a_share_are_those_at_its_offset() -> None:
         assert found == pytest.approx(
             scores(np.concatenate([known, new + offset], axis=1), labels, 4).harmonic
         )
+
+
+def test_descriptions_are_held_against_shuffled_ones() -> None:
+    known, attributes, _, _ = world(classes=14)
+    asked = guarded(known, 2, replace(chosen(known), share=0.9))
+    assert asked.p <= 0.05
+    assert asked.informative
+    assert asked.share == 0.9
+    order = np.random.default_rng(1).permutation(len(known.attributes))
+    wrong = replace(known, attributes=known.attributes[order])
+    refused = guarded(wrong, 2, chosen(wrong))
+    assert not refused.informative
+    added = add(wrong, attributes, refused)
+    old = wrong.features @ wrong.weights.T + wrong.offsets
+    new = wrong.features @ added.weights.T + added.offsets
+    assert (old.max(axis=1) >= new.max(axis=1) - 1e-9).all()
+
+
+def test_of_settings_that_do_alike_the_strongest_is_taken() -> None:
+    known, _, _, _ = world()
+    # Ridges far below what the importance varies by change nothing.
+    assert choose(known, 2, ridges=(1e-9, 1e-8, 1e-7), pulls=(1e-6, 1e-5)).ridge == 1e-7
