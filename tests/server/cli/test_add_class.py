@@ -166,6 +166,43 @@ def test_behind_a_mean_the_importance_of_a_class_is_its_weights_and_so_are_those
     )
 
 
+FORMS = {
+    "a fixed batch": TOY.replace("[N,", "[1,"),
+    "a head before the mean": """net (float[N,3,4,4] x) => (float[N,24] p) {
+        c = Conv <pads=[1,1,1,1]> (x, kernel)
+        r = Relu (c)
+        h = Conv (r, k, b)
+        m = GlobalAveragePool (h)
+        y = Flatten (m)
+        p = Softmax (y)
+    }""",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_forms_of_the_same_network_get_the_same_weights(toy: Path, form: str, tmp_path: Path) -> None:
+    held = {w.name: onnx.numpy_helper.to_array(w) for w in onnx.load(toy / "toy.onnx").graph.initializer}
+    onnx.save(model_of(FORMS[form], {**held, "k": held["w"][:, :, None, None]}), tmp_path / "toy.onnx")
+    images = np.load(toy / "images.npz")["x"]
+    with Engine(provider="cpu", threads=2) as engine:
+        engine.add("toy", tmp_path / "toy.onnx")
+        labels = np.arange(len(images)) % CLASSES
+        engine.importance("toy", images, labels, layer="r").save(tmp_path / "r.npz")
+    options = {"classes": toy / "classes.csv", "images": toy / "images.npz"}
+    done = add(tmp_path, "--json", output=tmp_path / "new.onnx", **options)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["M"]["kind"] == "identity"
+    model = onnx.load(tmp_path / "new.onnx")
+    (made,) = [
+        onnx.numpy_helper.to_array(w) for w in model.graph.initializer if w.name.endswith("added.weight")
+    ]
+    wanted = np.load(toy / "wanted.npy")
+    made = made.reshape(wanted.shape)
+    cosine = (made * wanted).sum(axis=1) / np.linalg.norm(made, axis=1) / np.linalg.norm(wanted, axis=1)
+    assert cosine.min() > 0.9
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
