@@ -21,14 +21,7 @@ from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of
 from onnx_attribution.graph_tools.programs.behind_head import Behind, add_constant
 from onnx_attribution.graph_tools.programs.export import outline
 from onnx_attribution.graph_tools.programs.file_graph import FileGraph, of_onnx
-from onnx_attribution.graph_tools.programs.linear_head import (
-    AFFINE,
-    PRODUCTS,
-    Head,
-    product,
-    refused,
-    with_tail,
-)
+from onnx_attribution.graph_tools.programs.linear_head import PRODUCTS, Head, linear, refused
 from onnx_attribution.graph_tools.select.names import names_of, resolve
 
 __all__ = ["ADDED", "CLASSES", "Head", "classes_told", "find_head", "flat", "widened"]
@@ -75,11 +68,11 @@ def find_head(
         return _head(file, resolve(outline(file.model), name, names_of(model)))
     found, failed = list[Head](), list[AttributionError]()
     for node in reversed(file.model.graph.node):
-        if node.op_type in PRODUCTS and of_onnx(node):
+        if node.op_type in (*PRODUCTS, "Concat") and of_onnx(node):
             try:
                 found.append(_head(file, node.output[0]))
             except AttributionError as error:
-                failed.append(error)
+                failed += [error] * (node.op_type in PRODUCTS)
     if len(found) == 1:
         return found[0]
     if found:
@@ -168,20 +161,17 @@ def _added_nodes(
 
 
 def _head(file: FileGraph, tensor: str) -> Head:
-    """The head of which a tensor is the product, or what is added to it and multiplied by it.
+    """The head that a tensor belongs to, once it is sure that it could have more classes.
 
     Raises:
         ModelError: it is none, or what reads it could not take more classes.
     """
-    node = file.makers.get(tensor)
-    while node is not None and node.op_type in AFFINE and of_onnx(node):
-        moving = [x for x in node.input if file.constant(x) is None]
-        if len(moving) != 1:
-            break
-        node = file.makers.get(moving[0])
-    if node is None:
-        raise refused(f"the head {tensor!r} is computed by no node of the file", tensor)
-    head = with_tail(file, product(file, node))
+    head = linear(file, tensor)
+    if head.classes < 2:
+        raise refused(
+            f"the head {head.node!r} makes one number: there are no classes to which one could be added",
+            head.node,
+        )
     if any(size != 1 for axis, size in enumerate(head.dims) if axis not in (0, head.axis)):
         shape = [*map(str, head.dims)]
         raise refused(

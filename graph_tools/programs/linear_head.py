@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from onnx_attribution.graph_tools.programs.file_graph import FileGraph, of_onnx
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 AFFINE = ("Add", "Div", "Mul", "Sub")
+MEANS = ("AveragePool", "Dropout", "GlobalAveragePool", "Identity", "ReduceMean")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,57 @@ class Head:
     def classes(self) -> int:
         """How many there are."""
         return len(self.weight)
+
+
+def linear(file: FileGraph, tensor: str) -> Head:
+    """The head of which a tensor is the product, or what is added to it and multiplied by it, or heads of the same
+    features that are joined, as those of classes that were added.
+
+    Raises:
+        ModelError: it is none.
+    """
+    node = _origin(file, tensor)
+    if node.op_type == "Concat" and of_onnx(node) and (found := _joined(file, node)) is not None:
+        return with_tail(file, found)
+    return with_tail(file, product(file, node))
+
+
+def _origin(file: FileGraph, tensor: str, through: Sequence[str] = AFFINE) -> onnx.NodeProto:
+    """The node before operators through which a head leads."""
+    node = file.makers.get(tensor)
+    while node is not None and node.op_type in through and of_onnx(node):
+        moving = [x for x in node.input if file.constant(x) is None]
+        if len(moving) != 1:
+            break
+        node = file.makers.get(moving[0])
+    if node is None:
+        raise refused(f"the head {tensor!r} is computed by no node of the file", tensor)
+    return node
+
+
+def _joined(file: FileGraph, node: onnx.NodeProto) -> Head | None:
+    """Heads that a Concat joins along their classes as one; None where these are not of the same features."""
+    parts = []
+    for x in node.input:
+        origin = _origin(file, x, (*AFFINE, *MEANS))
+        if origin.op_type not in PRODUCTS or not of_onnx(origin):
+            return None
+        parts.append(with_tail(file, product(file, origin)))
+    first = parts[0]
+    (axis,) = (helper.get_attribute_value(one) for one in node.attribute if one.name == "axis")
+    kinds = {(one.operator, one.features, one.axis, one.dtype, one.positions, len(one.dims)) for one in parts}
+    ends = [one.logits for one in parts]
+    if len(kinds) > 1 or ends != list(node.input) or axis % len(first.dims) != first.axis:
+        return None
+    count = sum(one.classes for one in parts)
+    return replace(
+        first,
+        node=node.name or node.output[0],
+        logits=node.output[0],
+        weight=np.concatenate([one.weight for one in parts]),
+        bias=np.concatenate([one.bias for one in parts]),
+        dims=tuple(count if k == first.axis else d for k, d in enumerate(first.dims)),
+    )
 
 
 def product(file: FileGraph, node: onnx.NodeProto) -> Head:
@@ -89,8 +142,6 @@ def product(file: FileGraph, node: onnx.NodeProto) -> Head:
     dims = file.shapes.get(node.output[0]) or (
         tuple(len(matrix) if k == axis else d for k, d in enumerate(told or (None,) * rank))
     )
-    if len(matrix) < 2:
-        _refuse(name, node, "it makes one number: there are no classes to which one could be added")
     return Head(
         name, node.op_type, features, node.output[0], matrix, bias, kind, axis, dims, feature_axis, rank
     )

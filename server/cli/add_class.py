@@ -34,6 +34,7 @@ from onnx_attribution.values import Array, ModelInfo
 if TYPE_CHECKING:
     import onnx
 
+    from onnx_attribution.graph_tools.ir.weights import Weights
     from onnx_attribution.graph_tools.programs.head import Head
     from onnx_attribution.server.engine import Engine
 
@@ -106,6 +107,7 @@ def add_class(
 
     The logits of the classes that were there keep every bit.
     """
+    from onnx_attribution.graph_tools.ir.weights import Weights
     from onnx_attribution.server.engine import Engine
 
     names = [name.strip() for name in add.split(",") if name.strip()]
@@ -130,7 +132,8 @@ def add_class(
         require_fitting(record, info, engine.layers(name, ""), layer, str(importance))
         data = read_dataset(images, info, picture, None if rows is None else parse_rows(rows))
         shapes = {one.name: one.shape for one in engine.layers(name, "") if one.shape is not None}
-        model, found = _head_of(file, head, shapes)
+        weights = Weights()
+        model, found = _head_of(file, head, shapes, weights)
         table.require_outputs(found.classes)
         old = _old_names(found, info, table)
         if clash := [one for one in names if one.casefold() in {each.casefold() for each in old}]:
@@ -157,13 +160,13 @@ def add_class(
 
 
 def _head_of(
-    file: str, name: str | None, shapes: Mapping[str, tuple[int | str | None, ...]]
+    file: str, name: str | None, shapes: Mapping[str, tuple[int | str | None, ...]], weights: Weights
 ) -> tuple[onnx.ModelProto, Head]:
-    """The file as it is, and its head."""
+    """The file as it is, whose large weights are held apart, and its head."""
     from onnx_attribution.graph_tools.programs.head import find_head
     from onnx_attribution.graph_tools.read.load import load
 
-    model = load(file)
+    model = load(file, weights)
     return model, find_head(model, name, shapes)
 
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import ModelError, NotFound, Reason
-from onnx_attribution.graph_tools.programs.head import Head, find_head, widened
+from onnx_attribution.graph_tools.programs.head import CLASSES, Head, classes_told, find_head, widened
 from onnx_attribution.graph_tools.read.load import load
 from tests.graph_tools.programs.heads import HEADS, IMAGE, VECTOR, C, D, evaluated, model_of, rows_of, run
 
@@ -71,6 +71,29 @@ def test_old_logits_keep_every_bit_and_new_ones_are_the_linear_map(name: str) ->
             wanted = features(x) @ weight.T + bias
             tolerance = 3e-2 if x.dtype == np.float16 else 1e-5  # of the type's own rounding
             np.testing.assert_allclose(new[..., C:].reshape(count, 2), wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_classes_are_added_to_those_that_were_added_one_alone_too(name: str) -> None:
+    model = model_of(HEADS[name])
+    head = find_head(model)
+    weight, bias = new_weights(head)
+    once = widened(model, head, NAMES[:1], weight[:1], bias[:1])
+    again = find_head(once)
+    assert (again.features, again.logits, again.axis, again.positions) == (
+        head.features, head.logits, head.axis, head.positions,
+    )  # fmt: skip
+    near = 1e-3 if head.dtype == np.float16 else 1e-6  # of the type's own rounding
+    np.testing.assert_allclose(again.weight, np.concatenate([head.weight, weight[:1]]), rtol=near, atol=near)
+    np.testing.assert_allclose(again.bias, np.concatenate([head.bias, bias[:1]]), rtol=near, atol=near)
+    twice = widened(once, again, NAMES[1:], weight[1:], bias[1:])
+    onnx.checker.check_model(twice, full_check=True)
+    x = rows_of(model, 5)
+    for runner in (run, evaluated):
+        (old,), (middle,), (new,) = (runner(one, x) for one in (model, once, twice))
+        np.testing.assert_array_equal(middle[..., :C], old)
+        np.testing.assert_array_equal(new[..., : C + 1], middle)
+        assert new.shape[-1] == C + 2
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 33])
@@ -292,3 +315,15 @@ def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
     read = load(tmp_path / "m.onnx")
     x = rows_of(read, 3)
     np.testing.assert_array_equal(run(wide(read), x)[0][:, :C], run(read, x)[0])
+
+
+def test_names_that_a_file_holds_are_read_where_they_fit() -> None:
+    model = model_of(HEADS["Gemm"])
+    kept = '{"y": ["a", "b", "c", "d"], "h": ["e"], "none": ["f"], "x": 3}'
+    for text, wanted in (
+        (kept, {"h": ("e",)}),
+        ('{"y": [1, 2, 3, 4, 5, 6]}', {"y": tuple("123456")}),
+        *((broken, {}) for broken in ("", "[", "[1]", "3", "[" * 100_000)),
+    ):
+        changed = widened(model, find_head(model), NAMES, np.ones((2, D)), np.ones(2), {CLASSES: text})
+        assert classes_told(changed) == wanted
