@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.graph_tools.ir.emit import element_type, is_float
-from onnx_attribution.graph_tools.select.logits import logit_of
 from onnx_attribution.server.engine.answer.nan_origin import origin_of, steep_of
 from onnx_attribution.server.engine.answer.remedies import remedy
 from onnx_attribution.server.engine.methods.noise import noise_scale
@@ -224,7 +223,7 @@ def _unmet(answer: Answered, names: Sequence[str], residual: Floats, memory: int
     steep = steep_of(answer.model, answer.asked, place, memory) if answer.may_go_on() else None
     begins = f"; the gradient is steep at the baseline, through {steep}" if steep else ""
     better = answer.remedy(place, names, memory) if steep else ""
-    logit = logit_of(answer.model.graph, answer.resolved.choice.target)
+    logit = answer.model.logit_of(answer.resolved.choice.target)
     ways = (
         [better]
         if better

@@ -36,7 +36,7 @@ from onnx_attribution.graph_tools.select.layers import (
     last_with_positions,
     layers_between,
 )
-from onnx_attribution.graph_tools.select.logits import logit_of
+from onnx_attribution.graph_tools.select.logits import Logit, logit_of
 from onnx_attribution.graph_tools.select.names import resolve
 from onnx_attribution.graph_tools.select.smooth import is_smooth
 from onnx_attribution.graph_tools.select.sources import default_sources, held, token_tensors, words
@@ -407,6 +407,14 @@ class LoadedModel(ReadModel):
         """The axis of the channels of a tensor in its own layout, by the operators that make it."""
         return self._facts.get(("channels", name), lambda: channel_axis(self.graph, name))
 
+    def target_of(self, name: str | None) -> str:
+        """See `target_tensor`."""
+        return self._facts.get(("target", name), lambda: target_tensor(self.graph, name))
+
+    def logit_of(self, target: str) -> Logit | None:
+        """What a target is made of by a Softmax or a Sigmoid, if it is."""
+        return self._facts.get(("logit", target), lambda: logit_of(self.graph, target))
+
     def is_joint_cut(self, choice: Choice) -> bool:
         """Whether every way to the target crosses one of the layers, and none crosses two."""
         return self._facts.get(
@@ -441,7 +449,7 @@ class LoadedModel(ReadModel):
     def first_target(self) -> str:
         """The target that lists are made for: the first float output, or the float tensor before the outputs."""
         outputs = float_outputs(self.graph)
-        return outputs[0] if outputs else target_tensor(self.graph, self.default_target())
+        return outputs[0] if outputs else self.target_of(self.default_target())
 
     def rounding(self, sources: Sequence[str], target: str) -> str:
         """In words, where between the sources and the target the gradient is straight-through; "" for nowhere."""

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.graph_tools.ir.emit import element_type, holds_numbers
 from onnx_attribution.graph_tools.network import RowAxis
-from onnx_attribution.graph_tools.select.logits import logit_of
-from onnx_attribution.graph_tools.select.targets import target_tensor, what_it_is
+from onnx_attribution.graph_tools.select.targets import what_it_is
 from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Recipe
@@ -61,10 +60,10 @@ def chosen(model: LoadedModel, given: Target, recipe: Recipe) -> Chosen:
         wanted = scores
         notes = [f"no output holds floats; the target is {scores!r}"]
     if recipe.needs_derivatives:
-        target = target_tensor(model.graph, None if wanted is None else model.tensor(wanted))
+        target = model.target_of(None if wanted is None else model.tensor(wanted))
     else:
         target = _number_tensor(model, wanted)
-    found = logit_of(model.graph, target)
+    found = model.logit_of(target)
     if given.logit:
         if found is None:
             raise refused(
@@ -92,7 +91,7 @@ def _number_tensor(model: LoadedModel, name: str | None) -> str:
         InvalidArgument: several float outputs and no name, or the tensor is a constant or holds no numbers.
     """
     if name is None:
-        return target_tensor(model.graph, None)
+        return model.target_of(None)
     found = model.tensor(name)
     value = model.tensors[found]
     if isinstance(value, gs.Variable) and value.type != "tensor_type":
