@@ -144,7 +144,14 @@ def add_class(
         alone = info.batch == "single"
         depends = dependence(engine.attribute, name, samples, record.layer, features, whole=alone, most=most)
         known = _known(found, record, table, depends, phi, notes)
-        choice = algorithm.choose(_shown(known, notes), len(names), seed=seed)
+        shown = _shown(known, notes)
+        choice = algorithm.guarded(shown, len(names), algorithm.choose(shown, len(names), seed=seed))
+        if not choice.informative:
+            notes.append(
+                "on known classes held out the descriptions say no more than shuffled ones (p at least "
+                f"{choice.p:.2g}), so the new classes take no image from known ones; other attributes, another layer "
+                "or more classes may do"
+            )
         made = algorithm.add(known, described, choice)
         told = told_of(
             file, info, found, record, table, depends, names, choice, made, [*notes, *depends.warnings]
@@ -371,7 +378,8 @@ def print_added(out: Path, told: Mapping[str, Any]) -> None:
     screen.print(
         f"chosen on {chosen['folds']} sets of known classes held out: pull {output.number(chosen['pull'])}, ridge "
         f"{output.number(chosen['ridge'])}, share {output.number(chosen['share'])}; there the harmonic mean of "
-        f"accuracies was {output.number(chosen['harmonic'])}",
+        f"accuracies was {output.number(chosen['harmonic'])} "
+        f"(p {output.number(chosen['p'])} beside shuffled descriptions)",
         soft_wrap=True,
     )
     for warning in told["warnings"]:
