@@ -52,10 +52,15 @@ def table() -> NDArray[np.float64]:
 
 def coloured(values: Map, limit: float) -> Pixels:
     """`[..., 3]`: each number in its colour, those beyond the limit as those at it."""
-    share = np.clip(np.nan_to_num(values, nan=0, posinf=limit, neginf=-limit) / limit, -1, 1)
-    found = table()[np.minimum(((share + 1) * 128).astype(int), 255)]
+    found = table()[places(values, limit)]
     found[~np.isfinite(values)] = np.array(rgb(MISSING)) / 255
     return np.asarray(np.rint(found * 255).astype(np.uint8))
+
+
+def places(values: Map, limit: float) -> NDArray[np.int64]:
+    """Where in the table the colour of each number is; in the middle for what is not finite."""
+    share = np.clip(np.nan_to_num(values, nan=0, posinf=limit, neginf=-limit) / limit, -1, 1)
+    return np.asarray(np.minimum(((share + 1) * 128).astype(np.int64), 255))
 
 
 def opacity(values: Map, limit: float) -> Map:

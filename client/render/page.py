@@ -1,6 +1,7 @@
-"""Scenes as HTML that needs nothing else: pixels as images in the page, bars and lines as SVG, tokens as text.
+"""Scenes as HTML that needs nothing but `css`: pixels as images in the page, bars and lines as SVG, tokens as text.
 
-Needs pillow (the `audit` extra). Everything that comes from a model or a data set is escaped.
+Needs pillow (the `audit` extra). Everything that comes from a model or a data set is escaped, and no element has a
+style of its own, so that a page may forbid these.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
@@ -117,9 +119,18 @@ def scale_of(limit: float, *, clipped: bool = False) -> str:
     return f'<div class="scale"><span>{low}</span><i></i><span>{high}</span></div>'
 
 
-def css_of_scale() -> str:
-    """The colours from left to right, as CSS has them."""
-    return ", ".join(f"#{one}" for one in colours.ANCHORS)
+def css() -> str:
+    """The style of all that is made here; inks are those of a white page, where no variable says another."""
+    shades = []
+    for place, ground in enumerate(np.rint(colours.table() * 255).astype(int)):
+        ink = "#fff" if float(ground @ np.array([0.299, 0.587, 0.114])) < 130 else "#1a1a1a"
+        shades.append(f".tokens .c{place}{{background:#{bytes(ground.tolist()).hex()};color:{ink}}}")
+    scale = ", ".join(f"#{one}" for one in colours.ANCHORS)
+    plain = (Path(__file__).parent / "render.css").read_text(encoding="utf-8")
+    return (
+        f"{plain}.scale i {{ background: linear-gradient(to right, {scale}); }}\n"
+        f".tokens .missing {{ background: {colours.MISSING}; color: #1a1a1a; }}\n{''.join(shades)}\n"
+    )
 
 
 def tokens(panel: TokensPanel) -> str:
@@ -128,12 +139,11 @@ def tokens(panel: TokensPanel) -> str:
     if said := emptiness(values):
         return f'<div class="empty">{escape(said)}</div>'
     pieces = []
-    for label, value, ground in zip(
-        panel.tokens.labels, values, colours.coloured(values, panel.limit), strict=True
+    for label, value, place in zip(
+        panel.tokens.labels, values, colours.places(values, panel.limit), strict=True
     ):
-        dark = float(ground @ np.array([0.299, 0.587, 0.114])) < 130
-        style = f"background:#{bytes(ground.tolist()).hex()}" + ";color:#fff" * dark
-        pieces.append(f'<span style="{style}" title="{number(value)}">{escape(label)}</span>')
+        shade = f"c{place}" if np.isfinite(value) else "missing"
+        pieces.append(f'<span class="{shade}" title="{number(value)}">{escape(label)}</span>')
     text = f'<div class="tokens">{" ".join(pieces)}</div>'
     if len(panel.tokens.labels) > 3 * STRONGEST:
         chosen = strongest(values, STRONGEST)
@@ -160,13 +170,24 @@ def ranked(labels: Sequence[str], values: Map, title: str) -> str:
     largest = float(np.abs(np.nan_to_num(values)).max()) or 1.0
     rows = []
     for label, value in zip(labels, values, strict=True):
-        share = 50 * abs(float(value)) / largest
-        side, colour = ("left", POSITIVE) if value >= 0 else ("right", NEGATIVE)
-        bar = f'<b style="{side}:50%;width:{share:.1f}%;background:{colour}"></b>'
+        length = 50 * abs(float(np.nan_to_num(value))) / largest
+        bar = share_bar(-length if value < 0 else length)
         rows.append(
             f'<tr><th scope="row">{escape(label)}</th><td class="bar">{bar}</td><td>{number(float(value))}</td></tr>'
         )
     return f'<table class="ranked"><caption>{escape(title)}</caption>{"".join(rows)}</table>'
+
+
+def share_bar(length: float, start: int = -50) -> str:
+    """A bar from the middle of 100, or from another start: red to the right, blue to the left or where it is less than
+    nothing."""
+    colour = NEGATIVE if length < 0 else POSITIVE
+    size = min(abs(length), 100.0)
+    left = -size if length < 0 and start else 0.0
+    return (
+        f'<svg class="share" viewBox="{start} 0 100 1" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect x="{left:.1f}" width="{size:.1f}" height="1" fill="{colour}"/></svg>'
+    )
 
 
 def bars(values: Map, title: str) -> str:

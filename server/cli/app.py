@@ -22,6 +22,7 @@ from onnx_attribution.server.cli.methods import methods
 from onnx_attribution.server.cli.models import models
 from onnx_attribution.server.cli.names import names
 from onnx_attribution.server.cli.ops import ops
+from onnx_attribution.server.cli.page import page
 from onnx_attribution.server.cli.serve import Commands, serve
 from onnx_attribution.server.cli.status import EPILOG, EPILOG_OF_AUDIT, guarded
 from onnx_attribution.server.cli.token import token
@@ -47,6 +48,7 @@ SHORT: dict[Callable[..., None], str] = {  # each fits on its line in the list o
     intervene: "Sets, scales or patches activations.",
     ablation: "Removes neurons in the order of each method.",
     importance: "Weighs the units of a layer for each class.",
+    page: "Looks into a model in the browser.",
     audit: "Tests which explanations mean something.",
     batch: "Attributions of a whole data set.",
     names: "Names the units of a layer in words.",

@@ -91,14 +91,19 @@ def asking(place: Place, read: Read | None = None) -> Iterator[Asker]:
         with quiet(), _embedded(place, read) as asker:
             yield asker
         return
+    with place.login.client(checked_address(place)) as client:
+        yield _Remote(client, place.model)
+
+
+def checked_address(place: Place) -> str:
+    """The server's address. Raises: InvalidArgument: it is none, or an option is given that only files have."""
     if place.shapes or place.batch_axes:
         raise InvalidArgument(
             "--shape and --batch-axis are for files; the server has settled them for its models"
         )
-    if not re.fullmatch(r"\S+:[0-9]{1,5}|unix:\S+", place.server):
+    if not re.fullmatch(r"\S+:[0-9]{1,5}|unix:\S+", place.server or ""):
         raise InvalidArgument(f"--server {place.server!r} is not of the form HOST:PORT")
-    with place.login.client(place.server) as client:
-        yield _Remote(client, place.model)
+    return place.server or ""
 
 
 def quiet() -> redirect_stdout[TextIO]:

@@ -122,7 +122,7 @@ def explain(
 ) -> None:
     """Says how much each unit of the chosen layers contributes to the target, for each sample of the inputs."""
     wanted_rows = parse_rows(rows) if rows is not None else None
-    question = _Question(
+    question = Question(
         method.replace("-", "_").lower(), tuple(layer or ()), tuple(source or ()), tuple(target or ()),
         tuple(each_target or ()), tuple(minus or ()), tuple(baseline or ()), tuple(references or ()), logit,
         mean_centred, parameters, tuple(parameter or ()), sums_only,
@@ -160,7 +160,7 @@ def explain(
 
 
 @dataclass(frozen=True)
-class _Question:
+class Question:
     """The options that make a request, once the model's inputs are known."""
 
     method: str

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -42,8 +43,8 @@ def routes(unready: Callable[[], str], metrics: Metrics) -> list[BaseRoute]:
 class Http:
     """A listener on the loop that runs."""
 
-    def __init__(self, routes: Sequence[BaseRoute]) -> None:
-        self.app = Starlette(routes=list(routes))
+    def __init__(self, routes: Sequence[BaseRoute], middleware: Sequence[Middleware] = ()) -> None:
+        self.app = Starlette(routes=list(routes), middleware=list(middleware))
         config = uvicorn.Config(
             self.app,
             http="h11",

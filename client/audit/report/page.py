@@ -19,8 +19,8 @@ from onnx_attribution.client.render import charts, page
 from onnx_attribution.client.render.charts import Curve
 from onnx_attribution.client.render.inputs import shown_of
 from onnx_attribution.client.render.maps import range_of
-from onnx_attribution.client.render.scene import HeatPanel, Panel, Shown, TokensPanel, number, scene_of
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.client.render.scene import HeatPanel, Panel, Shown, TokensPanel, scene_of
+from onnx_attribution.client.render.templates import templates
 from onnx_attribution.values import Array
 
 SAMPLES = 12
@@ -41,18 +41,8 @@ def write_page(
     Raises:
         InvalidArgument: jinja2 or pillow is missing.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ModuleNotFoundError:
-        raise InvalidArgument("pages need jinja2: pip install 'onnx-attribution[audit]'") from None
-    environment = Environment(
-        loader=PackageLoader("onnx_attribution.client.audit.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=_number, percent=_percent, title=title, breakable=_breakable)
+    environment = templates("onnx_attribution.client.audit.report")
+    environment.filters["title"] = title
     shown = [shown_of(audit.info, item.inputs, baseline=audit.settings.baseline) for item in audit.data.items]
     shown = [_with_features(one, audit) for one in shown]
     text = environment.get_template("report.html.j2").render(
@@ -67,7 +57,7 @@ def write_page(
         flow=_flow(found, links, audit),
         neurons=_neurons(audit, found, shown),
         compared=_compared(found),
-        colours=page.css_of_scale(),
+        css=page.css(),
     )
     path.write_text(text, encoding="utf-8")
 
@@ -295,21 +285,3 @@ def _example(
 
 def _compared(found: Mapping[str, Any]) -> dict[str, Any] | None:
     return found.get("compare")
-
-
-# --- words
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else number(value, digits)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.3g} %".replace("-", "−")
-
-
-def _breakable(name: str) -> Any:
-    """A name that may be broken after its underscores."""
-    from markupsafe import Markup, escape
-
-    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))

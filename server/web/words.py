@@ -1,0 +1,174 @@
+"""An answer in words and in pictures, as the page's templates show it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnx_attribution.channels import usual_axis
+from onnx_attribution.client.niwt.unit_names import UnitNames
+from onnx_attribution.client.render import page
+from onnx_attribution.client.render.inputs import shown_of
+from onnx_attribution.client.render.scene import number, scene_of
+from onnx_attribution.errors import AttributionError, Reason
+from onnx_attribution.values import Array, Attribution, LayerAttribution, LayerInfo, ModelInfo
+
+STRONGEST = 8
+"""Units of a layer, and classes of a prediction, that are listed."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of a layer: what it contributes to one sample, and its name, "" where it has none."""
+
+    number: int
+    value: float
+    name: str
+
+
+def refusal(error: Exception, hidden: str = "") -> dict[str, Any]:
+    """What is wrong and what would work; `hidden` is the folder of uploads, of which nobody needs to know."""
+    if not isinstance(error, AttributionError):
+        return {"message": "something unexpected failed here; the log says what", "reason": "", "instead": ""}
+    message = error.message.replace(f"{hidden}/", "") if hidden else error.message
+    wrong = {name: text for name, text in error.violations.items() if text not in message}
+    return {
+        "message": message,
+        "reason": str(error.reason),
+        "meaning": Reason(error.reason).meaning,
+        "instead": Reason(error.reason).instead,
+        "violations": wrong,
+    }
+
+
+def told(
+    answer: Attribution, info: ModelInfo, arrays: Mapping[str, Array], baseline: str, names: UnitNames
+) -> dict[str, Any]:
+    """The layers of an answer about one sample: picture, facts, and the strongest units."""
+    from dataclasses import replace
+
+    shown = replace(shown_of(info, arrays, baseline=baseline or "0"), names=names)
+    layers = []
+    for layer in answer.layers.values():
+        layers.append(
+            {
+                "name": layer.name,
+                "picture": page.scene(scene_of(answer, layer, 0, shown)),
+                "facts": facts(answer, layer, baseline),
+                "units": units(layer, names) if layer.name not in info.sources else [],
+            }
+        )
+    return {"method": answer.method, "layers": layers, "warnings": answer.warnings}
+
+
+def facts(answer: Attribution, layer: LayerAttribution, baseline: str) -> list[tuple[str, str]]:
+    """What is explained, what it is compared with, and how well the numbers account for it, in words."""
+    target = answer.target
+    value, before = float(target.value[0]), float(target.baseline_value[0])
+    total, left, error = (float(one[0]) for one in (layer.sum, layer.residual, layer.error_estimate))
+    label = f" ({target.labels[0]})" if target.labels and target.labels[0] else ""
+    found = [("target", f"{target.tensor}[{target.index[0]}]{label}, which is {number(value)} at this input")]
+    if math.isfinite(before):
+        found.append(
+            (
+                "baseline",
+                f"{baseline or '0'}, where the target is {number(before)}: {number(value - before)} is to be explained",
+            )
+        )
+    found.append(("sum", f"all units of the layer together contribute {number(total)}"))
+    if math.isfinite(left):
+        change = abs(value - before)
+        share = f", {number(100 * abs(left) / change, 3)} % of the change" if change else ""
+        why = "the error of the sum" if layer.cut else "what goes by ways around this layer, and the error"
+        found.append(("residual", f"{number(left)}{share}: {why}"))
+    if math.isfinite(error):
+        found.append(
+            ("estimated error", f"the numbers are off by about {number(error)} in all (absolute differences)")
+        )
+    work = f"{answer.steps} steps, " if answer.steps else ""
+    found.append(
+        (
+            "work",
+            f"{work}{answer.evaluations} evaluations, {number(answer.seconds, 2)} s on {answer.provider}",
+        )
+    )
+    return found
+
+
+def sums_of(values: Array) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """`[units]` of one sample of a layer: the units lie along its first axis, of fewer than three along the last."""
+    numbers = np.nan_to_num(np.asarray(values, np.float64))
+    if numbers.ndim < 2:
+        return np.atleast_1d(numbers)
+    axis = usual_axis(numbers.ndim + 1) - 1
+    return np.asarray(numbers.sum(axis=tuple(k for k in range(numbers.ndim) if k != axis)))
+
+
+def units(layer: LayerAttribution, names: UnitNames, most: int = STRONGEST) -> list[Unit]:
+    """The units that contribute most to the first sample."""
+    sums, known = sums_of(layer.values[0]), names.of(layer.name)
+    order = np.argsort(-np.abs(sums), kind="stable")[:most]
+    return [Unit(int(k), float(sums[k]), known.get(int(k), "")) for k in order if sums[k]]
+
+
+def spine(answer: Attribution, layers: Sequence[LayerInfo]) -> dict[str, Any]:
+    """The layers from the source to the target: the share of the change that passes each, and what goes around it.
+
+    Cuts are the spine: every way crosses them. A layer that is none lies on a branch between two cuts.
+    """
+    about = {one.name: one for one in layers}
+    target = answer.target
+    change = float(target.value[0] - target.baseline_value[0])
+    rows = []
+    for name, layer in answer.layers.items():
+        one = about.get(name)
+        total = float(layer.sum[0])
+        share = total / change if math.isfinite(change) and change else math.nan
+        if answer.flow is not None and name in answer.flow.layers:
+            share = float(answer.flow.layers[name].share[0])
+        rows.append(
+            {
+                "name": name,
+                "operator": one.operator if one else "",
+                "shape": "×".join(map(str, layer.values.shape[1:])) or "1",
+                "cut": layer.cut,
+                "sum": total,
+                "share": share if math.isfinite(share) else None,
+                "around": 1 - share if math.isfinite(share) and not layer.cut else None,
+                "bar": page.share_bar(100 * share, 0) if math.isfinite(share) else "",
+            }
+        )
+    places = {name: k for k, name in enumerate(about)}
+    rows.sort(key=lambda row: places.get(str(row["name"]), len(places)))
+    together = [" + ".join(names) for names in answer.flow.cut_sets] if answer.flow else []
+    return {"rows": rows, "together": together, "is_flow": answer.flow is not None}
+
+
+def prediction(info: ModelInfo, outputs: Mapping[str, Array]) -> list[dict[str, Any]]:
+    """The largest numbers of each float output, with the target that means each."""
+    found = []
+    alone = sum(array.dtype.kind == "f" for array in outputs.values()) == 1
+    for name, array in outputs.items():
+        if array.dtype.kind != "f" or not array.size:
+            continue
+        flat = np.asarray(array, np.float64).reshape(-1)
+        shape = array.shape[1:] if len(array.shape) > 1 and array.shape[0] == 1 else array.shape
+        classes = info.class_names.get(name, ())
+        rows = []
+        for k in np.argsort(-np.nan_to_num(flat, nan=-np.inf), kind="stable")[:STRONGEST]:
+            index = ",".join(str(int(one)) for one in np.unravel_index(int(k), shape))
+            label = classes[int(k)] if len(classes) == flat.size else ""
+            rows.append(
+                {
+                    "target": index if alone else f"{name}:{index}",
+                    "index": index,
+                    "label": label,
+                    "value": flat[k],
+                }
+            )
+        found.append({"output": name, "rows": rows, "more": max(flat.size - len(rows), 0)})
+    return found

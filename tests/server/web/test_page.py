@@ -1,0 +1,179 @@
+"""The page of a model: what it shows is what `explain` prints, and what it refuses it says in words."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from PIL import Image
+
+from tests.server.cli.commands import run
+from tests.server.web.visitor import Visitor, visiting
+
+Data = tuple[NDArray[np.float32], NDArray[np.int64]]
+INPUT = {"model": "digits.onnx", "input": "beside:three.npy"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, digits_path: Path, digits_data: Data) -> Path:
+    """Returns a folder with the model and a file of three samples beside it."""
+    place = tmp_path_factory.mktemp("page")
+    shutil.copy(digits_path, place)
+    np.save(place / "three.npy", digits_data[0][:3])
+    return place
+
+
+@pytest.fixture(scope="module")
+def visitor(folder: Path) -> Iterator[Visitor]:
+    """Yields somebody who has opened the page of the model."""
+    with visiting(folder / "digits.onnx") as one:
+        yield one
+
+
+def command_of(text: str) -> list[str]:
+    """Returns the arguments of the command line that is shown."""
+    (found,) = re.findall(r"<pre><code>(.*?)</code></pre>", text, re.DOTALL)
+    return shlex.split(html.unescape(found))[1:]
+
+
+def test_the_only_model_is_opened_with_the_file_beside_it(visitor: Visitor) -> None:
+    assert visitor.get("/").headers["location"] == "/explain?model=digits.onnx"
+    text = visitor.get("/explain", model="digits.onnx").text
+    assert "three.npy" in text
+    assert 'max="2"' in text
+    assert 'data-stream="/stream?model=digits.onnx&amp;input=beside%3Athree.npy' in text
+
+
+def test_revisions_come_one_after_the_other_and_the_last_is_final(visitor: Visitor) -> None:
+    events = visitor.events(**INPUT, layer="relu2")
+    kinds = [kind for kind, _ in events if kind != "progress"]
+    numbers = [told["number"] for kind, told in events if kind == "revision"]
+    assert kinds == ["revision"] * (len(kinds) - 1) + ["final"]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) > 1
+    assert "Final" in events[-1][1]["html"]
+    assert not any("Final" in told["html"] for kind, told in events if kind == "revision")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"layer": "relu2", "method": "deeplift_rescale", "row": 2, "target": "3", "baseline": "0.25"},
+        {"method": "integrated_gradients", "parameter": "steps=8", "target": "-1", "baseline": "-0.5"},
+    ],
+)
+def test_the_command_line_that_is_shown_gives_the_same_numbers(
+    visitor: Visitor, fields: dict[str, str]
+) -> None:
+    text = visitor.final(**INPUT, **fields)
+    done = run(*command_of(text), "--json")
+    assert done.exit_code == 0, done.output
+    (layer,) = json.loads(done.stdout)["layers"].values()
+    told = re.search(r"together contribute ([−0-9.e]+)<", text)
+    assert told is not None
+    assert float(told[1].replace("−", "-")) == pytest.approx(layer["sum"][0], rel=1e-3)
+
+
+def test_facts_are_told_in_words(visitor: Visitor) -> None:
+    text = visitor.final(**INPUT, layer="relu2", method="deeplift_rescale", target="7")
+    for word in ("logits[7]", "is to be explained", "all units of the layer together", "of the change"):
+        assert word in text
+    assert "data:image/png" in text
+
+
+def test_layers_are_a_spine_of_cuts_with_links(visitor: Visitor) -> None:
+    text = visitor.get("/spine", **INPUT, method="deeplift_rescale").text
+    names = re.findall(r'class="name">(\w+)<', text)
+    assert names == ["image", "relu1", "relu2", "pool", "relu3", "logits"][: len(names)]
+    assert text.count('class="cut') == len(names) >= 5
+    assert text.count("100 %") == len(names)
+
+
+def test_what_goes_around_a_layer_is_said_of_branches(tmp_path: Path) -> None:
+    text = """residual (float[N,4] x) => (float[N,1] y)
+        { a = Relu(x) s = Add(x, a) r = Relu(s) y = ReduceSum(r, axes) }"""
+    file = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {text}')
+    file.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axes"))
+    onnx.save(file, tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.array([[1.0, 2.0, 3.0, 4.0]], np.float32))
+    with visiting(tmp_path / "m.onnx") as visitor:
+        found = visitor.get("/spine", model="m.onnx", input="beside:x.npy", method="deeplift_rescale").text
+    # y is the sum of relu(x + relu(x)): half of it comes by the relu, and half around it.
+    branch = re.search(r'<li class="branch">.*?</li>', found, re.DOTALL)
+    assert branch is not None
+    assert ">a<" in branch[0]
+    assert "50 % bypasses it" in branch[0]
+
+
+def test_the_prediction_is_that_of_the_model(visitor: Visitor, digits_data: Data) -> None:
+    text = visitor.get("/prediction", **INPUT, row=1).text
+    first = re.search(r'target=(\d)">', text.replace("&amp;", "&"))
+    assert first is not None
+    assert int(first[1]) == digits_data[1][1]
+
+
+def test_pictures_are_taken_and_brought_to_size(visitor: Visitor, tmp_path: Path) -> None:
+    Image.fromarray(np.full((20, 30, 3), 128, np.uint8)).save(tmp_path / "my photo.png")
+    found = visitor.upload(tmp_path / "my photo.png", "digits.onnx")
+    assert found["samples"] == 1
+    text = visitor.final(model="digits.onnx", input=found["key"])
+    assert "brought to the model" in text
+    assert command_of(text)[2:5] == ["--input", "image=my photo.png", "--resize"] or "--resize" in command_of(
+        text
+    )
+
+
+def test_what_is_no_input_is_refused_in_words(visitor: Visitor, tmp_path: Path) -> None:
+    np.save(tmp_path / "wrong.npy", np.zeros((2, 5), np.float32))
+    found = visitor.upload(tmp_path / "wrong.npy", "digits.onnx")
+    text = found["html"] if "html" in found else visitor.final(model="digits.onnx", input=found["key"])
+    assert "What would work" in text
+    assert "/tmp" not in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"target": "77"}, "TARGET_INVALID"),
+        ({"layer": "nowhere"}, "NODE_NOT_FOUND"),
+        ({"method": "nonsense"}, "choose one of the list"),
+        ({"row": "9"}, "there is no sample 9"),
+        ({"target": "@/etc/passwd"}, "names a file"),
+        ({"baseline": "/etc/passwd"}, "is no number"),
+        ({"parameter": "steps=none"}, "PARAMETER_INVALID"),
+        ({"layer": "<script>alert(1)</script>"}, "&lt;script&gt;"),
+    ],
+)
+def test_refusals_say_what_would_work(visitor: Visitor, fields: dict[str, str], word: str) -> None:
+    kind, told = visitor.events(**INPUT, **fields)[-1]
+    assert kind == "refused"
+    assert word in told["html"]
+    assert "<script>" not in told["html"]
+
+
+def test_two_questions_stand_side_by_side(visitor: Visitor) -> None:
+    fields = {**INPUT, "method": "gradient", "b.method": "deeplift_rescale", "b.layer": "relu2"}
+    text = visitor.get("/explain", **fields).text
+    assert text.count("data-stream=") == 2
+    assert "logits" in visitor.final(**fields, side=0)
+    assert ">relu2<" in visitor.final(**fields, side=1)
+
+
+def test_one_file_holds_both_answers_and_asks_for_nothing(visitor: Visitor) -> None:
+    saved = visitor.get("/export", **INPUT, method="gradient", **{"b.method": "deeplift_rescale"})
+    assert saved.headers["content-disposition"] == 'attachment; filename="digits.onnx.html"'
+    text = saved.text
+    assert text.count("onnx-attribution explain") == 2
+    assert "--method deeplift-rescale" in text
+    assert not re.findall(r'(?:src|href)="(?!data:|/explain)', text)
+    assert "<script" not in text

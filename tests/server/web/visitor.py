@@ -1,0 +1,83 @@
+"""Somebody who opens the page, and keeps its cookie."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from onnx_attribution.client.aio import AsyncClient
+from onnx_attribution.client.niwt.unit_names import UnitNames
+from onnx_attribution.server.cli.asker import Place
+from onnx_attribution.server.cli.page import Reader, served
+from onnx_attribution.server.cli.pictures import Picture
+from onnx_attribution.server.web import Pages, serving
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+
+@dataclass
+class Visitor:
+    """Asks a page on this machine; `headers` are sent with each request."""
+
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def ask(self, path: str, body: bytes | None = None, **headers: str) -> Answer:
+        at = urlsplit(self.url)
+        connection = http.client.HTTPConnection(at.hostname or "", at.port, timeout=60)
+        try:
+            given = {**self.headers, **{name.replace("_", "-"): text for name, text in headers.items()}}
+            connection.request("GET" if body is None else "POST", path, body, given)
+            response = connection.getresponse()
+            told = {name.lower(): text for name, text in response.getheaders()}
+            return Answer(response.status, told, response.read().decode())
+        finally:
+            connection.close()
+
+    def get(self, path: str, **fields: object) -> Answer:
+        return self.ask(f"{path}?{urlencode(fields)}" if fields else path)
+
+    def upload(self, file: Path, model: str, **fields: str) -> dict[str, Any]:
+        at = urlsplit(self.url)
+        asked = urlencode({"model": model, "name": file.name, **fields})
+        answer = self.ask(f"/upload?{asked}", file.read_bytes(), Origin=f"http://{at.netloc}")
+        found: dict[str, Any] = json.loads(answer.text)
+        return found
+
+    def events(self, **fields: object) -> list[tuple[str, dict[str, Any]]]:
+        """What a stream sends: the kinds of its events, and what they say."""
+        found = []
+        for event in self.get("/stream", **fields).text.strip().split("\n\n"):
+            kind, _, data = event.partition("\n")
+            found.append((kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+        return found
+
+    def final(self, **fields: object) -> str:
+        """The HTML with which a stream ends."""
+        return str(self.events(**fields)[-1][1]["html"])
+
+
+@contextmanager
+def visiting(file: Path | str, names: UnitNames | None = None, **more: Any) -> Iterator[Visitor]:
+    """A page of a file, and a visitor who has opened it."""
+    place = Place(str(file), None, "cpu", 1, {}, {}, file=str(file))
+    with served(place) as (address, engine):
+        reader = Reader(place, Picture(), engine)
+        with serving(
+            lambda: AsyncClient(address), lambda client: Pages(client, reader, names, **more)
+        ) as url:
+            visitor = Visitor(url)
+            opened = visitor.ask(f"/?{urlsplit(url).query}")
+            visitor.headers["Cookie"] = opened.headers["set-cookie"].partition(";")[0]
+            yield visitor
