@@ -208,6 +208,9 @@ def audit(
         write_page(run, told, out / FILES[2], links=asker.links([*info.sources, *settings.layers]))
     for text in picture.notes:
         say(text)
+    if any(one["answered"] for one in told["methods"].values()):
+        for name, reason in run.skipped.items():
+            say(f"the check {name} is left out: {reason}")
     if run.left_out:
         name, reason = next(iter(run.left_out.items()))
         say(f"{len(run.left_out)} of {len(found)} samples are left out, such as {name}: {reason}")

@@ -73,6 +73,7 @@ def test_a_check_beyond_the_budget_is_named_and_a_larger_budget_goes_on(tmp_path
     assert poor["skipped"].keys() == {"classes", "perturbations"}
     assert all("--budget leaves" in why for why in poor["skipped"].values())
     assert "in all: samples" in said
+    assert "the check classes is left out: it would take about" in said
     assert poor["methods"]["gradient"]["metrics"] == {}
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "What was left out" in page
