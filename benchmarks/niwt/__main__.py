@@ -31,7 +31,7 @@ from onnx_attribution.client.niwt.minimise import Floats
 from onnx_attribution.client.niwt.names import precision
 
 RESULTS, CACHE = Path(__file__).parent / "results", Path(".niwt")
-SHUFFLES = 3
+SHUFFLES = 2
 
 
 def main(arguments: list[str]) -> int:
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     if not given.only:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{given.data}.md").write_text(text)
-        (RESULTS / f"{given.data}.json").write_text(json.dumps(found, indent=1) + "\n")
+        (RESULTS / f"{given.data}.json").write_text(json.dumps(found) + "\n")
     return 0
 
 
@@ -85,7 +85,8 @@ def experiment(problem: Problem, cache: Path) -> dict[str, Any]:
         "name": problem.name, "seed": problem.seed, "unseen": problem.unseen, "layer": place(known, layer),
         "choice": asdict(choice), "scores": {name: asdict(one) for name, one in table.items()},
         "names": {
-            "mean": named.mean, "null": float(np.nanmean(named.null)), "p": named.p,
+            "mean": named.mean, "null": float(np.nanmean(named.null)), "p": round(named.p, 4),
+            "draws": [round(float(one), 4) for one in np.nanmean(named.null, axis=1)],
             "attributes": {
                 name: [round(float(value), 4), round(float(p), 4)]
                 for name, value, p in zip(problem.names, named.each, named.p_of_each, strict=True)
@@ -96,8 +97,8 @@ def experiment(problem: Problem, cache: Path) -> dict[str, Any]:
     print(
         f"{problem.name}: trained {trained - began:.0f} s, the rest {time.monotonic() - trained:.0f} s",
         f"  at {found['layer']}, ridge {choice.ridge}, pull {choice.pull}, share {choice.share:.2f}, p {choice.p:.2f}",
-        *(f"  {name:40}" + " ".join(f"{value:.3f}" for value in asdict(one).values()) for name, one in table.items()),
-        f"  names: {named.mean:.3f}, null {np.nanmean(named.null):.3f}, p {named.p:.3f}",
+        *(f"  {name:41}" + " ".join(f"{value:.3f}" for value in asdict(one).values()) for name, one in table.items()),
+        f"  names: {named.mean:.3f}, null {np.nanmean(named.null):.3f}, p {named.p:.4f}",
         sep="\n", flush=True,
     )  # fmt: skip
     return found

@@ -47,7 +47,7 @@ def page(data: str, found: Sequence[dict[str, Any]]) -> str:
 def _targets(data: str, found: Sequence[dict[str, Any]]) -> list[str]:
     niwt, rival = _median(found, "NIWT"), _median(found, "description -> weights")
     calibrated = _median(found, "description -> weights, offset chosen")
-    mixed, p = _median(found, "shuffled descriptions"), max(one["names"]["p"] for one in found)
+    mixed, p = _median(found, "shuffled descriptions"), _pooled(found)
     rows = [
         ("median H of NIWT", f"at least {TARGETS[data]}", f"{niwt:.3f}", niwt >= TARGETS[data]),
         ("median H of shuffled descriptions", f"at most {SHUFFLED}", f"{mixed:.3f}", mixed <= SHUFFLED),
@@ -58,12 +58,19 @@ def _targets(data: str, found: Sequence[dict[str, Any]]) -> list[str]:
             f"{niwt:.3f}",
             niwt >= calibrated,
         ),
-        ("names against their null, largest p", f"below {LEVEL}", f"{p:.3f}", p < LEVEL),
+        ("names against their null, over all networks", f"p below {LEVEL}", f"{p:.4f}", p < LEVEL),
     ]
     return [
         "| | to reach | found | |", "|---|---|---:|---|",
         *(f"| {what} | {wanted} | {value} | {'reached' if met else 'missed'} |" for what, wanted, value, met in rows),
     ]  # fmt: skip
+
+
+def _pooled(found: Sequence[dict[str, Any]]) -> float:
+    """How often the mean over all networks is reached by one of the shuffled descriptions."""
+    own = np.mean([one["names"]["mean"] for one in found])
+    draws = np.mean([one["names"]["draws"] for one in found], axis=0)
+    return float((1 + (draws >= own).sum()) / (1 + len(draws)))
 
 
 def _values(found: Sequence[dict[str, Any]], name: str, key: str) -> list[float]:
@@ -87,7 +94,7 @@ def _names(found: Sequence[dict[str, Any]]) -> list[str]:
     ]  # fmt: skip
     for one in found:
         names = one["names"]
-        lines.append(f"| {one['seed']} | {names['mean']:.3f} | {names['null']:.3f} | {names['p']:.3f} |")
+        lines.append(f"| {one['seed']} | {names['mean']:.3f} | {names['null']:.3f} | {names['p']:.4f} |")
     attributes = sorted({name for one in found for name in one["names"]["attributes"]})
     lines += ["", "| attribute | mean average precision | seeds with p < .01 |", "|---|---:|---:|"]
     for name in attributes:

@@ -8,8 +8,7 @@ The network has been trained on the classes that are held out, and tells them be
 of them is taken away: the features lose the directions that the weights of held classes have beside those of the
 others (whose logits stay what they are), and images of held classes are left out of M. Without that the folds prefer
 early layers, which find these directions again. The offset itself is not carried over, but the share. What is left of
-that favour makes small ridges look better than they are: so the largest ridge and then the largest pull are taken that
-come within one standard error of the best.
+that favour makes weak ridges look better than they are; so by default one ridge is taken, the same for all networks.
 
 `guarded` asks whether the descriptions say more than shuffled ones, again on classes held out. Where they do not, new
 classes take no image from those that are known.
@@ -24,12 +23,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.client.niwt.domain_map import fit
+from onnx_attribution.client.niwt.domain_map import DomainMap, fit
 from onnx_attribution.client.niwt.evaluation import harmonics, offset_at
 from onnx_attribution.client.niwt.minimise import Floats
 from onnx_attribution.client.niwt.weights import align
 
-RIDGES, PULLS = (0.003, 0.01, 0.03, 0.1, 0.3), (0.1, 1.0)
+RIDGES, PULLS = (1.0,), (0.1, 0.3, 1.0)
 SHARES = np.linspace(0.3, 1, 71)
 FOLDS = 8
 """At least so many; the classes are dealt out again until there are."""
@@ -61,10 +60,10 @@ class Known:
 class Choice:
     """What the folds chose, and the mean harmonic mean that it reached on them.
 
-    `pull` is relative: the loss has `pull / |w|²` in front of the distance to the mean, where |w| is the norm of seen
-    weights, so that it means the same for every head. `p` is the share of shuffled descriptions that do as well on
-    classes held out, the own ones among them, or a bound below it where that is too large already; NaN before `guarded`
-    has asked.
+    `ridge` is of the sum over classes, where that of `fit` is of the mean. `pull` is relative: the loss has
+    `pull / |w|²` in front of the distance to the mean, where |w| is the norm of seen weights, so that it means the same
+    for every head. `p` is the share of shuffled descriptions that do as well on classes held out, the own ones among
+    them, or a bound below it where that is too large already; NaN before `guarded` has asked.
     """
 
     ridge: float
@@ -116,12 +115,9 @@ def choose(
     settings = [(ridge, pull) for ridge in sorted(ridges) for pull in sorted(pulls)]
     curves = np.array([_curves(known, out, settings) for out in held])  # [folds, settings, shares]
     means = curves.mean(axis=0)
-    best, at = np.unravel_index(means.argmax(), means.shape)
-    error = float(curves[:, best, at].std(ddof=1)) / math.sqrt(len(held))
-    last = int(np.flatnonzero(means.max(axis=1) >= means.max() - error)[-1])
-    share = int(means[last].argmax())
-    ridge, pull = settings[last]
-    return Choice(ridge, pull, float(SHARES[share]), float(means[last, share]), len(held), seed)
+    best, at = (int(one) for one in np.unravel_index(means.argmax(), means.shape))
+    ridge, pull = settings[best]
+    return Choice(ridge, pull, float(SHARES[at]), float(means[best, at]), len(held), seed)
 
 
 def guarded(known: Known, new: int, choice: Choice, *, draws: int = DRAWS) -> Choice:
@@ -151,10 +147,7 @@ def _curves(known: Known, out: Sequence[int], settings: Sequence[tuple[float, fl
     part = _without(known, kept, out)
     place = np.argsort([*kept, *out])[known.labels]
     logits = part.features @ part.weights.T + part.offsets
-    said = {
-        ridge: fit(part.attributes, part.importance, ridge=ridge)(known.attributes[out])
-        for ridge in {ridge for ridge, _ in settings}
-    }
+    said = {ridge: _map(part, ridge)(known.attributes[out]) for ridge in {ridge for ridge, _ in settings}}
     found = []
     for ridge, pull in settings:
         w, _ = _aligned(part, said[ridge], pull)
@@ -164,12 +157,17 @@ def _curves(known: Known, out: Sequence[int], settings: Sequence[tuple[float, fl
 
 def add(known: Known, attributes: Floats, choice: Choice) -> Added:
     """Weights and offsets for classes of these attributes `[new, attributes]`."""
-    said = fit(known.attributes, known.importance, ridge=choice.ridge)(attributes)
+    said = _map(known, choice.ridge)(attributes)
     w, cosine = _aligned(known, said, choice.pull)
     mean = known.offsets.mean()
     logits = known.features @ known.weights.T + known.offsets
     offset = mean + offset_at(choice.share, logits, known.features @ w.T + mean)
     return Added(w, np.full(len(w), offset), said, cosine, choice)
+
+
+def _map(known: Known, ridge: float) -> DomainMap:
+    """The first stage: the more classes there are, the less a ridge weighs."""
+    return fit(known.attributes, known.importance, ridge=ridge / len(known.attributes))
 
 
 def _aligned(known: Known, said: Floats, pull: float) -> tuple[Floats, Floats]:
