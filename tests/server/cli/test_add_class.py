@@ -77,8 +77,8 @@ def test_most_nines_are_told_by_their_segments_and_few_others_are_taken_for_one(
     data = np.load(DIGITS / "without_nine.npz")
     said = outputs(folder / "nine.onnx", data["images"]).argmax(axis=1)
     right = said == data["labels"]
-    assert right[SEEN:].sum() >= 22  # the README has 27 of 36; other machines round otherwise
-    assert right[:SEEN].sum() >= 295  # and docs/niwt.md 305 of 324
+    assert right[SEEN:].sum() >= 28  # the README has 33 of 36; other machines round otherwise
+    assert right[:SEEN].sum() >= 295  # and docs/niwt.md 302 of 324
 
 
 def test_the_file_and_the_report_say_where_the_class_comes_from(folder: Path) -> None:
