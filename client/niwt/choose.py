@@ -30,8 +30,9 @@ from onnx_attribution.client.niwt.weights import align
 
 RIDGES, PULLS = (1.0,), (0.1, 0.3, 1.0)
 SHARES = np.linspace(0.3, 1, 71)
-FOLDS = 8
-"""At least so many; the classes are dealt out again until there are."""
+FOLDS, MOST = 8, 24
+"""At least and at most so many: the classes are dealt out again until there are; of many classes some are never held
+out."""
 DRAWS, LEVEL = 19, 0.05
 
 
@@ -93,13 +94,14 @@ class Added:
 
 
 def folds(classes: int, held: int, seed: int, least: int = FOLDS) -> Iterator[list[int]]:
-    """Sets of classes to hold out, at least so many, each with about `held` classes, and each class as often."""
+    """Sets of classes to hold out, at least so many, each with about `held` classes; each class as often, unless
+    there are more than `MOST`."""
     held = max(1, min(held, classes // 4))
     parts = max(2, round(classes / held))
     random = np.random.default_rng(seed)
     for _ in range(-(-least // parts)):
         order = random.permutation(classes)
-        yield from (sorted(order[k::parts].tolist()) for k in range(parts))
+        yield from (sorted(order[k::parts].tolist()) for k in range(min(parts, MOST)))
 
 
 def choose(

@@ -125,3 +125,9 @@ def test_descriptions_are_held_against_shuffled_ones() -> None:
     old = wrong.features @ wrong.weights.T + wrong.offsets
     new = wrong.features @ added.weights.T + added.offsets
     assert (old.max(axis=1) >= new.max(axis=1) - 1e-9).all()
+
+
+def test_of_many_classes_some_are_never_held_out() -> None:
+    found = list(folds(500, 2, 0))
+    assert len(found) == 24
+    assert len({k for one in found for k in one}) == 48
