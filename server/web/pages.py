@@ -6,7 +6,7 @@ import asyncio
 import html as markup
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from onnx_attribution.client.render import page
 from onnx_attribution.client.render.templates import templates
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotFound
 from onnx_attribution.server.web import words
-from onnx_attribution.server.web.question import Given, Question, Reading, query
+from onnx_attribution.server.web.question import Given, Question, Reading, moved, query
 from onnx_attribution.server.web.uploads import MOST_BYTES, Uploads
 from onnx_attribution.values import (
     EVERY_KIND,
@@ -68,7 +68,7 @@ class Pages:
         self._spines: dict[tuple[str, Question], Attribution] = {}
         self._templates = templates("onnx_attribution.server.web")
         self._css = (STATIC / "page.css").read_text(encoding="utf-8") + page.css()
-        self._templates.globals.update(query=query, share_bar=page.share_bar)
+        self._templates.globals.update(query=query, moved=moved)
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -129,7 +129,8 @@ class Pages:
     async def _export(self, request: Request) -> Response:
         """One file that needs nothing else, with what the page shows of the questions."""
         sides: list[dict[str, Any]] = []
-        for question in Question.both(request.query_params):
+        questions = Question.both(request.query_params)
+        for which, question in enumerate(questions):
             asked = await self._asked(question)
             model, inputs = asked.request.model, asked.request.inputs
             answer = await self._client.attribute(model, inputs, **_options(asked.request))
@@ -137,9 +138,10 @@ class Pages:
             sides.append(
                 {
                     "answer": await asyncio.to_thread(self._answer, asked, answer, SAVED),
-                    "spine": await self._spine_of(question),
-                    "prediction": self._render("prediction.html.j2", found=outputs, question=None),
+                    "spine": await self._spine_of(questions, which),
+                    "prediction": self._render("prediction.html.j2", found=outputs, questions=None),
                     "model": asked.info,
+                    "question": question,
                 }
             )
         model = sides[0]["model"].name
@@ -154,7 +156,8 @@ class Pages:
 
         async def events() -> AsyncIterator[str]:
             try:
-                async for kind, told in self._events(self._side(request)):
+                questions, which = self._sides(request)
+                async for kind, told in self._events(questions[which]):
                     yield f"event: {kind}\ndata: {json.dumps(told)}\n\n"
             except AttributionError as error:
                 yield f"event: refused\ndata: {json.dumps({'html': self._refusal(error)})}\n\n"
@@ -189,13 +192,14 @@ class Pages:
                         yield "final", {"html": text, "number": best}
 
     async def _spine(self, request: Request) -> Response:
-        return HTMLResponse(await self._spine_of(self._side(request)))
+        return HTMLResponse(await self._spine_of(*self._sides(request)))
 
     async def _prediction(self, request: Request) -> Response:
-        asked = await self._asked(self._side(request))
+        questions, which = self._sides(request)
+        asked = await self._asked(questions[which].changed(target="", layer=""))
         outputs = await self._client.predict(asked.request.model, asked.request.inputs)
         found = words.prediction(asked.info, outputs)
-        return HTMLResponse(self._render("prediction.html.j2", found=found, question=asked.question))
+        return HTMLResponse(self._render("prediction.html.j2", found=found, questions=questions, which=which))
 
     async def _upload(self, request: Request) -> Response:
         """Keeps a file; the body is the file itself."""
@@ -226,10 +230,10 @@ class Pages:
 
     # --- what is behind them
 
-    def _side(self, request: Request) -> Question:
-        """The question of an address, or the one beside it."""
+    def _sides(self, request: Request) -> tuple[list[Question], int]:
+        """The questions of an address, and which of them is meant."""
         questions = Question.both(request.query_params)
-        return questions[-1 if request.query_params.get("side") == "1" else 0]
+        return questions, len(questions) - 1 if request.query_params.get("side") == "1" else 0
 
     def _choices(self, question: Question) -> dict[str, str]:
         """What may be taken as an input, by its key: in words."""
@@ -284,8 +288,9 @@ class Pages:
             "answer.html.j2", told=told, state=state, question=asked.question, command=asked.command
         )
 
-    async def _spine_of(self, question: Question) -> str:
+    async def _spine_of(self, questions: Sequence[Question], which: int) -> str:
         """The layers of a model with what passes each; a refusal stands in its place."""
+        question = questions[which]
         try:
             asked = await self._asked(question.changed(layer=""))
             key = (asked.info.digest, asked.question)
@@ -299,7 +304,9 @@ class Pages:
             layers = await self._client.layers(question.model)
         except AttributionError as error:
             return self._refusal(error)
-        return self._render("spine.html.j2", spine=words.spine(answer, layers), question=question)
+        return self._render(
+            "spine.html.j2", spine=words.spine(answer, layers), questions=questions, which=which
+        )
 
     def _refusal(self, error: Exception) -> str:
         found = words.refusal(error, str(self._uploads.folder))

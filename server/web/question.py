@@ -129,6 +129,16 @@ class Question:
         return shlex.join(words)
 
 
+def moved(questions: Sequence[Question], which: int, **fields: str) -> list[Question]:
+    """The questions with other fields: those of one of them, and of the other where it had the same there."""
+    before = questions[which]
+
+    def of(one: Question) -> dict[str, str]:
+        return {name: text for name, text in fields.items() if getattr(one, name) == getattr(before, name)}
+
+    return [one.changed(**of(one)) for one in questions]
+
+
 def query(questions: Sequence[Question], **more: str) -> str:
     """The part of an address behind the question mark."""
     defaults, fields = Question(), dict[str, str]()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,15 +49,14 @@ def told(
     answer: Attribution, info: ModelInfo, arrays: Mapping[str, Array], baseline: str, names: UnitNames
 ) -> dict[str, Any]:
     """The layers of an answer about one sample: picture, facts, and the strongest units."""
-    from dataclasses import replace
-
     shown = replace(shown_of(info, arrays, baseline=baseline or "0"), names=names)
     layers = []
     for layer in answer.layers.values():
         layers.append(
             {
                 "name": layer.name,
-                "picture": page.scene(scene_of(answer, layer, 0, shown)),
+                # what its caption says, the facts say
+                "picture": page.scene(replace(scene_of(answer, layer, 0, shown), caption=())),
                 "facts": facts(answer, layer, baseline),
                 "units": units(layer, names) if layer.name not in info.sources else [],
             }

@@ -71,7 +71,7 @@ class Visitor:
 @contextmanager
 def visiting(file: Path | str, names: UnitNames | None = None, **more: Any) -> Iterator[Visitor]:
     """A page of a file, and a visitor who has opened it."""
-    place = Place(str(file), None, "cpu", 1, {}, {}, file=str(file))
+    place = Place(str(file), None, "auto", 1, {}, {}, file=str(file))
     with served(place) as (address, engine):
         reader = Reader(place, Picture(), engine)
         with serving(
