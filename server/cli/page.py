@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onnx_attribution.client.audit.data import Dataset
 from onnx_attribution.client.niwt.unit_names import UnitNames, read_names
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.cli import options
 from onnx_attribution.server.cli.asker import Place, asking, checked_address
 from onnx_attribution.server.cli.bundles import bundled
+from onnx_attribution.server.cli.dataset import read_dataset
 from onnx_attribution.server.cli.explain import Question as Explained
-from onnx_attribution.server.cli.inputs import read_inputs
+from onnx_attribution.server.cli.inputs import parse_rows, read_inputs
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.cli.pixels import SUFFIXES
 from onnx_attribution.server.cli.samples import count_of, taken
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from onnx_attribution.server.web import Files, Given, Question
 
 BESIDE = (".npy", ".npz", ".json", *SUFFIXES)
+MOST_SAMPLES = 256
+"""Of a data set, where --rows says no others."""
 MOST_BESIDE = 30
 """Files beside the model that are offered as inputs."""
 
@@ -40,6 +44,15 @@ def page(
         int, typer.Option(min=0, max=65535, metavar="NUMBER", help="Of the page on 127.0.0.1; 0: a free one.")
     ] = 0,
     open: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help=f"A data set as of the command audit, from which units have their examples; the first {MOST_SAMPLES} "
+            "samples of it.",
+        ),
+    ] = None,
+    rows: options.Rows = None,
     names: options.Names = None,
     picture: Picture,
     place: Place,
@@ -61,7 +74,9 @@ def page(
     named = UnitNames() if names is None else read_names(names)
     with served(place) as (address, engine):
         link = place.login.link(address)
-        reading = Reader(place, picture, engine)
+        reading = Reader(place, picture, engine, data, rows)
+        if engine is not None:
+            reading.data(engine.info(Path(place.model).name))
         signals.expect()
         with serving(
             lambda: AsyncClient(address, tls=link.tls, token=link.token),
@@ -103,6 +118,44 @@ class Reader:
     at: Place
     picture: Picture
     engine: Engine | None
+    dataset: Path | None = None
+    rows: str | None = None
+    read: dict[str, Dataset] = field(default_factory=dict)
+    """The data set as each model takes it."""
+
+    @property
+    def has_data(self) -> bool:
+        return self.dataset is not None
+
+    def data(self, info: ModelInfo) -> Dataset | None:
+        if self.dataset is not None and info.digest not in self.read:
+            rows = slice(0, MOST_SAMPLES) if self.rows is None else parse_rows(self.rows)
+            picture = replace(self.picture, said=info.preprocessing, notes=[])
+            self.read[info.digest] = read_dataset(self.dataset, info, picture, rows)
+        return self.read.get(info.digest)
+
+    def item(self, info: ModelInfo, row: int) -> Given:
+        from onnx_attribution.server.web import Given
+
+        data = self.data(info)
+        if data is None or self.dataset is None:
+            raise InvalidArgument("the page has no data set: start it with --data DIR|FILE")
+        if row >= len(data):
+            raise InvalidArgument(f"there is no sample {row}; the data set has {len(data)}, the first is 0")
+        item = data.items[row]
+        first = 0 if self.rows is None else parse_rows(self.rows).start or 0
+        words: list[str] = []
+        notes: tuple[str, ...] = ()
+        if self.dataset.suffix.lower() == ".npz":
+            names = [f"{one.name}=" * (len(info.inputs) > 1) for one in info.inputs]
+            words = [word for name in names for word in ("--input", f"{name}{self.dataset}")]
+            words += [f"--rows={first + row}"]
+        elif self.dataset.is_dir():
+            words = ["--input", str(self.dataset / item.id), *_options_of(self.picture)]
+            words += ["--resize"] * self.picture.resize
+        else:
+            notes = ("explain reads no tables: the command line lacks the input",)
+        return Given(item.inputs, len(data), words, notes, True)
 
     def beside(self, model: str) -> Mapping[str, Path]:
         if self.engine is None:

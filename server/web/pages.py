@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from starlette.requests import Request
@@ -17,12 +17,14 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import BaseRoute, Route
 
 from onnx_attribution.client.aio import AsyncClient
+from onnx_attribution.client.audit.data import Dataset
 from onnx_attribution.client.niwt.unit_names import UnitNames
 from onnx_attribution.client.render import page
 from onnx_attribution.client.render.templates import templates
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotFound
 from onnx_attribution.server.web import words
 from onnx_attribution.server.web.question import Given, Question, Reading, moved, query
+from onnx_attribution.server.web.units import Sums, options_of, picture_of, sums_over
 from onnx_attribution.server.web.uploads import MOST_BYTES, Uploads
 from onnx_attribution.values import (
     EVERY_KIND,
@@ -38,9 +40,11 @@ from onnx_attribution.values import (
 STATIC = Path(__file__).parent / "static"
 KEPT = 16
 """Answers about all layers of a question, which stay while people go from layer to layer."""
-EXAMPLE, BESIDE = "example", "beside:"
+EXAMPLE, DATA, BESIDE = "example", "data", "beside:"
 PROGRESS_SECONDS = 0.2
 SAVED = {"final": True, "number": None, "why": ""}
+
+Kept = TypeVar("Kept")
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +70,7 @@ class Pages:
         self._names = names or UnitNames()
         self._uploads = Uploads()
         self._spines: dict[tuple[str, Question], Attribution] = {}
+        self._sums: dict[tuple[str, Question], Sums] = {}
         self._templates = templates("onnx_attribution.server.web")
         self._css = (STATIC / "page.css").read_text(encoding="utf-8") + page.css()
         self._templates.globals.update(query=query, moved=moved)
@@ -77,6 +82,8 @@ class Pages:
             Route("/stream", self._stream),
             Route("/spine", self._guarded(self._spine, whole=False)),
             Route("/prediction", self._guarded(self._prediction, whole=False)),
+            Route("/units", self._guarded(self._units)),
+            Route("/unit", self._guarded(self._unit)),
             Route("/export", self._guarded(self._export)),
             Route("/upload", self._upload, methods=["POST"]),
             Route("/page.css", self._style),
@@ -133,7 +140,7 @@ class Pages:
         for which, question in enumerate(questions):
             asked = await self._asked(question)
             model, inputs = asked.request.model, asked.request.inputs
-            answer = await self._client.attribute(model, inputs, **_options(asked.request))
+            answer = await self._client.attribute(model, inputs, **options_of(asked.request))
             outputs = words.prediction(asked.info, await self._client.predict(model, inputs))
             sides.append(
                 {
@@ -148,6 +155,57 @@ class Pages:
         text = self._render("export.html.j2", title=model, css=self._css, sides=sides)
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in model)[:60]
         return HTMLResponse(text, headers={"content-disposition": f'attachment; filename="{name}.html"'})
+
+    async def _units(self, request: Request) -> Response:
+        """The units of a layer over the data set, the strongest first."""
+        question = Question.of(request.query_params)
+        _, _, sums = await self._over_data(question)
+        return self._page(
+            "units.html.j2",
+            title=f"{question.layer} of {question.model}",
+            question=question,
+            units=sums.strongest(),
+            all=sums.values.shape[1],
+            samples=len(sums.values),
+            unanswered=sums.unanswered,
+            names=self._names.of(question.layer),
+        )
+
+    async def _unit(self, request: Request) -> Response:
+        """One unit: the samples of the data set to which it contributes most, and where in them."""
+        question = Question.of(request.query_params)
+        text = request.query_params.get("unit", "")
+        unit = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
+        info, data, sums = await self._over_data(question)
+        values, examples = sums.of(unit), []
+        for k in sums.examples(unit):
+            item = data.items[k]
+            asked = await self._asked(question.changed(input=DATA, row=str(k)))
+            model, inputs = asked.request.model, asked.request.inputs
+            answer = await self._client.attribute(model, inputs, **options_of(asked.request))
+            (layer,) = answer.layers.values()
+            examples.append(
+                {
+                    "id": item.id,
+                    "label": item.label,
+                    "value": values[k],
+                    "picture": await asyncio.to_thread(picture_of, info, item.inputs, layer, unit),
+                    "query": query([asked.question]),
+                    "target": answer.target.labels[0] if answer.target.labels else answer.target.index[0],
+                }
+            )
+        known = [one for one in self._names.all if (one.layer, one.unit) == (question.layer, unit)]
+        return self._page(
+            "unit.html.j2",
+            title=f"unit {unit} of {question.layer}",
+            question=question,
+            unit=unit,
+            told=next((one for one in sums.strongest() if one["number"] == unit), None),
+            named=known[0] if known else None,
+            examples=examples,
+            samples=len(sums.values),
+            last=sums.values.shape[1] - 1,
+        )
 
     # --- pieces of a page
 
@@ -172,7 +230,7 @@ class Pages:
         revisions: dict[int, Attribution] = {}
         shown = 0.0
         async with self._client.stream(
-            asked.request.model, asked.request.inputs, **_options(asked.request)
+            asked.request.model, asked.request.inputs, **options_of(asked.request)
         ) as stream:
             async for event in stream:
                 match event:
@@ -240,6 +298,8 @@ class Pages:
         found = {}
         if self._reading.example(question.model) is not None:
             found[EXAMPLE] = "the model's example"
+        if self._reading.has_data:
+            found[DATA] = "the data set"
         found |= {f"{BESIDE}{name}": name for name in self._reading.beside(question.model)}
         if question.input and question.input not in found:
             try:
@@ -258,6 +318,8 @@ class Pages:
             if example is None:
                 raise NotFound("the model has no example; choose a file")
             return example
+        if question.input == DATA:
+            return await asyncio.to_thread(self._reading.item, info, question.number)
         if question.input.startswith(BESIDE):
             name = question.input.removeprefix(BESIDE)
             known = self._reading.beside(question.model)
@@ -275,17 +337,40 @@ class Pages:
         methods = {one.name: one for one in await self._client.methods()}
         if question.method not in methods:
             raise InvalidArgument(f"the server has no method {question.method!r}; choose one of the list")
-        arrays = self._reading.row(info, given.arrays, question.number) if given.samples > 1 else given.arrays
+        arrays, samples = given.arrays, 1 if given.is_row else given.samples
+        if samples > 1:
+            arrays = self._reading.row(info, arrays, question.number)
         request = self._reading.request(question, info, methods[question.method], arrays)
         place = self._reading.place(question.model)
-        command = question.command(place, given.options, given.samples)
+        command = question.command(place, given.options, samples)
         return Asked(question, info, arrays, request, command, tuple(given.notes))
+
+    async def _over_data(self, question: Question) -> tuple[ModelInfo, Dataset, Sums]:
+        """What the units of a layer contribute over the data set."""
+        info = await self._client.model(question.model)
+        data = await asyncio.to_thread(self._reading.data, info)
+        if data is None:
+            raise InvalidArgument("the page has no data set: start it with --data DIR|FILE")
+        if not question.layer:
+            raise InvalidArgument("choose a layer first")
+        asked = await self._asked(question.changed(input=DATA, row="0"))
+        key = (info.digest, asked.question)
+        sums = self._sums.get(key)
+        if sums is None:
+            sums = await sums_over(self._client, asked.request, question.layer, data)
+            _keep(self._sums, key, sums)
+        return info, data, sums
 
     def _answer(self, asked: Asked, answer: Attribution, state: Mapping[str, Any]) -> str:
         told = words.told(answer, asked.info, asked.arrays, asked.question.baseline, self._names)
         told["warnings"] = (*told["warnings"], *asked.notes)
         return self._render(
-            "answer.html.j2", told=told, state=state, question=asked.question, command=asked.command
+            "answer.html.j2",
+            told=told,
+            state=state,
+            question=asked.question,
+            command=asked.command,
+            has_data=self._reading.has_data,
         )
 
     async def _spine_of(self, questions: Sequence[Question], which: int) -> str:
@@ -297,10 +382,8 @@ class Pages:
             answer = self._spines.get(key)
             if answer is None:
                 every = asked.request.changed(layers=(*asked.info.sources, EVERY_KIND))
-                answer = await self._client.attribute(every.model, every.inputs, **_options(every))
-                while len(self._spines) >= KEPT:
-                    del self._spines[next(iter(self._spines))]
-                self._spines[key] = answer
+                answer = await self._client.attribute(every.model, every.inputs, **options_of(every))
+                _keep(self._spines, key, answer)
             layers = await self._client.layers(question.model)
         except AttributionError as error:
             return self._refusal(error)
@@ -340,7 +423,8 @@ class Pages:
         return guarded
 
 
-def _options(request: AttributionRequest) -> dict[str, Any]:
-    """What a client is told of a request beside its model and inputs."""
-    names = ("method", "layers", "source", "target", "baselines", "channel_sums")
-    return {name: getattr(request, name) for name in names}
+def _keep(kept: dict[tuple[str, Question], Kept], key: tuple[str, Question], value: Kept) -> None:
+    """Keeps what was computed; the oldest gives way."""
+    while len(kept) >= KEPT:
+        del kept[next(iter(kept))]
+    kept[key] = value

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol, Self
 from urllib.parse import urlencode
 
+from onnx_attribution.client.audit.data import Dataset
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import DEFAULT, MethodInfo
 from onnx_attribution.values import Array, AttributionRequest, ModelInfo
@@ -24,16 +25,25 @@ Files = Sequence[tuple[str, Path]]
 
 @dataclass(frozen=True)
 class Given:
-    """The arrays of files, how many samples they hold, the options that say the same on the command line, and notes."""
+    """The arrays of files, how many samples they hold, the options that say the same on the command line, and notes.
+
+    `is_row`: whether the arrays are already those of the sample that is asked for, and the options name it.
+    """
 
     arrays: Mapping[str, Array]
     samples: int
     options: Sequence[str] = ()
     notes: Sequence[str] = ()
+    is_row: bool = False
 
 
 class Reading(Protocol):
     """How files and texts become requests, and what a model is called on the command line."""
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there is a data set."""
+        ...
 
     def beside(self, model: str) -> Mapping[str, Path]:
         """Files that are offered as inputs, by name."""
@@ -45,6 +55,14 @@ class Reading(Protocol):
 
     def arrays(self, info: ModelInfo, files: Files) -> Given:
         """Raises: InvalidArgument: a file cannot be used."""
+        ...
+
+    def data(self, info: ModelInfo) -> Dataset | None:
+        """The data set from which units have their examples. Raises: InvalidArgument: it does not fit the model."""
+        ...
+
+    def item(self, info: ModelInfo, row: int) -> Given:
+        """One sample of the data set. Raises: InvalidArgument: there is none of that number."""
         ...
 
     def row(self, info: ModelInfo, arrays: Mapping[str, Array], row: int) -> Mapping[str, Array]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_attribution.channels import usual_axis
 from onnx_attribution.client.niwt.unit_names import UnitNames
@@ -98,18 +99,16 @@ def facts(answer: Attribution, layer: LayerAttribution, baseline: str) -> list[t
     return found
 
 
-def sums_of(values: Array) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """`[units]` of one sample of a layer: the units lie along its first axis, of fewer than three along the last."""
-    numbers = np.nan_to_num(np.asarray(values, np.float64))
-    if numbers.ndim < 2:
-        return np.atleast_1d(numbers)
-    axis = usual_axis(numbers.ndim + 1) - 1
-    return np.asarray(numbers.sum(axis=tuple(k for k in range(numbers.ndim) if k != axis)))
+def moved_to_front(values: Array) -> NDArray[np.float64]:
+    """`[units, ...]` of one sample of a layer: units lie along its first axis, of fewer than three along the last."""
+    numbers = np.atleast_1d(np.asarray(values, np.float64))
+    return np.moveaxis(numbers, usual_axis(numbers.ndim + 1) - 1, 0)
 
 
 def units(layer: LayerAttribution, names: UnitNames, most: int = STRONGEST) -> list[Unit]:
     """The units that contribute most to the first sample."""
-    sums, known = sums_of(layer.values[0]), names.of(layer.name)
+    lying = np.nan_to_num(moved_to_front(layer.values[0]))
+    sums, known = lying.reshape(len(lying), -1).sum(axis=1), names.of(layer.name)
     order = np.argsort(-np.abs(sums), kind="stable")[:most]
     return [Unit(int(k), float(sums[k]), known.get(int(k), "")) for k in order if sums[k]]
 

@@ -69,14 +69,12 @@ class Visitor:
 
 
 @contextmanager
-def visiting(file: Path | str, names: UnitNames | None = None, **more: Any) -> Iterator[Visitor]:
+def visiting(file: Path | str, names: UnitNames | None = None, data: Path | None = None) -> Iterator[Visitor]:
     """A page of a file, and a visitor who has opened it."""
     place = Place(str(file), None, "auto", 1, {}, {}, file=str(file))
     with served(place) as (address, engine):
-        reader = Reader(place, Picture(), engine)
-        with serving(
-            lambda: AsyncClient(address), lambda client: Pages(client, reader, names, **more)
-        ) as url:
+        reader = Reader(place, Picture(), engine, data)
+        with serving(lambda: AsyncClient(address), lambda client: Pages(client, reader, names)) as url:
             visitor = Visitor(url)
             opened = visitor.ask(f"/?{urlsplit(url).query}")
             visitor.headers["Cookie"] = opened.headers["set-cookie"].partition(";")[0]
