@@ -64,7 +64,8 @@ class Choice:
     `ridge` is of the sum over classes, where that of `fit` is of the mean. `pull` is relative: the loss has
     `pull / |w|²` in front of the distance to the mean, where |w| is the norm of seen weights, so that it means the same
     for every head. `p` is the share of shuffled descriptions that do as well on classes held out, the own ones among
-    them, or a bound below it where that is too large already; NaN before `guarded` has asked.
+    them, or a bound below it where that is too large already; NaN before `guarded` has asked. `hidden` units make the
+    first stage a network with one hidden layer.
     """
 
     ridge: float
@@ -74,6 +75,7 @@ class Choice:
     folds: int
     seed: int
     p: float = math.nan
+    hidden: int = 0
 
     @property
     def informative(self) -> bool:
@@ -111,15 +113,16 @@ def choose(
     seed: int = 0,
     ridges: Sequence[float] = RIDGES,
     pulls: Sequence[float] = PULLS,
+    hidden: int = 0,
 ) -> Choice:
     """What to add so many new classes with, by the harmonic mean on classes held out as if they were new."""
     held = list(folds(len(known.weights), new, seed))
     settings = [(ridge, pull) for ridge in sorted(ridges) for pull in sorted(pulls)]
-    curves = np.array([_curves(known, out, settings) for out in held])  # [folds, settings, shares]
+    tried = [Choice(ridge, pull, 1.0, 0.0, len(held), seed, hidden=hidden) for ridge, pull in settings]
+    curves = np.array([_curves(known, out, tried) for out in held])  # [folds, settings, shares]
     means = curves.mean(axis=0)
     best, at = (int(one) for one in np.unravel_index(means.argmax(), means.shape))
-    ridge, pull = settings[best]
-    return Choice(ridge, pull, float(SHARES[at]), float(means[best, at]), len(held), seed)
+    return replace(tried[best], share=float(SHARES[at]), harmonic=float(means[best, at]))
 
 
 def guarded(known: Known, new: int, choice: Choice, *, draws: int = DRAWS) -> Choice:
@@ -129,8 +132,7 @@ def guarded(known: Known, new: int, choice: Choice, *, draws: int = DRAWS) -> Ch
 
     def reached(attributes: Floats) -> float:
         given = replace(known, attributes=attributes)
-        settings = [(choice.ridge, choice.pull)]
-        return float(np.mean([_curves(given, out, settings)[0] for out in held], axis=0).max())
+        return float(np.mean([_curves(given, out, [choice])[0] for out in held], axis=0).max())
 
     own = reached(known.attributes)
     count = len(known.attributes)
@@ -143,23 +145,24 @@ def guarded(known: Known, new: int, choice: Choice, *, draws: int = DRAWS) -> Ch
     return replace(choice, p=p, share=choice.share if p <= LEVEL else 1.0)
 
 
-def _curves(known: Known, out: Sequence[int], settings: Sequence[tuple[float, float]]) -> Floats:
-    """With some classes held out, the harmonic mean of each setting at each share."""
+def _curves(known: Known, out: Sequence[int], choices: Sequence[Choice]) -> Floats:
+    """With some classes held out, the harmonic mean of each choice at each share."""
     kept = [k for k in range(len(known.weights)) if k not in out]
     part = _without(known, kept, out)
     place = np.argsort([*kept, *out])[known.labels]
     logits = part.features @ part.weights.T + part.offsets
-    said = {ridge: _map(part, ridge)(known.attributes[out]) for ridge in {ridge for ridge, _ in settings}}
-    found = []
-    for ridge, pull in settings:
-        w, _ = _aligned(part, said[ridge], pull)
+    said, found = dict[float, Floats](), []
+    for choice in choices:
+        if choice.ridge not in said:
+            said[choice.ridge] = _map(part, choice)(known.attributes[out])
+        w, _ = _aligned(part, said[choice.ridge], choice.pull)
         found.append(harmonics(SHARES, logits, part.features @ w.T + part.offsets.mean(), place))
     return np.array(found)
 
 
 def add(known: Known, attributes: Floats, choice: Choice) -> Added:
     """Weights and offsets for classes of these attributes `[new, attributes]`."""
-    said = _map(known, choice.ridge)(attributes)
+    said = _map(known, choice)(attributes)
     w, cosine = _aligned(known, said, choice.pull)
     mean = known.offsets.mean()
     logits = known.features @ known.weights.T + known.offsets
@@ -167,9 +170,10 @@ def add(known: Known, attributes: Floats, choice: Choice) -> Added:
     return Added(w, np.full(len(w), offset), said, cosine, choice)
 
 
-def _map(known: Known, ridge: float) -> DomainMap:
+def _map(known: Known, choice: Choice) -> DomainMap:
     """The first stage: the more classes there are, the less a ridge weighs."""
-    return fit(known.attributes, known.importance, ridge=ridge / len(known.attributes))
+    ridge = choice.ridge / len(known.attributes)
+    return fit(known.attributes, known.importance, ridge=ridge, hidden=choice.hidden, seed=choice.seed)
 
 
 def _aligned(known: Known, said: Floats, pull: float) -> tuple[Floats, Floats]:

@@ -131,3 +131,13 @@ def test_of_many_classes_some_are_never_held_out() -> None:
     found = list(folds(500, 2, 0))
     assert len(found) == 24
     assert len({k for one in found for k in one}) == 48
+
+
+def test_the_first_stage_may_have_a_hidden_layer() -> None:
+    known, attributes, _, _ = world(classes=14)
+    choice = choose(known, 2, ridges=(0.5,), pulls=(0.1,), hidden=6)
+    added = add(known, attributes, choice)
+    assert choice.hidden == 6
+    linear = add(known, attributes, replace(choice, hidden=0))
+    assert np.abs(added.importance - linear.importance).max() > 1e-3
+    assert (add(known, attributes, choice).weights == added.weights).all()
