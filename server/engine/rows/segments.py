@@ -13,7 +13,7 @@ from onnx_attribution.server.engine.rows.stored import Floats, Found, Measured, 
 
 SURE, LUCK = 1.5, 0.5
 """Times what the model of errors expects: SURE where many add up, as much as LUCK more where one may be all."""
-BENT, APART = 1.15, 0.7
+BENT, APART = 2.0, 1.0
 """Times the error that is expected of parabolas; times how far these are apart: the least that their mean is wrong."""
 ROUNDED = 1e-3
 """Of the largest error so far, what is left of squares in float32 once these are taken off."""
