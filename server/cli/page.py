@@ -6,6 +6,8 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -156,6 +158,18 @@ class Reader:
         else:
             notes = ("explain reads no tables: the command line lacks the input",)
         return Given(item.inputs, len(data), words, notes, True)
+
+    @property
+    def has_netron(self) -> bool:
+        return self.engine is not None and find_spec("netron") is not None
+
+    def netron(self) -> str:
+        if not self.has_netron:
+            raise InvalidArgument(
+                "Netron opens files of this machine where it is installed: pip install netron"
+            )
+        host, port = import_module("netron").start(self.at.model, browse=False)
+        return f"http://{host}:{port}"
 
     def beside(self, model: str) -> Mapping[str, Path]:
         if self.engine is None:

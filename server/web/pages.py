@@ -85,6 +85,7 @@ class Pages:
             Route("/units", self._guarded(self._units)),
             Route("/unit", self._guarded(self._unit)),
             Route("/export", self._guarded(self._export)),
+            Route("/netron", self._netron, methods=["POST"]),
             Route("/upload", self._upload, methods=["POST"]),
             Route("/page.css", self._style),
             Route("/page.js", self._script),
@@ -131,6 +132,7 @@ class Pages:
             choices=choices,
             samples=samples,
             refused=refused,
+            has_netron=self._reading.has_netron,
         )
 
     async def _export(self, request: Request) -> Response:
@@ -144,8 +146,8 @@ class Pages:
             outputs = words.prediction(asked.info, await self._client.predict(model, inputs))
             sides.append(
                 {
-                    "answer": await asyncio.to_thread(self._answer, asked, answer, SAVED),
-                    "spine": await self._spine_of(questions, which),
+                    "answer": await asyncio.to_thread(self._answer, asked, answer, SAVED, linked=False),
+                    "spine": await self._spine_of(questions, which, linked=False),
                     "prediction": self._render("prediction.html.j2", found=outputs, questions=None),
                     "model": asked.info,
                     "question": question,
@@ -280,6 +282,13 @@ class Pages:
             return JSONResponse({"html": self._refusal(error)}, 400)
         return JSONResponse({"key": key, "samples": found.samples})
 
+    async def _netron(self, request: Request) -> Response:
+        """Opens the model in Netron, and says where."""
+        try:
+            return JSONResponse({"url": await asyncio.to_thread(self._reading.netron)})
+        except AttributionError as error:
+            return JSONResponse({"html": self._refusal(error)}, 400)
+
     async def _style(self, request: Request) -> Response:
         return Response(self._css, media_type="text/css")
 
@@ -361,7 +370,9 @@ class Pages:
             _keep(self._sums, key, sums)
         return info, data, sums
 
-    def _answer(self, asked: Asked, answer: Attribution, state: Mapping[str, Any]) -> str:
+    def _answer(
+        self, asked: Asked, answer: Attribution, state: Mapping[str, Any], *, linked: bool = True
+    ) -> str:
         told = words.told(answer, asked.info, asked.arrays, asked.question.baseline, self._names)
         told["warnings"] = (*told["warnings"], *asked.notes)
         return self._render(
@@ -370,10 +381,10 @@ class Pages:
             state=state,
             question=asked.question,
             command=asked.command,
-            has_data=self._reading.has_data,
+            has_data=linked and self._reading.has_data,
         )
 
-    async def _spine_of(self, questions: Sequence[Question], which: int) -> str:
+    async def _spine_of(self, questions: Sequence[Question], which: int, *, linked: bool = True) -> str:
         """The layers of a model with what passes each; a refusal stands in its place."""
         question = questions[which]
         try:
@@ -388,7 +399,11 @@ class Pages:
         except AttributionError as error:
             return self._refusal(error)
         return self._render(
-            "spine.html.j2", spine=words.spine(answer, layers), questions=questions, which=which
+            "spine.html.j2",
+            spine=words.spine(answer, layers),
+            questions=questions,
+            which=which,
+            linked=linked,
         )
 
     def _refusal(self, error: Exception) -> str:

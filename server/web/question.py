@@ -45,6 +45,15 @@ class Reading(Protocol):
         """Whether there is a data set."""
         ...
 
+    @property
+    def has_netron(self) -> bool:
+        """Whether the model's file is here, and Netron is installed."""
+        ...
+
+    def netron(self) -> str:
+        """Opens the file in Netron: the address of it. Raises: InvalidArgument: that cannot be."""
+        ...
+
     def beside(self, model: str) -> Mapping[str, Path]:
         """Files that are offered as inputs, by name."""
         ...

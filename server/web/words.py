@@ -15,7 +15,7 @@ from onnx_attribution.client.niwt.unit_names import UnitNames
 from onnx_attribution.client.render import page
 from onnx_attribution.client.render.inputs import shown_of
 from onnx_attribution.client.render.scene import number, scene_of
-from onnx_attribution.errors import AttributionError, Reason
+from onnx_attribution.errors import AttributionError, Reason, ServerBug
 from onnx_attribution.values import Array, Attribution, LayerAttribution, LayerInfo, ModelInfo
 
 STRONGEST = 8
@@ -34,7 +34,7 @@ class Unit:
 def refusal(error: Exception, hidden: str = "") -> dict[str, Any]:
     """What is wrong and what would work; `hidden` is the folder of uploads, of which nobody needs to know."""
     if not isinstance(error, AttributionError):
-        return {"message": "something unexpected failed here; the log says what", "reason": "", "instead": ""}
+        error = ServerBug("something unexpected failed on the page; the log of the command says what")
     message = error.message.replace(f"{hidden}/", "") if hidden else error.message
     wrong = {name: text for name, text in error.violations.items() if text not in message}
     return {

@@ -66,6 +66,7 @@ try {
   await tab.screenshot({ path: join(pictures, "opened.png"), fullPage: true });
 
   await tab.click(".spine a:has-text('relu2')");
+  await tab.waitForURL((to) => to.searchParams.get("layer") === "relu2");
   await answered(tab);
   found.picked = await tab.evaluate(() => ({
     layer: document.querySelector(".answer figcaption").textContent,
@@ -73,8 +74,15 @@ try {
     facts: document.querySelector("dl.facts").textContent,
   }));
 
+  await tab.click("table.units a");
+  await tab.waitForURL((to) => to.pathname === "/unit");
+  found.unit = { ...(await seen(tab)), title: await tab.textContent("h1") };
+  await tab.screenshot({ path: join(pictures, "unit.png"), fullPage: true });
+  await tab.goBack();
+  await answered(tab);
+
   await tab.setInputFiles("#file-1", file);
-  await tab.waitForURL((to) => !to.searchParams.get("input").startsWith("beside:"));
+  await tab.waitForURL((to) => !["data", "beside:three.npy", null].includes(to.searchParams.get("input")));
   await answered(tab);
   found.uploaded = await tab.evaluate(() => ({
     input: document.querySelector("#input").selectedOptions[0].textContent,

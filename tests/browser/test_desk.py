@@ -4,6 +4,7 @@ wrong, and a phone shows it whole, in dark and in light."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def seen(
     shutil.copy(digits_path, folder)
     np.save(folder / "three.npy", digits_data[0][:3])
     np.save(out / "mine.npy", digits_data[0][5:6])
-    with visiting(folder / "digits.onnx") as visitor:
+    with visiting(folder / "digits.onnx", data=digits_path.with_name("digits.npz")) as visitor:
         found: dict[str, Any] = json.loads(scripted("desk.mjs", visitor.url, out / "mine.npy", out))
         return {**found, "at": urlsplit(visitor.url).netloc}
 
@@ -45,6 +46,12 @@ def test_a_layer_is_picked_on_the_spine(seen: dict[str, Any]) -> None:
     assert seen["picked"]["layer"] == "relu2"
     assert "relu2" in seen["picked"]["current"]
     assert "is to be explained" in seen["picked"]["facts"]
+
+
+def test_a_unit_has_its_examples(seen: dict[str, Any]) -> None:
+    assert re.fullmatch(r"Unit \d+ of relu2", seen["unit"]["title"])
+    assert seen["unit"]["images"] == 18
+    assert seen["unit"]["broken"] == 0
 
 
 def test_a_file_is_sent_and_explained(seen: dict[str, Any]) -> None:

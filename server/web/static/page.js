@@ -77,6 +77,13 @@ for (const file of document.querySelectorAll("input[type=file]")) {
   });
 }
 
+document.getElementById("netron")?.addEventListener("click", async () => {
+  const response = await fetch("/netron", { method: "POST" });
+  const answer = await response.json();
+  if (response.ok) location.assign(answer.url);
+  else refused(document.getElementById("netron-said"), answer.html);
+});
+
 // Fields that say nothing stay out of the address.
 form?.addEventListener("formdata", (event) => {
   for (const [name, value] of [...event.formData]) if (value === "" || value instanceof File) event.formData.delete(name);

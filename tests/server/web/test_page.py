@@ -7,8 +7,11 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -173,5 +176,33 @@ def test_one_file_holds_both_answers_and_asks_for_nothing(visitor: Visitor) -> N
     text = saved.text
     assert text.count("onnx-attribution explain") == 2
     assert "--method deeplift-rescale" in text
-    assert not re.findall(r'(?:src|href)="(?!data:|/explain)', text)
+    assert not re.findall(r'(?:src|href)="(?!data:)', text)
     assert "<script" not in text
+
+
+def test_netron_is_offered_where_it_is_installed(
+    visitor: Visitor, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def post() -> tuple[int, dict[str, str]]:
+        answer = visitor.ask("/netron", b"", Origin=visitor.url.partition("/?")[0])
+        return answer.status, json.loads(answer.text)
+
+    opened = []
+
+    def start(file: str, browse: bool) -> tuple[str, int]:
+        opened.append((file, browse))
+        return "localhost", 8080
+
+    netron = ModuleType("netron")
+    netron.__spec__ = ModuleSpec("netron", None)
+    netron.start = start  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "netron", netron)
+    assert 'id="netron"' in visitor.get("/explain", **INPUT).text
+    assert post() == (200, {"url": "http://localhost:8080"})
+    assert opened == [(str(folder / "digits.onnx"), False)]
+    monkeypatch.delitem(sys.modules, "netron")
+    monkeypatch.setattr("onnx_attribution.server.cli.page.find_spec", lambda name: None)
+    assert 'id="netron"' not in visitor.get("/explain", **INPUT).text
+    status, told = post()
+    assert status == 400
+    assert "pip install netron" in told["html"]

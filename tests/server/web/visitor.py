@@ -68,6 +68,14 @@ class Visitor:
         return str(self.events(**fields)[-1][1]["html"])
 
 
+def opened(url: str) -> Visitor:
+    """Returns somebody who has opened the address with the key."""
+    visitor = Visitor(url)
+    answer = visitor.ask(f"/?{urlsplit(url).query}")
+    visitor.headers["Cookie"] = answer.headers["set-cookie"].partition(";")[0]
+    return visitor
+
+
 @contextmanager
 def visiting(file: Path | str, names: UnitNames | None = None, data: Path | None = None) -> Iterator[Visitor]:
     """A page of a file, and a visitor who has opened it."""
@@ -75,7 +83,4 @@ def visiting(file: Path | str, names: UnitNames | None = None, data: Path | None
     with served(place) as (address, engine):
         reader = Reader(place, Picture(), engine, data)
         with serving(lambda: AsyncClient(address), lambda client: Pages(client, reader, names)) as url:
-            visitor = Visitor(url)
-            opened = visitor.ask(f"/?{urlsplit(url).query}")
-            visitor.headers["Cookie"] = opened.headers["set-cookie"].partition(";")[0]
-            yield visitor
+            yield opened(url)

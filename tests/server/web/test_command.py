@@ -1,0 +1,83 @@
+"""`onnx-attribution page`: it prints the address of the page, and ends with Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnx_attribution.server.app import background
+from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.settings import Settings
+from tests.server.cli.commands import model, run
+from tests.server.web.visitor import Visitor, opened
+
+
+@contextmanager
+def visited(*arguments: str | Path) -> Iterator[Visitor]:
+    """Somebody who has opened the page of the command, which then ends with Ctrl-C."""
+    command = [sys.executable, "-m", "onnx_attribution.server.cli", "page", "--no-open", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.endswith("(Ctrl-C ends it)\n"), process.stderr and process.stderr.read()
+            yield opened(line.split()[0])
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 0
+
+
+def test_models_of_a_server_are_chosen_from_and_compared(tmp_path: Path, digits_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.load(digits_path.with_name("digits.npz"))["images"][:1])
+    with Engine() as engine:
+        engine.add("digits", digits_path)
+        engine.add("fixed", digits_path.with_name("digits_fixed.onnx"))
+        with (
+            background(engine, Settings(port=0, http=False)) as (address, _),
+            visited("--server", address) as visitor,
+        ):
+            text = visitor.get("/").text
+            assert 'href="/explain?model=digits"' in text
+            assert 'href="/explain?model=fixed"' in text
+            assert "Choose a file" in visitor.get("/explain", model="digits").text
+            key = visitor.upload(tmp_path / "x.npy", "digits")["key"]
+            asked = {"model": "digits", "input": key, "method": "deeplift_rescale", "b.model": "fixed"}
+            assert f"explain digits --server {address}" in visitor.final(**asked, side=0)
+            assert f"explain fixed --server {address}" in visitor.final(**asked, side=1)
+
+
+def test_a_file_of_several_inputs_takes_a_file_for_each(tmp_path: Path) -> None:
+    text = "two (float[N,3] a, float[N,3] b) => (float[N,1] y) { d = Mul(a, b) y = ReduceMax <axes=[1]> (d) }"
+    file = model(tmp_path, text)
+    for name, values in {"first": [1.0, 2.0, 3.0], "second": [3.0, 5.0, 1.0]}.items():
+        np.save(tmp_path / f"{name}.npy", np.array([values], np.float32))
+    with visited(file) as visitor:
+        began = visitor.upload(tmp_path / "first.npy", "text.onnx", input="a")
+        assert began["missing"] == ["b"]
+        ended = visitor.upload(tmp_path / "second.npy", "text.onnx", input="b", **{"with": began["key"]})
+        found = visitor.final(model="text.onnx", input=ended["key"], method="gradient_x_activation")
+        # The largest product is 2 · 5, of which gradient times input gives 10 to each input.
+        assert found.count("together contribute 10<") == 2
+        assert "--input a=first.npy --input b=second.npy" in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "name a file, or a server"),
+        (["none.onnx"], "no file"),
+        (["--server", "nonsense"], "HOST:PORT"),
+        (["--server", "127.0.0.1:1", "--shape", "x=1"], "--shape"),
+    ],
+)
+def test_what_cannot_be_opened_is_said(arguments: list[str], word: str) -> None:
+    done = run("page", "--no-open", *arguments)
+    assert done.exit_code == 2
+    assert word in done.stderr
