@@ -18,7 +18,7 @@ from onnx_attribution.graph_tools.read.load import MAX_IR, MAX_OPSET
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("client", "graph_tools", "proto", "server")
-SHIPPED = (".py", ".pyi", ".proto", ".typed", ".json", ".css", ".j2")
+SHIPPED = (".py", ".pyi", ".proto", ".typed", ".json", ".css", ".js", ".j2")
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
