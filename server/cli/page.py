@@ -175,7 +175,10 @@ class Reader:
         if self.engine is None:
             return {}
         folder = Path(self.at.model).parent
-        found = sorted(one for one in folder.iterdir() if one.suffix.lower() in BESIDE and one.is_file())
+        found = sorted(
+            (one for one in folder.iterdir() if one.suffix.lower() in BESIDE and one.is_file()),
+            key=lambda one: (one.suffix.lower() == ".json", one.name),  # which may be of another kind
+        )
         return {one.name: one for one in found[:MOST_BESIDE]}
 
     def example(self, model: str) -> Given | None:

@@ -7,6 +7,7 @@ import html as markup
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,12 +36,15 @@ from onnx_attribution.values import (
     ModelInfo,
     Progress,
     Revision,
+    TensorInfo,
 )
 
 STATIC = Path(__file__).parent / "static"
 KEPT = 16
 """Answers about all layers of a question, which stay while people go from layer to layer."""
 EXAMPLE, DATA, BESIDE = "example", "data", "beside:"
+TRIED = 8
+"""Files beside the model that are read until one of them fits."""
 PROGRESS_SECONDS = 0.2
 SAVED = {"final": True, "number": None, "why": ""}
 
@@ -111,7 +115,8 @@ class Pages:
         info = await self._client.model(first.model)
         choices = self._choices(first)
         if not first.input and choices:
-            questions = [one.changed(input=next(iter(choices))) for one in questions]
+            fitting = await self._fitting(first, info, choices)
+            questions = [one.changed(input=fitting) for one in questions]
             first = questions[0]
         infos = [info, *[await self._client.model(one.model) for one in questions[1:]]]
         layers = [[each.name for each in await self._client.layers(one.name)] for one in infos]
@@ -219,6 +224,8 @@ class Pages:
                 questions, which = self._sides(request)
                 async for kind, told in self._events(questions[which]):
                     yield f"event: {kind}\ndata: {json.dumps(told)}\n\n"
+            except asyncio.CancelledError:  # nobody is there any more
+                return
             except AttributionError as error:
                 yield f"event: refused\ndata: {json.dumps({'html': self._refusal(error)})}\n\n"
             except Exception as error:
@@ -317,6 +324,15 @@ class Pages:
                 return found
             found[question.input] = ", ".join(file.name for _, file in files)
         return found
+
+    async def _fitting(self, question: Question, info: ModelInfo, choices: Mapping[str, str]) -> str:
+        """The first of the choices that can be used, or the first."""
+        for key in list(choices)[:TRIED]:
+            with suppress(AttributionError, KeyError):
+                given = await self._given(question.changed(input=key), info)
+                if all(_fits(given.arrays[one.name], one) for one in info.inputs):
+                    return key
+        return next(iter(choices))
 
     async def _given(self, question: Question, info: ModelInfo) -> Given:
         """The arrays of the input. Raises: AttributionError: there are none, or they cannot be used."""
@@ -424,7 +440,9 @@ class Pages:
 
         async def guarded(request: Request) -> Response:
             try:
-                return await answer(request)
+                return await _while_there(request, answer)
+            except asyncio.CancelledError:  # the page ends
+                return Response(status_code=503)
             except AttributionError as error:
                 text = self._refusal(error)
             except Exception as error:
@@ -436,6 +454,34 @@ class Pages:
             return self._page("refused.html.j2", 400, title="Not possible", refused=text, back=back)
 
         return guarded
+
+
+async def _while_there(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    """The answer, which is given up, with all that is computed for it, once nobody waits for it."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    asked, left = asyncio.ensure_future(answer(request)), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait([asked, left], return_when=asyncio.FIRST_COMPLETED)
+        return await asked if asked.done() else Response(status_code=499)
+    finally:
+        for task in (asked, left):
+            task.cancel()
+        await asyncio.gather(asked, left, return_exceptions=True)
+
+
+def _fits(array: Array, one: TensorInfo) -> bool:
+    """Whether an array has the shape of an input, but for its samples."""
+    return one.shape is None or (
+        array.ndim == len(one.shape)
+        and all(
+            axis == one.batch_axis or not isinstance(size, int) or size == array.shape[axis]
+            for axis, size in enumerate(one.shape)
+        )
+    )
 
 
 def _keep(kept: dict[tuple[str, Question], Kept], key: tuple[str, Question], value: Kept) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import re
 import shlex
 import shutil
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 import onnx
@@ -20,6 +24,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
 
+from onnx_attribution.client.aio import AsyncClient
 from tests.server.cli.commands import run
 from tests.server.web.visitor import Visitor, visiting
 
@@ -206,3 +211,35 @@ def test_netron_is_offered_where_it_is_installed(
     status, told = post()
     assert status == 400
     assert "pip install netron" in told["html"]
+
+
+def test_what_nobody_waits_for_is_given_up(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, ended = threading.Event(), threading.Event()
+
+    async def never(*arguments: object, **options: object) -> None:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.set()
+            raise
+
+    monkeypatch.setattr(AsyncClient, "attribute", never)
+    at = urlsplit(visitor.url)
+    with socket.create_connection((at.hostname or "", at.port or 0)) as connection:
+        cookie = visitor.headers["Cookie"]
+        path = f"/spine?{urlencode({**INPUT, 'target': '4'})}"
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {at.netloc}\r\nCookie: {cookie}\r\n\r\n".encode())
+        assert began.wait(20)
+        assert not ended.is_set()
+    assert ended.wait(20)
+
+
+def test_the_first_file_that_fits_is_explained(tmp_path: Path, digits_path: Path, digits_data: Data) -> None:
+    shutil.copy(digits_path, tmp_path)
+    np.save(tmp_path / "another.npy", np.zeros((4, 5), np.float32))
+    (tmp_path / "config.json").write_text("{}")
+    np.save(tmp_path / "images.npy", digits_data[0][:2])
+    with visiting(tmp_path / "digits.onnx") as one:
+        text = one.get("/explain", model="digits.onnx").text
+    assert "input=beside%3Aimages.npy" in text
