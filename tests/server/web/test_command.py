@@ -15,6 +15,7 @@ import pytest
 from onnx_attribution.server.app import background
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
+from tests.certificates import Authority
 from tests.server.cli.commands import model, run
 from tests.server.web.visitor import Visitor, opened
 
@@ -51,6 +52,35 @@ def test_models_of_a_server_are_chosen_from_and_compared(tmp_path: Path, digits_
             asked = {"model": "digits", "input": key, "method": "deeplift_rescale", "b.model": "fixed"}
             assert f"explain digits --server {address}" in visitor.final(**asked, side=0)
             assert f"explain fixed --server {address}" in visitor.final(**asked, side=1)
+
+
+@pytest.mark.parametrize(
+    ("role", "word"),
+    [("attribute", "together contribute"), ("read", "PERMISSION_DENIED"), ("", "needs credentials")],
+)
+def test_the_page_may_do_what_its_token_allows(
+    tmp_path: Path, digits_path: Path, role: str, word: str
+) -> None:
+    ours, file = Authority(tmp_path), tmp_path / "tokens"
+    server = ours.pair("server")
+    token = run("token", file, "alice", "--role", role or "read").stdout.strip()
+    np.save(tmp_path / "x.npy", np.load(digits_path.with_name("digits.npz"))["images"][:1])
+    settings = Settings(port=0, http=False, certificate=server.certificate, key=server.key, token_file=file)
+    with Engine() as engine:
+        engine.add("digits", digits_path)
+        login: list[str | Path] = ["--ca", ours.roots, *((["--token", token]) if role else [])]
+        with (
+            background(engine, settings) as (address, _),
+            visited("--server", address, *login) as visitor,
+        ):
+            if not role:
+                assert word in visitor.get("/").text
+                return
+            key = visitor.upload(tmp_path / "x.npy", "digits")["key"]
+            text = visitor.final(model="digits", input=key, method="gradient")
+            assert word in text
+            assert token not in text
+            assert ("--ca" in text) == (role == "attribute")
 
 
 def test_a_file_of_several_inputs_takes_a_file_for_each(tmp_path: Path) -> None:
