@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hmac
+import html
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HOSTS = ("127.0.0.1", "localhost")
@@ -64,7 +65,11 @@ class Guard:
         given = dict(fields).get(KEY)
         if given is not None and hmac.compare_digest(given.encode(), self._key.encode()):
             rest = urlencode([(one, text) for one, text in fields if one != KEY])
-            response = RedirectResponse(f"{scope['path']}?{rest}" if rest else scope["path"], 303)
+            # A page of its own, and no redirect: after one, a browser that came from elsewhere keeps the cookie back.
+            onward = html.escape(f"/{scope['path'].lstrip('/')}" + f"?{rest}" * bool(rest))
+            response = HTMLResponse(
+                f'<!doctype html><link rel="icon" href="data:,"><meta http-equiv="refresh" content="0;url={onward}">'
+            )
             response.set_cookie(name, self._key, httponly=True, samesite="strict")
             return response
         if not hmac.compare_digest(_cookie(headers, name).encode(), self._key.encode()):

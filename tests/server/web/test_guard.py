@@ -33,10 +33,18 @@ def test_without_the_key_there_is_nothing_to_see(visitor: Visitor) -> None:
 
 def test_the_key_leaves_the_address_for_a_cookie_that_scripts_do_not_see(visitor: Visitor) -> None:
     answer = Visitor(visitor.url).ask(f"/?{urlsplit(visitor.url).query}&model=m")
-    assert answer.status == 303
-    assert answer.headers["location"] == "/?model=m"
+    assert answer.status == 200
+    assert 'content="0;url=/?model=m"' in answer.text
     assert "HttpOnly" in answer.headers["set-cookie"]
     assert "SameSite=strict" in answer.headers["set-cookie"]
+
+
+def test_the_key_leads_to_this_page_only(visitor: Visitor) -> None:
+    key = urlsplit(visitor.url).query
+    assert (
+        'content="0;url=/evil.example/?a=%22%3E%3Cb%3E"'
+        in Visitor(visitor.url).ask(f"//evil.example/?a=%22%3E%3Cb%3E&{key}").text
+    )
 
 
 def test_another_name_of_this_machine_is_refused(visitor: Visitor) -> None:
