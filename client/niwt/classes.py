@@ -120,7 +120,8 @@ def read_classes(file: str | Path) -> Classes:
         text = path.read_text(encoding="utf-8-sig")
         lines = [(k, row) for k, row in _rows(text) if any(cell.strip() for cell in row)]
     except (OSError, ValueError, csv.Error) as error:
-        raise InvalidArgument(f"{str(file)!r} cannot be read as a table: {error}", file=file) from error
+        why = getattr(error, "strerror", None) or error
+        raise InvalidArgument(f"{str(file)!r} cannot be read as a table: {why}", file=file) from error
     return _Table(path.name, lines).classes()
 
 

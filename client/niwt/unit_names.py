@@ -95,7 +95,8 @@ def read_names(file: str | Path) -> UnitNames:
     try:
         lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), strict=True))
     except (OSError, ValueError, csv.Error) as error:
-        raise InvalidArgument(f"{str(file)!r} cannot be read as a table: {error}", file=file) from error
+        why = getattr(error, "strerror", None) or error
+        raise InvalidArgument(f"{str(file)!r} cannot be read as a table: {why}", file=file) from error
     if not lines or tuple(cell.strip().lower() for cell in lines[0]) != HEADER:
         raise InvalidArgument(
             f"{path.name} is no table of names; it begins with {','.join(HEADER)}", file=file

@@ -28,7 +28,7 @@ from onnx_attribution.server.cli.export import File, Force, check_out
 from onnx_attribution.server.cli.inputs import axes_of, parse_rows, shapes_of
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.cli.recorded import require_fitting
-from onnx_attribution.server.cli.written import check_places
+from onnx_attribution.server.cli.written import check_places, require_apart
 from onnx_attribution.values import Array, ModelInfo
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def add_class(
         Path | None,
         typer.Option(metavar="FILE.json", help="Where it is written what was chosen, and by what."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Of the classes that are held out.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Of the classes that are held out.")] = 0,
     most: Annotated[
         int, typer.Option(min=1, metavar="NUMBER", help="Images at which the features are differentiated.")
     ] = 64,
@@ -115,6 +115,10 @@ def add_class(
         raise InvalidArgument("--add names no class")
     check_out(file, out, force)
     check_places(report, None)
+    require_apart(
+        {"--output": out, "--report": report},
+        {"FILE": file, "--importance": importance, "--classes": classes, "--images": images},
+    )
     table, record = read_classes(classes), Importance.load(importance)
     described = table.values[table.rows_of(names)]
     if not_new := [
@@ -209,9 +213,10 @@ def _known(
             f"the importance is of class {beyond[0]}, and the head {head.node!r} has {head.classes} classes"
         )
     indices = sorted(set(seen) & set(measured))
-    if len(indices) < 2:
+    if len(indices) < LEAST:
         raise InvalidArgument(
-            f"{table.file} and the importance have {len(indices)} classes in common; two at least are needed"
+            f"{table.file} and the importance have {len(indices)} classes in common; what is chosen is chosen on "
+            f"classes held out of them, for which {LEAST} at least are needed"
         )
     for without, what in (
         (set(measured) - set(seen), "description"),

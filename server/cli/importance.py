@@ -31,7 +31,7 @@ from onnx_attribution.server.cli.picture import (
     picture_of,
 )
 from onnx_attribution.server.cli.pictures import Picture
-from onnx_attribution.server.cli.written import check_places
+from onnx_attribution.server.cli.written import check_places, require_apart
 from onnx_attribution.values import ChannelSums, ModelInfo
 
 STRONGEST = 3
@@ -120,6 +120,8 @@ def importance(
     wanted = None if rows is None else parse_rows(rows)
     channels: ChannelSums = "auto" if channel_axis is None else channel_axis
     check_places(out, None)
+    read = {"FILE": "" if server else file, "--labels": labels or "", "--data": data}
+    require_apart({"--output": out}, read)
     with asking(place) as asker:
         info = asker.info()
         picture = replace(picture, said=info.preprocessing)

@@ -25,8 +25,8 @@ from onnx_attribution.server.cli.inputs import parse_rows, read_inputs
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.cli.recorded import require_fitting
 from onnx_attribution.server.cli.target import parse_target
-from onnx_attribution.server.cli.written import check_places
-from onnx_attribution.values import AttributionRequest
+from onnx_attribution.server.cli.written import check_places, require_apart
+from onnx_attribution.values import AttributionRequest, LayerInfo, ModelInfo
 
 WORDS = 5
 """Attributes that are told of a prediction."""
@@ -63,7 +63,7 @@ def names(
         options.Many, typer.Option(metavar="INDEX", help="The class that is explained; default: the largest.")
     ] = None,
     rows: options.Rows = None,
-    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Of the permutations.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Of the permutations.")] = 0,
     place: Place,
     json: options.Json = False,
 ) -> None:
@@ -73,6 +73,8 @@ def names(
     descriptions are dealt out to classes by chance, and only a score above it means something.
     """
     check_places(out, None)
+    read = {"FILE": "" if place.server else place.model, "--importance": importance, "--classes": classes}
+    require_apart({"--output": out}, read)
     table, record = read_classes(classes), Importance.load(importance)
     seen = {index for index in table.seen if index is not None}
     indices = sorted(seen & {int(one) for one in record.classes})
@@ -82,7 +84,10 @@ def names(
         )
     with asking(place) as asker:
         info = asker.info()
-        require_fitting(record, info, asker.layers(""), layer, str(importance))
+        layers = asker.layers("")
+        require_fitting(record, info, layers, layer, str(importance))
+        if count := _count(record.target, info, layers):
+            table.require_outputs(count)
         measured = mean_of_units(record.alpha.astype(np.float64), record.labels, indices)
         described = table.described(indices)
         best = named(described, measured, seed=seed)
@@ -117,6 +122,13 @@ def names(
         )
         return
     _print(found, record.layer, explained, warnings)
+
+
+def _count(target: str, info: ModelInfo, layers: Sequence[LayerInfo]) -> int | None:
+    """How many classes a tensor of scores has; None where that is not known."""
+    shapes = {one.name: one.shape for one in layers} | {one.name: one.shape for one in info.outputs}
+    sizes = [size for size in (shapes.get(target) or ())[1:] if size != 1]
+    return sizes[0] if len(sizes) == 1 and isinstance(sizes[0], int) else None
 
 
 def _explained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.importance import Importance
@@ -17,8 +18,13 @@ def require_fitting(
     Raises:
         InvalidArgument: the message says which.
     """
-    ends = [one.name for one in layers if one.name.endswith(layer) or one.node.endswith(layer)]
-    if layer != record.layer and record.layer not in ends:
+    from onnx_attribution.graph_tools.select.names import is_end
+
+    def called(key: str) -> bool:
+        return fnmatchcase(key, layer) if any(c in layer for c in "*?[") else is_end(key, layer)
+
+    own = {record.layer, *(one.node for one in layers if one.name == record.layer)}
+    if layer not in own and not any(map(called, own)):
         raise InvalidArgument(f"{file!r} is of the layer {record.layer!r}, not of {layer!r}", layer=layer)
     if record.digest and record.digest != info.digest:
         raise InvalidArgument(

@@ -30,6 +30,22 @@ def check_places(out: Path | None, plot: Path | None) -> None:
             raise InvalidArgument("--plot needs matplotlib: pip install 'onnx-attribution[plot]'") from None
 
 
+def require_apart(written: Mapping[str, Path | None], read: Mapping[str, str | Path]) -> None:
+    """Refuses to write what is read, or two things into one file; both are files by the option that names them, ""
+    where there is none.
+
+    Raises:
+        InvalidArgument: the message names both options.
+    """
+    taken = {Path(file).resolve(): option for option, file in read.items() if file != ""}
+    for option, path in written.items():
+        if path is None:
+            continue
+        if (other := taken.get(path.resolve())) is not None:
+            raise InvalidArgument(f"{option} {str(path)!r} is the file of {other}; name another one")
+        taken[path.resolve()] = option
+
+
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
     """An npz of arrays of any names; `np.savez` has arguments that a layer may be called like."""
     try:

@@ -217,6 +217,10 @@ def test_other_forms_of_the_same_network_get_the_same_weights(toy: Path, form: s
         ({"images": "no.npz"}, "there is no such file"),
         ({"output": "toy.onnx"}, "is the model itself"),
         ({"report": "no/such/folder.json"}, "cannot be written"),
+        ({"report": "classes.csv"}, "--report 'classes.csv' is the file of --classes"),
+        ({"report": "one.onnx", "output": "one.onnx"}, "--report 'one.onnx' is the file of --output"),
+        ({"output": "r.npz", "report": "report.json"}, "exists; --force replaces it"),
+        ({"seed": "-1"}, "Invalid value for '--seed'"),
     ],
 )
 def test_what_cannot_be_added_is_refused_by_name(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnx
 import pytest
 
 from onnx_attribution.client.niwt.unit_names import UnitNames, read_names
+from onnx_attribution.importance import Importance
 from onnx_attribution.server import app
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
@@ -151,7 +153,12 @@ def test_the_report_of_an_audit_calls_channels_by_their_names(folder: Path, name
         (["--layer", "x"], "is of the layer 'h', not of 'x'"),
         (["--classes", "two.csv"], "have 2 classes in common; three at least are needed"),
         (["--importance", "no.npz"], "is no importance record"),
+        (["--classes", "no.csv"], "'no.csv' cannot be read as a table: No such file or directory"),
         (["-o", "no/such/names.csv"], "cannot be written"),
+        (["-o", "two.csv", "--classes", "two.csv"], "--output 'two.csv' is the file of --classes"),
+        (["--layer", ""], "is of the layer 'h', not of ''"),
+        (["--classes", "far.csv"], "class 'z' has the output index 16; the network's go from 0 to 15"),
+        (["--seed", "-1"], "Invalid value for '--seed'"),
     ],
 )
 def test_what_cannot_be_named_is_refused(
@@ -159,9 +166,23 @@ def test_what_cannot_be_named_is_refused(
 ) -> None:
     monkeypatch.chdir(folder)
     (folder / "two.csv").write_text("class,seen,a\nx,0,1\ny,1,0\n")
+    (folder / "far.csv").write_text("class,seen,a\nx,0,1\ny,1,0\nv,2,0\nz,16,1\n")
     done = run("names", folder / "net.onnx", *given(folder), *options)
     assert done.exit_code == 2
     assert words in done.stderr
+    assert (folder / "two.csv").read_text().startswith("class,seen,a")
+
+
+def test_the_layer_may_be_a_glob_and_not_any_last_letters(folder: Path) -> None:
+    assert run("names", folder / "net.onnx", *given(folder), "--layer", "[gh]").exit_code == 0
+    record = Importance.load(folder / "importance.npz")
+    replace(record, layer="layer_h").save(folder / "long.npz")
+    for layer, right in (("layer_h", True), ("h", True), ("yer_h", False), ("_h", True)):
+        done = run(
+            "names", folder / "net.onnx", "--importance", folder / "long.npz", "--classes", folder / "classes.csv",
+            "--layer", layer,
+        )  # fmt: skip
+        assert (done.exit_code == 0) == right, layer
 
 
 def test_a_table_of_names_that_is_none_is_refused(folder: Path) -> None:
