@@ -39,6 +39,19 @@ def test_units_of_noise_have_names_by_chance() -> None:
     assert len(set(np.delete(found.name, own).tolist())) > 1  # not all the most frequent one
 
 
+def test_of_random_importance_no_more_units_have_names_than_by_chance() -> None:
+    beyond = 0
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        found = named(random.integers(0, 2, (24, 5)).astype(float), random.normal(size=(24, 64)), seed=seed)
+        beyond += int(found.certain.sum()) > found.chance
+        assert 64 / 20 <= found.chance <= 16
+    assert beyond <= 6  # 2 of 40 are to be expected; 7 or more happen once in 300 times
+    attributes, importance, _ = world()
+    found = named(attributes, importance)
+    assert found.certain.sum() > found.chance
+
+
 def test_names_know_no_scale_of_importance() -> None:
     attributes, importance, _ = world()
     one, other = named(attributes, importance), named(attributes, 7 * importance)
