@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument, Reason
-from onnx_attribution.values import Array, Attribution, AttributionRequest, Target
+from onnx_attribution.values import Array, Attribution, AttributionRequest, ChannelSums, Target
 
 Ask = Callable[[AttributionRequest], Attribution]
 Kind = Literal["identity", "diagonal", "constant", "varying"]
@@ -75,6 +75,7 @@ def dependence(
     layer: str,
     features: Features,
     *,
+    channels: ChannelSums = "auto",
     whole: bool = False,
     budget: int = BUDGET,
     most: int = MOST,
@@ -91,16 +92,16 @@ def dependence(
             "there are no images, and how the features depend on the layer is seen at images only"
         )
     order = spread(len(images))
-    first = sums(ask, model, images[order[0]], layer, features, whole)
+    first = sums(ask, model, images[order[0]], layer, features, whole, channels)
     room = max(1, budget // max(1, first.nbytes))
     chosen = order[: min(len(order), room, most)]
     found = [first]
     for k in chosen[1:TRIED]:
-        found.append(sums(ask, model, images[k], layer, features, whole))
+        found.append(sums(ask, model, images[k], layer, features, whole, channels))
     if len(found) > 1 and same(found):
         return Dependence(found[0][None], kind_of(found[0]), tuple(chosen[:TRIED]))
     for k in chosen[TRIED:]:
-        found.append(sums(ask, model, images[k], layer, features, whole))
+        found.append(sums(ask, model, images[k], layer, features, whole, channels))
     warnings: tuple[str, ...] = ()
     if room < min(len(order), most):
         few = f"M is taken at {room} of {len(order)} images: that of more would take over {budget >> 20} MiB"
@@ -132,9 +133,15 @@ def kind_of(M: NDArray[np.float64]) -> Kind:
 
 
 def sums(
-    ask: Ask, model: str, image: Mapping[str, Array], layer: str, features: Features, whole: bool = False
+    ask: Ask,
+    model: str,
+    image: Mapping[str, Array],
+    layer: str,
+    features: Features,
+    whole: bool = False,
+    channels: ChannelSums = "auto",
 ) -> NDArray[np.float64]:
-    """M at one image: `[units, features]`.
+    """M at one image: `[units, features]`; `channels` says along which axis of the layer the units lie.
 
     Raises:
         InvalidArgument: the layer is no cut before the features.
@@ -144,7 +151,7 @@ def sums(
     while start < features.count:
         targets = [features.target(d, whole) for d in range(start, min(start + size, features.count))]
         found = ask(
-            AttributionRequest(model, image, "gradient", [layer], targets=targets, channel_sums="auto")
+            AttributionRequest(model, image, "gradient", [layer], targets=targets, channel_sums=channels)
         )
         (answer,) = found.layers.values()
         if not answer.cut:

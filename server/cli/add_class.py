@@ -146,7 +146,16 @@ def add_class(
         samples = [one.inputs for one in data.items]
         phi, features = _features(engine, name, found, samples, info)
         alone = info.batch == "single"
-        depends = dependence(engine.attribute, name, samples, record.layer, features, whole=alone, most=most)
+        depends = dependence(
+            engine.attribute,
+            name,
+            samples,
+            record.layer,
+            features,
+            channels=record.channel_sums,
+            whole=alone,
+            most=most,
+        )
         known = _known(found, record, table, depends, phi, notes)
         shown = _shown(known, notes)
         choice = algorithm.guarded(shown, len(names), algorithm.choose(shown, len(names), seed=seed))

@@ -120,7 +120,7 @@ def importance(
     wanted = None if rows is None else parse_rows(rows)
     channels: ChannelSums = "auto" if channel_axis is None else channel_axis
     check_places(out, None)
-    read = {"FILE": "" if server else file, "--labels": labels or "", "--data": data}
+    read: dict[str, str | Path] = {"FILE": "" if server else file, "--labels": labels or "", "--data": data}
     require_apart({"--output": out}, read)
     with asking(place) as asker:
         info = asker.info()

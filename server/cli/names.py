@@ -73,8 +73,8 @@ def names(
     descriptions are dealt out to classes by chance, and only a score above it means something.
     """
     check_places(out, None)
-    read = {"FILE": "" if place.server else place.model, "--importance": importance, "--classes": classes}
-    require_apart({"--output": out}, read)
+    own = "" if place.server else place.model
+    require_apart({"--output": out}, {"FILE": own, "--importance": importance, "--classes": classes})
     table, record = read_classes(classes), Importance.load(importance)
     seen = {index for index in table.seen if index is not None}
     indices = sorted(seen & {int(one) for one in record.classes})
@@ -104,18 +104,26 @@ def names(
             arrays = read_inputs(input, info.inputs, picture, wanted, info.batch)
             asked = parse_target(target or [], [], [one.name for one in info.outputs])
             request = AttributionRequest(
-                "", arrays, "gradient", [record.layer], channel_sums="auto",
+                "", arrays, "gradient", [record.layer], channel_sums=record.channel_sums,
                 target=replace(asked, tensor=asked.tensor or record.target or None),
             )  # fmt: skip
             explained = _explained(asker, request, inverse(described, measured), table.attributes)
     if out is not None:
         found.write(out)
     warnings = [*table.warnings(), *record.warnings]
+    certain = int(best.certain.sum())
+    if 0 < certain <= best.chance:
+        warnings.append(
+            f"{certain} units have a score above their null, and under shuffled descriptions up to {best.chance} have "
+            "(in 19 of 20 shuffles): these names may all be chance; more classes, or attributes that say more, are the "
+            "remedy"
+        )
     if json:
         output.print_json(
             {
                 "layer": record.layer,
                 "names": [{**vars(one), "means_something": one.means_something} for one in found.all],
+                "chance": best.chance,
                 "predictions": explained,
                 "warnings": warnings,
             }

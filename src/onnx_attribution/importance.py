@@ -38,7 +38,7 @@ ITEM_BYTES, ANSWER_BYTES = 8 << 20, 2 << 20
 MOST_WARNINGS = 20
 
 ARRAYS = ("alpha", "labels", "classes", "mean", "count", "std")
-TEXTS = ("layer", "target", "digest")
+TEXTS = ("layer", "target", "digest", "channels")
 LISTS = ("names", "warnings")
 
 
@@ -51,7 +51,7 @@ class Importance:
     output. `classes` `[C]` are those of which there are images, rising; `count` `[C]` says how many, `mean` `[C, K]` is
     the mean of alpha over them, `std` `[C, K]` its standard deviation (divided by the count: 0 for one image). `names`
     has the names of the classes, if they are known. `layer` is the tensor, `target` the tensor of logits, `digest` that
-    of the model file.
+    of the model file; `channels` is "auto" or the axis of the units, the samples in front.
     """
 
     layer: str
@@ -65,6 +65,12 @@ class Importance:
     digest: str = ""
     names: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    channels: str = "auto"
+
+    @property
+    def channel_sums(self) -> ChannelSums:
+        """What is to be asked so that the units are those of this record."""
+        return "auto" if self.channels == "auto" else int(self.channels)
 
     @classmethod
     def of(
@@ -77,6 +83,7 @@ class Importance:
         digest: str = "",
         class_names: Mapping[int, str] | None = None,
         warnings: Sequence[str] = (),
+        channels: ChannelSums = "auto",
     ) -> Self:
         """The record of alphas and labels; `class_names` are by the index of the output."""
         classes, places = np.unique(labels.astype(np.int64), return_inverse=True)
@@ -99,6 +106,7 @@ class Importance:
             digest,
             tuple(named),
             tuple(warnings),
+            str(channels),
         )
 
     def row(self, label: int) -> int:
@@ -150,6 +158,8 @@ class Importance:
                 return f"{name} has shape {list(own.shape)}, and alpha and classes ask for {list(shape)}"
         if not np.isin(self.labels, self.classes).all():
             return "labels holds a class that classes does not"
+        if self.channels != "auto" and not self.channels.removeprefix("-").isdecimal():
+            return f"channels is {self.channels!r}, neither auto nor an axis"
         return "names are not one for each class" if self.names and len(self.names) != c else ""
 
 
@@ -379,6 +389,7 @@ class Measuring:
             digest=self._found.digest,
             class_names=named,
             warnings=list(self._worded()),
+            channels=self._channels,
         )
 
     def _worded(self) -> Iterator[str]:

@@ -249,7 +249,7 @@ def test_tables_that_do_not_fit_the_network_are_refused(toy: Path) -> None:
     assert "class 'x' has the output index 40" in done.stderr
     two.write_text("class,seen,a\nx,0,1\ny,,0\n")
     done = add(toy, classes=two, add="y")
-    assert "have 1 classes in common; two at least are needed" in done.stderr
+    assert "have 1 classes in common; what is chosen is chosen on" in done.stderr
 
 
 def test_descriptions_that_say_nothing_take_no_image_from_known_classes(toy: Path) -> None:
@@ -299,3 +299,43 @@ def test_a_layer_with_a_way_around_is_refused(tmp_path: Path) -> None:
     done = add(tmp_path, layer="h", add="c24")
     assert done.exit_code == 2
     assert "'h' is no cut before the head: some way leads to 'u' around it" in done.stderr
+
+
+def test_the_units_lie_where_the_importance_says(tmp_path: Path) -> None:
+    """The units of `--channel-axis 1` are the five tokens; the weights of a new class are found for these."""
+    random = np.random.default_rng(5)
+    text = (
+        "net (float[N,5,5] x) => (float[N,8] y) { h = MatMul (x, k) r = Relu (h) "
+        "p = ReduceMean <keepdims=0> (r, axes) y = Gemm <transB=1> (p, w, b) }"
+    )
+    images = random.normal(size=(48, 5, 5)).astype(np.float32)
+    kernel, w = random.normal(size=(5, 5)), random.normal(size=(8, 5))
+    mean = np.maximum(images @ kernel, 0).mean(axis=1) @ w.T
+    constants = {"k": kernel, "w": w, "b": -mean.mean(axis=0)}
+    floats = {name: value.astype(np.float32) for name, value in constants.items()}
+    onnx.save(model_of(text, floats | {"axes": np.array([1])}), tmp_path / "net.onnx")
+    labels = (mean - mean.mean(axis=0)).argmax(axis=1)
+    np.savez(tmp_path / "data.npz", x=images, labels=labels)
+    rows = "\n".join(f"c{k},{k if k < 8 else ''},{k % 2},{k // 2 % 2},{k // 4}" for k in range(9))
+    (tmp_path / "classes.csv").write_text(f"class,seen,a,b,c\n{rows}\n")
+    common: list[str | Path] = [tmp_path / "net.onnx", "--layer", "r"]
+    done = run(
+        "importance",
+        *common,
+        "--data",
+        tmp_path / "data.npz",
+        "--channel-axis",
+        "1",
+        "-o",
+        tmp_path / "i.npz",
+    )
+    assert done.exit_code == 0, done.output
+    done = run(
+        "add-class", *common, "--importance", tmp_path / "i.npz", "--classes", tmp_path / "classes.csv",
+        "--images", tmp_path / "data.npz", "--add", "c8", "-o", tmp_path / "new.onnx", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    # M is [tokens, features], of 1/5 everywhere, and not the identity that it is for the features as units
+    assert told["M"]["kind"] == "constant"
+    assert Importance.load(tmp_path / "i.npz").channel_sums == 1
