@@ -34,6 +34,8 @@ FOLDS, MOST = 8, 24
 """At least and at most so many: the classes are dealt out again until there are; of many classes some are never held
 out."""
 DRAWS, LEVEL = 19, 0.05
+ROUNDED = 1e-5
+"""What the float32 of two logits may differ by, of the largest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +169,8 @@ def add(known: Known, attributes: Floats, choice: Choice) -> Added:
     mean = known.offsets.mean()
     logits = known.features @ known.weights.T + known.offsets
     offset = mean + offset_at(choice.share, logits, known.features @ w.T + mean)
+    if choice.share >= 1:  # at the nearest image both logits are equal, and rounding would decide
+        offset -= ROUNDED * float(np.abs(logits).max())
     return Added(w, np.full(len(w), offset), said, cosine, choice)
 
 

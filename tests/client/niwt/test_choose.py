@@ -64,6 +64,18 @@ def test_the_share_of_the_known_images_stays_with_known_classes() -> None:
     assert (old.max(axis=1) > new.max(axis=1)).mean() == pytest.approx(0.8, abs=0.01)
 
 
+def test_at_a_share_of_1_no_known_image_is_taken_even_in_float32() -> None:
+    for seed in range(12):
+        known, attributes, _, _ = world(seed=seed)
+        made = add(known, attributes, Choice(0.5, 0.1, 1.0, 0.5, 8, 0))
+        features = known.features.astype(np.float32)
+        old = features @ known.weights.astype(np.float32).T + known.offsets.astype(np.float32)
+        new = features @ made.weights.astype(np.float32).T + made.offsets.astype(np.float32)
+        assert (old.max(axis=1) > new.max(axis=1)).all(), seed
+        nearest = (old.max(axis=1) - new.max(axis=1)).min()
+        assert nearest < 1e-3 * np.abs(old).max()  # and it is no lower than need be
+
+
 def test_the_choice_is_the_same_each_time() -> None:
     known, _, _, _ = world()
     assert chosen(known) == chosen(known)
