@@ -45,8 +45,8 @@ class Behind:
         self.makers = {z: node for node in model.graph.node for z in node.output if z}
         self._taken = {*self.makers, *(one.name for one in model.graph.initializer)}
 
-    def follow(self, scores: str, axis: int, dims: Dims) -> None:
-        """Changes what depends on the scores.
+    def follow(self, scores: str, axis: int, dims: Dims) -> tuple[str, ...]:
+        """Changes what depends on the scores; the outputs that hold something for each class.
 
         Raises:
             ModelError: a node could not take more classes.
@@ -61,6 +61,7 @@ class Behind:
             if kinds:
                 self._pass(node, kinds)
         self._declare()
+        return tuple(z.name for z in self.model.graph.output if isinstance(self._found.get(z.name), Scores))
 
     def _declare(self) -> None:
         graph = self.model.graph

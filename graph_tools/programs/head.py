@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -182,11 +183,13 @@ def _head(file: FileGraph, tensor: str) -> Head:
     scratch = onnx.ModelProto()
     scratch.CopyFrom(file.model)
     place = next(k for k, one in enumerate(scratch.graph.node) if head.logits in one.output)
-    _follow(scratch, file, head, ["?"], place)
-    return head
+    return replace(head, scored=_follow(scratch, file, head, ["?"], place))
 
 
-def _follow(model: onnx.ModelProto, file: FileGraph, head: Head, names: Sequence[str], place: int) -> None:
-    """Changes what reads the logits in a model, of nodes from this place on."""
+def _follow(
+    model: onnx.ModelProto, file: FileGraph, head: Head, names: Sequence[str], place: int
+) -> tuple[str, ...]:
+    """Changes what reads the logits in a model, of nodes from this place on. Returns the outputs that hold a number for
+    each class."""
     behind = Behind(model, file.shapes, file.constant, head.classes, names, place)
-    behind.follow(head.logits, head.axis, head.dims)
+    return behind.follow(head.logits, head.axis, head.dims)

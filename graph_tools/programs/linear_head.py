@@ -27,6 +27,7 @@ class Head:
     `node` multiplies; `logits` are what it makes, with what is added to it and multiplied by it afterwards, and where
     there are several `positions`, their mean. The classes lie along `axis` of the logits, the features along
     `feature_axis` of their tensor, which has `rank` axes. `tail` has the outputs of the nodes that take the mean.
+    `scored` are outputs of the file with a number for each class, as a softmax of the logits is; `find_head` tells them.
     """
 
     node: str
@@ -42,6 +43,7 @@ class Head:
     rank: int
     positions: bool = False
     tail: tuple[str, ...] = ()
+    scored: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:

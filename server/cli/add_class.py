@@ -344,7 +344,10 @@ def _write(
     earlier = [text.loads(one.value) for one in model.metadata_props if one.key == ADDED]
     own = {key: value for key, value in told.items() if key != "warnings"}
     metadata = {
-        CLASSES: text.dumps({head.logits: [*old, *names]}, ensure_ascii=False),
+        CLASSES: text.dumps(
+            {tensor: [*old, *names] for tensor in dict.fromkeys((head.logits, *head.scored))},
+            ensure_ascii=False,
+        ),
         ADDED: text.dumps([*(earlier[0] if earlier else []), own], ensure_ascii=False),
     }
     changed = widened(model, head, names, made.weights, made.offsets, metadata, shapes)

@@ -122,6 +122,7 @@ def test_old_logits_keep_every_bit_at_any_size(rows: int, size: int) -> None:
 
 def test_only_what_must_changes_in_the_file() -> None:
     model = model_of(VECTOR + "m = MatMul (h, wt) a = Add (m, b) y = Softmax (a) }")
+    assert find_head(model).scored == ("y",)
     model.graph.output.add(name="h").type.CopyFrom(model.graph.input[0].type)
     changed = widened(
         model, find_head(model), NAMES, np.ones((2, D)), np.ones(2), {"onnx_attribution.classes": "x"}

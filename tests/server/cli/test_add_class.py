@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import Result
 
+from onnx_attribution.graph_tools.programs.head import classes_told
 from onnx_attribution.importance import Importance
 from onnx_attribution.server.engine import Engine
 from tests.graph_tools.programs.heads import VECTOR, evaluated, model_of
@@ -198,6 +199,8 @@ def test_other_forms_of_the_same_network_get_the_same_weights(toy: Path, form: s
         onnx.numpy_helper.to_array(w) for w in model.graph.initializer if w.name.endswith("added.weight")
     ]
     wanted = np.load(toy / "wanted.npy")
+    (output,) = (one.name for one in model.graph.output)  # behind a softmax the classes have their names, too
+    assert classes_told(model)[output][-3:] == ("c23", "c24", "c25")
     made = made.reshape(wanted.shape)
     cosine = (made * wanted).sum(axis=1) / np.linalg.norm(made, axis=1) / np.linalg.norm(wanted, axis=1)
     assert cosine.min() > 0.9
