@@ -27,7 +27,7 @@ class Head:
     `node` multiplies; `logits` are what it makes, with what is added to it and multiplied by it afterwards, and where
     there are several `positions`, their mean. The classes lie along `axis` of the logits, the features along
     `feature_axis` of their tensor, which has `rank` axes. `tail` has the outputs of the nodes that take the mean.
-    `scored` are outputs of the file with a number for each class, as a softmax of the logits is; `find_head` tells them.
+    `scored` are outputs of the file with a number for each class, as a softmax of the logits; `find_head` tells them.
     """
 
     node: str

@@ -29,6 +29,20 @@ def test_a_unit_has_the_name_of_its_attribute() -> None:
     assert found.certain[own].all()
 
 
+def test_scores_are_those_of_a_ridge_regression() -> None:
+    """By the normal equations over units; the code solves them over classes."""
+    attributes, importance, _ = world(units=20, classes=16)
+    x = importance / np.linalg.norm(importance, axis=1, keepdims=True)
+    x = x - x.mean(axis=0)
+    y = attributes - attributes.mean(axis=0)
+    strength = 0.3 * (x * x).sum() / len(x)
+    found_map = np.linalg.solve(x.T @ x + strength * np.eye(20), x.T @ y)
+    centred = found_map - found_map.mean(axis=0)
+    np.testing.assert_allclose(inverse(attributes, importance, ridge=0.3).coefficients, centred, rtol=1e-9)
+    found = named(attributes, importance, ridge=0.3, permutations=2)
+    np.testing.assert_allclose(found.score, (centred / centred.std(axis=0)).max(axis=1), rtol=1e-9)
+
+
 def test_units_of_noise_have_names_by_chance() -> None:
     attributes, importance, own = world()
     found = named(attributes, importance)
