@@ -138,6 +138,7 @@ def add_class(
         shapes = {one.name: one.shape for one in engine.layers(name, "") if one.shape is not None}
         weights = Weights()
         model, found = _head_of(file, head, shapes, weights)
+        _require_logits(record.target, model, found, importance)
         table.require_outputs(found.classes)
         old = _old_names(found, info, table)
         if clash := [one for one in names if one.casefold() in {each.casefold() for each in old}]:
@@ -188,6 +189,23 @@ def _head_of(
 
     model = load(file, weights)
     return model, find_head(model, name, shapes)
+
+
+def _require_logits(target: str, model: onnx.ModelProto, head: Head, file: Path) -> None:
+    """Refuses an importance of what a softmax or sigmoid makes of the logits.
+
+    Raises:
+        InvalidArgument: it is that; it says what would be right.
+    """
+    from onnx_attribution.graph_tools.programs.class_axis import FINAL
+
+    made = next((node.op_type for node in model.graph.node if target in node.output), "")
+    if target != head.logits and made in FINAL:
+        raise InvalidArgument(
+            f"{str(file)!r} is of {target!r}, which a {made} makes; new classes are made of the importance for the "
+            f"logits: measure it with `onnx-attribution importance --target {head.logits}`",
+            file=file,
+        )
 
 
 def _features(

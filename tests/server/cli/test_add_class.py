@@ -235,6 +235,22 @@ def test_what_cannot_be_added_is_refused_by_name(
     assert words in done.stderr
 
 
+def test_an_importance_of_probabilities_is_refused(toy: Path, tmp_path: Path) -> None:
+    held = {w.name: onnx.numpy_helper.to_array(w) for w in onnx.load(toy / "toy.onnx").graph.initializer}
+    form = FORMS["a head before the mean"]
+    onnx.save(model_of(form, {**held, "k": held["w"][:, :, None, None]}), tmp_path / "toy.onnx")
+    np.savez(tmp_path / "data.npz", x=np.load(toy / "images.npz")["x"], labels=np.arange(96) % CLASSES)
+    done = run(
+        "importance", tmp_path / "toy.onnx", "--layer", "r", "--data", tmp_path / "data.npz", "--no-logit",
+        "-o", tmp_path / "r.npz",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    done = add(tmp_path, classes=toy / "classes.csv", images=toy / "images.npz")
+    assert done.exit_code == 2
+    assert "is of 'p', which a Softmax makes" in done.stderr
+    assert "--target m" in done.stderr
+
+
 def changed(toy: Path, old: str, new: str) -> Path:
     file = toy / "changed.csv"
     file.write_text((toy / "classes.csv").read_text().replace(old, new))
