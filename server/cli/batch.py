@@ -151,9 +151,7 @@ def batch(
             "request": digest_of(request),
             "shard_size": shard_size,
         }
-    if anew:
-        _empty(out)
-    folder = Folder(out, plan)
+    folder = Folder(out, plan, anew=anew)
     opens = [partial(_opened, place) for place in places]
     with _progress(sum(one.count for one in shards)) as progress:
         found = run_batch(
@@ -192,15 +190,6 @@ def _executor(
     if name == "ray":
         return OnRay(opens[0], workers, gpus=gpus, address=address)
     return Local(opens[0], workers)
-
-
-def _empty(out: Path) -> None:
-    """Takes away what an earlier batch has left, and nothing else."""
-    from onnx_attribution.client.audit.state import PLAN
-    from onnx_attribution.server.scale.folder import MANIFEST
-
-    for one in (*out.glob("part-*.parquet"), out / MANIFEST, out / PLAN):
-        one.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -62,21 +62,52 @@ def run_shard(worker: Worker, job: Job, shard: Shard, *, is_first: bool = False)
     import pyarrow
 
     info = worker.info()
-    items = job.source.read(info, shard.rows).items
-    (whole,) = worker.answers(job.request, [_together(items, info)])
-    if isinstance(whole, AttributionError):
-        found = list(worker.answers(job.request, [item.inputs for item in items]))
-        errors = [one for one in found if isinstance(one, AttributionError)]
-        if is_first and 1 < len(items) == len(errors) and len({one.message for one in errors}) == 1:
-            raise errors[0]
-        lines = [
-            line
-            for k, (item, one) in enumerate(zip(items, found, strict=True))
-            for line in _lines(shard.first + k, item, one, 0)
-        ]
-    else:
-        lines = [line for k, item in enumerate(items) for line in _lines(shard.first + k, item, whole, k)]
+    read = _read(job.source, info, shard)
+    items = [one for one in read if isinstance(one, Item)]
+    answers = iter(_answers(worker, job.request, items, info))
+    found: list[tuple[Item | None, Answer, int]] = [
+        (one, *next(answers)) if isinstance(one, Item) else (None, one, 0) for one in read
+    ]
+    errors = [answer for _, answer, _ in found if isinstance(answer, AttributionError)]
+    if is_first and 1 < len(found) == len(errors) and len({one.message for one in errors}) == 1:
+        raise errors[0]
+    lines = [line for row, one in enumerate(found, shard.first) for line in _lines(row, *one)]
     return pyarrow.Table.from_pylist(lines, schema=schema_of(COLUMNS, SCHEMA))
+
+
+def _read(source: Source, info: ModelInfo, shard: Shard) -> list[Item | InvalidArgument]:
+    """The samples of a shard; each is read alone where together they cannot be."""
+    try:
+        items = source.read(info, shard.rows).items
+        if len(items) == shard.count:
+            return list(items)
+        raise InvalidArgument(
+            f"row {shard.first} and on: {shard.count} samples are {len(items)} in what was read"
+        )
+    except InvalidArgument as error:
+        if shard.count == 1:
+            return [error]
+    return [
+        one for row in range(shard.first, shard.first + shard.count)
+        for one in _read(source, info, Shard(shard.number, row, 1))
+    ]  # fmt: skip
+
+
+def _answers(
+    worker: Worker, request: AttributionRequest, items: Sequence[Item], info: ModelInfo
+) -> list[tuple[Answer, int]]:
+    """For each sample the answer that it is in, and its place there."""
+    try:
+        for whole in worker.answers(request, [_together(items, info)] if items else []):
+            if isinstance(whole, Attribution):
+                return [(whole, k) for k in range(len(items))]
+    except _Apart:
+        pass
+    return [(one, 0) for one in worker.answers(request, [item.inputs for item in items])]
+
+
+class _Apart(Exception):
+    """Samples that have different shapes."""
 
 
 def _together(items: Sequence[Item], info: ModelInfo) -> Mapping[str, Array]:
@@ -84,16 +115,21 @@ def _together(items: Sequence[Item], info: ModelInfo) -> Mapping[str, Array]:
     if len(items) == 1:
         return items[0].inputs
     shared = {one.name for one in info.inputs if one.batch_axis is None and info.batch != "single"}
-    return {
-        one.name: items[0].inputs[one.name]
-        if one.name in shared
-        else joined(one.name, [item.inputs[one.name] for item in items], one, info.batch)
-        for one in info.inputs
-    }
+    try:
+        return {
+            one.name: items[0].inputs[one.name]
+            if one.name in shared
+            else joined(one.name, [item.inputs[one.name] for item in items], one, info.batch)
+            for one in info.inputs
+        }
+    except InvalidArgument:
+        raise _Apart from None
 
 
-def _lines(row: int, item: Item, answer: Answer, k: int) -> Iterator[dict[str, object]]:
-    known = {"row": row, "id": item.id, "label": None if item.label is None else str(item.label)}
+def _lines(row: int, item: Item | None, answer: Answer, k: int) -> Iterator[dict[str, object]]:
+    """The lines of a sample; of one that cannot be read there is no item."""
+    label = None if item is None or item.label is None else str(item.label)
+    known = {"row": row, "id": None if item is None else item.id, "label": label}
     if isinstance(answer, AttributionError):
         yield {**known, "error": f"{answer.status} {answer.reason}: {answer.message}"}
         return

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing import connection
 
 from onnx_attribution.errors import NotReady
 from onnx_attribution.server.scale.batch import ATTEMPTS, Said, compute
@@ -54,11 +57,16 @@ class Local:
     def _pooled(self, job: Job, folder: Folder, shards: Sequence[Shard], processes: int) -> Iterator[Said]:
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(processes, context, _begin, (self.open, job, folder))
+        is_done = False
         try:
             running: list[Future[Said]] = [pool.submit(_one, shard) for shard in shards]
             for future in as_completed(running):
                 yield future.result()
+            is_done = True
         finally:
+            begun = [] if is_done else list((pool._processes or {}).values())
+            for process in begun:  # what they work on is not waited for: it is done once more
+                process.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -67,8 +75,19 @@ _here: dict[str, tuple[Worker, Job, Folder, ExitStack]] = {}
 
 
 def _begin(opened: Open, job: Job, folder: Folder) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the process that began this one, which ends it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     stack = ExitStack()
     _here["now"] = stack.enter_context(opened()), job, folder, stack
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that began it is gone, however that ended."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _one(shard: Shard) -> Said:

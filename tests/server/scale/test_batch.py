@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from onnx_attribution.client.audit.data import Dataset
 from onnx_attribution.errors import InvalidArgument, ModelError, NotReady
 from onnx_attribution.server.scale import Folder, Job, plan_shards, run_batch
 from onnx_attribution.server.scale.local import Local
 from onnx_attribution.server.scale.served import Served
-from onnx_attribution.values import AttributionRequest
+from onnx_attribution.values import AttributionRequest, ModelInfo
 from tests.server.scale.places import INFO, Doubling, Rows, opened
 
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -162,6 +169,127 @@ def test_what_every_sample_fails_by_ends_the_batch_before_anything_is_committed(
     with pytest.raises(InvalidArgument, match="conv9"):
         run_batch(Local(partial(opened, Refusing(notes)), 1), JOB, folder, SHARDS)
     assert not folder.committed()
+
+
+def test_samples_that_do_not_join_are_asked_about_one_by_one(tmp_path: Path, notes: Path) -> None:
+    class Ragged(Rows):
+        def read(self, info: ModelInfo, rows: slice) -> Dataset:
+            found = super().read(info, rows)
+            items = [replace(one, inputs={"x": np.ones((1, 2 + int(one.id[1:]) % 2))}) for one in found.items]
+            return replace(found, items=items)
+
+    folder = Folder(tmp_path / "ragged", PLAN)
+    run_batch(Local(partial(opened, Doubling(notes)), 1), replace(JOB, source=Ragged(10)), folder, SHARDS)
+    assert [line["shape"] for line in lines(folder.place)] == [[2 + k % 2] for k in range(10)]
+
+
+def test_a_sample_that_cannot_be_read_has_a_line_with_its_error(
+    tmp_path: Path, notes: Path, plain: Path
+) -> None:
+    class Torn(Rows):
+        def read(self, info: ModelInfo, rows: slice) -> Dataset:
+            if 4 in range(self.samples)[rows]:
+                raise InvalidArgument("no value")
+            return super().read(info, rows)
+
+    folder = Folder(tmp_path / "torn", PLAN)
+    run_batch(Local(partial(opened, Doubling(notes)), 1), replace(JOB, source=Torn(10)), folder, SHARDS)
+    found = lines(folder.place)
+    assert (found[4]["id"], found[4]["error"]) == (None, "INVALID_ARGUMENT PARAMETER_INVALID: no value")
+    others = [(line["id"], line["values"]) for line in lines(plain) if line["row"] != 4]
+    assert [(line["id"], line["values"]) for line in found[:4] + found[5:]] == others
+
+
+def test_a_source_that_reads_fewer_samples_than_it_counts_is_an_error(tmp_path: Path, notes: Path) -> None:
+    class Short(Rows):
+        def read(self, info: ModelInfo, rows: slice) -> Dataset:
+            return Dataset("rows", [])
+
+    folder = Folder(tmp_path / "short", PLAN)
+    said = run_batch(
+        Local(partial(opened, Doubling(notes)), 1), replace(JOB, source=Short(10)), folder, SHARDS
+    )
+    assert [one["errors"] for one in said] == [3, 3, 3, 1]
+
+
+def test_a_plan_of_which_nothing_was_done_is_no_obstacle(tmp_path: Path) -> None:
+    Folder(tmp_path, {"data": "others"})
+    assert not Folder(tmp_path, PLAN).committed()
+
+
+def test_a_batch_does_not_write_into_the_folder_that_another_took_meanwhile(plain: Path) -> None:
+    table = parquet.read_table(plain / SHARDS[1].file)
+    first = Folder(plain, PLAN)
+    second = Folder(plain, {"data": "others"}, anew=True)
+    with pytest.raises(InvalidArgument, match="another data"):
+        first.commit(SHARDS[1], table)
+    assert not files(plain)
+    assert not second.committed()
+
+
+def test_what_others_wrote_is_not_taken_away(tmp_path: Path) -> None:
+    theirs = tmp_path / "part-00000-of-others.parquet"
+    theirs.touch()
+    (tmp_path / "part-000000.parquet").touch()
+    Folder(tmp_path, PLAN, anew=True)  # no batch was there
+    assert len(files(tmp_path)) == 2
+    Folder(tmp_path, PLAN, anew=True)
+    assert list(files(tmp_path)) == [theirs.name]
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_file_is_no_folder(tmp_path: Path, anew: bool) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(InvalidArgument, match="cannot be written"):
+        Folder(tmp_path / "out", PLAN, anew=anew)
+
+
+DRIVER = """
+import sys
+from functools import partial
+from pathlib import Path
+from onnx_attribution.server.scale import Folder, run_batch
+from onnx_attribution.server.scale.local import Local
+from tests.server.scale.places import Doubling, opened
+from tests.server.scale.test_batch import JOB, PLAN, SHARDS
+if __name__ == "__main__":
+    notes = Path(sys.argv[2])
+    try:
+        local = Local(partial(opened, Doubling(notes, seconds=30)), 2)
+        run_batch(local, JOB, Folder(Path(sys.argv[1]), PLAN), SHARDS)
+    except KeyboardInterrupt:
+        sys.exit(5)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_processes_end_at_once_with_the_one_that_began_them(
+    tmp_path: Path, notes: Path, sent: signal.Signals
+) -> None:
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "out"), str(notes)]
+    driver = subprocess.Popen(command, cwd=Path(__file__).parents[3], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: len(list(notes.iterdir())) == 2)
+    workers = [int(one.name.split("-")[2]) for one in notes.iterdir()]
+    driver.send_signal(sent)
+    _, told = driver.communicate(timeout=10)
+    assert driver.returncode == (5 if sent == signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in told
+    wait_until(lambda: not any(is_running(one) for one in workers))
+    assert driver.pid not in workers
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_server_that_is_away_gives_its_shards_to_the_others(
