@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from onnx_attribution.client.audit.data import Dataset, Item, joined
 from onnx_attribution.errors import AttributionError, InvalidArgument, Reason
 from onnx_attribution.server.cli.files import read_file, typed
 from onnx_attribution.server.cli.masks import MASKS, truths
-from onnx_attribution.server.cli.pictures import Picture
+from onnx_attribution.server.cli.pictures import FLOATS, Picture
 from onnx_attribution.server.cli.pixels import SUFFIXES
 from onnx_attribution.server.cli.samples import taken
 from onnx_attribution.values import Array, BatchMode, ModelInfo, TensorInfo
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 LABELS = ("label", "labels", "y", "target", "targets", "class")
 """What arrays and columns of labels are called, where no input is called so."""
 PARQUET = (".parquet", ".pq")
+TRIED = 8
+"""Rows of which one has to be readable."""
 NAMES = ("id", "name", "file", "filename")
 KINDS = (".npy", ".npz", *SUFFIXES)
 
@@ -50,7 +53,7 @@ def read_dataset(place: Path, info: ModelInfo, picture: Picture, rows: slice | N
         raise InvalidArgument(f"--data {str(place)!r} is no folder, .npz or .parquet file", file=place)
     items = list(found.items if rows is None else found.items[rows])
     if not items:
-        raise InvalidArgument(f"--data {str(place)!r} holds no samples{' in --rows' * is_part}")
+        raise InvalidArgument(f"--data {str(place)!r} holds no samples{' in these rows' * is_part}")
     return Dataset(found.name, items, found.features)
 
 
@@ -62,8 +65,13 @@ class FileSource:
     picture: Picture
 
     def digest(self) -> str:
-        """A SHA-256 of the file, or of the names and files of a folder."""
-        files = sorted(one for one in self.place.rglob("*") if one.is_file()) or [self.place]
+        """A SHA-256 of the file, or of the names and contents of those files of a folder that samples are read of."""
+        kinds = (*KINDS, ".csv")
+        files = [self.place]
+        if self.place.is_dir():
+            files = sorted(
+                one for one in self.place.rglob("*") if one.suffix.lower() in kinds and one.is_file()
+            )
         found = hashlib.sha256()
         for file in files:
             if file != self.place:
@@ -76,7 +84,15 @@ class FileSource:
         """How many samples there are. Raises: as `read_dataset`."""
         if not self._is_parquet:
             return len(self._whole(info))
-        read_dataset(self.place, info, self.picture, slice(0, 1))
+        failures = []
+        for row in range(TRIED):  # one row may be the only one that cannot be read
+            try:
+                read_dataset(self.place, info, self.picture, slice(row, row + 1))
+                break
+            except InvalidArgument as error:
+                failures.append(error)
+        else:
+            raise failures[0]
         from pyarrow import parquet
 
         return int(parquet.read_metadata(self.place).num_rows)
@@ -385,19 +401,60 @@ def _parquet(place: Path, info: ModelInfo, rows: slice | None = None) -> Dataset
     arrays: dict[str, Array] = {}
     for name, one in known.items():
         if name in columns:
-            arrays[name] = _shaped(np.asarray(columns[name].to_pylist()), one)
-    if not arrays and len(known) == 1:
+            arrays[name] = _shaped(_stacked(name, columns[name], one, first), one)
+    chosen = [name for name in columns if name not in (label, called)]
+    if not arrays and len(known) == 1 and len(chosen) == 1 and _is_lists(columns[chosen[0]].type):
         (only,) = info.inputs
-        chosen = [name for name in columns if name not in (label, called)]
+        arrays[only.name] = _shaped(_stacked(chosen[0], columns[chosen[0]], only, first), only)
+    elif not arrays and len(known) == 1:
+        (only,) = info.inputs
         try:
             stacked = np.stack([np.asarray(columns[name].to_pylist(), np.float64) for name in chosen], axis=1)
+            if stacked.ndim != 2:
+                raise ValueError
         except (TypeError, ValueError):
             raise InvalidArgument(
                 f"{place.name!r} has columns that are no numbers, and none called {only.name!r}", file=place
             ) from None
         features[only.name] = chosen
         arrays[only.name] = _shaped(stacked, only)
-    return _of_arrays(place.name, arrays, labels, info, ids, features, first)
+    found = _of_arrays(place.name, arrays, labels, info, ids, features, first)
+    if len(found) != len(table):
+        shapes = ", ".join(f"{key!r} is {list(array.shape)}" for key, array in arrays.items())
+        raise InvalidArgument(
+            f"{place.name!r} has rows that are no samples of the model: of {len(table)} rows {shapes}"
+        )
+    return found
+
+
+def _is_lists(kind: Any) -> bool:
+    """Whether a column holds lists."""
+    from pyarrow import types
+
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _stacked(name: str, column: Any, info: TensorInfo, first: int) -> Array:
+    """The rows of a column as one array, in which what a row lacks is NaN where the input has numbers with a point.
+
+    Raises:
+        InvalidArgument: they have different sizes, or one lacks a value.
+    """
+    rows = column.to_pylist()
+    if _is_lists(column.type) and None in rows:
+        raise InvalidArgument(f"column {name!r} has no value in row {first + rows.index(None)}")
+    try:
+        array = np.asarray(rows)
+    except ValueError:
+        raise InvalidArgument(
+            f"the rows of column {name!r} have different sizes", reason=Reason.SHAPE_MISMATCH
+        ) from None
+    if array.dtype != object:
+        return array
+    lacking = [k for k, row in enumerate(array.reshape(len(rows), -1).tolist()) if None in row]
+    if lacking and info.dtype not in FLOATS:
+        raise InvalidArgument(f"column {name!r} has no value in row {first + lacking[0]}")
+    return array.astype(np.float64) if lacking else array
 
 
 def _part(file: ParquetFile, rows: slice | None) -> tuple[Table, int]:
@@ -424,5 +481,6 @@ def _shaped(array: Array, info: TensorInfo) -> Array:
     if array.ndim == 1 and len(shape) == 2:
         return array[:, None]
     if array.ndim == 2 and len(shape) > 2 and all(isinstance(size, int) for size in sizes):
-        return array.reshape(len(array), *[int(size or 1) for size in sizes])
+        whole = [int(size or 1) for size in sizes]
+        return array.reshape(len(array), *whole) if math.prod(whole) == array.shape[1] else array
     return array

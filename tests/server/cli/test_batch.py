@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.app import background
+from onnx_attribution.server.cli.dataset import FileSource
+from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
-from onnx_attribution.values import AttributionRequest
+from onnx_attribution.values import AttributionRequest, ModelInfo, TensorInfo
 from tests.server.cli.commands import model, run
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -125,3 +128,88 @@ def test_another_question_does_not_go_on_in_the_folder_of_one(
     assert files(tmp_path / "out") == before
     assert run(*asked, "--method", "gradient", "--target", "3", "--anew").exit_code == 0
     assert {line["target_index"] for line in table(tmp_path / "out")} == {"3"}
+
+
+LINEAR = "t (float[N,2,2] x) => (float[N] y) <int64[2] axes = {1,2}> { y = ReduceSum<keepdims=0>(x, axes) }"
+FOUR = [[1.0, 2, 3, 4]] * 3
+NULL = [[1.0, 2, 3, 4], None, [1.0, 2, 3, 4]]
+HOLE = [[1.0, 2, 3, 4], [1.0, None, 3, 4], [1.0, 2, 3, 4]]
+LESS = [[1.0, 2, 3, 4], [1.0, 2], [1.0, 2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "errors"),
+    [
+        ("x", FOUR, ["", "", ""]),
+        ("pixels", FOUR, ["", "", ""]),  # the only column there is
+        ("x", NULL, ["", "column 'x' has no value in row 1", ""]),
+        ("x", NULL[1:], ["column 'x' has no value in row 0", ""]),
+        ("x", HOLE, ["", "NaN", ""]),
+        ("x", LESS, ["", "SHAPE_MISMATCH", ""]),
+    ],
+)
+def test_every_row_of_a_parquet_file_is_explained_or_told_of(
+    tmp_path: Path, name: str, rows: list[Any], errors: list[str]
+) -> None:
+    data = tmp_path / "rows.parquet"
+    kind = pyarrow.list_(pyarrow.float32())
+    parquet.write_table(pyarrow.table({name: pyarrow.array(rows, kind)}), data)
+    done = run(
+        "batch", model(tmp_path, LINEAR), "--data", data, "--out", tmp_path / "out", "--workers", "1",
+        "--method", "integrated-gradients",
+    )  # fmt: skip
+    assert done.exit_code == int(any(errors)), done.output
+    found = table(tmp_path / "out")
+    assert [line["row"] for line in found] == list(range(len(rows)))
+    for line, words in zip(found, errors, strict=True):
+        if words:
+            assert words in line["error"]
+        else:
+            np.testing.assert_allclose(line["values"], [1, 2, 3, 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"x": [b"abc"] * 3}, "bytes"),
+        ({"x": [{"a": 1}] * 3}, "object"),
+        ({"x": [["a"] * 4] * 3}, "str"),
+        ({"a": [[1.0]] * 3, "b": [[2.0]] * 3}, "no numbers, and none called 'x'"),
+        ({"x": []}, "holds no samples"),
+    ],
+)
+def test_a_parquet_file_without_samples_is_refused(
+    tmp_path: Path, columns: dict[str, list[Any]], words: str
+) -> None:
+    data = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table(columns), data)
+    done = run("batch", model(tmp_path, LINEAR), "--data", data, "--out", tmp_path / "out", "--workers", "1")
+    assert done.exit_code == 2, done.output
+    assert words in done.stderr
+    assert not list((tmp_path / "out").glob("part-*"))
+
+
+def test_text_that_is_missing_is_no_text(tmp_path: Path) -> None:
+    data = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"s": ["a", None, "b"]}), data)
+    text = TensorInfo("s", "string", ("N", 1), 0)
+    info = ModelInfo("m", 1, "READY", digest="d", opset=17, batch="dynamic", sources=(), inputs=(text,))
+    source = FileSource(data, Picture())
+    assert source.count(info) == 3
+    assert [one.inputs["s"].tolist() for one in source.read(info, slice(0, 1)).items] == [[["a"]]]
+    with pytest.raises(InvalidArgument, match="column 's' has no value in row 1"):
+        source.read(info, slice(0, 3))
+
+
+def test_what_is_written_into_the_folder_of_samples_is_no_other_data_set(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for k in range(2):
+        np.save(data / f"{k}.npy", np.full((1, 2, 2), k, np.float32))
+    asked = ("batch", model(tmp_path, LINEAR), "--data", data, "--out", data / "out", "--workers", "1")
+    assert run(*asked).exit_code == 0
+    assert run(*asked).exit_code == 0
+    np.save(data / "1.npy", np.zeros((1, 2, 2), np.float32))
+    done = run(*asked)
+    assert done.exit_code == 2
+    assert "another data" in done.stderr
