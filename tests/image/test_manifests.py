@@ -106,6 +106,8 @@ def test_the_service_and_the_budget_select_the_pods() -> None:
     labels = OBJECTS["Deployment"]["spec"]["template"]["metadata"]["labels"]
     service: dict[str, Any] = OBJECTS["Service"]["spec"]
     assert service["clusterIP"] == "None"  # clients see every pod
+    variables = {one["name"]: one["value"] for one in CONTAINER["env"]}
+    assert float(variables["ONNX_ATTRIBUTION_CONNECTION_SECONDS"]) > 0  # and look for new ones now and then
     assert service["selector"] == labels
     assert {one["port"] for one in service["ports"]} == PORTS
     names = {one["name"] for one in CONTAINER["ports"]}
