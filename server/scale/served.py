@@ -49,7 +49,7 @@ class Served:
                 yield said
         finally:
             over.set()
-            for thread in threads:
+            for thread in threads if not left else ():  # what is asked for still is not waited for
                 thread.join()
 
     def _work(

@@ -40,19 +40,22 @@ def process() -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 def test_calls_go_round_both_and_none_fails_when_one_is_killed() -> None:
     here = FakeEngine()
-    with process() as (there, lost), app.background(here, Settings(port=0, http=False)) as (address, _):
-        with Client(f"ipv4:{address},{there}") as client:
+    with (
+        process() as (there, lost),
+        app.background(here, Settings(port=0, http=False)) as (address, _),
+        Client(f"ipv4:{address},{there}") as client,
+    ):
 
-            def ask(calls: int) -> int:
-                """How many of them arrive here."""
-                before = len(here.methods_asked)
-                for _ in range(calls):
-                    found = client.attribute("linear", X, target=1)
-                    np.testing.assert_array_equal(found.layers["x"].values, X * W[:, 1])
-                return len(here.methods_asked) - before
+        def ask(calls: int) -> int:
+            """How many of them arrive here."""
+            before = len(here.methods_asked)
+            for _ in range(calls):
+                found = client.attribute("linear", X, target=1)
+                np.testing.assert_array_equal(found.layers["x"].values, X * W[:, 1])
+            return len(here.methods_asked) - before
 
-            ask(4)  # until both are connected to
-            assert 8 <= ask(20) <= 12
-            lost.kill()
-            assert ask(20) >= 18  # what was lost on its way is asked again
-            assert ask(5) == 5
+        ask(4)  # until both are connected to
+        assert 8 <= ask(20) <= 12
+        lost.kill()
+        assert ask(20) >= 18  # what was lost on its way is asked again
+        assert ask(5) == 5

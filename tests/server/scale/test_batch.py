@@ -311,6 +311,17 @@ def test_without_a_server_that_answers_the_batch_ends(
         run_batch(Served(opens, INFO.digest), JOB, Folder(tmp_path / "none", PLAN), SHARDS)
 
 
+def test_a_server_that_still_computes_is_not_waited_for_when_the_batch_is_given_up(
+    tmp_path: Path, notes: Path
+) -> None:
+    opens = [partial(opened, Doubling(notes, seconds=5)), partial(opened, Doubling(notes))]
+    begun = time.monotonic()
+    said = Served(opens, INFO.digest).run(JOB, Folder(tmp_path / "out", PLAN), SHARDS)
+    assert next(said)["samples"] > 0
+    said.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - begun < 3
+
+
 def test_a_server_with_another_model_ends_the_batch(tmp_path: Path, notes: Path) -> None:
     with pytest.raises(ModelError, match="another model"):
         run_batch(
