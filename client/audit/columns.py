@@ -66,5 +66,5 @@ def lines_of(answer: Attribution, k: int) -> Iterator[dict[str, Any]]:
                 "steps": one.steps,
                 "evaluations": one.evaluations,
                 "shape": list(values.shape),
-                "values": values.ravel().astype(np.float32),
+                "values": values.ravel().astype(np.float32, copy=False),
             }

@@ -34,7 +34,6 @@ from onnx_attribution.server.cli.target import parse_target
 from onnx_attribution.values import AttributionRequest
 
 EXECUTORS = ("local", "grpc", "ray")
-Many = list[str] | None
 
 
 @with_parameters
@@ -53,20 +52,20 @@ def batch(
         ),
     ],
     method: Annotated[str, typer.Option(metavar="METHOD", help="As for explain.")] = DEFAULT.name,
-    layer: Annotated[Many, typer.Option(metavar="NAME", help="As for explain. Repeatable.")] = None,
-    source: Annotated[Many, typer.Option(metavar="NAME", help="As for explain. Repeatable.")] = None,
+    layer: Annotated[options.Many, typer.Option(metavar="NAME", help="As for explain. Repeatable.")] = None,
+    source: options.Source = None,
     target: Annotated[
-        Many,
+        options.Many,
         typer.Option(metavar="[TENSOR:]INDEX", help="As for explain; default: the largest of each sample."),
     ] = None,
     logit: options.Logit = False,
-    baseline: Annotated[
-        Many, typer.Option(metavar="[NAME=]FILE|NUMBER", help="As for explain; default 0. Repeatable.")
-    ] = None,
+    baseline: options.Baseline = None,
     sums_only: Annotated[
         bool, typer.Option("--sums-only", help="Sums of layers without the values of their units.")
     ] = False,
-    parameter: Annotated[Many, typer.Option(metavar="NAME=VALUE", help="As for explain. Repeatable.")] = None,
+    parameter: Annotated[
+        options.Many, typer.Option(metavar="NAME=VALUE", help="As for explain. Repeatable.")
+    ] = None,
     executor: Annotated[
         str,
         typer.Option(
@@ -104,7 +103,7 @@ def batch(
     batch_axis: options.BatchAxis = None,
     shape: options.Shape = None,
     server: Annotated[
-        Many, typer.Option(metavar="HOST:PORT", help="With grpc: a server to ask. Repeatable.")
+        options.Many, typer.Option(metavar="HOST:PORT", help="With grpc: a server to ask. Repeatable.")
     ] = None,
     ca: options.Ca = None,
     certificate: options.Certificate = None,
