@@ -27,7 +27,7 @@ from onnx_attribution.server.cli.dataset import read_dataset
 from onnx_attribution.server.cli.export import File, Force, check_out
 from onnx_attribution.server.cli.inputs import axes_of, parse_rows, shapes_of
 from onnx_attribution.server.cli.pictures import Picture
-from onnx_attribution.server.cli.recorded import require_fitting
+from onnx_attribution.server.cli.recorded import require_fitting, require_logits
 from onnx_attribution.server.cli.written import check_places, require_apart
 from onnx_attribution.values import Array, ModelInfo
 
@@ -138,7 +138,7 @@ def add_class(
         shapes = {one.name: one.shape for one in engine.layers(name, "") if one.shape is not None}
         weights = Weights()
         model, found = _head_of(file, head, shapes, weights)
-        _require_logits(record.target, model, found, importance)
+        require_logits(record, model, found, str(importance))
         table.require_outputs(found.classes)
         old = _old_names(found, info, table)
         if clash := [one for one in names if one.casefold() in {each.casefold() for each in old}]:
@@ -191,23 +191,6 @@ def _head_of(
     return model, find_head(model, name, shapes)
 
 
-def _require_logits(target: str, model: onnx.ModelProto, head: Head, file: Path) -> None:
-    """Refuses an importance of what a softmax or sigmoid makes of the logits.
-
-    Raises:
-        InvalidArgument: it is that; it says what would be right.
-    """
-    from onnx_attribution.graph_tools.programs.class_axis import FINAL
-
-    made = next((node.op_type for node in model.graph.node if target in node.output), "")
-    if target != head.logits and made in FINAL:
-        raise InvalidArgument(
-            f"{str(file)!r} is of {target!r}, which a {made} makes; new classes are made of the importance for the "
-            f"logits: measure it with `onnx-attribution importance --target {head.logits}`",
-            file=file,
-        )
-
-
 def _features(
     engine: Engine, model: str, head: Head, samples: Sequence[Mapping[str, Array]], info: ModelInfo
 ) -> tuple[NDArray[np.float64], Features]:
@@ -221,6 +204,10 @@ def _features(
             values = values[0]
         positions = values.size // count
         found.append(features.mean(values).mean(axis=0))
+        if not np.isfinite(found[-1]).all():
+            raise InvalidArgument(
+                f"at image {len(found) - 1} of --images the features {head.features!r} are not finite; leave it out"
+            )
     return np.stack(found), Features(head.features, count, head.feature_axis, head.rank, positions)
 
 
@@ -252,6 +239,11 @@ def _known(
         if without:
             numbers = ", ".join(map(str, sorted(without)[:5])) + ", ..." * (len(without) > 5)
             notes.append(f"{len(without)} classes have no {what} and teach nothing: {numbers}")
+    if (units := depends.M.shape[1]) != record.alpha.shape[1]:
+        raise InvalidArgument(
+            f"the importance is of {record.alpha.shape[1]} units, and the layer {record.layer!r} has {units}; measure "
+            "it anew with `onnx-attribution importance`"
+        )
     logits = phi @ head.weight[indices].T + head.bias[indices]
     labels = logits.argmax(axis=1)
     M_labels = np.full(len(depends.M), -1)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,36 @@ def test_what_cannot_be_added_is_refused_by_name(
     done = add(toy, **given)
     assert done.exit_code == 2
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda alpha: np.where(np.arange(96)[:, None] == 5, np.nan, alpha), "1 of 96 images is not finite"),
+        (lambda alpha: 0 * alpha, "no image has an importance other than 0"),
+        (lambda alpha: alpha[:, 1:], "is of 7 units, and the layer 'r' has 8"),
+    ],
+)  # fmt: skip
+def test_an_importance_that_says_nothing_is_refused(
+    toy: Path, change: Callable[[Array], Array], words: str, tmp_path: Path
+) -> None:
+    record = Importance.load(toy / "r.npz")
+    Importance.of("r", change(record.alpha), record.labels, target=record.target, digest=record.digest).save(
+        tmp_path / "r.npz"
+    )
+    done = add(toy, importance=tmp_path / "r.npz", output=tmp_path / "none.onnx")
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert not (tmp_path / "none.onnx").exists()
+
+
+def test_images_at_which_the_network_is_not_finite_are_refused(toy: Path, tmp_path: Path) -> None:
+    images = np.load(toy / "images.npz")["x"]
+    images[7] = np.nan
+    np.savez(tmp_path / "x.npz", x=images)
+    done = add(toy, images=tmp_path / "x.npz", output=tmp_path / "none.onnx")
+    assert done.exit_code == 2
+    assert "at image 7 of --images the features" in done.stderr
 
 
 def test_an_importance_of_probabilities_is_refused(toy: Path, tmp_path: Path) -> None:
