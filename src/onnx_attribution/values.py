@@ -130,8 +130,7 @@ class AttributionRequest:
     names the tensors on which the path or the reference lives (default: the float inputs, or what the method says).
     `baselines` maps a source (or a model input, whose activation at a hidden source is then taken) to a scalar, an
     array that broadcasts to it, or `References`; default zeros. With `sums_only` the answer holds the sums of layers
-    without the values of their units, which stay in the program where its rows share a run; the rows of `auto` paths
-    are those of a trapezoid then, whose steps double.
+    without the values of their units.
 
     With `channel_sums` the values are `[samples, channels]`, the sums over the positions of each channel. It is the
     axis of the channels, counted with the samples in front, or "auto" for that which the operators around the layer

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from onnx_attribution.errors import InvalidArgument, NotDifferentiable
@@ -188,6 +189,28 @@ def test_no_values_leave_the_programs_of_sums(engine: Engine, monkeypatch: pytes
     engine.attribute(asked("neuron_ig", "**", sums_only=True, steps=4))
     rows = 2 * 5
     assert max(seen[-2:]) <= rows
+
+
+@pytest.mark.parametrize("method", ["neuron_ig", "integrated_gradients"])
+def test_sums_of_a_path_with_a_spike_are_those_of_its_units(method: str) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> spike (float[N,2] x) => (float[N,2] y)
+        <float[2,2] W = {60, -60, 60, -60}, float[2] b = {-7, 7}> {
+            z = MatMul(x, W)
+            h = Add(z, b)
+            y = Sigmoid(h)
+        }"""
+    with Engine(provider="cpu", threads=1) as engine:
+        engine.add("m", onnx.parser.parse_model(text))
+        layers = ["h"] if method == "neuron_ig" else []
+        found = engine.attribute(
+            AttributionRequest(
+                "m", {"x": np.ones((1, 2), np.float32)}, method, layers, target=0, sums_only=True
+            )
+        )
+    change = 1 / (1 + np.exp(-113.0)) - 1 / (1 + np.exp(7.0))
+    (layer,) = found.layers.values()
+    np.testing.assert_allclose(layer.sum, [change], rtol=1e-2)  # the default tolerance
+    assert abs(layer.residual[0]) <= layer.error_estimate[0] <= 0.02
 
 
 def test_sums_are_refined_to_the_tolerance_of_the_change(engine: Engine) -> None:

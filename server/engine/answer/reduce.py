@@ -138,15 +138,16 @@ def _worded(warnings: Sequence[Sequence[str]]) -> Iterator[str]:
         yield words if len(about) == len(warnings) else listed + words
 
 
-def errors_of(answer: Attribution, sums_only: bool = False) -> Floats:
+def errors_of(answer: Attribution, unseen: Mapping[str, Floats] | None = None) -> Floats:
     """Per sample the largest error of any layer, and of all layers where they are a cut together, relative to the L1
     norm of the attributions; NaN for a sample whose attributions are not finite.
 
-    Of sums only, relative to the sum, or to the change of the target where that is larger.
+    Of sums only, whose values are `unseen`, relative to these, or to the change of the target where that is larger;
+    values that were added up in the program are one number a sample.
     """
-    if sums_only:
-        change = np.abs(answer.target.value - answer.target.baseline_value)
-        norms = [np.maximum(np.abs(layer.sum), np.nan_to_num(change)) for layer in answer.layers.values()]
+    if unseen is not None:
+        change = np.nan_to_num(np.abs(answer.target.value - answer.target.baseline_value))
+        norms = [np.maximum(per_sample(np.abs(unseen[name])), change) for name in answer.layers]
     else:
         norms = [per_sample(np.abs(layer.values.astype(np.float64))) for layer in answer.layers.values()]
     pairs = [(layer.error_estimate, norm) for layer, norm in zip(answer.layers.values(), norms, strict=True)]

@@ -112,7 +112,10 @@ def events(
         if recipe.error_estimate:
             errors = np.concatenate(
                 [
-                    np.maximum(errors_of(answer, request.sums_only), missed(one, own))
+                    np.maximum(
+                        errors_of(answer, averaged(one, own)[1].fine if request.sums_only else None),
+                        missed(one, own),
+                    )
                     for answer, one, own in zip(answers, asked, sums, strict=True)
                 ]
             )

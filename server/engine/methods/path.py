@@ -68,12 +68,12 @@ def _path(method: Along, *, conductance: bool = False) -> Path:
 def stages(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Iterator[Stage]:
     """One stage, or with a tolerance as many as doublings of the steps fit, or as many as rows lie where needed.
 
-    The rows of sums only are those of the trapezoid: where more are needed is told by units. Of layers that are too
-    large for their rows to be kept programs add up the segments, if their rows can share a run.
+    Where more rows are needed is told by units, which sums only are made of as well. Of layers that are too large for
+    their rows to be kept programs add up the segments, if their rows can share a run.
     """
     at = asked[0].recipe.at
     assert isinstance(at, Path)
-    by_units = at.quadrature == "auto" and not asked[0].request.sums_only
+    by_units = at.quadrature == "auto"
     if by_units and adaptive_path.room(model, asked, memory):
         yield from adaptive_path.stages(model, asked, memory)
         return
