@@ -75,4 +75,10 @@ def test_the_oldest_versions_of_all_that_users_install_are_tested() -> None:
         pattern.replace("\\(", "(").replace("\\)", ")"), (ROOT / "pyproject.toml").read_text(), re.M
     )
     extras = PROJECT["project"]["optional-dependencies"].keys()
-    assert {*named.split(",")} == extras - {"common", "gpu", "dev", "peers"}
+    assert {*named.split(",")} == extras - {
+        "common",
+        "gpu",
+        "dev",
+        "peers",
+        "ray",
+    }  # of ray one minor version is taken
