@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed: make scale installs it")
 from onnx_attribution import errors
 from onnx_attribution.client import Client
+from onnx_attribution.client.streams import Stream
 from onnx_attribution.server import app
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.scale.serve_ray import serve_ray
@@ -36,9 +37,26 @@ def replicas(cluster: Any) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    serve_ray({"models": (str(DIGITS),), "provider": "cpu", "threads": 1}, port=port, replicas=2, cpus=0.5)
-    yield f"127.0.0.1:{port}"
+    serve_ray(
+        {"models": (str(DIGITS),), "provider": "cpu", "threads": 1, "max_streams": 4},
+        port=port,
+        replicas=2,
+        cpus=0.5,
+    )
+    address = f"127.0.0.1:{port}"
+    with Client(address) as client:
+        end = time.monotonic() + 60
+        while not _answers(client) and time.monotonic() < end:
+            time.sleep(0.5)  # Ray's proxies learn a little later where calls go
+    yield address
     serve.shutdown()
+
+
+def _answers(client: Client) -> bool:
+    try:
+        return client.health()
+    except errors.AttributionError:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +154,30 @@ def test_a_deadline_reaches_the_replica(client: Client) -> None:
         *_, last = stream
     assert isinstance(last, Completed)
     assert last.stop_reason == "deadline_near"  # said by the replica, which knew how long it had
+
+
+def test_streams_that_are_closed_free_their_replicas(client: Client) -> None:
+    many = np.repeat(X, 64, axis=0)
+    asked: dict[str, Any] = {"method": "neuron_ig", "layers": "*", "target": 3, "tolerance": 1e-12}
+    opened: list[Stream] = []
+
+    def fill() -> None:
+        for _ in range(20):  # two replicas take four each
+            opened.append(client.stream("digits", many, timeout=60, max_steps=16384, **asked))
+            next(opened[-1])
+
+    with pytest.raises(errors.Overloaded):
+        fill()
+    for stream in opened:
+        stream.close()
+    end, found = time.monotonic() + 20, None
+    while found is None:
+        try:
+            found = client.attribute("digits", X, method="gradient", target=3)
+        except errors.Overloaded:
+            assert time.monotonic() < end, "closed streams still hold their places"
+            time.sleep(0.2)
+    assert found.layers["image"].values.shape == X.shape
 
 
 def test_a_caller_without_a_token_may_not_change_models(client: Client) -> None:
