@@ -85,6 +85,14 @@ def add_class(
         typer.Option(metavar="FILE.json", help="Where it is written what was chosen, and by what."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Of the classes that are held out.")] = 0,
+    hidden: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="NUMBER",
+            help="Units of a hidden layer between descriptions and importance; 0: a linear map.",
+        ),
+    ] = 0,
     most: Annotated[
         int, typer.Option(min=1, metavar="NUMBER", help="Images at which the features are differentiated.")
     ] = 64,
@@ -159,7 +167,9 @@ def add_class(
         )
         known = _known(found, record, table, depends, phi, notes)
         shown = _shown(known, notes)
-        choice = algorithm.guarded(shown, len(names), algorithm.choose(shown, len(names), seed=seed))
+        choice = algorithm.guarded(
+            shown, len(names), algorithm.choose(shown, len(names), seed=seed, hidden=hidden)
+        )
         if not choice.informative:
             notes.append(
                 "on known classes held out the descriptions say no more than shuffled ones (p at least "

@@ -97,6 +97,21 @@ def test_the_file_and_the_report_say_where_the_class_comes_from(folder: Path) ->
     assert "fewer than 20" in report["warnings"][0]
 
 
+def test_the_first_stage_may_have_a_hidden_layer(folder: Path, tmp_path: Path) -> None:
+    done = run(
+        "add-class", DIGITS / "without_nine.onnx", "--layer", "dense1", "--importance", folder / "importance.npz",
+        "--classes", DIGITS / "classes.csv", "--images", DIGITS / "without_nine.npz", "--add", "nine", "--hidden", "4",
+        "-o", tmp_path / "nine.onnx", "--report", tmp_path / "add.json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    chosen, linear = (json.loads((at / "add.json").read_text())["chosen"] for at in (tmp_path, folder))
+    assert (chosen["hidden"], linear["hidden"]) == (4, 0)
+    images = np.load(DIGITS / "without_nine.npz")["images"]
+    new, other = outputs(tmp_path / "nine.onnx", images), outputs(folder / "nine.onnx", images)
+    assert new[:, :9].tobytes() == other[:, :9].tobytes()
+    assert np.abs(new[:, 9] - other[:, 9]).max() > 1e-3
+
+
 def test_explanations_call_the_new_class_by_its_name(folder: Path) -> None:
     assert re.search(r"logits\[9\] +nine", (folder / "told.txt").read_text())
 
