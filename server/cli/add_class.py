@@ -18,7 +18,7 @@ from onnx_attribution.client.niwt import choose as algorithm
 from onnx_attribution.client.niwt.classes import Classes, read_classes
 from onnx_attribution.client.niwt.domain_map import mean_of_units
 from onnx_attribution.client.niwt.features import Dependence, Features, dependence
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, NotDifferentiable
 from onnx_attribution.importance import Importance
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import provider_of, quiet
@@ -155,16 +155,22 @@ def add_class(
         samples = [one.inputs for one in data.items]
         phi, features = _features(engine, name, found, samples, info)
         alone = info.batch == "single"
-        depends = dependence(
-            engine.attribute,
-            name,
-            samples,
-            record.layer,
-            features,
-            channels=record.channel_sums,
-            whole=alone,
-            most=most,
-        )
+        try:
+            depends = dependence(
+                engine.attribute,
+                name,
+                samples,
+                record.layer,
+                features,
+                channels=record.channel_sums,
+                whole=alone,
+                most=most,
+            )
+        except NotDifferentiable as error:
+            raise InvalidArgument(
+                f"the importance is of layer {record.layer!r}, from which no way leads to what the head {found.node!r} "
+                f"takes; measure that of a layer before it ({error.message})"
+            ) from None
         known = _known(found, record, table, depends, phi, notes)
         shown = _shown(known, notes)
         choice = algorithm.guarded(

@@ -112,6 +112,28 @@ def test_the_first_stage_may_have_a_hidden_layer(folder: Path, tmp_path: Path) -
     assert np.abs(new[:, 9] - other[:, 9]).max() > 1e-3
 
 
+def test_a_layer_behind_what_the_head_takes_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    data, record = DIGITS / "without_nine.npz", tmp_path / "logits.npz"
+    asked = (
+        "importance",
+        DIGITS / "without_nine.onnx",
+        "--layer",
+        "logits",
+        "--data",
+        data,
+        "--rows",
+        "0:300",
+    )
+    assert run(*asked, "-o", record).exit_code == 0
+    done = run(
+        "add-class", DIGITS / "without_nine.onnx", "--layer", "logits", "--importance", record, "--classes",
+        DIGITS / "classes.csv", "--images", data, "--add", "nine", "-o", tmp_path / "nine.onnx",
+    )  # fmt: skip
+    assert done.exit_code == 2
+    assert "no way leads to what the head '/dense2/Gemm' takes" in done.stderr
+    assert not (tmp_path / "nine.onnx").exists()
+
+
 def test_explanations_call_the_new_class_by_its_name(folder: Path) -> None:
     assert re.search(r"logits\[9\] +nine", (folder / "told.txt").read_text())
 
