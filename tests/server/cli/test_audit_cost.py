@@ -93,7 +93,7 @@ def test_checks_compare_coarse_maps_with_coarse_ones_where_a_method_refines_far(
     assert item["methods"]["neuron_ig"]["steps"] > FINE
     words = [any("maps of 32 steps" in text for text in one["warnings"]) for one in found["methods"].values()]
     assert dict(zip(found["methods"], words, strict=True)) == {
-        "integrated_gradients": True,
+        "neuron_ig": True,
         "gradient": False,
     }
     with Engine(provider="cpu", threads=1) as engine:
