@@ -11,7 +11,6 @@ from benchmarks.rows import (
     completeness,
     deeplift,
     error,
-    estimates,
     gradients,
     layers,
     memory,
@@ -35,6 +34,6 @@ class Section:
 SECTIONS = tuple(
     Section(module.__name__.rpartition(".")[2], module.TITLE, " ".join((module.__doc__ or "").split()), module.figures)
     for module in (
-        gradients, rules, paths, error, layers, deeplift, clients, memory, completeness, estimates, start
+        gradients, rules, paths, error, layers, deeplift, clients, memory, completeness, start
     )
 )  # fmt: skip
