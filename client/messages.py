@@ -53,6 +53,7 @@ __all__ = [
     "from_prediction",
     "is_serving",
     "only_input",
+    "options_of",
     "reporting",
     "seconds",
     "to_health",
@@ -104,6 +105,12 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
+
+
+def options_of(request: AttributionRequest) -> dict[str, Any]:
+    """What a client's calls are told of a request beside its model and inputs."""
+    names = ("method", "layers", "source", "target", "targets", "baselines", "sums_only", "channel_sums")
+    return {name: getattr(request, name) for name in names}
 
 
 def to_request(model: str, inputs: Mapping[str, ArrayLike], **options: Any) -> pb.AttributeRequest:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
+from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
+from onnx_attribution.client import messages
 from onnx_attribution.client.client import Client
 from onnx_attribution.errors import InvalidArgument, ModelError, Reason
 from onnx_attribution.methods import MethodInfo
@@ -215,14 +216,14 @@ class _Remote:
         return {}  # it stays on the server
 
     def stream(self, request: AttributionRequest) -> Iterator[Event]:
-        return self._client.stream(self._model, request.inputs, **_options(request))
+        return self._client.stream(self._model, request.inputs, **messages.options_of(request))
 
     @property
     def asked(self) -> tuple[Engine | Client, str]:
         return self._client, self._model
 
     def attribute(self, request: AttributionRequest) -> Attribution:
-        return self._client.attribute(self._model, request.inputs, **_options(request))
+        return self._client.attribute(self._model, request.inputs, **messages.options_of(request))
 
     def predict(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         return self._client.predict(self._model, inputs, outputs)
@@ -232,12 +233,6 @@ class _Remote:
 
     def server(self) -> ServerInfo | None:
         return self._client.server()
-
-
-def _options(request: AttributionRequest) -> dict[str, Any]:
-    """What a client is told of a request beside its model and inputs."""
-    names = ("method", "layers", "source", "target", "targets", "baselines", "sums_only", "channel_sums")
-    return {name: getattr(request, name) for name in names}
 
 
 def _try_given(engine: Engine, place: Place, read: Read | None, failure: ModelError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from onnx_attribution.client import messages
 from onnx_attribution.client.client import Client
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.scale.job import OF_SAMPLES, Answer, Worker
@@ -40,10 +41,7 @@ class _Served:
         return self._client.model(self._model)
 
     def answers(self, request: AttributionRequest, inputs: Sequence[Mapping[str, Array]]) -> Iterator[Answer]:
-        options = {
-            name: getattr(request, name)
-            for name in ("method", "layers", "source", "target", "targets", "baselines", "sums_only")
-        }
+        options = messages.options_of(request)
         for answer in self._client.audit(self._model, iter(inputs), window=1, **options):
             if answer.error is not None and not isinstance(answer.error, OF_SAMPLES):
                 raise answer.error
