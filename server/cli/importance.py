@@ -16,20 +16,10 @@ from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.importance import Importance
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Place, asking
+from onnx_attribution.server.cli.bundles import bundled
 from onnx_attribution.server.cli.dataset import indices_of, read_labelled
 from onnx_attribution.server.cli.files import read_file
-from onnx_attribution.server.cli.inputs import axes_of, parse_rows, shapes_of
-from onnx_attribution.server.cli.login import Login
-from onnx_attribution.server.cli.picture import (
-    Background,
-    Colour,
-    Mean,
-    Order,
-    Resize,
-    Scale,
-    Std,
-    picture_of,
-)
+from onnx_attribution.server.cli.inputs import parse_rows
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.cli.written import check_places, require_apart
 from onnx_attribution.values import ChannelSums, ModelInfo
@@ -38,8 +28,9 @@ STRONGEST = 3
 """Units that are shown of each class."""
 
 
+@bundled()
 def importance(
-    file: options.File,
+    *,
     layer: Annotated[
         str,
         typer.Option(metavar="NAME", help="The layer whose units are weighed, by its name as in explain."),
@@ -89,38 +80,22 @@ def importance(
     rows: Annotated[
         str | None, typer.Option(metavar="3|0:3", help="Only these samples of the data set.")
     ] = None,
-    scale: Scale = None,
-    mean: Mean = None,
-    std: Std = None,
-    layout: Order = None,
-    colours: Colour = None,
-    resize: Resize = False,
-    background: Background = None,
-    provider: options.Provider = "auto",
-    threads: options.Threads = 0,
-    batch_axis: options.BatchAxis = None,
-    shape: options.Shape = None,
-    server: options.Server = None,
-    ca: options.Ca = None,
-    certificate: options.Certificate = None,
-    key: options.Key = None,
-    token: options.Token = None,
-    model: options.Model = None,
+    picture: Picture,
+    place: Place,
     json: options.Json = False,
 ) -> None:
     """Sums the gradient of each sample's own class over the positions of each unit of a layer.
 
     OUT.npz holds it per sample, with its mean, count and spread per class.
     """
-    place = Place(
-        model or file, server, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []),
-        Login(ca, certificate, key, token),
-    )  # fmt: skip
-    picture = picture_of(scale, mean, std, layout, colours, resize, background)
     wanted = None if rows is None else parse_rows(rows)
     channels: ChannelSums = "auto" if channel_axis is None else channel_axis
     check_places(out, None)
-    read: dict[str, str | Path] = {"FILE": "" if server else file, "--labels": labels or "", "--data": data}
+    read: dict[str, str | Path] = {
+        "FILE": "" if place.server else place.file,
+        "--labels": labels or "",
+        "--data": data,
+    }
     require_apart({"--output": out}, read)
     with asking(place) as asker:
         info = asker.info()
