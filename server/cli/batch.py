@@ -29,6 +29,7 @@ from onnx_attribution.server.cli.picture import (
     Std,
     picture_of,
 )
+from onnx_attribution.server.cli.progress import progress
 from onnx_attribution.server.cli.status import FAILED, say
 from onnx_attribution.server.cli.target import parse_target
 from onnx_attribution.values import AttributionRequest
@@ -152,10 +153,10 @@ def batch(
         }
     folder = Folder(out, plan, anew=anew)
     opens = [partial(_opened, place) for place in places]
-    with _progress(sum(one.count for one in shards)) as progress:
+    with _progress(sum(one.count for one in shards)) as advance:
         found = run_batch(
             _executor(executor, opens, info.digest, workers, gpus, address),
-            Job(rows, request), folder, shards, progress,
+            Job(rows, request), folder, shards, advance,
         )  # fmt: skip
     errors = sum(one["errors"] for one in found)
     samples = sum(one["samples"] for one in found)
@@ -194,11 +195,12 @@ def _executor(
 @contextmanager
 def _progress(samples: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A bar of the samples that are done, on stderr, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    done = 0
+    with progress("samples") as report:
 
-    console = Console(stderr=True)
-    columns = (TextColumn("samples"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("samples", total=samples)
-        yield lambda said: bar.advance(task, said["samples"])
+        def advance(said: dict[str, Any]) -> None:
+            nonlocal done
+            done += said["samples"]
+            report(done, samples, "")
+
+        yield advance

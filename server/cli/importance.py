@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +19,7 @@ from onnx_attribution.server.cli.dataset import indices_of, read_labelled
 from onnx_attribution.server.cli.files import read_file
 from onnx_attribution.server.cli.inputs import parse_rows
 from onnx_attribution.server.cli.pictures import Picture
+from onnx_attribution.server.cli.progress import progress
 from onnx_attribution.server.cli.written import check_places, require_apart
 from onnx_attribution.values import ChannelSums, ModelInfo
 
@@ -110,10 +109,10 @@ def importance(
                 )
             given = own if isinstance(own, np.ndarray) else np.array(indices_of(own, names), np.int64)
         asked, name = asker.asked
-        with _progress() as report:
+        with progress("samples") as report:
             found = asked.importance(
                 name, arrays, given, layer=layer, target=target, logit=logit, channels=channels,
-                source=tuple(source or ()), progress=report,
+                source=tuple(source or ()), progress=lambda done, planned: report(done, planned, ""),
             )  # fmt: skip
     found = replace(found, warnings=(*found.warnings, *picture.notes))
     found.save(out)
@@ -161,17 +160,3 @@ def told(found: Importance) -> dict[str, Any]:
         "digest": found.digest,
         "warnings": found.warnings,
     }
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """On a terminal a bar."""
-    if not sys.stderr.isatty():
-        yield lambda done, planned: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("samples", total=None)
-        yield lambda done, planned: bar.update(task, completed=done, total=planned)
