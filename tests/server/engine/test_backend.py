@@ -11,7 +11,8 @@ from onnx import numpy_helper
 
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.server.engine import weights
-from onnx_attribution.server.engine.backend import Backend
+from onnx_attribution.server.engine.backend import Backend, Session
+from onnx_attribution.values import Array
 from tests.programs import parsed
 
 
@@ -72,7 +73,13 @@ def test_no_thread_is_busy_once_a_run_is_over(rng: np.random.Generator) -> None:
         "net (float[N,256] x) => (float[N,N] z) { t = Transpose<perm = [1, 0]>(x)  z = MatMul(x, t) }"
     )
     session = Backend("cpu", 2).session(model)
-    session.run({"x": rng.normal(size=(512, 256)).astype(np.float32)})
+    x = rng.normal(size=(512, 256)).astype(np.float32)
+    # A thread that spins takes the whole rest after every run; other tests' threads take only some of them.
+    assert min(_spent_at_rest(session, x) for _ in range(10)) < 0.01
+
+
+def _spent_at_rest(session: Session, x: Array) -> float:
+    session.run({"x": x})
     spent = time.process_time()
     time.sleep(0.03)
-    assert time.process_time() - spent < 0.01
+    return time.process_time() - spent
