@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from onnx_attribution.server.operate.http import Http, routes
 from onnx_attribution.server.operate.kserve import routes as kserve_routes
 from onnx_attribution.server.operate.logs import CallLog, configure
 from onnx_attribution.server.operate.metrics import Metrics
+from onnx_attribution.server.operate.on_thread import on_thread
 from onnx_attribution.server.operate.process import for_serving
 from onnx_attribution.server.operate.tls import server_credentials
 from onnx_attribution.server.service.access import Access
@@ -340,39 +341,16 @@ def background(
     listeners: Sequence[Listener] = (),
 ) -> Iterator[tuple[str, Server]]:
     """A server on a thread of this process: its address and itself; drained at the end."""
-    ready: list[tuple[str, Server, asyncio.AbstractEventLoop] | BaseException] = []
-    known, ended = threading.Event(), asyncio.Event()
 
-    async def run() -> None:
+    @asynccontextmanager
+    async def listening() -> AsyncIterator[tuple[str, Server]]:
         server = build(engine, settings, repository, metrics=metrics, listeners=listeners)
         port = await server.start()
-        address = settings.address.removesuffix(str(settings.port)) + str(port)
-        ready.append((address, server, asyncio.get_running_loop()))
-        known.set()
-        await ended.wait()
+        yield settings.address.removesuffix(str(settings.port)) + str(port), server
         await server.drain()
 
-    def main() -> None:
-        try:
-            asyncio.run(run())
-        except BaseException as error:
-            ready.append(error)
-            known.set()
-
-    thread = threading.Thread(target=main, name="server", daemon=True)
-    thread.start()
-    known.wait()
-    if isinstance(ready[0], BaseException):
-        raise ready[0]
-    address, server, loop = ready[0]
-    try:
-        yield address, server
-    finally:
-        with suppress(RuntimeError):  # the loop has ended already
-            loop.call_soon_threadsafe(ended.set)
-        thread.join()
-        if len(ready) > 1 and isinstance(ready[1], BaseException):
-            raise ready[1]
+    with on_thread(listening, "server") as found:
+        yield found
 
 
 async def _serve(
