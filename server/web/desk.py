@@ -1,0 +1,84 @@
+"""What all pages share: whom they ask, what was sent to them, and a question with all that is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from starlette.requests import Request
+
+from onnx_attribution.client.aio import AsyncClient
+from onnx_attribution.client.niwt.unit_names import UnitNames
+from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.server.web.inputs import Inputs
+from onnx_attribution.server.web.question import Question, Reading
+from onnx_attribution.server.web.screen import Screen
+from onnx_attribution.server.web.uploads import Uploads
+from onnx_attribution.values import Array, Attribution, AttributionRequest, ModelInfo
+
+KEPT = 16
+"""Answers of one kind that stay while people go from layer to layer."""
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with all that is known of it."""
+
+    question: Question
+    info: ModelInfo
+    arrays: Mapping[str, Array]
+    request: AttributionRequest
+    command: str
+    notes: tuple[str, ...]
+
+
+class Desk:
+    """What pages are made with. `names` are those of units."""
+
+    def __init__(self, client: AsyncClient, reading: Reading, names: UnitNames) -> None:
+        self.client = client
+        self.reading = reading
+        self.names = names
+        self.uploads = Uploads()
+        self.screen = Screen(self.uploads.folder)
+        self.inputs = Inputs(reading, self.uploads)
+        self.spines = Kept[Attribution]()
+
+    async def asked(self, question: Question) -> Asked:
+        """The request of a question. Raises: AttributionError: it cannot be answered."""
+        info = await self.client.model(question.model)
+        given = await self.inputs.given(question, info)
+        methods = {one.name: one for one in await self.client.methods()}
+        if question.method not in methods:
+            raise InvalidArgument(f"the server has no method {question.method!r}; choose one of the list")
+        arrays, samples = given.arrays, 1 if given.is_row else given.samples
+        if samples > 1:
+            arrays = self.reading.row(info, arrays, question.number)
+        request = self.reading.request(question, info, methods[question.method], arrays)
+        command = question.command(self.reading.place(question.model), given.options, samples)
+        return Asked(question, info, arrays, request, command, tuple(given.notes))
+
+
+def sides(request: Request) -> tuple[list[Question], int]:
+    """The questions of an address, and which of them is meant."""
+    questions = Question.both(request.query_params)
+    return questions, len(questions) - 1 if request.query_params.get("side") == "1" else 0
+
+
+class Kept(Generic[Value]):
+    """What was computed for a question about a model; the oldest gives way."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, Question], Value] = {}
+
+    def get(self, info: ModelInfo, question: Question) -> Value | None:
+        return self._known.get((info.digest, question))
+
+    def keep(self, info: ModelInfo, question: Question, value: Value) -> Value:
+        while len(self._known) >= KEPT:
+            del self._known[next(iter(self._known))]
+        self._known[info.digest, question] = value
+        return value

@@ -1,0 +1,83 @@
+"""What can be explained: the model's example, the data set, files beside the model, and files that were sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from onnx_attribution.errors import AttributionError, InvalidArgument, NotFound
+from onnx_attribution.server.web.question import Given, Question, Reading
+from onnx_attribution.server.web.uploads import Uploads
+from onnx_attribution.values import Array, ModelInfo, TensorInfo
+
+EXAMPLE, DATA, BESIDE = "example", "data", "beside:"
+"""Keys of inputs; of files that were sent the uploads have them."""
+TRIED = 8
+"""Files beside the model that are read until one of them fits."""
+
+
+class Inputs:
+    """The inputs of a model by their keys."""
+
+    def __init__(self, reading: Reading, uploads: Uploads) -> None:
+        self._reading = reading
+        self._uploads = uploads
+
+    def choices(self, question: Question) -> dict[str, str]:
+        """What may be taken as an input, by its key: in words."""
+        found = {}
+        if self._reading.example(question.model) is not None:
+            found[EXAMPLE] = "the model's example"
+        if self._reading.has_data:
+            found[DATA] = "the data set"
+        found |= {f"{BESIDE}{name}": name for name in self._reading.beside(question.model)}
+        if question.input and question.input not in found:
+            try:
+                files = self._uploads.files(question.input)
+            except NotFound:
+                return found
+            found[question.input] = ", ".join(file.name for _, file in files)
+        return found
+
+    async def fitting(self, question: Question, info: ModelInfo, choices: Mapping[str, str]) -> str:
+        """The first of the choices that can be used, or the first."""
+        for key in list(choices)[:TRIED]:
+            with suppress(AttributionError, KeyError):
+                given = await self.given(question.changed(input=key), info)
+                if all(_fits(given.arrays[one.name], one) for one in info.inputs):
+                    return key
+        return next(iter(choices))
+
+    async def given(self, question: Question, info: ModelInfo) -> Given:
+        """The arrays of the input. Raises: AttributionError: there are none, or they cannot be used."""
+        if not question.input:
+            raise InvalidArgument("choose a file with the input that is to be explained")
+        if question.input == EXAMPLE:
+            example = await asyncio.to_thread(self._reading.example, question.model)
+            if example is None:
+                raise NotFound("the model has no example; choose a file")
+            return example
+        if question.input == DATA:
+            return await asyncio.to_thread(self._reading.item, info, question.number)
+        if question.input.startswith(BESIDE):
+            name = question.input.removeprefix(BESIDE)
+            known = self._reading.beside(question.model)
+            if name not in known:
+                raise NotFound(f"there is no file {name!r} beside the model")
+            files: tuple[tuple[str, Path], ...] = (("", known[name]),)
+        else:
+            files = self._uploads.files(question.input)
+        return await asyncio.to_thread(self._reading.arrays, info, files)
+
+
+def _fits(array: Array, one: TensorInfo) -> bool:
+    """Whether an array has the shape of an input, but for its samples."""
+    return one.shape is None or (
+        array.ndim == len(one.shape)
+        and all(
+            axis == one.batch_axis or not isinstance(size, int) or size == array.shape[axis]
+            for axis, size in enumerate(one.shape)
+        )
+    )

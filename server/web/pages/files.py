@@ -1,0 +1,61 @@
+"""Files that are sent to the page, that it opens elsewhere, and that it is made of."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from onnx_attribution.errors import AttributionError, InvalidArgument
+from onnx_attribution.server.web.desk import Desk
+from onnx_attribution.server.web.question import Question
+from onnx_attribution.server.web.uploads import MOST_BYTES
+
+
+def routes(desk: Desk) -> list[BaseRoute]:
+    async def upload(request: Request) -> Response:
+        try:
+            return JSONResponse(await _uploaded(desk, request))
+        except AttributionError as error:
+            return JSONResponse({"html": desk.screen.refusal(error)}, 400)
+
+    async def netron(request: Request) -> Response:
+        """Opens the model in Netron, and says where."""
+        try:
+            return JSONResponse({"url": await asyncio.to_thread(desk.reading.netron)})
+        except AttributionError as error:
+            return JSONResponse({"html": desk.screen.refusal(error)}, 400)
+
+    async def style(request: Request) -> Response:
+        return Response(desk.screen.css, media_type="text/css")
+
+    async def script(request: Request) -> Response:
+        return Response(desk.screen.script, media_type="text/javascript")
+
+    return [
+        Route("/upload", upload, methods=["POST"]),
+        Route("/netron", netron, methods=["POST"]),
+        Route("/page.css", style),
+        Route("/page.js", script),
+    ]
+
+
+async def _uploaded(desk: Desk, request: Request) -> dict[str, object]:
+    """Keeps a file, the body of the request: its key, and what the group of files lacks or how many samples it has."""
+    given = request.query_params
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > MOST_BYTES:
+            raise InvalidArgument(f"{given.get('name', '')!r} is larger than {MOST_BYTES >> 20} MiB")
+    name, beside = given.get("name", "file"), given.get("with", "")
+    key = desk.uploads.add(name, bytes(data), input=given.get("input", ""), beside=beside)
+    info = await desk.client.model(given.get("model", ""))
+    have = {one for one, _ in desk.uploads.files(key)}
+    missing = [one.name for one in info.inputs if have != {""} and one.name not in have]
+    if missing:
+        return {"key": key, "missing": missing}
+    found = await desk.inputs.given(Question(model=info.name, input=key), info)
+    return {"key": key, "samples": found.samples}
