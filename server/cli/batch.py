@@ -15,7 +15,7 @@ from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.methods import DEFAULT
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Place, asking
-from onnx_attribution.server.cli.dataset import FileSource
+from onnx_attribution.server.cli.data_source import FileSource
 from onnx_attribution.server.cli.inputs import axes_of, read_baselines, shapes_of
 from onnx_attribution.server.cli.login import Login
 from onnx_attribution.server.cli.method import Given, parsed, with_parameters

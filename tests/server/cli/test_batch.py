@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.app import background
-from onnx_attribution.server.cli.dataset import FileSource
+from onnx_attribution.server.cli.data_source import FileSource
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
