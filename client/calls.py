@@ -79,8 +79,8 @@ def model(name: str) -> Call[ModelInfo]:
     return Call("ModelService", "GetModel", pb.GetModelRequest(model=name), _model, model=name)
 
 
-def layers(name: str, pattern: str) -> Listing[LayerInfo]:
-    message = pb.ListLayersRequest(model=name, filter=pattern)
+def layers(name: str, pattern: str, target: str) -> Listing[LayerInfo]:
+    message = pb.ListLayersRequest(model=name, filter=pattern, target=target)
     return Listing("ModelService", "ListLayers", message, "layers", catalog.from_layer)
 
 

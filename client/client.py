@@ -236,9 +236,14 @@ class Client:
         """All that is known of a model; loads it on the server if need be."""
         return self._ask(calls.model(name), timeout)
 
-    def layers(self, model: str, pattern: str = "", *, timeout: float | None = None) -> list[LayerInfo]:
-        """The layers whose name or node has this part or fits this glob, or of this operator; all by default."""
-        return self._list(calls.layers(model, pattern), timeout)
+    def layers(
+        self, model: str, pattern: str = "", *, target: str = "", timeout: float | None = None
+    ) -> list[LayerInfo]:
+        """The layers whose name or node has this part or fits this glob, or of this operator; all by default.
+
+        `target` is the tensor to which they lead, by default the first float output.
+        """
+        return self._list(calls.layers(model, pattern, target), timeout)
 
     def load(self, model: str, *, timeout: float | None = None) -> ModelInfo:
         """Has the server look into its model directories, and load a model where its file is new or has changed."""

@@ -74,12 +74,15 @@ def to_layer(info: v.LayerInfo) -> pb.Layer:
         dtype=info.dtype,
         shape=_to_shape(info.shape),
         cut=info.cut,
+        after=info.after,
     )
 
 
 def from_layer(message: pb.Layer) -> v.LayerInfo:
     shape = _from_shape(message.shape) if message.HasField("shape") else None
-    return v.LayerInfo(message.name, message.node, message.operator, message.dtype, shape, message.cut)
+    return v.LayerInfo(
+        message.name, message.node, message.operator, message.dtype, shape, message.cut, tuple(message.after)
+    )
 
 
 def _to_preprocessing(given: v.Preprocessing) -> pb.Preprocessing:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
 from onnx_attribution.client import messages
 from onnx_attribution.client.client import Client
+from onnx_attribution.client.links import links_of
 from onnx_attribution.errors import InvalidArgument, ModelError, Reason
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.cli.login import Login
@@ -229,7 +230,7 @@ class _Remote:
         return self._client.predict(self._model, inputs, outputs)
 
     def links(self, layers: Sequence[str]) -> list[tuple[str, str]]:
-        return []  # the graph stays on the server
+        return links_of(self._client.layers(self._model), layers)
 
     def server(self) -> ServerInfo | None:
         return self._client.server()

@@ -225,10 +225,14 @@ class Engine:
         """The methods that can be asked for, with their parameters."""
         return infos()
 
-    def layers(self, model: str, pattern: str = "") -> list[LayerInfo]:
-        """The layers between the default sources and the default target whose name, node or operator fits."""
+    def layers(self, model: str, pattern: str = "", target: str = "") -> list[LayerInfo]:
+        """The layers between the default sources and the target, a tensor, whose name, node or operator fits.
+
+        Raises:
+            NotFound, InvalidArgument: the target is no tensor that anything leads to.
+        """
         with self._models.use(model) as loaded:
-            return loaded.layers(pattern)
+            return loaded.layers(pattern, target)
 
     def links(self, model: str, layers: Sequence[str]) -> list[tuple[str, str]]:
         """The pairs of these layers of which the second follows the first by a way that crosses no other of them."""

@@ -94,8 +94,8 @@ class IsolatedEngine:
         found: ModelInfo = self._call("warm_up", model, about=model)
         return found
 
-    def layers(self, model: str, pattern: str = "") -> list[LayerInfo]:
-        found: list[LayerInfo] = self._call("layers", model, pattern, about=model)
+    def layers(self, model: str, pattern: str = "", target: str = "") -> list[LayerInfo]:
+        found: list[LayerInfo] = self._call("layers", model, pattern, target, about=model)
         return found
 
     def predict(

@@ -49,9 +49,13 @@ class ModelService(rpc.ModelServiceServicer):
 
     async def ListLayers(self, request: pb.ListLayersRequest, context: Any) -> pb.ListLayersResponse:
         def listed() -> tuple[list[pb.Layer], str]:
-            layers = self._engine.layers(request.model, request.filter)
+            layers = self._engine.layers(request.model, request.filter, request.target)
             return page(
-                layers, catalog.to_layer, request, (1000, 10000), f"{request.model}\n{request.filter}"
+                layers,
+                catalog.to_layer,
+                request,
+                (1000, 10000),
+                f"{request.model}\n{request.filter}\n{request.target}",
             )
 
         found, token = await self._run(listed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from onnx_attribution.client.render import page
 from onnx_attribution.client.render.inputs import shown_of
 from onnx_attribution.client.render.scene import number, scene_of
 from onnx_attribution.errors import AttributionError, Reason, ServerBug
-from onnx_attribution.values import Array, Attribution, LayerAttribution, LayerInfo, ModelInfo
+from onnx_attribution.values import Array, Attribution, LayerAttribution, ModelInfo
 
 STRONGEST = 8
 """Units of a layer, and classes of a prediction, that are listed."""
@@ -111,39 +111,6 @@ def units(layer: LayerAttribution, names: UnitNames, most: int = STRONGEST) -> l
     sums, known = lying.reshape(len(lying), -1).sum(axis=1), names.of(layer.name)
     order = np.argsort(-np.abs(sums), kind="stable")[:most]
     return [Unit(int(k), float(sums[k]), known.get(int(k), "")) for k in order if sums[k]]
-
-
-def spine(answer: Attribution, layers: Sequence[LayerInfo]) -> dict[str, Any]:
-    """The layers from the source to the target: the share of the change that passes each, and what goes around it.
-
-    Cuts are the spine: every way crosses them. A layer that is none lies on a branch between two cuts.
-    """
-    about = {one.name: one for one in layers}
-    target = answer.target
-    change = float(target.value[0] - target.baseline_value[0])
-    rows = []
-    for name, layer in answer.layers.items():
-        one = about.get(name)
-        total = float(layer.sum[0])
-        share = total / change if math.isfinite(change) and change else math.nan
-        if answer.flow is not None and name in answer.flow.layers:
-            share = float(answer.flow.layers[name].share[0])
-        rows.append(
-            {
-                "name": name,
-                "operator": one.operator if one else "",
-                "shape": "×".join(map(str, layer.values.shape[1:])) or "1",
-                "cut": layer.cut,
-                "sum": total,
-                "share": share if math.isfinite(share) else None,
-                "around": 1 - share if math.isfinite(share) and not layer.cut else None,
-                "bar": page.share_bar(100 * share, 0) if math.isfinite(share) else "",
-            }
-        )
-    places = {name: k for k, name in enumerate(about)}
-    rows.sort(key=lambda row: places.get(str(row["name"]), len(places)))
-    together = [" + ".join(names) for names in answer.flow.cut_sets] if answer.flow else []
-    return {"rows": rows, "together": together, "is_flow": answer.flow is not None}
 
 
 def prediction(info: ModelInfo, outputs: Mapping[str, Array]) -> list[dict[str, Any]]:

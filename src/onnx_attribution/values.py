@@ -420,7 +420,10 @@ class ServerInfo:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """A tensor that can be attributed to: the node that makes it, and whether it is a cut from source to target."""
+    """A tensor that can be attributed to: the node that makes it, and whether it is a cut from source to target.
+
+    `after` are the layers of the same list that it depends on by a way that crosses no other of them.
+    """
 
     name: str
     node: str
@@ -428,6 +431,7 @@ class LayerInfo:
     dtype: str
     shape: tuple[int | str | None, ...] | None
     cut: bool
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -167,6 +167,7 @@ def test_models_and_layers_are_listed_over_several_pages(client: Client, engine:
     assert [info.name for info in client.models()] == ["big", "linear", "slow", "stuck"]
     assert client.layers("linear") == engine.layers("linear")
     assert client.layers("linear", "layer17") == engine.layers("linear", "layer17")
+    assert client.layers("linear", target="layer3") == engine.layers("linear", "", "layer3")
     assert client.model("linear") == engine.info("linear")
 
 

@@ -71,12 +71,16 @@ class FakeEngine:
         self.warmed.append(model)
         return self.info(model)
 
-    def layers(self, model: str, pattern: str = "") -> list[LayerInfo]:
+    def layers(self, model: str, pattern: str = "", target: str = "") -> list[LayerInfo]:
+        """A chain, to the layer before the target."""
         self.info(model)
+        kind, shape = "Relu", ("N", 3, None)
         return [
-            LayerInfo(f"layer{index}", f"node{index}", "Relu", "float32", ("N", 3, None), index % 2 == 0)
-            for index in range(2500)
-            if pattern in f"layer{index}"
+            LayerInfo(
+                f"layer{k}", f"node{k}", kind, "float32", shape, k % 2 == 0, (f"layer{k - 1}",)[: k > 0]
+            )
+            for k in range(int(target.removeprefix("layer")) if target else 2500)
+            if pattern in f"layer{k}"
         ]
 
     def intervene(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from threading import RLock
@@ -36,6 +37,7 @@ from onnx_attribution.graph_tools.select.layers import (
     last_with_positions,
     layers_between,
 )
+from onnx_attribution.graph_tools.select.links import links_between
 from onnx_attribution.graph_tools.select.logits import Logit, logit_of
 from onnx_attribution.graph_tools.select.names import resolve
 from onnx_attribution.graph_tools.select.smooth import is_smooth
@@ -326,11 +328,14 @@ class LoadedModel(ReadModel):
             )
         return tuple(own or [x.name for x in leading])
 
-    def layers(self, pattern: str = "") -> list[LayerInfo]:
-        """The inputs and tokens that lead to the default sources, and the layers between these and the first target;
-        `pattern` is a part or a glob of the name or node, or the operator.
+    def layers(self, pattern: str = "", target: str = "") -> list[LayerInfo]:
+        """The inputs and tokens that lead to the default sources, and the layers between these and the target, which is
+        by default the first one; `pattern` is a part or a glob of the name or node, or the operator.
+
+        Raises:
+            NotFound, InvalidArgument: the target is no tensor that anything leads to.
         """
-        target = self.first_target()
+        target = self.tensor(target) if target else self.first_target()
         sources = self.sources((), target)
         found = layers_between(self.graph, sources, target)
         known = {x.name for x in found}
@@ -339,8 +344,13 @@ class LoadedModel(ReadModel):
         ]
         found = [*described(self.graph, [x.name for x in before], ()), *found]
         if any(c in pattern for c in "*?["):
-            return [x for x in found if fnmatchcase(x.name, pattern) or fnmatchcase(x.node, pattern)]
-        return [x for x in found if pattern in x.name or pattern in x.node or pattern == x.operator]
+            found = [x for x in found if fnmatchcase(x.name, pattern) or fnmatchcase(x.node, pattern)]
+        else:
+            found = [x for x in found if pattern in x.name or pattern in x.node or pattern == x.operator]
+        after: dict[str, list[str]] = {x.name: [] for x in found}
+        for first, second in links_between(self.nodes, after):
+            after[second].append(first)
+        return [replace(x, after=tuple(after[x.name])) for x in found]
 
     def every_layer(
         self, sources: tuple[str, ...], targets: tuple[str, ...], pattern: str

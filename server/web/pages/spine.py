@@ -9,9 +9,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from onnx_attribution.errors import AttributionError
-from onnx_attribution.server.web import words
 from onnx_attribution.server.web.desk import Desk, sides
 from onnx_attribution.server.web.question import Question
+from onnx_attribution.server.web.spine import rows_of
 from onnx_attribution.server.web.units import options_of
 from onnx_attribution.values import EVERY_KIND
 
@@ -33,12 +33,12 @@ async def shown_spine(desk: Desk, questions: Sequence[Question], which: int, *, 
             every = asked.request.changed(layers=(*asked.info.sources, EVERY_KIND))
             answer = await desk.client.attribute(every.model, every.inputs, **options_of(every))
             desk.spines.keep(asked.info, asked.question, answer)
-        layers = await desk.client.layers(question.model)
+        layers = await desk.client.layers(question.model, target=answer.target.tensor)
     except AttributionError as error:
         return desk.screen.refusal(error)
     return desk.screen.render(
         "spine.html.j2",
-        spine=words.spine(answer, layers),
+        spine=rows_of(answer, layers),
         questions=questions,
         which=which,
         linked=linked,
