@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,11 @@ SHARED = 16
 """Rows that several targets want from which on a run of their own is worth while."""
 SMALL = 1 << 19
 """Bytes of a row from which on it costs more than the work of a round around a run."""
+KINKED, TOWARDS_ZERO = 12, 1.5
+"""Segments with which a path begins that kinks alone bend; the power by which they narrow towards a baseline of zeros,
+where units without a large bias have theirs."""
+FEW_ROUNDS = 32
+"""Rows that a path may have from which on rounds are few and have many each."""
 TOGETHER = ""
 """The name of all layers as one."""
 
@@ -191,9 +197,10 @@ class Paths:
         self._model, self._resolved, self._memory, self._at = model, resolved, memory, at
         self.model, self.resolved, self.memory, self.conductance = model, resolved, memory, at.conductance
         self.row_bytes = _kept_bytes(model, resolved)
-        self._is_small = model.bytes_per_row(samples.runs[0].x) < SMALL
-        self._is_smooth = model.is_smooth(resolved.choice)
         limit = min(at.max_steps + 1, max(memory // self.row_bytes, 3))
+        self._few_rounds = limit >= FEW_ROUNDS and model.bytes_per_row(samples.runs[0].x) < SMALL
+        self._is_smooth = model.is_smooth(resolved.choice)
+        self._is_kinked = self._few_rounds and model.is_kinked(resolved.choice)
         self._weighs = not at.conductance and resolved.recipe.reduce is contribution
         self._ends = (
             {} if at.conductance or at.apart else {layer: samples.wide_ends(layer) for layer in layers}
@@ -202,10 +209,10 @@ class Paths:
         self._joint = resolved.recipe.sums_to_change and not alone and model.is_joint_cut(resolved.choice)
         ray = model.is_homogeneous(resolved.choice)
         self._is_shifted = not ray and model.is_homogeneous(resolved.choice, shifted=True)
-        zero = _from_zero(resolved) if ray or self._is_shifted else np.zeros(samples.count, np.bool_)
+        self._from_zero = _from_zero(resolved)
         self.samples = [
             Sample(self._adaptive(k, is_ray), limit, {0.0: 0.0} if is_ray and ray else {})
-            for k, is_ray in enumerate(zero.tolist())
+            for k, is_ray in enumerate((self._from_zero & (ray or self._is_shifted)).tolist())
         ]
 
     @property
@@ -232,8 +239,9 @@ class Paths:
             layers=(*layers, TOGETHER) if self._joint else layers,
             straight=straight or None,
             ray=((0.0, 1.0) if self._is_shifted else (1.0,)) if ray else (),
-            few_rounds=self._is_small,
+            few_rounds=self._few_rounds,
             smooth=self._is_smooth,
+            kinked=_kinked(bool(self._from_zero[number])) if self._is_kinked else (),
         )
 
     def refine(self, numbers: Sequence[int]) -> Generator[int, object, object]:
@@ -304,6 +312,12 @@ class Paths:
         ends = (np.array([one.ends.get(end, np.nan) for one in self.samples]) for end in (1.0, 0.0))
         value, baseline_value = ends
         return Sums(fine, {}, value, baseline_value, errors)
+
+
+@functools.cache
+def _kinked(from_zero: bool) -> tuple[float, ...]:
+    """Where rows lie with which a path begins that kinks alone bend."""
+    return tuple((np.arange(KINKED + 1) / KINKED) ** (TOWARDS_ZERO if from_zero else 1.0))
 
 
 def _flat(rows: Array) -> Array:

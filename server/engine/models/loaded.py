@@ -40,7 +40,7 @@ from onnx_attribution.graph_tools.select.layers import (
 from onnx_attribution.graph_tools.select.links import links_between
 from onnx_attribution.graph_tools.select.logits import Logit, logit_of
 from onnx_attribution.graph_tools.select.names import resolve
-from onnx_attribution.graph_tools.select.smooth import is_smooth
+from onnx_attribution.graph_tools.select.smooth import is_piecewise_linear, is_smooth
 from onnx_attribution.graph_tools.select.sources import default_sources, held, token_tensors, words
 from onnx_attribution.graph_tools.select.targets import (
     float_before_outputs,
@@ -445,6 +445,13 @@ class LoadedModel(ReadModel):
         return self._facts.get(
             ("smooth", choice.sources, choice.target),
             lambda: is_smooth(self.nodes, choice.sources, choice.target),
+        )
+
+    def is_kinked(self, choice: Choice) -> bool:
+        """Whether the network is known to be made of straight pieces between the sources and the target."""
+        return self._facts.get(
+            ("kinked", choice.sources, choice.target),
+            lambda: is_piecewise_linear(self.nodes, choice.sources, choice.target),
         )
 
     def cut_sets(self, choice: Choice) -> tuple[tuple[str, ...], ...]:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.server.engine.rows import chebyshev
+from onnx_attribution.server.engine.rows import chebyshev, splitting
 from onnx_attribution.server.engine.rows.segments import Curves, Segments, Splits
 from onnx_attribution.server.engine.rows.spectral import Spectral
 from onnx_attribution.server.engine.rows.stored import Floats, Found, Measured, Stored
@@ -29,18 +29,12 @@ DECIDES = 8
 """The first level whose agreement with the one before tells a smooth path."""
 SLOW = 0.35
 """A ratio of the disagreements of consecutive levels above which polynomials do not converge."""
-COMPARABLE = 0.3
-"""Segments are split that vary at least so much as the worst one does."""
 GROWTH, QUICK_GROWTH = 0.25, 0.5
-"""New rows of a round of splitting, as a share of all rows before; the same where few rounds are wanted."""
-QUARTERED = 0.2
-"""Of all that varies: what a segment has to hold to be split into four at once, where few rounds are wanted."""
+"""New rows of a round of splitting, as a share of all rows before; the same where segments share rows."""
 JUMPS = 4
 """Splits without effect after which a segment is left: g and h both jump there, or are rounded to steps."""
 PATIENCE = 48
 """Rows before which no end is made for want of gain."""
-NARROW = 2.0**-100
-"""The width of a segment at alpha = 0 that is not split: beyond, float32 has no numbers."""
 LEAST = 0.05
 """No estimate is less than this share of what is tolerated."""
 DOUBT = {2: 4.0, 4: 3.0}
@@ -63,16 +57,23 @@ class Levels(Protocol):
 class Refinement:
     """The rows of one sample along its path, and what they sum to in every layer, whoever adds them up.
 
-    `few_rounds`: rows cost less than what is to be done between runs.
+    `few_rounds`: rows cost less than what is to be done between runs. `kinked`: the rows to begin with where kinks are
+    all that bends a path, so that no polynomial converges.
     """
 
-    def __init__(self, layers: Mapping[str, Layer], tolerance: float, few_rounds: bool = False) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, Layer],
+        tolerance: float,
+        few_rounds: bool = False,
+        kinked: Sequence[float] = (),
+    ) -> None:
         self._layers, self._tolerance = layers, tolerance
-        self._few_rounds = few_rounds
-        self._growth, self._second = (QUICK_GROWTH, DECIDES) if few_rounds else (GROWTH, 2 * FIRST)
+        self._few_rounds, self._growth = few_rounds, GROWTH
         self._alphas: set[float] = set()
-        self._level, self._split = FIRST, False
-        self._asked: list[float] = self._nodes(FIRST)
+        self._level, self._split = DECIDES if few_rounds else FIRST, bool(kinked)
+        self._first = list(kinked) or self._nodes(self._level)
+        self._asked: list[float] = list(self._first)
         self._change: float | None = None
         self._gains: list[tuple[int, float]] = []
 
@@ -141,7 +142,7 @@ class Refinement:
             return []
         if not self._split:
             if self._level < DECIDES or (self._level < LAST and self._smooth()):
-                self._level = max(2 * self._level, self._second)
+                self._level = 2 * self._level
                 return self._fresh(self._nodes(self._level))
             self._split = True
             for layer in self._layers.values():
@@ -209,49 +210,26 @@ class Refinement:
             missing, seen = best.missing(layer.change), layer.segments.found[0].error
             if missing > max(allowed, seen):
                 blind = max(blind, 1 - seen / missing)
-        possible = widths > np.maximum(NARROW, 2.0**-22 * nodes[:-1])
+        possible = widths > np.maximum(splitting.NARROW, 2.0**-22 * nodes[:-1])
         score = np.where(possible & np.isfinite(score), score, 0)
         if score.sum() > 0:
             score = score / score.sum()
         worst = max(excess.values(), default=2.0)
         count = max(1, int(np.ceil(len(nodes) * min(self._growth, max(worst - 1, 0.05)))))
-        taken = self._taken(score, worst, count)
+        taken = splitting.all_at_once(score, worst) if self._few_rounds else splitting.largest(score, count)
         if blind == 0 and self._stands(worst):
             return []
         if blind > 0.5 or (not taken and (blind > 0 or self._unseen())):
             wide = np.where(widths > BLIND, widths, 0)
             half = (count + 1) // 2
-            taken = {**dict(list(taken.items())[:half]), **dict.fromkeys(_largest(wide, half), 2)}
+            taken = {**dict(list(taken.items())[:half]), **splitting.largest(wide, half)}
         return [
             alpha
             for k, parts in taken.items()
-            for alpha in _between(
+            for alpha in splitting.between(
                 float(nodes[k]), float(nodes[k + 1]), first.rounds_at_end(k, float(score[k])), parts
             )
         ]
-
-    def _taken(self, score: Floats, worst: float, count: int) -> dict[int, int]:
-        """The numbers of the segments to split, about `count`, and into how many parts each; `worst` is the error in
-        units of what is tolerated, and the scores sum to 1."""
-        return {k: 4 if self._few_rounds and score[k] > QUARTERED else 2 for k in _largest(score, count)}
-
-
-def _between(low: float, high: float, rounds: int, parts: int) -> list[float]:
-    """Where to split a segment: into equal parts; towards an end geometrically, further from round to round."""
-    steps = [4.0 ** -(2**j) for j in range(min(rounds, 4))]
-    if low == 0 and steps:
-        return [high * step for step in steps if high * step > NARROW]
-    if high == 1 and steps:
-        return [1 - (1 - low) * step for step in steps if (1 - low) * step > 2.0**-22]
-    if 0 < 8 * low < high:
-        return [(low * high) ** 0.5]
-    return [low + (high - low) * k / parts for k in range(1, parts)]
-
-
-def _largest(score: Floats, count: int) -> list[int]:
-    """The numbers of the largest scores, at most `count` and none much less than the largest."""
-    order = np.argsort(score, kind="stable")[::-1][:count]
-    return [int(k) for k in order if score[k] > 0 and score[k] >= COMPARABLE * score[order[0]]]
 
 
 class Layer:
@@ -310,7 +288,7 @@ class Adaptive(Refinement):
     `conductance`: the integral of g dh, which differs by layer; otherwise the mean of g, whose error is judged after
     multiplication by `straight[layer]`, x - x'. `ray`: where the gradient is known to be the same all along and the
     path to begin at zero, so that the row at alpha = 1 is enough, the rows that tell the change of the target.
-    `smooth`: the network is known to have no kinks.
+    `smooth`: the network is known to have no kinks. `few_rounds`, `kinked`: see `Refinement`.
     """
 
     def __init__(
@@ -323,10 +301,11 @@ class Adaptive(Refinement):
         ray: Sequence[float] = (),
         few_rounds: bool = False,
         smooth: bool = False,
+        kinked: Sequence[float] = (),
     ) -> None:
         scales = {} if conductance or straight is None else straight
         self._kept = {name: _Kept(Stored(conductance, scales.get(name)), smooth) for name in layers}
-        super().__init__(self._kept, tolerance, few_rounds)
+        super().__init__(self._kept, tolerance, few_rounds, kinked)
         self._ray = bool(ray)
         if ray:
             self._asked = list(ray)
@@ -364,4 +343,4 @@ class Adaptive(Refinement):
         for layer in self._layers.values():
             layer.ray = []
             layer.renew()
-        return self._fresh(self._nodes(FIRST))
+        return self._fresh(self._first)
