@@ -71,8 +71,9 @@ class State:
         return self.folder / f"{step}.npz"
 
 
-def settle(folder: Path, plan: Mapping[str, Any], kind: str) -> None:
-    """Makes the folder of a plan, or checks that it holds the same one; `kind` is what it holds, in words.
+def settle(folder: Path, plan: Mapping[str, Any], kind: str, named: Path | None = None) -> None:
+    """Makes the folder of a plan, or checks that it holds the same one; `kind` is what it holds, in words, and `named`
+    the folder that is spoken of.
 
     Raises:
         InvalidArgument: it holds what belongs to another plan, or none that can be read.
@@ -98,7 +99,7 @@ def settle(folder: Path, plan: Mapping[str, Any], kind: str) -> None:
     changed = sorted(key for key in own.keys() | there.keys() if own.get(key) != there.get(key))
     if changed:
         raise InvalidArgument(
-            f"{str(folder)!r} holds {kind} with another {', '.join(changed)}: --anew begins once "
+            f"{str(named or folder)!r} holds {kind} with another {', '.join(changed)}: --anew begins once "
             "more, or write to another folder"
         )
 

@@ -49,6 +49,8 @@ class Place:
     login: Login = field(default_factory=Login)
     file: str = ""
     """What the command was given, where the model has another name on the server."""
+    share: float = 1.0
+    """Of the memory that the rows of a run may take, where several processes share a device."""
 
 
 class Asker(Protocol):
@@ -116,11 +118,14 @@ def quiet() -> redirect_stdout[TextIO]:
 @contextmanager
 def _embedded(place: Place, read: Read | None) -> Iterator[Asker]:
     from onnx_attribution.server.engine import Engine
+    from onnx_attribution.server.engine.engine import MEMORY
 
     file = Path(place.model)
     if not file.is_file():
         raise ModelError(f"no file {place.model!r}", reason=Reason.MODEL_INVALID, file=place.model)
-    with Engine(provider=provider_of(place.provider), threads=place.threads or None) as engine:
+    memory = max(1, int(MEMORY * place.share))
+    provider = provider_of(place.provider)
+    with Engine(provider=provider, threads=place.threads or None, memory_budget=memory) as engine:
         engine.add(file.name, file, batch_axes=place.batch_axes, shapes=place.shapes)
         try:
             engine.info(file.name)

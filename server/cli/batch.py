@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import AttributionError, DeadlineExceeded, InvalidArgument, NotReady, Overloaded
 from onnx_attribution.methods import DEFAULT
 from onnx_attribution.server.cli import options, output
-from onnx_attribution.server.cli.asker import Place, asking
-from onnx_attribution.server.cli.data_source import FileSource
-from onnx_attribution.server.cli.inputs import axes_of, read_baselines, shapes_of
-from onnx_attribution.server.cli.login import Login
+from onnx_attribution.server.cli.asker import Asker, Place, asking
+from onnx_attribution.server.cli.bundles import Places, bundled
+from onnx_attribution.server.cli.inputs import read_baselines
 from onnx_attribution.server.cli.method import Given, parsed, with_parameters
-from onnx_attribution.server.cli.picture import (
-    Background,
-    Colour,
-    Mean,
-    Order,
-    Resize,
-    Scale,
-    Std,
-    picture_of,
-)
+from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.cli.progress import progress
 from onnx_attribution.server.cli.status import FAILED, say
 from onnx_attribution.server.cli.target import parse_target
 from onnx_attribution.values import AttributionRequest
 
-EXECUTORS = ("local", "grpc", "ray")
+if TYPE_CHECKING:
+    from onnx_attribution.server.scale import Executor
+
+LOCAL, GRPC, RAY = EXECUTORS = ("local", "grpc", "ray")
+THREADS = 1
+"""Of each process or actor, so that a file does not depend on how many there are."""
 
 
 @with_parameters
+@bundled(threads=THREADS)
 def batch(
-    file: options.File,
+    *,
     data: Annotated[
         Path,
         typer.Option(
@@ -49,7 +46,7 @@ def batch(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="DIR", help="Where part-*.parquet and manifest.jsonl are written; what is there stays."
+            metavar="DIR", help="DIR/parts gets a parquet file for each shard; a batch that is there goes on."
         ),
     ],
     method: Annotated[str, typer.Option(metavar="METHOD", help="As for explain.")] = DEFAULT.name,
@@ -70,13 +67,16 @@ def batch(
     executor: Annotated[
         str,
         typer.Option(
-            metavar="local|grpc|ray", help="Processes here, the servers of --server, or a cluster of Ray."
+            metavar="local|grpc|ray",
+            help="Processes here, the servers of --server, or the actors of a Ray cluster.",
         ),
-    ] = "local",
+    ] = LOCAL,
     workers: Annotated[
         int,
         typer.Option(
-            min=0, metavar="NUMBER", help="Processes or actors; 0: as many as there are cores (or GPUs) for."
+            min=0,
+            metavar="NUMBER",
+            help="With local and ray: processes or actors; 0: as many as there are cores (or GPUs) for.",
         ),
     ] = 0,
     gpus: Annotated[
@@ -90,27 +90,8 @@ def batch(
         int, typer.Option(min=1, max=256, metavar="NUMBER", help="Samples that are asked about together.")
     ] = 64,
     anew: Annotated[bool, typer.Option("--anew", help="Begin once more, in place of going on.")] = False,
-    scale: Scale = None,
-    mean: Mean = None,
-    std: Std = None,
-    layout: Order = None,
-    colours: Colour = None,
-    resize: Resize = False,
-    background: Background = None,
-    provider: options.Provider = "auto",
-    threads: Annotated[
-        int, typer.Option(min=1, metavar="NUMBER", help="Threads of each process or actor.")
-    ] = 1,
-    batch_axis: options.BatchAxis = None,
-    shape: options.Shape = None,
-    server: Annotated[
-        options.Many, typer.Option(metavar="HOST:PORT", help="With grpc: a server to ask. Repeatable.")
-    ] = None,
-    ca: options.Ca = None,
-    certificate: options.Certificate = None,
-    key: options.Key = None,
-    token: options.Token = None,
-    model: options.Model = None,
+    picture: Picture,
+    places: Places,
     json: options.Json = False,
     parameters: Given = (),
 ) -> None:
@@ -119,22 +100,15 @@ def batch(
     A batch that was stopped goes on when it is started again. A sample that cannot be explained has a line with its
     error, and the exit status is 1 at the end.
     """
-    servers = list(server or [])
-    if executor not in EXECUTORS:
-        raise InvalidArgument(f"no executor {executor!r}; there are: {', '.join(EXECUTORS)}")
-    if (executor == "grpc") != bool(servers):
-        raise InvalidArgument("--executor grpc asks the servers of --server, and no other does")
-    picture = picture_of(scale, mean, std, layout, colours, resize, background)
-    login = Login(ca, certificate, key, token)
-    places = [
-        Place(model or file, one, provider, threads, axes_of(batch_axis or []), shapes_of(shape or []), login)
-        for one in (servers or (None,))
-    ]
-    from onnx_attribution.server.scale import Folder, Job, digest_of, plan_shards, run_batch
+    where = _Where(executor, places.each, workers, gpus, address)
+    where.check()
+    from onnx_attribution.server.cli.data_source import FileSource
+    from onnx_attribution.server.scale import Folder, Job, digest_of, plan_shards, run_batch, try_question
+    from onnx_attribution.server.scale.workers import worker_of
 
-    with asking(places[0]) as asker:
+    with where.asking() as asker:
         info = asker.info()
-        rows = FileSource(data, replace(picture, said=info.preprocessing))
+        rows = FileSource.of(data, replace(picture, said=info.preprocessing))
         outputs = [one.name for one in info.outputs]
         name = method.replace("-", "_").lower()
         request = AttributionRequest(
@@ -143,30 +117,112 @@ def batch(
             read_baselines(baseline or [], source or info.sources, info.inputs, picture),
             sums_only=sums_only, **parsed(name, parameters, parameter or (), info.inputs),
         )  # fmt: skip
-        shards = plan_shards(rows.count(info), shard_size)
+        samples = rows.count(info)
+        shards = plan_shards(samples, shard_size)
         plan = {
             "model": info.digest,
-            "data": rows.digest(),
+            "data set": rows.digest(),
             "method": request.method.name,
             "request": digest_of(request),
             "shard_size": shard_size,
         }
-    folder = Folder(out, plan, anew=anew)
-    opens = [partial(_opened, place) for place in places]
-    with _progress(sum(one.count for one in shards)) as advance:
-        found = run_batch(
-            _executor(executor, opens, info.digest, workers, gpus, address),
-            Job(rows, request), folder, shards, advance,
-        )  # fmt: skip
+        folder, job = Folder(out, plan, anew=anew), Job(rows, request)
+        if not folder.committed():
+            try_question(worker_of(*asker.asked), job, samples)
+    with _progress(samples) as advance:
+        try:
+            found = run_batch(where.executor(info.digest), job, folder, shards, advance, say)
+        except KeyboardInterrupt:
+            done = len(folder.committed())
+            say(f"{done} of {len(shards)} shards are done and stay: the same command goes on with the rest")
+            raise
     errors = sum(one["errors"] for one in found)
-    samples = sum(one["samples"] for one in found)
     if json:
-        output.print_json({"samples": samples, "errors": errors, "shards": len(found), "out": str(out)})
+        said = {"samples": samples, "errors": errors, "shards": len(found), "out": str(out)}
+        output.print_json({**said, "parts": str(out / folder.parts.name)})
     else:
-        print(f"{samples} samples in {len(found)} files of {out}, {errors} of them with an error")
+        print(f"{samples} samples in {len(found)} files of {out / folder.parts.name}")
     if errors:
         say(f"{errors} of {samples} samples cannot be explained: the column `error` says why")
         raise typer.Exit(FAILED)
+
+
+@dataclass(frozen=True)
+class _Where:
+    """What the options say of where shards run."""
+
+    name: str
+    places: Sequence[Place]
+    workers: int
+    gpus: float
+    address: str | None
+
+    def check(self) -> None:
+        """Raises: InvalidArgument: an option that this executor has no use for, or one that it lacks."""
+        if self.name not in EXECUTORS:
+            raise InvalidArgument(f"no executor {self.name!r}; there are: {', '.join(EXECUTORS)}")
+        place, is_served = self.places[0], self.places[0].server is not None
+        if is_served and self.name != GRPC:
+            raise InvalidArgument(f"--server is for --executor {GRPC}, not {self.name}")
+        if self.name == GRPC and not is_served:
+            raise InvalidArgument(
+                f"--executor {GRPC} asks servers: give --server HOST:PORT, which may be repeated"
+            )
+        own = "--executor local and ray; a server has its own"
+        useless: dict[str, tuple[bool, str]] = {
+            "--gpus": (self.name != RAY and self.gpus != 0, "--executor ray"),
+            "--address": (self.name != RAY and self.address is not None, "--executor ray"),
+            "--model": (self.name != GRPC and place.model != place.file, "--executor grpc"),
+            "--workers": (
+                self.name == GRPC and self.workers != 0,
+                "--executor local and ray; a server that is named twice has two shards at a time",
+            ),
+            "--provider": (self.name == GRPC and place.provider != "auto", own),
+            "--threads": (self.name == GRPC and place.threads != THREADS, own),
+            "--batch-axis": (self.name == GRPC and bool(place.batch_axes), own),
+            "--shape": (self.name == GRPC and bool(place.shapes), own),
+        }
+        for option, (is_given, words) in useless.items():
+            if is_given:
+                raise InvalidArgument(f"{option} is for {words}")
+        if not math.isfinite(self.gpus) or (self.gpus > 1 and self.gpus != int(self.gpus)):
+            raise InvalidArgument(f"--gpus {self.gpus:g}: an actor has a part of one GPU, or whole ones")
+        if self.name == RAY and place.provider == "cuda" and not self.gpus:
+            raise InvalidArgument("--provider cuda needs --gpus, as Ray hides all others from its actors")
+
+    @contextmanager
+    def asking(self) -> Iterator[Asker]:
+        """Whom to ask what the model is: the file, or the first server that answers."""
+        failures: dict[str, AttributionError] = {}
+        for place in self.places:
+            with asking(place) as asker:
+                try:
+                    asker.info()
+                except (NotReady, Overloaded, DeadlineExceeded) as error:
+                    if place.server is None:
+                        raise
+                    failures[place.server] = error
+                    continue
+                yield asker
+                return
+        raise NotReady(
+            f"no server answers: {'; '.join(f'{name}: {one.message}' for name, one in failures.items())}"
+        )
+
+    def executor(self, digest: str) -> Executor:
+        from onnx_attribution.server.scale.local import Local
+        from onnx_attribution.server.scale.on_ray import OnRay
+        from onnx_attribution.server.scale.served import Served, Server
+
+        opens = [partial(_opened, place) for place in self.places]
+        if self.name == GRPC:
+            names = [str(place.server) for place in self.places]
+            return Served([Server(name, one) for name, one in zip(names, opens, strict=True)], digest, say)
+        if self.name == RAY:
+            share = self.gpus if 0 < self.gpus < 1 else 1.0
+            shared = partial(_opened, replace(self.places[0], share=share))
+            return OnRay(shared, self.workers, gpus=self.gpus, address=self.address)
+        return Local(opens[0], self.workers)
 
 
 @contextmanager
@@ -178,29 +234,16 @@ def _opened(place: Place) -> Iterator[Any]:
         yield worker_of(*asker.asked)
 
 
-def _executor(
-    name: str, opens: Sequence[Callable[[], Any]], digest: str, workers: int, gpus: float, address: str | None
-) -> Any:
-    from onnx_attribution.server.scale.local import Local
-    from onnx_attribution.server.scale.on_ray import OnRay
-    from onnx_attribution.server.scale.served import Served
-
-    if name == "grpc":
-        return Served(opens, digest)
-    if name == "ray":
-        return OnRay(opens[0], workers, gpus=gpus, address=address)
-    return Local(opens[0], workers)
-
-
 @contextmanager
 def _progress(samples: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A bar of the samples that are done, on stderr, where that is a terminal."""
-    done = 0
+    done = errors = 0
     with progress("samples") as report:
+        report(0, samples, "")
 
         def advance(said: dict[str, Any]) -> None:
-            nonlocal done
-            done += said["samples"]
-            report(done, samples, "")
+            nonlocal done, errors
+            done, errors = done + said["samples"], errors + said["errors"]
+            report(done, samples, f"samples, {errors} with an error" if errors else "")
 
         yield advance

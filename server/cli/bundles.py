@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnx_attribution.server.cli import options
@@ -34,7 +35,32 @@ def place_of(
     return Place(model or file, server, provider, threads, axes, shapes, login, file)
 
 
-MADE_BY: Mapping[type, Callable[..., Any]] = {Place: place_of, Picture: picture_of}
+@dataclass(frozen=True)
+class Places:
+    """Where a model is that several servers may have: one place for each of them, or the file's."""
+
+    each: tuple[Place, ...]
+
+
+def places_of(
+    file: options.File,
+    provider: options.Provider = "auto",
+    threads: options.Threads = 0,
+    batch_axis: options.BatchAxis = None,
+    shape: options.Shape = None,
+    server: options.Servers = None,
+    ca: options.Ca = None,
+    certificate: options.Certificate = None,
+    key: options.Key = None,
+    token: options.Token = None,
+    model: options.Model = None,
+) -> Places:
+    """Raises: as `place_of`."""
+    place = place_of(file, provider, threads, batch_axis, shape, None, ca, certificate, key, token, model)
+    return Places(tuple(replace(place, server=one) for one in server or (None,)))
+
+
+MADE_BY: Mapping[type, Callable[..., Any]] = {Place: place_of, Places: places_of, Picture: picture_of}
 """By the type of an argument, the function whose arguments are the options in its place."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -58,13 +58,10 @@ def arrays_of(place: Path, info: ModelInfo) -> tuple[dict[str, Array], Any, Any]
                 raise InvalidArgument(
                     f"{str(place)!r} holds one array, as .npy files do; name it .npy", file=place
                 )
-            keys = list(loaded.files)
-            labels = next((loaded[key] for key in LABELS if key in keys and key not in names_of(info)), None)
-            masks = next((loaded[key] for key in MASKS if key in keys and key not in names_of(info)), None)
-            others = [key for key in keys if key in names_of(info)]
-            if not others:
-                others = [_only_array(place, keys, loaded, info)]
-            arrays = {name: loaded[key] for name, key in zip(_named(info, others), others, strict=True)}
+            keys, label, mask = keys_of(place, loaded, info)
+            labels = None if label is None else loaded[label]
+            masks = None if mask is None else loaded[mask]
+            arrays = {name: loaded[key] for name, key in keys.items()}
     except AttributionError:
         raise
     except Exception as error:  # zipfile, zlib and numpy fail in many ways on a broken file
@@ -72,17 +69,35 @@ def arrays_of(place: Path, info: ModelInfo) -> tuple[dict[str, Array], Any, Any]
     return arrays, labels, masks
 
 
+class Ranked(Protocol):
+    """What is known of an array before it is read."""
+
+    @property
+    def ndim(self) -> int: ...
+
+
+def keys_of(
+    place: Path, arrays: Mapping[str, Ranked], info: ModelInfo
+) -> tuple[dict[str, str], str | None, str | None]:
+    """What the arrays of a file are for: their keys by input, that of the labels and that of the masks.
+
+    Raises:
+        InvalidArgument: none is for an input.
+    """
+    names = names_of(info)
+    label = next((key for key in LABELS if key in arrays and key not in names), None)
+    mask = next((key for key in MASKS if key in arrays and key not in names), None)
+    keys = {key: key for key in arrays if key in names}
+    return keys or {names[0]: _only_array(place, arrays, info)}, label, mask
+
+
 def names_of(info: ModelInfo) -> list[str]:
     return [one.name for one in info.inputs]
 
 
-def _named(info: ModelInfo, keys: Sequence[str]) -> list[str]:
-    return [key if key in names_of(info) else info.inputs[0].name for key in keys]
-
-
-def _only_array(place: Path, keys: Sequence[str], arrays: Mapping[str, Array], info: ModelInfo) -> str:
+def _only_array(place: Path, arrays: Mapping[str, Ranked], info: ModelInfo) -> str:
     """The key of the samples in a file that names no input."""
-    fitting = []
+    keys, fitting = list(arrays), []
     if len(info.inputs) == 1:
         (one,) = info.inputs
         rank = len(one.shape or ())
@@ -128,16 +143,20 @@ def whole_of(name: str, arrays: Mapping[str, Array], info: ModelInfo) -> tuple[d
     known = {one.name: one for one in info.inputs}
     if missing := [one for one in known if one not in arrays]:
         raise InvalidArgument(f"{name!r} has no array for input {missing[0]!r}")
-    whole = {
-        key: joined(key, [typed(array, known[key])], known[key], info.batch) for key, array in arrays.items()
-    }
+    whole = {key: alone(array, known[key], info.batch) for key, array in arrays.items()}
+    return whole, count_of(name, whole, info)
+
+
+def count_of(name: str, whole: Mapping[str, Array], info: ModelInfo) -> int:
+    """How many samples the inputs hold. Raises: InvalidArgument: they do not agree."""
+    known = {one.name: one for one in info.inputs}
     axes = {key: known[key].sample_axis(array.shape, info.batch) for key, array in whole.items()}
     sizes = {key: whole[key].shape[axis] for key, axis in axes.items() if axis is not None}
     counts = set(sizes.values())
     if len(counts) > 1:
         listed = ", ".join(f"{size} of {key!r} along axis {axes[key]}" for key, size in sizes.items())
         raise InvalidArgument(f"the arrays of {name!r} hold different numbers of samples: {listed}")
-    return whole, counts.pop() if counts else 1
+    return counts.pop() if counts else 1
 
 
 def one_each(name: str, labels: Any, count: int) -> list[object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from onnx_attribution.client.audit.data import Dataset, Item
@@ -18,21 +19,32 @@ KINDS = (".npy", ".npz", *SUFFIXES)
 
 def read_folder(place: Path, info: ModelInfo, picture: Picture) -> Dataset:
     """A sample for each file; labels of the csv beside them, or the names of the folders they lie in."""
+    found = labelled(place, names_in(place, KINDS))
+    return Dataset(
+        place.name, [Item(name, read_sample(place / name, info, picture), label) for name, label in found]
+    )
+
+
+def names_in(place: Path, kinds: tuple[str, ...]) -> list[str]:
+    """The files of some kinds in a folder and those inside it, by their names there."""
+    files = sorted(one for one in place.rglob("*") if one.suffix.lower() in kinds and one.is_file())
+    return [file.relative_to(place).as_posix() for file in files]
+
+
+def labelled(place: Path, names: Iterable[str]) -> Iterator[tuple[str, int | str | None]]:
+    """The files that are samples, each with its label. Raises: InvalidArgument: labels that cannot be read."""
     tables = sorted(place.glob("*.csv"))
     if len(tables) > 1:
         raise InvalidArgument(f"{str(place)!r} has several csv files; one says the labels: file,label")
     labels = read_labels(tables[0]) if tables else {}
-    files = sorted(one for one in place.rglob("*") if one.suffix.lower() in KINDS and one.is_file())
-    items = []
-    for file in files:
-        name = file.relative_to(place).as_posix()
+    for name in names:
+        file = place / name
         if labels and not {name, file.name, file.stem} & labels.keys():
             continue
         own = next((labels[one] for one in (name, file.name, file.stem) if one in labels), None)
         if not labels and file.parent != place:
             own = file.parent.name
-        items.append(Item(name, read_sample(file, info, picture), label_of(own)))
-    return Dataset(place.name, items)
+        yield name, label_of(own)
 
 
 def read_labels(file: Path) -> dict[str, str]:

@@ -27,20 +27,41 @@ NAMES = ("id", "name", "file", "filename")
 def read_parquet(place: Path, info: ModelInfo, rows: slice | None = None) -> Dataset:
     """Columns by the names of the inputs, of numbers, text or lists; of a model with one input of rows, the columns of
     numbers are its features, in their order."""
+    file = opened(place)
+    try:
+        table, first = _part(file, rows)
+    except Exception as error:  # pyarrow fails in many ways on a broken file
+        raise InvalidArgument(f"{str(place)!r} cannot be read: {error}", file=place) from error
+    return samples_in(place, table, first, info) if len(table) else Dataset(place.name, [])
+
+
+def opened(place: Path) -> ParquetFile:
+    """The file, of which only the end is read. Raises: InvalidArgument: it is no parquet file."""
     try:
         from pyarrow import parquet
     except ModuleNotFoundError:
         raise InvalidArgument("parquet files need pyarrow: pip install 'onnx-attribution[audit]'") from None
     try:
-        table, first = _part(parquet.ParquetFile(place), rows)
+        return parquet.ParquetFile(place)
     except Exception as error:  # as above
         raise InvalidArgument(f"{str(place)!r} cannot be read: {error}", file=place) from error
-    if not len(table):
-        return Dataset(place.name, [])
+
+
+def called(names: Sequence[str], info: ModelInfo) -> str | None:
+    """The column that has the names of the samples."""
+    return next((name for name in NAMES if name in names and name not in names_of(info)), None)
+
+
+def samples_in(place: Path, table: Table, first: int, info: ModelInfo) -> Dataset:
+    """The rows of a table, which are those of the file from `first` on.
+
+    Raises:
+        InvalidArgument: they are no samples of the model.
+    """
     columns = {name: table[name] for name in table.column_names}
     label = next((name for name in LABELS if name in columns and name not in names_of(info)), None)
-    called = next((name for name in NAMES if name in columns and name not in names_of(info)), None)
-    ids = [str(one) for one in columns[called].to_pylist()] if called else []
+    own = called(table.column_names, info)
+    ids = [str(one) for one in columns[own].to_pylist()] if own else []
     labels = columns[label].to_pylist() if label else None
     known = {one.name: one for one in info.inputs}
     features: dict[str, Sequence[str]] = {}
@@ -48,7 +69,7 @@ def read_parquet(place: Path, info: ModelInfo, rows: slice | None = None) -> Dat
     for name, one in known.items():
         if name in columns:
             arrays[name] = _shaped(_stacked(name, columns[name], one, first), one)
-    chosen = [name for name in columns if name not in (label, called)]
+    chosen = [name for name in columns if name not in (label, own)]
     if not arrays and len(known) == 1 and len(chosen) == 1 and _is_lists(columns[chosen[0]].type):
         (only,) = info.inputs
         arrays[only.name] = _shaped(_stacked(chosen[0], columns[chosen[0]], only, first), only)

@@ -27,6 +27,7 @@ Shape = Annotated[
     ),
 ]
 Server = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Ask this server instead.")]
+Servers = Annotated[Many, typer.Option(metavar="HOST:PORT", help="Ask these servers instead. Repeatable.")]
 Ca = Annotated[
     str | None,
     typer.Option(

@@ -7,17 +7,20 @@ servers (`served`), or the actors of a Ray cluster (`on_ray`).
 
 from onnx_attribution.server.scale.batch import Executor, run_batch
 from onnx_attribution.server.scale.folder import Folder
-from onnx_attribution.server.scale.job import Job, digest_of, run_shard
-from onnx_attribution.server.scale.shards import Shard, Source, plan_shards
+from onnx_attribution.server.scale.job import Job, digest_of, run_shard, try_question
+from onnx_attribution.server.scale.shards import Sample, Shard, Source, Unread, plan_shards
 
 __all__ = [
     "Executor",
     "Folder",
     "Job",
+    "Sample",
     "Shard",
     "Source",
+    "Unread",
     "digest_of",
     "plan_shards",
     "run_batch",
     "run_shard",
+    "try_question",
 ]

@@ -28,16 +28,22 @@ def run_batch(
     folder: Folder,
     shards: Sequence[Shard],
     progress: Callable[[Said], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> list[Said]:
-    """Does the shards that are not committed, and tells of all of them, in order.
+    """Does the shards that are not committed, and tells of all of them, in order; `warn` hears of committed files
+    that are damaged.
 
     Raises:
         AttributionError: what is no fault of a sample; what is committed by then stays.
     """
-    done = folder.committed()
+    done = {}
+    for number, said in folder.written_down().items():
+        if words := folder.take_away_damaged(said):
+            warn(f"{said['file']!r} {words}: it is computed once more")
+        else:
+            done[number] = said
+            progress(said)
     left = [shard for shard in shards if shard.number not in done]
-    for said in done.values():
-        progress(said)
     for said in executor.run(job, folder, left) if left else ():
         done[said["shard"]] = said
         progress(said)
@@ -46,8 +52,7 @@ def run_batch(
 
 def compute(worker: Worker, job: Job, folder: Folder, shard: Shard) -> Said:
     """Computes and commits one shard, in whatever process this is."""
-    is_first = not folder.manifest.is_file()
-    return folder.commit(shard, run_shard(worker, job, shard, is_first=is_first))
+    return folder.commit(shard, run_shard(worker, job, shard))
 
 
 __all__ = ["ATTEMPTS", "Executor", "Open", "Said", "compute", "run_batch"]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from onnx_attribution.client.audit.columns import OF_ANSWERS, lines_of, schema_of
 from onnx_attribution.client.audit.data import Item, joined
 from onnx_attribution.errors import AttributionError, InvalidArgument, ModelError, NotDifferentiable
 from onnx_attribution.proto import requests
-from onnx_attribution.server.scale.shards import Shard, Source
+from onnx_attribution.server.scale.shards import Sample, Shard, Source, Unread
 from onnx_attribution.values import Array, Attribution, AttributionRequest, ModelInfo
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ OF_SAMPLES = (InvalidArgument, ModelError, NotDifferentiable)
 """What may be the fault of one sample. Other errors are of the place where a shard runs; it then runs elsewhere."""
 COLUMNS = (("row", "int64"), ("id", "string"), ("label", "string"), *OF_ANSWERS, ("error", "string"))
 SCHEMA = "onnx-attribution/batch/1"
+BATCH = 1 << 24
+"""Bytes of values that are made lines at a time."""
+TRIED = 8
+"""Samples of which one has to be answered."""
 
 
 def digest_of(request: AttributionRequest) -> str:
@@ -52,58 +57,84 @@ class Job:
     request: AttributionRequest
 
 
-def run_shard(worker: Worker, job: Job, shard: Shard, *, is_first: bool = False) -> pyarrow.Table:
-    """The answers about the samples of a shard as a table: a line for each sample and layer, or for each sample that
-    cannot be explained, with its error.
+def run_shard(worker: Worker, job: Job, shard: Shard) -> Iterator[pyarrow.RecordBatch]:
+    """The answers about the samples of a shard, in batches of some `BATCH` bytes: a line for each sample and layer, or
+    for each sample that cannot be explained, with its error.
 
     Raises:
-        AttributionError: what is no fault of the samples; where `is_first`, what several samples and no others fail by.
+        AttributionError: what is no fault of the samples.
     """
     import pyarrow
 
     info = worker.info()
-    read = _read(job.source, info, shard)
-    items = [one for one in read if isinstance(one, Item)]
-    answers = iter(_answers(worker, job.request, items, info))
-    found: list[tuple[Item | None, Answer, int]] = [
-        (one, *next(answers)) if isinstance(one, Item) else (None, one, 0) for one in read
-    ]
-    errors = [answer for _, answer, _ in found if isinstance(answer, AttributionError)]
-    if is_first and 1 < len(found) == len(errors) and len({one.message for one in errors}) == 1:
-        raise errors[0]
-    lines = [line for row, one in enumerate(found, shard.first) for line in _lines(row, *one)]
-    return pyarrow.Table.from_pylist(lines, schema=schema_of(COLUMNS, SCHEMA))
-
-
-def _read(source: Source, info: ModelInfo, shard: Shard) -> list[Item | InvalidArgument]:
-    """The samples of a shard; each is read alone where together they cannot be."""
-    try:
-        items = source.read(info, shard.rows).items
-        if len(items) == shard.count:
-            return list(items)
+    samples = job.source.read(info, shard.rows)
+    if len(samples) != shard.count:
         raise InvalidArgument(
-            f"row {shard.first} and on: {shard.count} samples are {len(items)} in what was read"
+            f"row {shard.first} and on: {shard.count} samples are {len(samples)} in what was read"
         )
-    except InvalidArgument as error:
-        if shard.count == 1:
-            return [error]
-    return [
-        one for row in range(shard.first, shard.first + shard.count)
-        for one in _read(source, info, Shard(shard.number, row, 1))
-    ]  # fmt: skip
+    schema = schema_of(COLUMNS, SCHEMA)
+    lines: list[dict[str, Any]] = []
+    size = 0
+    for line in _lines(worker, job.request, info, samples, shard.first):
+        lines.append(line)
+        size += line["values"].nbytes if "values" in line else 0
+        if size >= BATCH:
+            yield pyarrow.RecordBatch.from_pylist(lines, schema=schema)
+            lines, size = [], 0
+    if lines:
+        yield pyarrow.RecordBatch.from_pylist(lines, schema=schema)
+
+
+def try_question(worker: Worker, job: Job, samples: int) -> None:
+    """Asks about samples from all over the data set until one is answered, so that a question that has no answer is
+    told before anything is begun.
+
+    Raises:
+        AttributionError: what several samples and no others fail by; what is no fault of the samples.
+    """
+    info = worker.info()
+    rows = sorted({round(k * (samples - 1) / (TRIED - 1)) for k in range(TRIED)})
+    failures: list[AttributionError] = []
+    for row in rows:
+        (sample,) = job.source.read(info, slice(row, row + 1))
+        if isinstance(sample, Unread):
+            failures.append(sample.error)
+            continue
+        (answer,) = worker.answers(job.request, [sample.inputs])
+        if isinstance(answer, Attribution):
+            return
+        failures.append(answer)
+    if len(failures) > 1 and len({re.sub(r"\d+", "", one.message) for one in failures}) == 1:
+        raise failures[0]
+
+
+def _lines(
+    worker: Worker, request: AttributionRequest, info: ModelInfo, samples: Sequence[Sample], first: int
+) -> Iterator[dict[str, Any]]:
+    answers = _answers(worker, request, [one for one in samples if isinstance(one, Item)], info)
+    for row, sample in enumerate(samples, first):
+        answer, k = (sample.error, 0) if isinstance(sample, Unread) else next(answers)
+        label = None if sample.label is None else str(sample.label)
+        known = {"row": row, "id": sample.id, "label": label}
+        if isinstance(answer, AttributionError):
+            yield {**known, "error": f"{answer.status} {answer.reason}: {answer.message}"}
+        else:
+            for line in lines_of(answer, k):
+                yield {**known, **line}
 
 
 def _answers(
     worker: Worker, request: AttributionRequest, items: Sequence[Item], info: ModelInfo
-) -> list[tuple[Answer, int]]:
-    """For each sample the answer that it is in, and its place there."""
+) -> Iterator[tuple[Answer, int]]:
+    """For each sample the answer that it is in, and its place there: together, or one by one where that fails."""
     try:
         for whole in worker.answers(request, [_together(items, info)] if items else []):
             if isinstance(whole, Attribution):
-                return [(whole, k) for k in range(len(items))]
+                yield from ((whole, k) for k in range(len(items)))
+                return
     except _Apart:
         pass
-    return [(one, 0) for one in worker.answers(request, [item.inputs for item in items])]
+    yield from ((one, 0) for one in worker.answers(request, [item.inputs for item in items]))
 
 
 class _Apart(Exception):
@@ -124,14 +155,3 @@ def _together(items: Sequence[Item], info: ModelInfo) -> Mapping[str, Array]:
         }
     except InvalidArgument:
         raise _Apart from None
-
-
-def _lines(row: int, item: Item | None, answer: Answer, k: int) -> Iterator[dict[str, object]]:
-    """The lines of a sample; of one that cannot be read there is no item."""
-    label = None if item is None or item.label is None else str(item.label)
-    known = {"row": row, "id": None if item is None else item.id, "label": label}
-    if isinstance(answer, AttributionError):
-        yield {**known, "error": f"{answer.status} {answer.reason}: {answer.message}"}
-        return
-    for line in lines_of(answer, k):
-        yield {**known, **line}

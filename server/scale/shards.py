@@ -6,12 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from onnx_attribution.client.audit.data import Dataset
+from onnx_attribution.client.audit.data import Item
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.values import ModelInfo
 
 MOST = 256
 """Samples of a shard: those of one request."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A sample that cannot be read: what it is called and labelled, as far as that is known, and why."""
+
+    id: str | None
+    label: int | str | None
+    error: InvalidArgument
+
+
+Sample = Item | Unread
 
 
 class Source(Protocol):
@@ -25,8 +37,8 @@ class Source(Protocol):
         """How many samples there are."""
         ...
 
-    def read(self, info: ModelInfo, rows: slice) -> Dataset:
-        """Some of them, for the inputs of a model."""
+    def read(self, info: ModelInfo, rows: slice) -> Sequence[Sample]:
+        """Some of them, for the inputs of a model. Raises: AttributionError, for what is no fault of a sample."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""One cluster of two nodes in this machine for all tests, two CPUs and 200 MB of objects in all."""
+"""One cluster of two nodes in this machine for all tests, two CPUs and 200 MB of objects in all, and a GPU by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     memory = {"object_store_memory": 100 << 20, "num_cpus": 1}
-    found = Cluster(initialize_head=True, head_node_args={**memory, "include_dashboard": False})
+    found = Cluster(
+        initialize_head=True, head_node_args={**memory, "num_gpus": 1, "include_dashboard": False}
+    )
     found.add_node(**memory)
     ray.init(address=found.address, log_to_driver=False)
     yield found

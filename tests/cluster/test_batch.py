@@ -15,22 +15,18 @@ from typing import Any
 import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed: make scale installs it")
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import NotReady
 from onnx_attribution.server.scale import Folder, Job, plan_shards, run_batch
 from onnx_attribution.server.scale.local import Local
 from onnx_attribution.server.scale.on_ray import OnRay
 from onnx_attribution.values import AttributionRequest
 from tests.cluster.conftest import ROOT
-from tests.server.scale.places import Doubling, Rows, opened
+from tests.server.scale.places import Doubling, OnGpu, Rows, Unpickled, files, lines, opened
 
 ROWS = Rows(24)
 SHARDS = plan_shards(24, 3)
 JOB = Job(ROWS, AttributionRequest("", {}, "gradient"))
 PLAN: dict[str, Any] = {"data": ROWS.digest()}
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {one.name: one.read_bytes() for one in sorted(folder.glob("part-*"))}
 
 
 @pytest.fixture
@@ -56,7 +52,7 @@ def asked(notes: Path) -> list[int]:
 
 
 def committed(folder: Path) -> list[int]:
-    return [json.loads(line)["shard"] for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    return [json.loads(line)["shard"] for line in Folder(folder, PLAN).manifest.read_text().splitlines()]
 
 
 def test_actors_write_the_same_bytes(tmp_path: Path, notes: Path, cluster: Any, plain: Any) -> None:
@@ -76,17 +72,50 @@ def test_an_actor_that_is_killed_is_replaced(tmp_path: Path, notes: Path, cluste
     assert sorted(committed(folder.place)) == list(range(8))
 
 
-def test_errors_of_the_question_reach_the_caller_as_they_are(
+def test_what_an_actor_raises_reaches_the_caller_as_it_is(tmp_path: Path, notes: Path, cluster: Any) -> None:
+    with pytest.raises(NotReady, match="the server is away") as caught:
+        run_batch(
+            OnRay(partial(opened, Doubling(notes, gone=True))), JOB, Folder(tmp_path / "none", PLAN), SHARDS
+        )
+    assert caught.value.message == "the server is away"  # no traceback, no address
+
+
+def test_actors_that_cannot_begin_end_the_batch_at_once(tmp_path: Path, notes: Path, cluster: Any) -> None:
+    begun = time.monotonic()
+    with pytest.raises(NotReady, match=r"an actor cannot begin: .*nothing of that name here") as caught:
+        run_batch(OnRay(Unpickled()), JOB, Folder(tmp_path / "none", PLAN), SHARDS)
+    assert "Traceback" not in caught.value.message
+    assert "\n" not in caught.value.message
+    assert time.monotonic() - begun < 20
+
+
+def test_a_sample_that_cannot_be_explained_has_the_same_line_as_of_one_process(
     tmp_path: Path, notes: Path, cluster: Any
 ) -> None:
-    everything = tuple(range(24))
+    place = partial(opened, Doubling(notes, poisoned=(4,)))
+    local, actors = Folder(tmp_path / "local", PLAN), Folder(tmp_path / "actors", PLAN)
+    run_batch(Local(place, 1), JOB, local, SHARDS)
+    run_batch(OnRay(place), JOB, actors, SHARDS)
+    assert files(actors.place) == files(local.place)
+    found = lines(actors.place)
+    assert [line["row"] for line in found if line["error"] is not None] == [4]
+    assert found[4]["error"] == "INVALID_ARGUMENT PARAMETER_INVALID: 4 cannot be explained"
 
-    with pytest.raises(InvalidArgument, match="cannot be explained") as caught:
-        run_batch(
-            OnRay(partial(opened, Doubling(notes, poisoned=everything, words="it cannot be explained"))),
-            JOB, Folder(tmp_path / "none", PLAN), SHARDS,
-        )  # fmt: skip
-    assert "Traceback" not in str(caught.value)
+
+def test_two_actors_share_the_only_gpu(tmp_path: Path, notes: Path, cluster: Any, plain: Any) -> None:
+    folder = Folder(tmp_path / "shared", PLAN)
+    place = partial(opened, OnGpu(notes, seconds=0.3))
+    run_batch(OnRay(place, cpus=0.5, gpus=0.5), JOB, folder, SHARDS)
+    assert files(folder.place) == plain
+    assert [one.name.split("-")[1] for one in tmp_path.glob("gpu-*")] == ["0", "0"]
+
+
+def test_actors_that_have_no_room_hold_no_shard(
+    tmp_path: Path, notes: Path, cluster: Any, plain: Any
+) -> None:
+    folder = Folder(tmp_path / "room", PLAN)
+    run_batch(OnRay(partial(opened, Doubling(notes)), 3, cpus=1, gpus=0.5), JOB, folder, SHARDS)
+    assert files(folder.place) == plain  # the node of the GPU has one CPU
 
 
 def test_a_node_that_is_lost_takes_no_shard_with_it(
@@ -127,7 +156,7 @@ def test_a_driver_that_is_killed_goes_on_when_it_is_started_again(
     command = [sys.executable, "-c", DRIVER, str(out), str(notes), cluster.address]
     first = subprocess.Popen(command, cwd=ROOT, env=os.environ)
     end = time.monotonic() + 60
-    while not (out / "manifest.jsonl").is_file() and time.monotonic() < end:
+    while not (out / "_batch" / "manifest.jsonl").is_file() and time.monotonic() < end:
         time.sleep(0.1)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.client.audit.data import Item
 from onnx_attribution.server.app import background
 from onnx_attribution.server.cli.data_source import FileSource
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.scale.shards import Unread
 from onnx_attribution.server.settings import Settings
 from onnx_attribution.values import AttributionRequest, ModelInfo, TensorInfo
 from tests.server.cli.commands import model, run
@@ -36,11 +37,11 @@ def samples(tmp_path: Path, digits_data: Data) -> Path:
 
 
 def table(folder: Path) -> list[dict[str, Any]]:
-    return [line for file in sorted(folder.glob("part-*")) for line in parquet.read_table(file).to_pylist()]
+    return list(parquet.read_table(folder).to_pylist())
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {one.name: one.read_bytes() for one in sorted(folder.glob("part-*"))}
+    return {one.name: one.read_bytes() for one in sorted((folder / "parts").glob("*"))}
 
 
 def test_lines_are_the_answers_of_the_engine(
@@ -101,8 +102,8 @@ def test_a_sample_out_of_range_is_told_and_the_others_are_explained(tmp_path: Pa
     [
         (("--layer", "conv99"), "conv99"),
         (("--executor", "dask"), "no executor 'dask'"),
-        (("--executor", "grpc"), "--executor grpc asks the servers"),
-        (("--server", "localhost:1"), "--executor grpc asks the servers"),
+        (("--executor", "grpc"), "--executor grpc asks servers: give --server HOST:PORT"),
+        (("--server", "localhost:1"), "--server is for --executor grpc, not local"),
         (("--parameter", "steps=0", "--method", "neuron-ig"), "steps"),
     ],
 )
@@ -113,7 +114,7 @@ def test_what_cannot_be_asked_is_refused_and_nothing_is_committed(
     done = run("batch", digits_path, "--data", samples, "--out", out, "--workers", "1", *SIZE, *options)
     assert done.exit_code == 2, done.output
     assert words in done.stderr
-    assert not list(out.glob("part-*"))
+    assert not files(out)
 
 
 def test_another_question_does_not_go_on_in_the_folder_of_one(
@@ -186,7 +187,7 @@ def test_a_parquet_file_without_samples_is_refused(
     done = run("batch", model(tmp_path, LINEAR), "--data", data, "--out", tmp_path / "out", "--workers", "1")
     assert done.exit_code == 2, done.output
     assert words in done.stderr
-    assert not list((tmp_path / "out").glob("part-*"))
+    assert not files(tmp_path / "out")
 
 
 def test_text_that_is_missing_is_no_text(tmp_path: Path) -> None:
@@ -194,11 +195,16 @@ def test_text_that_is_missing_is_no_text(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"s": ["a", None, "b"]}), data)
     text = TensorInfo("s", "string", ("N", 1), 0)
     info = ModelInfo("m", 1, "READY", digest="d", opset=17, batch="dynamic", sources=(), inputs=(text,))
-    source = FileSource(data, Picture())
+    source = FileSource.of(data, Picture())
     assert source.count(info) == 3
-    assert [one.inputs["s"].tolist() for one in source.read(info, slice(0, 1)).items] == [[["a"]]]
-    with pytest.raises(InvalidArgument, match="column 's' has no value in row 1"):
-        source.read(info, slice(0, 3))
+    assert [one.inputs["s"].tolist() for one in source.read(info, slice(0, 1)) if isinstance(one, Item)] == [
+        [["a"]]
+    ]
+    first, second, third = source.read(info, slice(0, 3))
+    assert isinstance(first, Item)
+    assert isinstance(second, Unread)
+    assert "column 's' has no value in row 1" in second.error.message
+    assert isinstance(third, Item)
 
 
 def test_what_is_written_into_the_folder_of_samples_is_no_other_data_set(tmp_path: Path) -> None:

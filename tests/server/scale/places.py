@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from onnx_attribution.client.audit.data import Dataset, Item
+from onnx_attribution.client.audit.data import Item
 from onnx_attribution.errors import InvalidArgument, NotReady
-from onnx_attribution.server.scale.job import Answer
+from onnx_attribution.server.scale.job import Answer, Job
+from onnx_attribution.server.scale.shards import Sample, plan_shards
 from onnx_attribution.values import (
     Array,
     Attribution,
@@ -41,9 +43,33 @@ class Rows:
     def count(self, info: ModelInfo) -> int:
         return self.samples
 
-    def read(self, info: ModelInfo, rows: slice) -> Dataset:
+    def read(self, info: ModelInfo, rows: slice) -> Sequence[Sample]:
         chosen = range(self.samples)[rows]
-        return Dataset("rows", [Item(f"s{k}", {"x": np.array([[k, 1]], np.float32)}, k % 3) for k in chosen])
+        return [Item(f"s{k}", {"x": np.array([[k, 1]], np.float32)}, k % 3) for k in chosen]
+
+
+ROWS = Rows(10)
+SHARDS = plan_shards(10, 3)
+JOB = Job(ROWS, AttributionRequest("", {}, "gradient"))
+PLAN: dict[str, Any] = {"data set": ROWS.digest()}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What lies in the folder that is read."""
+    return {one.name: one.read_bytes() for one in sorted((folder / "parts").iterdir())}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """The whole result, by the call that users make."""
+    from pyarrow import parquet
+
+    found: list[dict[str, Any]] = parquet.read_table(folder).to_pylist()
+    return found
+
+
+def runs(notes: Path) -> list[tuple[int, int]]:
+    """The first sample and the number of samples of each request."""
+    return sorted((int(a), int(b)) for a, b, _ in (one.name.split("-") for one in notes.iterdir()))
 
 
 @dataclass(frozen=True)
@@ -73,6 +99,29 @@ class Doubling:
             time.sleep(self.seconds)
             bad = [int(k) for k in x[:, 0] if k in self.poisoned]
             yield InvalidArgument(self.words or f"{bad[0]} cannot be explained") if bad else doubled(x)
+
+
+@dataclass(frozen=True)
+class OnGpu(Doubling):
+    """Writes down which GPUs the process has."""
+
+    def info(self) -> ModelInfo:
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
+        (self.notes.parent / f"gpu-{gpus}-{os.getpid()}").touch()
+        return super().info()
+
+
+class Unpickled:
+    """What cannot be had in another process, as of a module that is not installed there."""
+
+    def __call__(self) -> Any: ...
+
+    def __reduce__(self) -> Any:
+        return _missing, ()
+
+
+def _missing() -> Any:
+    raise ModuleNotFoundError("nothing of that name here")
 
 
 def doubled(x: Array) -> Attribution:
