@@ -17,7 +17,7 @@ from onnx_attribution.server.engine.recipe import Floats, Path, contribution
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.rows.adaptive import Adaptive, Refinement
 from onnx_attribution.server.engine.rows.evaluate import Sums
-from onnx_attribution.server.engine.rows.points import Point, Rows, row_bytes, rows_at, rows_of_each
+from onnx_attribution.server.engine.rows.points import Point, Rows, RowsAt, row_bytes, rows_of_each
 from onnx_attribution.server.engine.rows.shared import of_one_tensor
 from onnx_attribution.values import Array
 
@@ -98,6 +98,8 @@ def _refine(paths: Sequence[Paths], ones: Sequence[tuple[Paths, int]]) -> Genera
     """Evaluates what these samples want, what several targets of one tensor want together; returns the last word of
     whoever asked."""
     said: object = None
+    if len(paths) == 1:
+        return (yield from paths[0].refine([k for _, k in ones]))
     for numbers in of_one_tensor([path.resolved for path in paths]):
         group = [paths[k] for k in numbers]
         if len(group) == 1 or not all(path.shares for path in group):
@@ -197,6 +199,7 @@ class Paths:
         self._model, self._resolved, self._memory, self._at = model, resolved, memory, at
         self.model, self.resolved, self.memory, self.conductance = model, resolved, memory, at.conductance
         self.row_bytes = _kept_bytes(model, resolved)
+        self._rows_at: RowsAt | None = None
         limit = min(at.max_steps + 1, max(memory // self.row_bytes, 3))
         self._few_rounds = limit >= FEW_ROUNDS and model.bytes_per_row(samples.runs[0].x) < SMALL
         self._is_smooth = model.is_smooth(resolved.choice)
@@ -256,9 +259,11 @@ class Paths:
         """Evaluates rows that are wanted."""
         said: object = None
         told = set[int]()
-        for rows in rows_at(
-            self._model, self._resolved, points, self._memory, activations=self._at.conductance
-        ):
+        if self._rows_at is None:
+            self._rows_at = RowsAt(
+                self._model, self._resolved, self._memory, activations=self._at.conductance
+            )
+        for rows in self._rows_at(points):
             self.take(rows, told)
             said = (yield rows.evaluated) or said
         return said

@@ -81,6 +81,8 @@ def taken(array: Array, rows: RowAxis | None, samples: Sequence[int]) -> Array:
     """The rows of these samples; the whole array where all samples share it."""
     if rows is None:
         return array
+    if rows.factor == 1:
+        return np.take(array, samples, axis=rows.axis)
     places = np.asarray(samples)[:, None] * rows.factor + np.arange(rows.factor)
     return np.take(array, places.reshape(-1), axis=rows.axis)
 

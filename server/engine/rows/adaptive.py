@@ -315,11 +315,13 @@ class Adaptive(Refinement):
     ) -> None:
         """Take rows `[alphas, *unit]` of every layer; h may be None where not conductances are summed."""
         keys = [float(alpha) for alpha in alphas]
-        for k, key in enumerate(keys):
-            if key not in self._alphas:
-                for name, layer in self._kept.items():
-                    g, h = rows[name]
-                    layer.stored.put(key, g[k], None if h is None else h[k])
+        fresh = [k for k, key in enumerate(keys) if key not in self._alphas]
+        for name, layer in self._kept.items() if fresh else ():
+            g, h = rows[name]
+            if len(fresh) == len(keys):
+                layer.stored.put(keys, g, h)
+            else:
+                layer.stored.put([keys[k] for k in fresh], g[fresh], None if h is None else h[fresh])
         self._took(keys)
 
     @property

@@ -43,42 +43,57 @@ class Rows:
     totals: dict[str, Floats] = field(default_factory=dict)
 
 
-def rows_at(
-    model: LoadedModel,
-    resolved: Resolved,
-    points: Sequence[Point],
-    memory: int,
-    *,
-    activations: bool = True,
-    totals: Reduction | None = None,
-    channels: Mapping[str, int] | None = None,
-) -> Iterator[Rows]:
-    """The rows at points, as many in one run as fit; `totals` and `channels` are those of `rows_program`.
+class RowsAt:
+    """The rows at points of a request, as many in one run as fit; `totals` and `channels` are those of `rows_program`.
 
     A row that is not finite is run alone once more, and so are those beside it: NaN of one may be in what others share
     with it.
     """
-    session = rows_session(model, resolved, activations, totals, channels)
-    limit = row_limit(model, resolved.samples, memory, session, resolved.samples.runs[0].shapes)
-    if resolved.recipe.alone:
-        limit = 1
-    start = 0
-    while start < len(points):
-        part = points[start : start + (limit if resolved.samples.together else 1)]
-        try:
-            found = model.scheduler.run(session, _work(resolved, part, limit), resolved.stop)
-        except Overloaded:
-            if limit == 1:
-                raise
-            limit = max(limit // 2, 1)
-            continue
-        start += len(part)
-        if len(part) == 1 or all_finite(found):
-            yield _rows(resolved, part, found, len(part))
-            continue
-        for k, point in enumerate(part):
-            alone = session.run(feeds_at(resolved, [point]))
-            yield _rows(resolved, [point], alone, 1 if k else 1 + len(part))
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        resolved: Resolved,
+        memory: int,
+        *,
+        activations: bool = True,
+        totals: Reduction | None = None,
+        channels: Mapping[str, int] | None = None,
+    ) -> None:
+        self._model, self._resolved = model, resolved
+        self._session = rows_session(model, resolved, activations, totals, channels)
+        shapes = resolved.samples.runs[0].shapes
+        self._limit = row_limit(model, resolved.samples, memory, self._session, shapes)
+        if resolved.recipe.alone:
+            self._limit = 1
+        self._places = _places(resolved)
+
+    def __call__(self, points: Sequence[Point]) -> Iterator[Rows]:
+        resolved, start = self._resolved, 0
+        while start < len(points):
+            part = points[start : start + (self._limit if resolved.samples.together else 1)]
+            work = Work(feeds_at(resolved, part), self._places, len(part), self._limit)
+            try:
+                found = self._model.scheduler.run(self._session, work, resolved.stop)
+            except Overloaded:
+                if self._limit == 1:
+                    raise
+                self._limit = max(self._limit // 2, 1)
+                continue
+            start += len(part)
+            if len(part) == 1 or all_finite(found):
+                yield _rows(resolved, part, found, len(part))
+                continue
+            for k, point in enumerate(part):
+                alone = self._session.run(feeds_at(resolved, [point]))
+                yield _rows(resolved, [point], alone, 1 if k else 1 + len(part))
+
+
+def rows_at(
+    model: LoadedModel, resolved: Resolved, points: Sequence[Point], memory: int, **options: Any
+) -> Iterator[Rows]:
+    """The rows at points, as `RowsAt` has them."""
+    return RowsAt(model, resolved, memory, **options)(points)
 
 
 def rows_of_each(
@@ -178,23 +193,19 @@ def _rows(resolved: Resolved, points: Sequence[Point], found: dict[str, Array], 
     return Rows(points, layers, values, evaluated, totals)
 
 
-def _work(resolved: Resolved, points: Sequence[Point], limit: int) -> Work:
-    """The rows as work that may share a run with others, if their rows may."""
+def _places(resolved: Resolved) -> dict[str, RowAxis | None]:
+    """Where rows lie in what runs take and give, if they may share a run with those of others."""
     run = resolved.samples.runs[0]
-    places: dict[str, RowAxis | None] = {}
-    if resolved.samples.together and not resolved.recipe.alone:
-        found = {
-            f"{kind}/{layer}": run.places[layer]
-            for layer in resolved.choice.layers
-            for kind in ("gradient", "activation")
-        }
-        sums = {
-            f"{kind}/{layer}": RowAxis(0)
-            for layer in resolved.choice.layers
-            for kind in ("total", "channels")
-        }
-        places = {**run.places, **found, **sums, "target/value": RowAxis(0)}
-    return Work(feeds_at(resolved, points), places, len(points), limit)
+    if not resolved.samples.together or resolved.recipe.alone:
+        return {}
+    found = {
+        f"{kind}/{layer}": run.places[layer]
+        for layer in resolved.choice.layers
+        for kind in ("gradient", "activation")
+    }
+    first = RowAxis(0)
+    sums = {f"{kind}/{layer}": first for layer in resolved.choice.layers for kind in ("total", "channels")}
+    return {**run.places, **found, **sums, "target/value": first}
 
 
 def row_bytes(model: LoadedModel, resolved: Resolved) -> int:
@@ -212,12 +223,16 @@ def _unit_bytes(model: LoadedModel, resolved: Resolved, layer: str) -> int:
 
 def feeds_at(resolved: Resolved, points: Sequence[Point]) -> dict[str, Array]:
     """The inputs of a program of rows: sources at the points, all else as it is at x."""
-    numbers, samples = [sample for sample, _ in points], resolved.samples
-    alphas = np.array([alpha for _, alpha in points])
+    samples, alphas = resolved.samples, np.array([alpha for _, alpha in points])
+    numbers = [sample for sample, _ in points]
     if (alphas == 1).all():
         return samples.take(numbers).feeds()
-    whole = {samples.place(name) for name in samples.runs[0].baselines} <= {RowAxis(0), None}
-    ends = samples.take(numbers[:1] if whole and len(set(numbers)) == 1 else numbers)
+    one = samples.count == 1 or len(set(numbers)) == 1
+    whole = one and all(
+        place is None or (place.axis == 0 and place.factor == 1)
+        for place in map(samples.place, samples.runs[0].baselines)
+    )
+    ends = samples.take(numbers[:1] if whole else numbers)
     moved = {
         name: between(low, ends.x[name], _along(alphas, ends.places[name], low.ndim))
         for name, low in ends.baselines.items()

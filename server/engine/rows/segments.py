@@ -15,6 +15,8 @@ SURE, LUCK = 1.5, 0.5
 """Times what the model of errors expects: SURE where many add up, as much as LUCK more where one may be all."""
 BENT, APART = 2.0, 1.0
 """Times the error that is expected of parabolas; times how far these are apart: the least that their mean is wrong."""
+WHOLE = 1 << 17
+"""Numbers of rows up to which all segments are added up anew: to take away and to add costs two such works."""
 ROUNDED = 1e-3
 """Of the largest error so far, what is left of squares in float32 once these are taken off."""
 
@@ -55,28 +57,40 @@ class Splits:
         return float((SURE + LUCK / many**0.5) * error)
 
     def _begin(self, alphas: list[float]) -> None:
-        """All segments are new."""
-        self.nodes, self.parts = list(alphas), []
-        self.parts = self._put(list(itertools.pairwise(alphas)), 1)
-        self.stuck = (self.stuck + [0] * len(self.parts))[: len(self.parts)]
+        """All segments come anew."""
+        self._keep(alphas, self._put(list(itertools.pairwise(alphas)), 1))
 
     def _split(self, alphas: list[float]) -> None:
         """Puts the parts of segments in their place, where rows came between."""
-        nodes, places = self.nodes, [bisect.bisect_left(alphas, node) for node in self.nodes]
-        inside = [alphas[a : b + 1] for a, b in itertools.pairwise(places)]
+        nodes, inside = self.nodes, self._inside(alphas)
         split = [k for k, each in enumerate(inside) if len(each) > 2]
         self._put([(nodes[k], nodes[k + 1]) for k in split], -1)
         fresh = iter(self._put([pair for k in split for pair in itertools.pairwise(inside[k])], 1))
-        parts, stuck = list[float](), list[int]()
-        for before, times, each in zip(self.parts, self.stuck, inside, strict=True):
-            if len(each) == 2:
-                parts.append(before)
-                stuck.append(times)
-                continue
-            for part in itertools.islice(fresh, len(each) - 1):
-                parts.append(part)
-                stuck.append(times + len(each) - 2 if 0.8 * before < part < 1.25 * before else 0)
-        self.nodes, self.parts, self.stuck = list(alphas), parts, stuck
+        parts = list[float]()
+        for before, each in zip(self.parts, inside, strict=True):
+            parts += [before] if len(each) == 2 else itertools.islice(fresh, len(each) - 1)
+        self._keep(alphas, parts)
+
+    def _keep(self, alphas: list[float], parts: list[float]) -> None:
+        """These are the segments now, and what varies over each; those that were split varied as much before."""
+        if not self.nodes:
+            self.stuck = (self.stuck + [0] * len(parts))[: len(parts)]
+        elif len(alphas) > len(self.nodes):
+            stuck, place = list[int](), 0
+            for before, times, each in zip(self.parts, self.stuck, self._inside(alphas), strict=True):
+                count = len(each) - 1
+                stuck += [
+                    times + count - 1 if count == 1 or 0.8 * before < part < 1.25 * before else 0
+                    for part in parts[place : place + count]
+                ]
+                place += count
+            self.stuck = stuck
+        self.nodes, self.parts = list(alphas), parts
+
+    def _inside(self, alphas: list[float]) -> list[list[float]]:
+        """Of each segment its ends, and the rows that came between."""
+        places = [bisect.bisect_left(alphas, node) for node in self.nodes]
+        return [alphas[a : b + 1] for a, b in itertools.pairwise(places)]
 
     def _put(self, segments: Sequence[tuple[float, float]], sign: int) -> list[float]:
         """Adds segments to the sum and the squares, or takes them away; of each the L1 norm of what varies over it."""
@@ -94,7 +108,7 @@ class Segments(Splits):
 
     def refresh(self) -> None:
         alphas = self._rows.alphas
-        if not self.nodes:
+        if not self.nodes or len(alphas) * self._rows.size < WHOLE:
             self._rebuild(alphas)
         else:
             self._split(alphas)
@@ -114,24 +128,40 @@ class Segments(Splits):
         if not segments:
             return []
         alphas = sorted({alpha for pair in segments for alpha in pair})
+        chain = len(segments) == len(alphas) - 1
         place = {alpha: k for k, alpha in enumerate(alphas)}
-        lows, highs = ([place[pair[end]] for pair in segments] for end in (0, 1))
-        at_start, at_end = (np.array([pair[end] == end for pair in segments])[:, None] for end in (0, 1))
+        lows, highs = (
+            (slice(None, -1), slice(1, None))
+            if chain
+            else ([place[low] for low, _ in segments], [place[high] for _, high in segments])
+        )
         norms = np.zeros(len(segments))
         for part, g, h in self._rows.blocks(alphas):
             left, right = g[lows], g[highs]
             with np.errstate(invalid="ignore", over="ignore"):
-                step, mean = h[highs] - h[lows], 0.5 * (left + right)
-                if not np.isfinite(g).all():  # at an end the other side's gradient, and all of it in doubt
-                    lost, gone = ~np.isfinite(left) & at_start, ~np.isfinite(right) & at_end
-                    left, right = np.where(lost, 0, left), np.where(gone, 0, right)
-                    mean = np.where(lost, right, np.where(gone, left, mean))
-                piece, varies = mean * step, np.abs((right - left) * step)
-                self._sum[part] += sign * piece.sum(axis=0)
-                self._squares[part] += sign * (varies**2).sum(axis=0)
-                self.size += sign * float(np.abs(self._rows.weighed(piece, part)).sum())
+                step = h[highs] - h[lows]
+                mean, varies = left + right, right - left
+                if not np.isfinite(mean).all():  # at an end the other side's gradient, and all of it in doubt
+                    left, right, mean = self._without_ends(segments, left, right)
+                    varies = right - left
+                mean *= 0.5 * step
+                varies *= step
+                np.abs(varies, out=varies)
+                self._sum[part] += sign * mean.sum(axis=0)
+                self._squares[part] += sign * np.einsum("ij,ij->j", varies, varies)
+                self.size += sign * float(np.abs(self._rows.weighed(mean, part)).sum())
                 norms += np.abs(self._rows.weighed(varies, part)).sum(axis=1)
-        return [float(norm) for norm in norms]
+        return norms.tolist()
+
+    @staticmethod
+    def _without_ends(
+        segments: Sequence[tuple[float, float]], left: Floats, right: Floats
+    ) -> tuple[Floats, Floats, Floats]:
+        """Gradients on both sides of segments, and their sums, where one that is not finite at an end is left out."""
+        at_start, at_end = (np.array([pair[end] == end for pair in segments])[:, None] for end in (0, 1))
+        lost, gone = ~np.isfinite(left) & at_start, ~np.isfinite(right) & at_end
+        left, right = np.where(lost, 0, left), np.where(gone, 0, right)
+        return left, right, np.where(lost, 2 * right, np.where(gone, 2 * left, left + right))
 
 
 class Curves(Segments):

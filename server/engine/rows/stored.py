@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 ROUNDING = 2e-7
 """What rows in float32 are wrong by, relative to the terms of a sum."""
-BLOCK = 1 << 16
-"""Units whose rows are worked on at once."""
+BLOCK, LEAST_UNITS = 1 << 17, 1 << 12
+"""Numbers of rows that are worked on at once, so that they stay near the processor, and units, at least."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,18 +82,23 @@ class Stored(Measured):
         super().__init__(scale)
         self.conductance = conductance
         self._rows: dict[float, tuple[NDArray[Any], NDArray[Any] | None]] = {}
+        self._alphas: list[float] = []
 
-    def put(self, alpha: float, g: NDArray[Any], h: NDArray[Any] | None) -> None:
-        self.shape = np.shape(g)
-        self._rows[alpha] = (np.reshape(g, -1), None if h is None else np.reshape(h, -1))
+    def put(self, alphas: Sequence[float], g: NDArray[Any], h: NDArray[Any] | None) -> None:
+        """Keep the rows `[alphas, *unit]`."""
+        self.shape = g.shape[1:]
+        flat = g.reshape(len(g), -1)
+        beside = [None] * len(g) if h is None else h.reshape(len(h), -1)
+        self._rows.update(zip(alphas, zip(flat, beside, strict=True), strict=True))
+        self._alphas = sorted(self._rows)
 
     @property
     def alphas(self) -> list[float]:
-        return sorted(self._rows)
+        return self._alphas
 
     @property
     def size(self) -> int:
-        return len(next(iter(self._rows.values()))[0]) if self._rows else 0
+        return math.prod(self.shape) if self._rows else 0
 
     def row(self, alpha: float) -> tuple[Floats, Floats]:
         g, h = self._rows[alpha]
@@ -103,13 +108,16 @@ class Stored(Measured):
 
     def blocks(self, alphas: Sequence[float]) -> Iterator[tuple[slice, Floats, Floats]]:
         """g and h `[alphas, units]` of some units at a time; h is alpha itself for mean gradients."""
-        for start in range(0, self.size, BLOCK):
-            part = slice(start, start + BLOCK)
-            g = np.stack([self._rows[a][0][part] for a in alphas]).astype(np.float64)
-            if not self.conductance:
-                yield part, g, np.array(alphas)[:, None]
-                continue
-            yield part, g, np.stack([_of(self._rows[a][1])[part] for a in alphas]).astype(np.float64)
+        rows = [self._rows[alpha] for alpha in alphas]
+        at_once = max(BLOCK // max(len(rows), 1), LEAST_UNITS)
+        for start in range(0, self.size, at_once):
+            part = slice(start, start + at_once)
+            g = _wide([g for g, _ in rows], part)
+            yield (
+                part,
+                g,
+                _wide([_of(h) for _, h in rows], part) if self.conductance else np.array(alphas)[:, None],
+            )
 
     def sketch(self) -> Floats:
         """The trapezoid over whatever rows there are."""
@@ -118,6 +126,13 @@ class Stored(Measured):
         for part, g, h in self.blocks(alphas) if alphas else ():
             values[part] = (0.5 * (g[1:] + g[:-1]) * np.diff(h, axis=0)).sum(axis=0)
         return values
+
+
+def _wide(rows: Sequence[NDArray[Any]], part: slice) -> Floats:
+    """These units of the rows, in float64."""
+    if part.start or part.stop < len(rows[0]):
+        rows = [row[part] for row in rows]
+    return np.concatenate(rows, dtype=np.float64, casting="unsafe").reshape(len(rows), -1)
 
 
 def _of(h: NDArray[Any] | None) -> NDArray[Any]:
