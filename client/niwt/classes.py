@@ -4,6 +4,7 @@
     horse,0,0,1,0.8
     tiger,1,1,0,0.7
     zebra,,1,1,0.8
+    "cat, striped",,1,0,0.2
 
 One row for each class. `seen` is the index of the network's output that stands for the class, empty for a class that
 the network has never seen; attributes are numbers, an empty cell is unknown.
@@ -15,6 +16,7 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import NoReturn
 
@@ -58,6 +60,23 @@ class Classes:
     def unseen_names(self) -> list[str]:
         """The names of the classes without an output index."""
         return [name for name, index in zip(self.names, self.seen, strict=True) if index is None]
+
+    def named(self, text: str) -> list[str]:
+        """The names in a text like `zebra,quagga`, as in a line of the table: one with a comma stands in quotes, unless
+        the whole text is the name of a class, and its parts are not.
+
+        Raises:
+            InvalidArgument: quotes are not closed.
+        """
+        try:
+            cells = next(csv.reader([text.strip()], strict=True, skipinitialspace=True), [])
+        except csv.Error as error:
+            raise InvalidArgument(
+                f"{text!r} is no list of classes: {error}; a name with a comma stands in quotes, and quotes in it twice"
+            ) from error
+        found = [cell.strip() for cell in cells if cell.strip()]
+        whole = text.strip() in self.names and not set(found) <= set(self.names)
+        return [text.strip()] if whole else found
 
     def row_of(self, index: int) -> int:
         """Where the class of an output index stands.
@@ -118,15 +137,17 @@ def read_classes(file: str | Path) -> Classes:
     path = Path(file)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        lines = [(k, row) for k, row in _rows(text) if any(cell.strip() for cell in row)]
+        lines = [(k, row) for k, row in lines_of(text) if any(cell.strip() for cell in row)]
     except (OSError, ValueError, csv.Error) as error:
         why = getattr(error, "strerror", None) or error
         raise InvalidArgument(f"{str(file)!r} cannot be read as a table: {why}", file=file) from error
     return _Table(path.name, lines).classes()
 
 
-def _rows(text: str) -> list[tuple[int, list[str]]]:
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+def lines_of(text: str) -> list[tuple[int, list[str]]]:
+    """The rows of a table, each with the line that it ends at. A cell with a comma, a quote or a line's end stands in
+    quotes, and quotes in it twice."""
+    reader = csv.reader(StringIO(text, newline=""), strict=True, skipinitialspace=True)
     return [(reader.line_num, row) for row in reader]
 
 

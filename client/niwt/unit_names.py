@@ -1,24 +1,25 @@
-"""Names of units, as `onnx-attribution names` writes them: layer, unit, name, score, null.
+"""Names of units, as `onnx-attribution names` writes them: layer, unit, name, score, null, model.
 
 `null` is the 95 % point of the score where attributes are dealt out to classes by chance; a unit whose score is not
-above it has no name that means anything.
+above it has no name that means anything. `model` is the SHA-256 of the file whose units they are; older tables lack it.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from onnx_attribution.channels import usual_axis
+from onnx_attribution.client.niwt.classes import lines_of
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.values import Array
 
-HEADER = ("layer", "unit", "name", "score", "null")
+HEADER = ("layer", "unit", "name", "score", "null", "model")
 SHOWN = 5
 """Units that are told of, the strongest."""
 
@@ -32,6 +33,8 @@ class UnitName:
     name: str
     score: float
     null: float
+    model: str = ""
+    """The digest of the model's file; "" where it is not known."""
 
     @property
     def means_something(self) -> bool:
@@ -44,6 +47,19 @@ class UnitNames:
     """Names of units of one layer or several."""
 
     all: tuple[UnitName, ...] = ()
+    file: str = field(default="names.csv", compare=False)
+
+    def strange(self, digest: str, origins: Collection[str] = ()) -> str:
+        """In words, that the names are those of another model than that of the digest, or of one of its `origins`,
+        of which it was made; "" where they are its own, or nothing is known."""
+        known = {one.model for one in self.all if one.model}
+        others = sorted(known - {digest, *origins})
+        if not others or not digest:
+            return ""
+        return (
+            f"{self.file} names units of another model: the digest of its file is {others[0][:12]}..., and here "
+            f"{digest[:12]}...; its units may be others. `onnx-attribution names` makes the table of this one"
+        )
 
     def of(self, layer: str) -> Mapping[int, str]:
         """The names of units of a layer that mean something."""
@@ -80,7 +96,9 @@ class UnitNames:
                 writer = csv.writer(opened, lineterminator="\n")
                 writer.writerow(HEADER)
                 for one in self.all:
-                    writer.writerow([one.layer, one.unit, one.name, f"{one.score:.6g}", f"{one.null:.6g}"])
+                    writer.writerow(
+                        [one.layer, one.unit, one.name, f"{one.score:.6g}", f"{one.null:.6g}", one.model]
+                    )
         except OSError as error:
             raise InvalidArgument(f"{str(file)!r} cannot be written: {error.strerror or error}") from error
 
@@ -93,15 +111,15 @@ def read_names(file: str | Path) -> UnitNames:
     """
     path = Path(file)
     try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), strict=True))
+        lines = [row for _, row in lines_of(path.read_text(encoding="utf-8-sig"))]
     except (OSError, ValueError, csv.Error) as error:
         why = getattr(error, "strerror", None) or error
         raise InvalidArgument(f"{str(file)!r} cannot be read as a table: {why}", file=file) from error
-    if not lines or tuple(cell.strip().lower() for cell in lines[0]) != HEADER:
+    if not lines or tuple(cell.strip().lower() for cell in lines[0]) not in (HEADER, HEADER[:-1]):
         raise InvalidArgument(
             f"{path.name} is no table of names; it begins with {','.join(HEADER)}", file=file
         )
-    return UnitNames(tuple(_rows(path.name, lines)))
+    return UnitNames(tuple(_rows(path.name, lines)), path.name)
 
 
 def _rows(name: str, lines: Sequence[Sequence[str]]) -> Iterator[UnitName]:
@@ -110,14 +128,16 @@ def _rows(name: str, lines: Sequence[Sequence[str]]) -> Iterator[UnitName]:
         if not any(cell.strip() for cell in row):
             continue
         try:
-            layer, unit, word, score, null = (cell.strip() for cell in row)
-            one = UnitName(layer, int(unit), word, float(score), float(null))
+            if len(row) != len(lines[0]):
+                raise ValueError
+            layer, unit, word, score, null, *model = (cell.strip() for cell in row)
+            one = UnitName(layer, int(unit), word, float(score), float(null), *model)
         except ValueError:
             raise InvalidArgument(
-                f"{name}, line {number}: {','.join(row)} is not {','.join(HEADER)}"
+                f"{name}, line {number}: {','.join(row)} is not {','.join(lines[0])}"
             ) from None
         if one.unit < 0 or math.isnan(one.score) or math.isnan(one.null):
-            raise InvalidArgument(f"{name}, line {number}: {','.join(row)} is not {','.join(HEADER)}")
+            raise InvalidArgument(f"{name}, line {number}: {','.join(row)} is not {','.join(lines[0])}")
         if (one.layer, one.unit) in known:
             raise InvalidArgument(
                 f"{name}, line {number}: unit {one.unit} of {one.layer!r} has a name already"

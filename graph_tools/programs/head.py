@@ -25,7 +25,7 @@ from onnx_attribution.graph_tools.programs.file_graph import FileGraph, of_onnx
 from onnx_attribution.graph_tools.programs.linear_head import PRODUCTS, Head, linear, refused
 from onnx_attribution.graph_tools.select.names import names_of, resolve
 
-__all__ = ["ADDED", "CLASSES", "Head", "classes_told", "find_head", "flat", "widened"]
+__all__ = ["ADDED", "CLASSES", "Head", "classes_told", "find_head", "flat", "origins_told", "widened"]
 
 CLASSES, ADDED = "onnx_attribution.classes", "onnx_attribution.added"
 """What a widened file says of itself, in JSON: by tensor the names of its classes; where the new ones come from."""
@@ -52,6 +52,15 @@ def classes_told(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
         for tensor, names in told.items()
         if tensor in made and isinstance(names, list) and len(names) in (sizes.get(tensor) or (len(names),))
     }
+
+
+def origins_told(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The digests of the files that this one was made of by adding classes, as it says itself."""
+    text = next((one.value for one in model.metadata_props if one.key == ADDED), "[]")
+    try:
+        return tuple(str(one["source"]["sha256"]) for one in json.loads(text))
+    except (ValueError, TypeError, KeyError):
+        return ()
 
 
 def find_head(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
@@ -77,6 +78,14 @@ class Asker(Protocol):
 
     def links(self, layers: Sequence[str]) -> list[tuple[str, str]]: ...
 
+    def tensors(self, name: str) -> list[str]:
+        """The layers that a name may mean: one, but where a server's names leave it open."""
+        ...
+
+    def origins(self) -> tuple[str, ...]:
+        """The digests of the files that the model's was made of, as far as they are known."""
+        ...
+
     def server(self) -> ServerInfo | None: ...
 
 
@@ -132,7 +141,7 @@ def _embedded(place: Place, read: Read | None) -> Iterator[Asker]:
         except ModelError as error:
             _try_given(engine, place, read, error)
         _check_shapes(place.shapes, engine.info(file.name).inputs)
-        yield _Embedded(engine, file.name)
+        yield Embedded(engine, file)
 
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]], infos: Sequence[TensorInfo]) -> None:
@@ -167,10 +176,12 @@ def provider_of(name: str) -> Literal["auto", "cpu", "cuda"]:
     raise InvalidArgument(f"no provider {name!r}; there are: auto, cpu, cuda", provider=name)
 
 
-class _Embedded:
-    def __init__(self, engine: Engine, model: str) -> None:
+class Embedded:
+    """The engine of this process, and the file that it holds."""
+
+    def __init__(self, engine: Engine, file: Path) -> None:
         self._engine = engine
-        self._model = model
+        self._file, self._model = file, file.name
 
     def info(self) -> ModelInfo:
         return self._engine.info(self._model)
@@ -199,6 +210,16 @@ class _Embedded:
 
     def links(self, layers: Sequence[str]) -> list[tuple[str, str]]:
         return self._engine.links(self._model, layers)
+
+    def tensors(self, name: str) -> list[str]:
+        return [self._engine.tensor(self._model, name)]
+
+    def origins(self) -> tuple[str, ...]:
+        from onnx_attribution.graph_tools.ir.weights import Weights
+        from onnx_attribution.graph_tools.programs.head import origins_told
+        from onnx_attribution.graph_tools.read.load import load
+
+        return origins_told(load(self._file, Weights(kept=False)))
 
     def server(self) -> ServerInfo | None:
         return None
@@ -237,8 +258,31 @@ class _Remote:
     def links(self, layers: Sequence[str]) -> list[tuple[str, str]]:
         return links_of(self._client.layers(self._model), layers)
 
+    def tensors(self, name: str) -> list[str]:
+        return called(name, self._client.layers(self._model, name))
+
+    def origins(self) -> tuple[str, ...]:
+        return ()  # the file stays on the server
+
     def server(self) -> ServerInfo | None:
         return self._client.server()
+
+
+def called(name: str, layers: Sequence[LayerInfo]) -> list[str]:
+    """Of the layers that a server lists for a name those that it means: a tensor, or else a node, or else the ends of
+    these; what has none of them is a module."""
+    from onnx_attribution.graph_tools.select.names import is_end
+
+    def is_like(key: str) -> bool:
+        return fnmatchcase(key, name) if any(c in name for c in "*?[") else is_end(key, name)
+
+    rules: tuple[Callable[[LayerInfo], bool], ...] = (
+        lambda one: one.name == name,
+        lambda one: one.node == name,
+        lambda one: is_like(one.name) or is_like(one.node),
+        lambda one: True,
+    )
+    return next((found for rule in rules if (found := [one.name for one in layers if rule(one)])), [])
 
 
 def _try_given(engine: Engine, place: Place, read: Read | None, failure: ModelError) -> None:

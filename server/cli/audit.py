@@ -20,7 +20,6 @@ import typer
 from onnx_attribution.client.audit.data import Dataset, Item
 from onnx_attribution.client.audit.requirements import Requirement
 from onnx_attribution.client.audit.requirements import parse as parse_requirement
-from onnx_attribution.client.niwt.unit_names import UnitNames, read_names
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.methods import Method
 from onnx_attribution.server.cli import options, output
@@ -30,6 +29,7 @@ from onnx_attribution.server.cli.chosen import MOST_LAYERS, aim_of, has_derivati
 from onnx_attribution.server.cli.dataset import read_dataset
 from onnx_attribution.server.cli.inputs import parse_rows, read_baselines
 from onnx_attribution.server.cli.masks import with_masks
+from onnx_attribution.server.cli.named import names_of
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.cli.progress import progress
 from onnx_attribution.server.cli.status import FAILED, UNMET, say
@@ -149,6 +149,7 @@ def audit(
     trials_named(checks)
     _check_folder(out)
     wanted_rows = None if rows is None else parse_rows(rows)
+    calls = names_of(names)
     with asking(place) as asker, _other(compare, place) as other:
         info = asker.info()
         picture = replace(picture, said=info.preprocessing)
@@ -169,7 +170,7 @@ def audit(
             seed,
             target,
             logit,
-            UnitNames() if names is None else read_names(names),
+            calls(asker),
         )
         if other is not None:
             tried = [*tried, Comparison(other, str(compare))]

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from onnx_attribution.client.niwt.unit_names import UnitNames, read_names
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import DEFAULT, MethodInfo, info_of, make, registered
 from onnx_attribution.register import unknown
@@ -25,6 +24,7 @@ from onnx_attribution.server.cli.inputs import (
     read_references,
 )
 from onnx_attribution.server.cli.method import Given, parsed, with_parameters
+from onnx_attribution.server.cli.named import names_of
 from onnx_attribution.server.cli.pictures import FLOATS, Picture
 from onnx_attribution.server.cli.progress import progress
 from onnx_attribution.server.cli.samples import Parts, count_of, taken
@@ -130,7 +130,7 @@ def explain(
     if sums_only and (out is not None or plot is not None):
         raise InvalidArgument(f"--sums-only leaves no arrays for --{'output' if out is not None else 'plot'}")
     check_places(out, plot)
-    named = UnitNames() if names is None else read_names(names)
+    calls = names_of(names, picture.note)
 
     given = input or []
 
@@ -138,7 +138,7 @@ def explain(
         return read_parts(given, infos, replace(picture, said=said))
 
     with asking(place, read) as asker:
-        info, about = asker.info(), _method(asker, question.method)
+        info, about, named = asker.info(), _method(asker, question.method), calls(asker)
         picture = replace(picture, said=info.preprocessing)
         if not given and (arrays := asker.example()):
             picture.note("no --input is given: the example beside the model is explained")

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from onnx_attribution.client.niwt.unit_names import UnitNames, read_names
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Place, asking
 from onnx_attribution.server.cli.bundles import bundled
+from onnx_attribution.server.cli.named import names_of
 
 
 @bundled(provider="cpu")
@@ -26,8 +26,9 @@ def layers(
     json: options.Json = False,
 ) -> None:
     """Lists the layers between the sources and the target: name, node, operator, shape, type, whether it is a cut."""
-    named = UnitNames() if names is None else read_names(names)
+    told = names_of(names)
     with asking(place) as asker:
+        named = told(asker)
         info, found = asker.info(), asker.layers(pattern)
     if json:
         output.print_json(output.layers_json(place.file, info, found, named))

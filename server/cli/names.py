@@ -49,7 +49,7 @@ def names(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="OUT.csv", help="Where layer,unit,name,score,null are written."
+            "--output", "-o", metavar="OUT.csv", help="Where layer,unit,name,score,null,model are written."
         ),
     ] = None,
     input: Annotated[
@@ -85,7 +85,7 @@ def names(
     with asking(place) as asker:
         info = asker.info()
         layers = asker.layers("")
-        require_fitting(record, info, layers, layer, str(importance))
+        require_fitting(record, info, asker.tensors, layer, str(importance))
         if count := _count(record.target, info, layers):
             table.require_outputs(count)
         measured = mean_of_units(record.alpha.astype(np.float64), record.labels, indices)
@@ -93,7 +93,7 @@ def names(
         best = named(described, measured, seed=seed)
         found = UnitNames(
             tuple(
-                UnitName(record.layer, k, table.attributes[int(m)], float(score), float(null))
+                UnitName(record.layer, k, table.attributes[int(m)], float(score), float(null), info.digest)
                 for k, (m, score, null) in enumerate(zip(best.name, best.score, best.null, strict=True))
             )
         )

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnx_attribution.client.audit.data import Dataset
-from onnx_attribution.client.niwt.unit_names import UnitNames, read_names
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.cli import options
-from onnx_attribution.server.cli.asker import Place, asking, checked_address
+from onnx_attribution.server.cli.asker import Embedded, Place, asking, checked_address
 from onnx_attribution.server.cli.bundles import bundled
 from onnx_attribution.server.cli.dataset import read_dataset
 from onnx_attribution.server.cli.explain import Question as Explained
 from onnx_attribution.server.cli.inputs import parse_rows, read_inputs
+from onnx_attribution.server.cli.named import names_of
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.cli.pixels import SUFFIXES
 from onnx_attribution.server.cli.samples import count_of, taken
@@ -73,10 +73,11 @@ def page(
 
     configure("warning")
     stdout = sys.stdout  # which libraries do not have while the file is used
-    named = UnitNames() if names is None else read_names(names)
+    calls = names_of(names)
     with served(place) as (address, engine):
         link = place.login.link(address)
         reading = Reader(place, picture, engine, data, rows)
+        named = calls(None if engine is None else Embedded(engine, Path(place.model)))
         if engine is not None:
             reading.data(engine.info(Path(place.model).name))
         signals.expect()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.importance import Importance
-from onnx_attribution.values import LayerInfo, ModelInfo
+from onnx_attribution.values import ModelInfo
 
 if TYPE_CHECKING:
     import onnx
@@ -19,26 +18,26 @@ if TYPE_CHECKING:
 
 
 def require_fitting(
-    record: Importance, info: ModelInfo, layers: Sequence[LayerInfo], layer: str, file: str
+    record: Importance, info: ModelInfo, meant: Callable[[str], Sequence[str]], layer: str, file: str
 ) -> None:
-    """Refuses an importance of another layer, or of another file; one that holds no numbers, or zeros only.
+    """Refuses an importance of another file, or of another layer than those that a name has, as `meant` says; one that
+    holds no numbers, or zeros only.
 
     Raises:
-        InvalidArgument: the message says which.
+        InvalidArgument: the message says which. NotFound: no layer has the name.
     """
-    from onnx_attribution.graph_tools.select.names import is_end
-
-    def called(key: str) -> bool:
-        return fnmatchcase(key, layer) if any(c in layer for c in "*?[") else is_end(key, layer)
-
-    own = {record.layer, *(one.node for one in layers if one.name == record.layer)}
-    if layer not in own and not any(map(called, own)):
-        raise InvalidArgument(f"{file!r} is of the layer {record.layer!r}, not of {layer!r}", layer=layer)
     if record.digest and record.digest != info.digest:
         raise InvalidArgument(
             f"{file!r} was measured on another file: its digest is {record.digest[:12]}..., that of the model "
             f"{info.digest[:12]}...; measure it anew with `onnx-attribution importance`",
             file=file,
+        )
+    if layer != record.layer and record.layer not in (tensors := meant(layer)):
+        others = ", ".join(map(repr, tensors))
+        raise InvalidArgument(
+            f"{file!r} is of the layer {record.layer!r}, not of {layer!r}"
+            + f", which is {others}" * (others not in ("", repr(layer))),
+            layer=layer,
         )
     finite = np.isfinite(record.alpha).all(axis=1)
     if not finite.all():

@@ -234,6 +234,15 @@ class Engine:
         with self._models.use(model) as loaded:
             return loaded.layers(pattern, target)
 
+    def tensor(self, model: str, name: str) -> str:
+        """The tensor that a name of a layer means.
+
+        Raises:
+            NotFound, InvalidArgument: none or several have the name, or it cannot be a layer.
+        """
+        with self._models.use(model) as loaded:
+            return loaded.tensor(name)
+
     def links(self, model: str, layers: Sequence[str]) -> list[tuple[str, str]]:
         """The pairs of these layers of which the second follows the first by a way that crosses no other of them."""
         with self._models.use(model) as loaded:

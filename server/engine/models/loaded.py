@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_attribution.errors import InvalidArgument, ModelError, NotDifferentiable, Reason
+from onnx_attribution.errors import AttributionError, InvalidArgument, ModelError, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.batch.prove import gradients_apart, prove, row_like
 from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.ir.emit import holds_elements, is_half
@@ -330,7 +330,8 @@ class LoadedModel(ReadModel):
 
     def layers(self, pattern: str = "", target: str = "") -> list[LayerInfo]:
         """The inputs and tokens that lead to the default sources, and the layers between these and the target, which is
-        by default the first one; `pattern` is a part or a glob of the name or node, or the operator.
+        by default the first one; `pattern` is a part or a glob of the name or node, the operator, or a name as requests
+        have it, such as that of a module.
 
         Raises:
             NotFound, InvalidArgument: the target is no tensor that anything leads to.
@@ -346,7 +347,14 @@ class LoadedModel(ReadModel):
         if any(c in pattern for c in "*?["):
             found = [x for x in found if fnmatchcase(x.name, pattern) or fnmatchcase(x.node, pattern)]
         else:
-            found = [x for x in found if pattern in x.name or pattern in x.node or pattern == x.operator]
+            meant = ""
+            with contextlib.suppress(AttributionError):
+                meant = pattern and self.tensor(pattern)
+            found = [
+                x
+                for x in found
+                if pattern in x.name or pattern in x.node or pattern == x.operator or x.name == meant
+            ]
         after: dict[str, list[str]] = {x.name: [] for x in found}
         for first, second in links_between(self.nodes, after):
             after[second].append(first)

@@ -53,6 +53,33 @@ def test_a_name_may_hold_a_comma_and_letters_of_any_alphabet(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("zebra, horse", ["zebra", "horse"]),
+        ('"cat, wild",zebra', ["cat, wild", "zebra"]),
+        (' "cat, wild" ', ["cat, wild"]),
+        ("cat, wild", ["cat, wild"]),
+        ('the ""big"" one', ['the ""big"" one']),
+        ('"the ""big"" one"', ['the "big" one']),
+        ('the "big" one', ['the "big" one']),
+        ("a,b", ["a", "b"]),
+        ('"a,b"', ["a,b"]),
+        (" , ", []),
+    ],
+)
+def test_a_list_of_names_has_those_with_a_comma_in_quotes(
+    tmp_path: Path, text: str, names: list[str]
+) -> None:
+    table = 'class,seen,x\n"cat, wild",,1\nzebra,,2\nhorse,0,2\n"the ""big"" one",,1\n"a,b",,1\na,,1\nb,,1\n'
+    assert read(tmp_path, table).named(text) == names
+
+
+def test_a_list_of_names_whose_quotes_do_not_close_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="a name with a comma stands in quotes"):
+        read(tmp_path, TABLE).named('"zebra')
+
+
+@pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ("class,seen", "name,seen", "line 1: the header begins with class,seen, not name,seen"),

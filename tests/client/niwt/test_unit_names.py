@@ -12,8 +12,8 @@ from onnx_attribution.errors import InvalidArgument
 
 NAMES = UnitNames(
     (
-        UnitName("conv", 0, "striped, wide", 2.5, 1.0),
-        UnitName("conv", 1, "hooves", 0.5, 1.0),
+        UnitName("conv", 0, "striped, wide", 2.5, 1.0, "ab" * 32),
+        UnitName("conv", 1, 'a "big"\nhoof', 0.5, 1.0),
         UnitName("conv", 3, "größe", 3.0, 1.0),
         UnitName("dense", 1, "hooves", 2.0, 1.0),
     )
@@ -23,7 +23,20 @@ NAMES = UnitNames(
 def test_a_table_is_read_as_it_is_written(tmp_path: Path) -> None:
     NAMES.write(tmp_path / "names.csv")
     assert read_names(tmp_path / "names.csv") == NAMES
-    assert (tmp_path / "names.csv").read_text().splitlines()[0] == "layer,unit,name,score,null"
+    assert (tmp_path / "names.csv").read_text().splitlines()[0] == "layer,unit,name,score,null,model"
+
+
+def test_a_table_without_digests_is_read_and_tells_of_no_model(tmp_path: Path) -> None:
+    (tmp_path / "old.csv").write_text("layer,unit,name,score,null\nconv,1,a,3,2\n")
+    assert read_names(tmp_path / "old.csv") == UnitNames((UnitName("conv", 1, "a", 3.0, 2.0),))
+    assert read_names(tmp_path / "old.csv").strange("cd" * 32) == ""
+
+
+def test_names_of_another_model_are_told_but_for_those_of_the_one_that_it_was_made_of() -> None:
+    assert NAMES.strange("ab" * 32) == NAMES.strange("cd" * 32, ["ab" * 32]) == ""
+    words = NAMES.strange("cd" * 32, ["ef" * 32])
+    assert "names.csv names units of another model: the digest of its file is abababababab..." in words
+    assert "here cdcdcdcdcdcd..." in words
 
 
 def test_names_by_chance_are_not_shown() -> None:
@@ -53,7 +66,7 @@ def test_those_that_contribute_most_come_first(values: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a,b\n", "names.csv is no table of names; it begins with layer,unit,name,score,null"),
+        ("a,b\n", "names.csv is no table of names; it begins with layer,unit,name,score,null,model"),
         ("", "is no table of names"),
         (
             "layer,unit,name,score,null\nconv,x,a,1,2\n",

@@ -134,6 +134,14 @@ def test_a_layer_behind_what_the_head_takes_is_refused_by_name(folder: Path, tmp
     assert not (tmp_path / "nine.onnx").exists()
 
 
+def test_names_of_the_file_that_it_was_made_of_are_its_own(folder: Path) -> None:
+    done = run("layers", folder / "nine.onnx", "--names", folder / "names.csv")
+    assert done.exit_code == 0, done.output
+    assert "another model" not in done.stderr
+    done = run("layers", DIGITS / "digits.onnx", "--names", folder / "names.csv")
+    assert "names.csv names units of another model" in done.stderr
+
+
 def test_explanations_call_the_new_class_by_its_name(folder: Path) -> None:
     assert re.search(r"logits\[9\] +nine", (folder / "told.txt").read_text())
 
@@ -292,6 +300,21 @@ def test_an_importance_that_says_nothing_is_refused(
     assert done.exit_code == 2
     assert words in done.stderr
     assert not (tmp_path / "none.onnx").exists()
+
+
+def test_classes_with_commas_and_quotes_are_added_under_their_names(toy: Path, tmp_path: Path) -> None:
+    names = ["cat, striped", 'the "big" one']
+    text = (toy / "classes.csv").read_text()
+    text = text.replace("c24,", '"cat, striped",').replace("c25,", '"the ""big"" one",')
+    (tmp_path / "classes.csv").write_text(text)
+    done = add(
+        toy,
+        classes=tmp_path / "classes.csv",
+        add='"cat, striped",the "big" one',
+        output=tmp_path / "new.onnx",
+    )
+    assert done.exit_code == 0, done.output
+    assert list(classes_told(onnx.load(tmp_path / "new.onnx"))["y"][-2:]) == names
 
 
 def test_images_at_which_the_network_is_not_finite_are_refused(toy: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import onnx
 import pytest
 
 from onnx_attribution.client.niwt.unit_names import UnitNames, read_names
-from onnx_attribution.importance import Importance
 from onnx_attribution.server import app
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
@@ -120,6 +118,58 @@ def test_names_are_shown_by_layers_and_explanations(folder: Path, names: UnitNam
     assert "names" not in json.loads(run(*ask[:-2], "--json").stdout)["layers"]["h"]
 
 
+def test_names_of_another_file_are_told_of_wherever_they_are_shown(folder: Path, names: UnitNames) -> None:
+    model = onnx.load(folder / "net.onnx")
+    model.producer_name = "another"
+    onnx.save(model, folder / "other.onnx")
+    image = f"{folder / 'images.npz'}:x[0]"
+    asked: list[list[str | Path]] = [
+        ["layers", folder / "other.onnx"],
+        ["explain", folder / "other.onnx", "--input", image, "--layer", "h", "--json"],
+    ]
+    for ask in asked:
+        done = run(*ask, "--names", folder / "names.csv")
+        assert done.exit_code == 0, done.output
+        assert "names.csv names units of another model" in done.stdout + done.stderr
+        ask[1] = folder / "net.onnx"
+        done = run(*ask, "--names", folder / "names.csv")
+        assert "another model" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("where", ["file", "server"])
+@pytest.mark.parametrize("layer", ["body.act", "act", "h", "/body/act/Relu", "Relu"])
+def test_the_layer_has_the_names_that_it_has_elsewhere(
+    tmp_path: Path, folder: Path, where: str, layer: str
+) -> None:
+    model = onnx.load(folder / "net.onnx")
+    model.graph.node[0].name = "/body/act/Relu"
+    model.graph.node[0].metadata_props.add(
+        key="pkg.torch.onnx.name_scopes", value="['', 'body', 'body.act', 'relu']"
+    )
+    onnx.save(model, tmp_path / "net.onnx")
+    with Engine(provider="cpu", threads=2) as engine:
+        engine.add("net", tmp_path / "net.onnx")
+        with app.background(engine, Settings(port=0)) as (address, _):
+            place: list[str | Path] = (
+                ["net", "--server", address] if where == "server" else [tmp_path / "net.onnx"]
+            )
+            data: list[str | Path] = ["--data", folder / "images.npz", "-o", tmp_path / "importance.npz"]
+            done = run("importance", *place, "--layer", layer, *data)
+            assert done.exit_code == 0, done.output
+            rest: list[str | Path] = [
+                "--importance",
+                tmp_path / "importance.npz",
+                "--classes",
+                folder / "classes.csv",
+            ]
+            done = run("names", *place, "--layer", layer, *rest)
+            assert done.exit_code == 0, done.output
+            assert "h: 4 of 6 units have a name above chance" in done.stdout
+            done = run("names", *place, "--layer", "y", *rest)
+    assert done.exit_code == 2
+    assert "is of the layer 'h', not of 'y'" in done.stderr
+
+
 def test_a_picture_says_which_named_units_contribute(folder: Path, names: UnitNames) -> None:
     pytest.importorskip("matplotlib")
     image = f"{folder / 'images.npz'}:x[0]"
@@ -156,7 +206,7 @@ def test_the_report_of_an_audit_calls_channels_by_their_names(folder: Path, name
         (["--classes", "no.csv"], "'no.csv' cannot be read as a table: No such file or directory"),
         (["-o", "no/such/names.csv"], "cannot be written"),
         (["-o", "two.csv", "--classes", "two.csv"], "--output 'two.csv' is the file of --classes"),
-        (["--layer", ""], "is of the layer 'h', not of ''"),
+        (["--layer", ""], "no tensor or node ''; close names"),
         (["--classes", "far.csv"], "class 'z' has the output index 16; the network's go from 0 to 15"),
         (["--seed", "-1"], "Invalid value for '--seed'"),
     ],
@@ -175,11 +225,16 @@ def test_what_cannot_be_named_is_refused(
 
 def test_the_layer_may_be_a_glob_and_not_any_last_letters(folder: Path) -> None:
     assert run("names", folder / "net.onnx", *given(folder), "--layer", "[gh]").exit_code == 0
-    record = Importance.load(folder / "importance.npz")
-    replace(record, layer="layer_h").save(folder / "long.npz")
+    constants = {
+        w.name: onnx.numpy_helper.to_array(w) for w in onnx.load(folder / "net.onnx").graph.initializer
+    }
+    text = TEXT.replace("h = Relu", "layer_h = Relu").replace("(h, w", "(layer_h, w")
+    onnx.save(model_of(text, constants), folder / "long.onnx")
+    data: list[str | Path] = ["--data", folder / "images.npz", "-o", folder / "long.npz"]
+    assert run("importance", folder / "long.onnx", "--layer", "layer_h", *data).exit_code == 0
     for layer, right in (("layer_h", True), ("h", True), ("yer_h", False), ("_h", True)):
         done = run(
-            "names", folder / "net.onnx", "--importance", folder / "long.npz", "--classes", folder / "classes.csv",
+            "names", folder / "long.onnx", "--importance", folder / "long.npz", "--classes", folder / "classes.csv",
             "--layer", layer,
         )  # fmt: skip
         assert (done.exit_code == 0) == right, layer
