@@ -93,6 +93,7 @@ def ablation(
     draws: int = 5,
     seed: int = 0,
     batch: int = 32,
+    sums: Mapping[str, Mapping[str, Floats]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ablation:
     """Ranks the groups of a layer by each method and ablates them in this order, sample by sample.
@@ -104,7 +105,8 @@ def ablation(
     which gains are counted. `to` is as for `curve`, or "baseline": the layer's values where inputs are at their
     baselines, of each sample its own where there are several, of references their mean, from which methods with a
     baseline count; means and donors are taken from all samples, or of many the first 256. `batch` samples are asked
-    about at once; `progress` is called with how many of how many calls are made.
+    about at once. `sums` are what is known already: by method and layer the attributions of each group, `[samples,
+    groups]`; these methods are not asked. `progress` is called with how many of how many calls are made.
 
     Raises:
         AttributionError: a method that there is not; a layer, group or target that no method can use. What some methods
@@ -161,16 +163,24 @@ def ablation(
                 own = seed + (turn * len(asks) + draw) * 7919
                 order = random_ranks(size, units, _grouped(apart_by, units), seed=own)
             else:
-                try:
-                    answer = _attributed(asked, model, part, method, layers, own_target, own_baselines)
-                    scores = _scores(answer, layers, units)
-                except AttributionError as error:
-                    if error.status not in REFUSALS:
-                        raise
-                    failed[name] = error
-                    continue
-                warnings |= dict.fromkeys(answer.warnings)
-                order = ranks_of(scores, _grouped(apart_by, units), absolute=absolute)
+                own_groups = _grouped(apart_by, units)
+                known_sums = (sums or {}).get(name)
+                if known_sums is None:
+                    try:
+                        answer = _attributed(asked, model, part, method, layers, own_target, own_baselines)
+                        scores = _scores(answer, layers, units)
+                    except AttributionError as error:
+                        if error.status not in REFUSALS:
+                            raise
+                        failed[name] = error
+                        continue
+                    warnings |= dict.fromkeys(answer.warnings)
+                else:
+                    scores = {
+                        own: _spread(known_sums[own][list(numbers)], np.broadcast_to(own_groups[own], unit))
+                        for own, unit in units.items()
+                    }
+                order = ranks_of(scores, own_groups, absolute=absolute)
             found = curve(
                 asked, model, part, order, kind=kind, to=replaced, points=points, target=own_target,
                 donors=donors if isinstance(replaced, str | Patch) else None, seed=seed,
@@ -244,6 +254,15 @@ def _grouped(groups: Any, units: Mapping[str, tuple[int, ...]]) -> dict[str, Any
     if callable(groups):
         return dict(apart({name: np.asarray(groups(unit)) for name, unit in units.items()}))
     return dict(groups) if isinstance(groups, Mapping) else dict.fromkeys(units, groups)
+
+
+def _spread(sums: Floats, groups: Whole) -> Floats:
+    """Attributions of a layer, `[samples, *unit]`, whose groups have these sums."""
+    known, ids = np.unique(groups, return_inverse=True)
+    ids = ids.reshape(groups.shape)
+    if sums.shape[1:] != known.shape:
+        raise InvalidArgument(f"there are sums of {sums[:1].size} groups, and {len(known)} groups")
+    return np.asarray(sums[:, ids] / np.bincount(ids.reshape(-1))[ids], np.float64)
 
 
 def _own(index: Any, numbers: range, count: int) -> Any:

@@ -165,8 +165,12 @@ class Questions:
             self.settings.baselines if about is None or about.needs_reference else None,
         )
 
-    def ask(self, request: AttributionRequest) -> Attribution:
-        """The answer of any model of the engine or server that is asked."""
+    def ask(self, request: AttributionRequest, *, advise: bool = False) -> Attribution:
+        """The answer of any model of the engine or server that is asked; an engine looks with `advise` for what would
+        work where the answer misses the change, as a server always does."""
+        if hasattr(self.asked, "info"):
+            quick: Attribution = self.asked.attribute(request, advise=advise)
+            return quick
         if request.model == self.name:
             return self.model.attribute(request)
         found: Attribution = self.asked.attribute(request)

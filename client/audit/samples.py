@@ -81,11 +81,11 @@ def _with_hidden(
 ) -> tuple[Attribution, list[str]]:
     """The answer with the hidden layers, or where they are refused without them, and a warning of that."""
     try:
-        return audit.ask(audit.request(method, item.inputs, target, (*own, *hidden))), []
+        return audit.ask(audit.request(method, item.inputs, target, (*own, *hidden)), advise=True), []
     except AttributionError as error:
         if not hidden:
             raise
-        answer = audit.ask(audit.request(method, item.inputs, target))
+        answer = audit.ask(audit.request(method, item.inputs, target), advise=True)
         return answer, [f"without the hidden layers: {error.message}"]
 
 

@@ -318,43 +318,51 @@ class Engine:
                 raise run.refused(batch, error) from error
         return run.record()
 
-    def attribute(self, request: AttributionRequest) -> Attribution:
-        """The answer to a request: the best revision where it asks for a tolerance.
+    def attribute(self, request: AttributionRequest, *, advise: bool = True) -> Attribution:
+        """The answer to a request: the best revision where it asks for a tolerance. `advise` is as for `stream`.
 
         Raises:
             InvalidArgument, NotFound, ModelError, NotDifferentiable: the message names what stands in the way.
         """
         best: Attribution | None = None
-        for event in self.stream(request, revisions=False):
+        for event in self.stream(request, revisions=False, advise=advise):
             if isinstance(event, Revision):
                 best = event.attribution
         assert best is not None
         return best
 
     def stream(
-        self, request: AttributionRequest, *, stop: Stop | None = None, revisions: bool = True
+        self,
+        request: AttributionRequest,
+        *,
+        stop: Stop | None = None,
+        revisions: bool = True,
+        advise: bool = True,
     ) -> Iterator[Event]:
         """The answer as it comes: Accepted, Progress between runs, at least one Revision, Completed.
 
         Without `revisions` those are left out that are no better than one before, or of which it is known that a better
-        one follows: the last is the best.
+        one follows: the last is the best. With `advise`, the warning of an answer that misses the change names what
+        would not, which is looked for in as much time again.
 
         `stop` is asked between runs: a reason ends the stream with the best revision, once there is one; "cancelled"
         raises Cancelled at once.
         """
         try:
-            yield from self._events(request, stop, revisions)
+            yield from self._events(request, stop, revisions, advise)
         except NotDifferentiable as error:
             raise _with_way_out(error) from error
 
-    def _events(self, request: AttributionRequest, stop: Stop | None, revisions: bool) -> Iterator[Event]:
+    def _events(
+        self, request: AttributionRequest, stop: Stop | None, revisions: bool, advise: bool
+    ) -> Iterator[Event]:
         started = time.monotonic()
         recipe = recipe_of(request.method)
         with self._models.use(request.model) as model:
             model = model.fitting(request.inputs)
             wished = stop or (lambda: None)
             asked = resolve(model, request, recipe, wished)
-            yield from events(model, asked, wished, self._memory, started, revisions)
+            yield from events(model, asked, wished, self._memory, started, revisions, advise)
 
     def close(self) -> None:
         """Drops every session once no request runs on it; later calls are refused."""

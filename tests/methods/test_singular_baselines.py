@@ -92,3 +92,12 @@ def test_stacked_normalisations_of_zeros_are_named_and_noise_works(engine: Engin
     )  # fmt: skip
     moved = better.target.value - better.target.baseline_value
     assert abs(better.layers["x"].residual[0]) < 0.06 * abs(moved[0])
+
+
+def test_without_advice_the_warning_is_that_of_more_steps_and_nothing_more_is_run(engine: Engine) -> None:
+    x = np.random.default_rng(1).normal(size=(2, SIZE)).astype(np.float32)
+    ask = AttributionRequest("norms", {"x": x}, "neuron_ig", target=Target(index=0), steps=64)
+    advised, plain = engine.attribute(ask), engine.attribute(ask, advise=False)
+    np.testing.assert_array_equal(plain.layers["x"].values, advised.layers["x"].values)
+    assert "noise at the baseline" in proposed(advised)
+    assert proposed(plain) == "more steps, a tolerance or another baseline"

@@ -178,9 +178,17 @@ def _skimage(name: str) -> Any:
 
 def _ranks(values: Floats) -> Floats:
     """The ranks of all elements; ties share their mean rank."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    means = np.cumsum(counts) - (counts - 1) / 2
-    return np.asarray(means[places.reshape(-1)], np.float64)
+    given = values.reshape(-1)
+    order = np.argsort(given)
+    rising = given[order]
+    starts = np.flatnonzero(np.concatenate([[True], rising[1:] != rising[:-1]]))
+    found = np.empty(len(given))
+    if len(starts) == len(given):
+        found[order] = np.arange(1.0, len(given) + 1)
+    else:
+        ends = np.append(starts[1:], len(given))
+        found[order] = np.repeat((starts + 1 + ends) / 2, ends - starts)
+    return found
 
 
 def _squeezed(values: Floats) -> Floats:

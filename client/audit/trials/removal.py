@@ -128,13 +128,18 @@ class Removal:
         named: list[Any] = [*methods, "layer_activation", "gradient_x_activation", RANDOM]
         names = [one if isinstance(one, str) else one.name for one in named]
         unique = [one for at, one in enumerate(named) if names.index(names[at]) == at]
+        sums = {}
+        for name in reversed(audit.flow_methods):  # of two of one kind the first counts, as above
+            kept = [one for k in numbers if (one := audit.hidden(k, name, layer).get("sums")) is not None]
+            if len(kept) == len(numbers):
+                sums[audit.settings.methods[name].name] = {layer: np.stack(kept).astype(np.float64)}
         ways: list[Literal["baseline"] | float] = [BASELINE, 0.0] if audit.settings.baselines else [0.0]
         for to in ways:
             try:
                 found = ablation(
                     audit.asked, audit.name, inputs, layer, methods=unique, points=POINTS, draws=DRAWS, to=to,
                     target=audit.target_at(indices),
-                    baselines=audit.settings.baselines, seed=audit.settings.seed,
+                    baselines=audit.settings.baselines, seed=audit.settings.seed, sums=sums,
                 )  # fmt: skip
                 break
             except AttributionError as error:  # some inputs have no baseline: neurons go to 0, which is told

@@ -41,9 +41,11 @@ def events(
     memory: int,
     started: float,
     every: bool = True,
+    advise: bool = True,
 ) -> Iterator[Event]:
     """Accepted, Progress between runs, at least one Revision, Completed; without `every` those revisions are left out
-    that are no better than one before, or of which it is known that a better one follows."""
+    that are no better than one before, or of which it is known that a better one follows. Without `advise` nothing is
+    looked for that would work better."""
     request, recipe, layers = asked[0].request, asked[0].recipe, asked[0].choice.layers
     best: int | None = None
     best_error = np.inf
@@ -64,7 +66,7 @@ def events(
     def answered(found: _Found, search: bool) -> list[Attribution]:
         """The answer about each target; `search` says whether what works in its place may be looked for."""
         now = time.monotonic()
-        may_go_on = until(now + min(now - started + PATIENCE[0], PATIENCE[1]) if search else now)
+        may_go_on = until(now + min(now - started + PATIENCE[0], PATIENCE[1]) if search and advise else now)
         return [
             _answer(model, one, own, found.spent, found.steps, started, memory, known, may_go_on)
             for one, own, known in zip(found.asked, found.sums, remedies, strict=True)

@@ -31,7 +31,7 @@ from onnx_attribution.methods import Method, NeuronIG
 from onnx_attribution.server import app
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.settings import Settings
-from onnx_attribution.values import Target
+from onnx_attribution.values import Attribution, AttributionRequest, Target
 from tests.definitions.network import drawn
 from tests.methods.toys import model
 
@@ -266,6 +266,40 @@ def test_batches_and_servers_move_no_number(engine: Engine, client: Client) -> N
         )
         for name, each in one.curves.items():
             np.testing.assert_allclose(other.curves[name].values, each.values, rtol=1e-5, atol=1e-6)
+
+
+def test_sums_of_channels_that_are_known_rank_as_their_attributions_do_and_are_not_asked_for(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = engine.attribute(AttributionRequest("planted", IMAGES, "gradient_x_activation", ["h"]))
+    sums = asked.layers["h"].values.sum(axis=(2, 3), dtype=np.float64)
+    own = ablation(engine, "planted", IMAGES, "h", methods=["gradient_x_activation"], batch=4)
+    asks: list[str] = []
+    attribute = engine.attribute
+
+    def told_of(request: AttributionRequest) -> Attribution:
+        asks.append(request.method.name)
+        return attribute(request)
+
+    monkeypatch.setattr(engine, "attribute", told_of)
+    told = ablation(
+        engine, "planted", IMAGES, "h", methods=["gradient_x_activation"], batch=4,
+        sums={"gradient_x_activation": {"h": sums}},
+    )  # fmt: skip
+    np.testing.assert_array_equal(
+        told.curves["gradient_x_activation"].values, own.curves["gradient_x_activation"].values
+    )
+    assert set(asks) == {"layer_activation"}
+    turned = ablation(
+        engine, "planted", IMAGES, "h", methods=["gradient_x_activation"],
+        sums={"gradient_x_activation": {"h": -sums}},
+    )  # fmt: skip
+    assert (turned.curves["gradient_x_activation"].values != own.curves["gradient_x_activation"].values).any()
+    with pytest.raises(InvalidArgument, match="sums of 3 groups, and 4 groups"):
+        ablation(
+            engine, "planted", IMAGES, "h", methods=["gradient_x_activation"],
+            sums={"gradient_x_activation": {"h": sums[:, :3]}},
+        )  # fmt: skip
 
 
 def test_the_features_of_several_inputs_are_ranked_together(engine: Engine, client: Client) -> None:
