@@ -16,6 +16,7 @@ from onnx_attribution.register import unknown
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Asker, Place, asking
 from onnx_attribution.server.cli.bundles import bundled
+from onnx_attribution.server.cli.dataset import read_labelled
 from onnx_attribution.server.cli.inputs import (
     parse_rows,
     read_baselines,
@@ -56,6 +57,13 @@ def explain(
             metavar="[NAME=]FILE",
             help="npy, npz[:KEY], json or a picture; FILE[0:4] takes rows of its first axis; NAME=VALUE for single "
             "values. Repeatable: files of one input become one batch.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="In place of --input: a data set as of the command audit, a folder, npz or parquet file.",
         ),
     ] = None,
     method: Annotated[
@@ -133,6 +141,8 @@ def explain(
     calls = names_of(names, picture.note)
 
     given = input or []
+    if given and data is not None:
+        raise InvalidArgument("give --input or --data, not both")
 
     def read(infos: Sequence[TensorInfo], said: Mapping[str, Preprocessing]) -> Parts:
         return read_parts(given, infos, replace(picture, said=said))
@@ -140,7 +150,9 @@ def explain(
     with asking(place, read) as asker:
         info, about, named = asker.info(), _method(asker, question.method), calls(asker)
         picture = replace(picture, said=info.preprocessing)
-        if not given and (arrays := asker.example()):
+        if data is not None:
+            arrays, _ = read_labelled(data, info, picture, wanted_rows)
+        elif not given and (arrays := asker.example()):
             picture.note("no --input is given: the example beside the model is explained")
             arrays = taken(arrays, {one.name: one for one in info.inputs}, info.batch, wanted_rows)
         else:
