@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -20,17 +21,21 @@ from onnx_attribution.values import Array, Attribution, AttributionRequest, Mode
 KEPT = 16
 """Answers of one kind that stay while people go from layer to layer."""
 
+FILED = ("baseline_file", "references")
+"""Fields of a question that name files beside the input."""
+
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question with all that is known of it."""
+    """A question with all that is known of it; `baseline` is in words."""
 
     question: Question
     info: ModelInfo
     arrays: Mapping[str, Array]
     request: AttributionRequest
+    baseline: str
     command: str
     notes: tuple[str, ...]
 
@@ -54,12 +59,27 @@ class Desk:
         methods = {one.name: one for one in await self.client.methods()}
         if question.method not in methods:
             raise InvalidArgument(f"the server has no method {question.method!r}; choose one of the list")
-        arrays, samples = given.arrays, 1 if given.is_row else given.samples
-        if samples > 1:
-            arrays = self.reading.row(info, arrays, question.number)
-        request = self.reading.request(question, info, methods[question.method], arrays)
-        command = question.command(self.reading.place(question.model), given.options, samples)
-        return Asked(question, info, arrays, request, command, tuple(given.notes))
+        named = {name: getattr(question, name) for name in FILED}
+        files = {name: self.inputs.files(question.model, key) for name, key in named.items() if key}
+        own = question.about(given)
+        request, options, notes = await asyncio.to_thread(
+            self.reading.request, own, info, methods[question.method], given, files
+        )
+        return Asked(
+            question=question,
+            info=info,
+            arrays=request.inputs,
+            request=request,
+            baseline=self.baseline(question),
+            command=own.command(self.reading.place(question.model), options),
+            notes=tuple(dict.fromkeys((*given.notes, *notes))),
+        )
+
+    def baseline(self, question: Question) -> str:
+        """What the target is compared with, in words; "" for the default."""
+        several = self.inputs.called(question.references)
+        words = [question.baseline, self.inputs.called(question.baseline_file)]
+        return " and ".join([*filter(None, words), *[f"the mean over those of {several}"] * bool(several)])
 
 
 def sides(request: Request) -> tuple[list[Question], int]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotFound
-from onnx_attribution.server.web.question import Given, Question, Reading
+from onnx_attribution.server.web.question import Files, Given, Question, Reading
 from onnx_attribution.server.web.uploads import Uploads
 from onnx_attribution.values import Array, ModelInfo, TensorInfo
 
@@ -32,14 +31,21 @@ class Inputs:
             found[EXAMPLE] = "the model's example"
         if self._reading.has_data:
             found[DATA] = "the data set"
-        found |= {f"{BESIDE}{name}": name for name in self._reading.beside(question.model)}
-        if question.input and question.input not in found:
-            try:
-                files = self._uploads.files(question.input)
-            except NotFound:
-                return found
-            found[question.input] = ", ".join(file.name for _, file in files)
-        return found
+        return found | self.files_for(question.model, question.input)
+
+    def files_for(self, model: str, key: str) -> dict[str, str]:
+        """The files that may be taken for a field that has this key, by key: in words."""
+        found = {f"{BESIDE}{name}": name for name in self._reading.beside(model)}
+        return found if key in ("", EXAMPLE, DATA, *found) else found | {key: self.called(key)}
+
+    def called(self, key: str) -> str:
+        """The names of the files of a key; "" where they are not here any more."""
+        if key.startswith(BESIDE):
+            return key.removeprefix(BESIDE)
+        try:
+            return ", ".join(file.name for _, file in self._uploads.files(key))
+        except NotFound:
+            return ""
 
     async def fitting(self, question: Question, info: ModelInfo, choices: Mapping[str, str]) -> str:
         """The first of the choices that can be used, or the first."""
@@ -61,15 +67,18 @@ class Inputs:
             return example
         if question.input == DATA:
             return await asyncio.to_thread(self._reading.item, info, question.number)
-        if question.input.startswith(BESIDE):
-            name = question.input.removeprefix(BESIDE)
-            known = self._reading.beside(question.model)
-            if name not in known:
-                raise NotFound(f"there is no file {name!r} beside the model")
-            files: tuple[tuple[str, Path], ...] = (("", known[name]),)
-        else:
-            files = self._uploads.files(question.input)
+        files = self.files(question.model, question.input)
         return await asyncio.to_thread(self._reading.arrays, info, files)
+
+    def files(self, model: str, key: str) -> Files:
+        """The files of a key. Raises: NotFound: they are not here."""
+        if not key.startswith(BESIDE):
+            return self._uploads.files(key)
+        name = key.removeprefix(BESIDE)
+        known = self._reading.beside(model)
+        if name not in known:
+            raise NotFound(f"there is no file {name!r} beside the model")
+        return (("", known[name]),)
 
 
 def _fits(array: Array, one: TensorInfo) -> bool:

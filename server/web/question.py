@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,8 @@ Files = Sequence[tuple[str, Path]]
 class Given:
     """The arrays of files, how many samples they hold, the options that say the same on the command line, and notes.
 
-    `is_row`: whether the arrays are already those of the sample that is asked for, and the options name it.
+    `is_row`: whether the arrays are already those of the sample that is asked for, and the options name it. `label` is
+    the index of that sample's class, if it is known.
     """
 
     arrays: Mapping[str, Array]
@@ -35,6 +37,7 @@ class Given:
     options: Sequence[str] = ()
     notes: Sequence[str] = ()
     is_row: bool = False
+    label: int | None = None
 
 
 class Reading(Protocol):
@@ -74,14 +77,15 @@ class Reading(Protocol):
         """One sample of the data set. Raises: InvalidArgument: there is none of that number."""
         ...
 
-    def row(self, info: ModelInfo, arrays: Mapping[str, Array], row: int) -> Mapping[str, Array]:
-        """One sample of several. Raises: InvalidArgument: there is no such sample."""
-        ...
-
     def request(
-        self, question: Question, info: ModelInfo, about: MethodInfo, arrays: Mapping[str, Array]
-    ) -> AttributionRequest:
-        """Raises: InvalidArgument: a text cannot be meant."""
+        self, question: Question, info: ModelInfo, about: MethodInfo, given: Given, files: Mapping[str, Files]
+    ) -> tuple[AttributionRequest, Sequence[str], Sequence[str]]:
+        """The request about one sample of what is given, the options that say the same of it on the command line, its
+        inputs for one, and notes. `files` are by the fields of the question that name some.
+
+        Raises:
+            InvalidArgument: a text or a file cannot be meant.
+        """
         ...
 
     def place(self, model: str) -> Sequence[str]:
@@ -91,30 +95,42 @@ class Reading(Protocol):
 
 @dataclass(frozen=True)
 class Question:
-    """The fields of the form, as texts. Those of `explain` mean what they mean there."""
+    """The fields of the form, as texts. Those of `explain` mean what they mean there; `baseline_file` and `references`
+    are keys of files, and `own_label` makes the label of a sample of the data set its target."""
 
     model: str = ""
     input: str = ""
     row: str = "0"
     method: str = DEFAULT.name
     target: str = ""
+    minus: str = ""
+    own_label: str = ""
     layer: str = ""
     baseline: str = ""
+    baseline_file: str = ""
+    references: str = ""
     parameter: str = ""
     logit: str = ""
 
     @classmethod
     def of(cls, given: Mapping[str, str], prefix: str = "", base: Question | None = None) -> Question:
-        """The question of a form. What is left out is as in `base`. Raises: InvalidArgument: a field is too long."""
+        """The question of a form. What is left out is as in `base`, and what is given as empty is empty.
+
+        Raises:
+            InvalidArgument: a field is too long.
+        """
         fields = {}
         for name in cls.__dataclass_fields__:
             text = given.get(prefix + name, "").strip()
             if len(text) > LONGEST:
                 raise InvalidArgument(f"{name} is longer than {LONGEST} characters")
-            if text:
+            if text or (base is not None and prefix + name in given and name in MAY_BE_EMPTY):
                 fields[name] = text
+        for group in EITHER:  # a field of one in the second question is in the place of those in the first
+            if base is not None and any(fields.get(name) for name in group):
+                fields = {**dict.fromkeys(group, ""), **fields}
         asked = replace(base or cls(), **fields)
-        for name in ("target", "baseline", "parameter"):
+        for name in ("target", "minus", "baseline", "parameter"):
             if "@" in getattr(asked, name):
                 raise InvalidArgument(
                     f"{name} {getattr(asked, name)!r} names a file; the page takes numbers and names only",
@@ -143,17 +159,58 @@ class Question:
     def changed(self, **fields: str) -> Self:
         return replace(self, **fields)
 
-    def command(self, place: Sequence[str], inputs: Sequence[str], samples: int = 1) -> str:
-        """The command line that gives the same numbers."""
-        words = ["onnx-attribution", "explain", *place, *inputs]
-        words += ["--rows", self.row] if samples > 1 else []
-        words += ["--method", self.method.replace("_", "-")]
-        given = [("layer", self.layer), ("target", self.target), ("baseline", self.baseline)]
-        for option, text in [*given, *(("parameter", one) for one in self.parameters)]:
-            if text:  # a number below 0 looks like an option
-                words += [f"--{option}={text}"] if text.startswith("-") else [f"--{option}", text]
-        words += ["--logit"] if self.logit else []
-        return shlex.join(words)
+    def about(self, given: Given) -> Self:
+        """The question about its sample alone: of targets for each sample that of this one, or its label.
+
+        Raises:
+            InvalidArgument: it has no label, or targets are not one for each sample.
+        """
+        if not self.own_label:
+            return replace(
+                self, target=self._own("target", given.samples), minus=self._own("minus", given.samples)
+            )
+        if self.target:
+            raise InvalidArgument(
+                f"the target is {self.target!r} or each sample's own label, not both",
+                reason=Reason.TARGET_INVALID,
+            )
+        if given.label is None:
+            raise InvalidArgument(
+                "the sample has no label that is a class of the model; name a target",
+                reason=Reason.TARGET_INVALID,
+            )
+        return replace(self, own_label="", target=str(given.label), minus=self._own("minus", given.samples))
+
+    def _own(self, name: str, samples: int) -> str:
+        """The text of a field for this sample; of one sample, several are elements that are summed."""
+        words = re.sub(r"\s*([,:])\s*", r"\1", getattr(self, name)).split()
+        if samples == 1 or len(words) < 2:
+            return " ".join(words)
+        if len(words) != samples:
+            raise InvalidArgument(
+                f"{name} says {len(words)} for {samples} samples; one is for all of them, and several are one for each",
+                reason=Reason.TARGET_INVALID,
+            )
+        return str(words[self.number])
+
+    def command(self, place: Sequence[str], options: Sequence[str]) -> str:
+        """The command line that gives the same numbers; `options` are those of its inputs and baselines."""
+        words = ["onnx-attribution", "explain", *place, *options, "--method", self.method.replace("_", "-")]
+        given = [("layer", [self.layer]), ("target", self.target.split()), ("minus", self.minus.split())]
+        for option, texts in [*given, ("parameter", self.parameters)]:
+            words += [word for text in texts for word in option_of(option, text)]
+        return shlex.join([*words, *["--logit"] * bool(self.logit)])
+
+
+MAY_BE_EMPTY = frozenset(Question.__dataclass_fields__) - {"model", "input", "row", "method"}
+EITHER = (("baseline", "baseline_file", "references"), ("target", "own_label"))
+
+
+def option_of(name: str, text: str) -> list[str]:
+    """An option with its value, none where there is none; a number below 0 looks like an option."""
+    if not text:
+        return []
+    return [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
 
 
 def moved(questions: Sequence[Question], which: int, **fields: str) -> list[Question]:

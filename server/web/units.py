@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from onnx_attribution.client.aio import AsyncClient
 from onnx_attribution.client.audit.data import Dataset
+from onnx_attribution.client.audit.stream import Asked
+from onnx_attribution.client.messages import options_of
 from onnx_attribution.client.render import page
 from onnx_attribution.client.render.inputs import shown_of
 from onnx_attribution.client.render.maps import range_of
 from onnx_attribution.client.render.scene import HeatPanel
 from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.server.web.words import moved_to_front
-from onnx_attribution.values import AttributionRequest, LayerAttribution, ModelInfo
+from onnx_attribution.values import AttributionRequest, LayerAttribution, ModelInfo, Target
 
 EXAMPLES = 9
 """Samples of a unit that are shown."""
@@ -69,8 +71,14 @@ class Sums:
         return [int(k) for k in order[:EXAMPLES] if np.isfinite(values[k])]
 
 
-async def sums_over(client: AsyncClient, request: AttributionRequest, layer: str, data: Dataset) -> Sums:
-    """The sums over the positions of each unit, of all samples over one stream.
+async def sums_over(
+    client: AsyncClient,
+    request: AttributionRequest,
+    layer: str,
+    data: Dataset,
+    targets: Sequence[Target | None],
+) -> Sums:
+    """The sums over the positions of each unit, of all samples that have a target, over one stream.
 
     Raises:
         AttributionError: no sample can be explained.
@@ -78,22 +86,18 @@ async def sums_over(client: AsyncClient, request: AttributionRequest, layer: str
     found: dict[int, NDArray[np.float64]] = {}
     failure: AttributionError | None = None
     options = options_of(request.changed(layers=(layer,), channel_sums="auto"))
-    async for one in client.audit(request.model, [item.inputs for item in data.items], **options):
+    places = [k for k, target in enumerate(targets) if target is not None]
+    items = [Asked(data.items[k].inputs, targets[k] or Target()) for k in places]
+    async for one in client.audit(request.model, items, **options):
         if one.attribution is None:
             failure = failure or one.error
             continue
         (answer,) = one.attribution.layers.values()
-        found[one.sequence] = np.asarray(answer.values[0], np.float64).reshape(-1)
+        found[places[one.sequence]] = np.asarray(answer.values[0], np.float64).reshape(-1)
     if not found:
-        raise failure or InvalidArgument("the data set holds no samples")
+        raise failure or InvalidArgument("the data set holds no samples that have a target")
     missing = np.full_like(next(iter(found.values())), np.nan)
     return Sums(layer, np.stack([found.get(k, missing) for k in range(len(data))]))
-
-
-def options_of(request: AttributionRequest) -> dict[str, Any]:
-    """What a client is told of a request beside its model and inputs."""
-    names = ("method", "layers", "source", "target", "baselines", "channel_sums")
-    return {name: getattr(request, name) for name in names}
 
 
 def picture_of(info: ModelInfo, inputs: Mapping[str, Any], layer: LayerAttribution | None, unit: int) -> str:

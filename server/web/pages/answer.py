@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from onnx_attribution.client.messages import options_of
 from onnx_attribution.server.web import words
 from onnx_attribution.server.web.desk import Asked, Desk, sides
 from onnx_attribution.server.web.question import Question
-from onnx_attribution.server.web.units import options_of
 from onnx_attribution.values import Attribution, Completed, Progress, Revision
 
 PROGRESS_SECONDS = 0.2
@@ -70,7 +70,7 @@ def shown_answer(
     desk: Desk, asked: Asked, answer: Attribution, state: Mapping[str, Any], *, linked: bool = True
 ) -> str:
     """An answer as HTML, in pictures and in words; `linked` to other pages."""
-    told = words.told(answer, asked.info, asked.arrays, asked.question.baseline, desk.names)
+    told = words.told(answer, asked.info, asked.arrays, asked.baseline, desk.names)
     told["warnings"] = (*told["warnings"], *asked.notes)
     return desk.screen.render(
         "answer.html.j2",

@@ -10,6 +10,7 @@ from onnx_attribution.errors import AttributionError
 from onnx_attribution.server.web import words
 from onnx_attribution.server.web.desk import Desk, sides
 from onnx_attribution.server.web.question import Question
+from onnx_attribution.server.web.uploads import MOST_BYTES
 
 
 def routes(desk: Desk) -> list[BaseRoute]:
@@ -18,7 +19,7 @@ def routes(desk: Desk) -> list[BaseRoute]:
 
     async def prediction(request: Request) -> Response:
         questions, which = sides(request)
-        asked = await desk.asked(questions[which].changed(target="", layer=""))
+        asked = await desk.asked(questions[which].changed(target="", minus="", own_label="", layer=""))
         outputs = await desk.client.predict(asked.request.model, asked.request.inputs)
         found = words.prediction(asked.info, outputs)
         return HTMLResponse(
@@ -63,4 +64,8 @@ async def _explain(desk: Desk, request: Request) -> Response:
         samples=samples,
         refused=refused,
         has_netron=desk.reading.has_netron,
+        has_data=desk.reading.has_data,
+        files_for=desk.inputs.files_for,
+        baseline=desk.baseline,
+        most=MOST_BYTES,
     )

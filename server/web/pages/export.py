@@ -9,12 +9,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from onnx_attribution.client.messages import options_of
 from onnx_attribution.server.web import words
 from onnx_attribution.server.web.desk import Desk
 from onnx_attribution.server.web.pages.answer import SAVED, shown_answer
 from onnx_attribution.server.web.pages.spine import shown_spine
 from onnx_attribution.server.web.question import Question
-from onnx_attribution.server.web.units import options_of
 
 
 def routes(desk: Desk) -> list[BaseRoute]:
@@ -36,7 +36,9 @@ def routes(desk: Desk) -> list[BaseRoute]:
                 }
             )
         model = sides[0]["model"].name
-        text = desk.screen.render("export.html.j2", title=model, css=desk.screen.css, sides=sides)
+        text = desk.screen.render(
+            "export.html.j2", title=model, css=desk.screen.css, sides=sides, baseline=desk.baseline
+        )
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in model)[:60]
         return HTMLResponse(text, headers={"content-disposition": f'attachment; filename="{name}.html"'})
 

@@ -43,7 +43,7 @@ def routes(desk: Desk) -> list[BaseRoute]:
 
 
 async def _uploaded(desk: Desk, request: Request) -> dict[str, object]:
-    """Keeps a file, the body of the request: its key, and what the group of files lacks or how many samples it has."""
+    """Keeps a file, the body of the request: its key; of inputs what the group lacks, or how many samples it has."""
     given = request.query_params
     data = bytearray()
     async for part in request.stream():
@@ -52,6 +52,8 @@ async def _uploaded(desk: Desk, request: Request) -> dict[str, object]:
             raise InvalidArgument(f"{given.get('name', '')!r} is larger than {MOST_BYTES >> 20} MiB")
     name, beside = given.get("name", "file"), given.get("with", "")
     key = desk.uploads.add(name, bytes(data), input=given.get("input", ""), beside=beside)
+    if given.get("field", "input") != "input":
+        return {"key": key}
     info = await desk.client.model(given.get("model", ""))
     have = {one for one, _ in desk.uploads.files(key)}
     missing = [one.name for one in info.inputs if have != {""} and one.name not in have]

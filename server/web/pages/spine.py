@@ -8,11 +8,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from onnx_attribution.client.messages import options_of
 from onnx_attribution.errors import AttributionError
 from onnx_attribution.server.web.desk import Desk, sides
 from onnx_attribution.server.web.question import Question
 from onnx_attribution.server.web.spine import rows_of
-from onnx_attribution.server.web.units import options_of
 from onnx_attribution.values import EVERY_KIND
 
 

@@ -9,12 +9,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from onnx_attribution.client.audit.data import Dataset
+from onnx_attribution.client.messages import options_of
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.server.web.desk import Desk, Kept
 from onnx_attribution.server.web.inputs import DATA
 from onnx_attribution.server.web.question import Question, query
-from onnx_attribution.server.web.units import Sums, options_of, picture_of, sums_over
-from onnx_attribution.values import ModelInfo
+from onnx_attribution.server.web.units import Sums, picture_of, sums_over
+from onnx_attribution.values import ModelInfo, Target
 
 
 def routes(desk: Desk) -> list[BaseRoute]:
@@ -86,10 +87,31 @@ async def _over_data(desk: Desk, kept: Kept[Sums], question: Question) -> tuple[
         raise InvalidArgument("the page has no data set: start it with --data DIR|FILE")
     if not question.layer:
         raise InvalidArgument("choose a layer first")
-    asked = await desk.asked(question.changed(input=DATA, row="0"))
-    sums = kept.get(info, asked.question)
+    base = question.changed(input=DATA, row="0")
+    sums = kept.get(info, base)
     if sums is None:
+        targets = await _targets(desk, base, info, data)
+        first = next((k for k, target in enumerate(targets) if target is not None), 0)
+        asked = await desk.asked(base.changed(row=str(first)))
         sums = kept.keep(
-            info, asked.question, await sums_over(desk.client, asked.request, question.layer, data)
+            info, base, await sums_over(desk.client, asked.request, question.layer, data, targets)
         )
     return info, data, sums
+
+
+async def _targets(desk: Desk, question: Question, info: ModelInfo, data: Dataset) -> list[Target | None]:
+    """The target of each sample; None for those that have none of their own, where each has."""
+    found: list[Target | None] = []
+    known: dict[tuple[str, str], Target | None] = {}
+    for k in range(len(data)):
+        each = question.changed(row=str(k))
+        try:
+            own = each.about(await desk.inputs.given(each, info))
+        except InvalidArgument:
+            found.append(None)
+            continue
+        key = own.target, own.minus
+        if key not in known:
+            known[key] = (await desk.asked(each)).request.target
+        found.append(known[key])
+    return found

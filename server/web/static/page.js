@@ -51,31 +51,42 @@ for (const section of document.querySelectorAll("[data-stream]")) {
 
 const form = document.getElementById("form");
 const uploaded = document.getElementById("uploaded");
-const sent = new Map();
-for (const file of document.querySelectorAll("input[type=file]")) {
-  file.addEventListener("change", async () => {
-    const [chosen] = file.files;
-    if (!chosen) return;
-    const wanted = new URLSearchParams({ model: form.dataset.model, name: chosen.name, input: file.dataset.input });
-    if (file.dataset.input && sent.has("key")) wanted.set("with", sent.get("key"));
-    uploaded.textContent = "…";
-    const response = await fetch(`/upload?${wanted}`, { method: "POST", body: chosen });
-    const answer = await response.json();
-    uploaded.textContent = "";
-    if (!response.ok) return refused(uploaded, answer.html);
-    sent.set("key", answer.key);
-    if (answer.missing?.length) {
-      uploaded.textContent = `Still needed: ${answer.missing.join(", ")}`;
-      return undefined;
-    }
-    const select = form.elements.namedItem("input");
-    select.append(new Option(chosen.name, answer.key, true, true));
-    const row = form.elements.namedItem("row");
-    if (row) row.value = 0;
-    form.requestSubmit();
+const say = (message) => {
+  uploaded.className = "wrong";
+  uploaded.textContent = message;
+};
+// The files that were sent last, to which that of another input is added.
+let group = /^[0-9a-f]{16}$/.exec(form?.elements.namedItem("input").value)?.[0];
+const send = async (file) => {
+  const [chosen] = file.files;
+  const { field, input = "" } = file.dataset;
+  if (!chosen) return;
+  const most = Number(form.dataset.most);
+  if (chosen.size > most)
+    return say(
+      `${chosen.name} is larger than the ${most / 2 ** 20} MiB that can be sent. A file in the folder of the model is read from there, and listed above; so is a part of this one.`,
+    );
+  const wanted = new URLSearchParams({ model: form.dataset.model, name: chosen.name, field: field.replace("b.", ""), input });
+  if (input && group) wanted.set("with", group);
+  uploaded.className = "";
+  uploaded.textContent = "…";
+  const response = await fetch(`/upload?${wanted}`, { method: "POST", body: chosen });
+  const answer = await response.json();
+  uploaded.textContent = "";
+  if (!response.ok) return refused(uploaded, answer.html);
+  if (field === "input") group = answer.key;
+  if (answer.missing?.length) {
+    uploaded.textContent = `Still needed: ${answer.missing.join(", ")}`;
     return undefined;
-  });
-}
+  }
+  form.elements.namedItem(field).append(new Option(chosen.name, answer.key, true, true));
+  const row = form.elements.namedItem("row");
+  if (row && field === "input") row.value = 0;
+  form.requestSubmit();
+  return undefined;
+};
+for (const file of document.querySelectorAll("input[type=file]"))
+  file.addEventListener("change", () => send(file).catch(() => say("The file could not be sent: the page has ended, or it is too large.")));
 
 document.getElementById("netron")?.addEventListener("click", async () => {
   const response = await fetch("/netron", { method: "POST" });

@@ -32,6 +32,7 @@ def test_layers_are_listed_with_node_operator_shape_type_and_cut(digits_path: Pa
         "dtype": "float32",
         "shape": ["N", 32, 8, 8],
         "cut": True,
+        "after": ["relu1"],
     }
     assert found["batch"] == "dynamic"
     assert found["sources"] == ["image"]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import json
 import re
-import shlex
 import shutil
 import socket
 import sys
@@ -26,7 +24,7 @@ from PIL import Image
 
 from onnx_attribution.client.aio import AsyncClient
 from tests.server.cli.commands import run
-from tests.server.web.visitor import Visitor, visiting
+from tests.server.web.visitor import Visitor, command_of, visiting
 
 Data = tuple[NDArray[np.float32], NDArray[np.int64]]
 INPUT = {"model": "digits.onnx", "input": "beside:three.npy"}
@@ -46,12 +44,6 @@ def visitor(folder: Path) -> Iterator[Visitor]:
     """Yields somebody who has opened the page of the model."""
     with visiting(folder / "digits.onnx") as one:
         yield one
-
-
-def command_of(text: str) -> list[str]:
-    """Returns the arguments of the command line that is shown."""
-    (found,) = re.findall(r"<pre><code>(.*?)</code></pre>", text, re.DOTALL)
-    return shlex.split(html.unescape(found))[1:]
 
 
 def test_the_only_model_is_opened_with_the_file_beside_it(visitor: Visitor) -> None:
@@ -207,7 +199,7 @@ def test_netron_is_offered_where_it_is_installed(
     assert post() == (200, {"url": "http://localhost:8080"})
     assert opened == [(str(folder / "digits.onnx"), False)]
     monkeypatch.delitem(sys.modules, "netron")
-    monkeypatch.setattr("onnx_attribution.server.cli.page.find_spec", lambda name: None)
+    monkeypatch.setattr("onnx_attribution.server.cli.reader.find_spec", lambda name: None)
     assert 'id="netron"' not in visitor.get("/explain", **INPUT).text
     status, told = post()
     assert status == 400

@@ -12,8 +12,7 @@ from onnx import numpy_helper, parser
 
 from onnx_attribution.client.niwt.unit_names import UnitName, UnitNames
 from tests.server.cli.commands import explained
-from tests.server.web.test_page import command_of
-from tests.server.web.visitor import Visitor, visiting
+from tests.server.web.visitor import Visitor, command_of, visiting
 
 WEIGHTS = np.array([1.0, -2.0, 0.5], np.float32)
 X = np.array([[1, 1, 4], [2, -3, 2], [-1, -1, 8], [5, 0, -6]], np.float32)

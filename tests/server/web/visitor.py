@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import json
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +17,9 @@ from urllib.parse import urlencode, urlsplit
 from onnx_attribution.client.aio import AsyncClient
 from onnx_attribution.client.niwt.unit_names import UnitNames
 from onnx_attribution.server.cli.asker import Place
-from onnx_attribution.server.cli.page import Reader, served
+from onnx_attribution.server.cli.page import served
 from onnx_attribution.server.cli.pictures import Picture
+from onnx_attribution.server.cli.reader import Reader
 from onnx_attribution.server.web import Pages, serving
 
 
@@ -76,11 +80,24 @@ def opened(url: str) -> Visitor:
     return visitor
 
 
+def command_of(text: str) -> list[str]:
+    """Returns the arguments of the command line that an answer shows."""
+    (found,) = re.findall(r"<pre><code>(.*?)</code></pre>", text, re.DOTALL)
+    return shlex.split(html.unescape(found))[1:]
+
+
+def sums_of(text: str) -> list[float]:
+    """Returns what the units of each layer contribute together, as an answer says it."""
+    return [float(one.replace("−", "-")) for one in re.findall(r"together contribute ([−0-9.e]+)<", text)]
+
+
 @contextmanager
-def visiting(file: Path | str, names: UnitNames | None = None, data: Path | None = None) -> Iterator[Visitor]:
+def visiting(
+    file: Path | str, names: UnitNames | None = None, data: Path | None = None, rows: str | None = None
+) -> Iterator[Visitor]:
     """A page of a file, and a visitor who has opened it."""
     place = Place(str(file), None, "auto", 1, {}, {}, file=str(file))
     with served(place) as (address, engine):
-        reader = Reader(place, Picture(), engine, data)
+        reader = Reader(place, Picture(), engine, data, rows)
         with serving(lambda: AsyncClient(address), lambda client: Pages(client, reader, names)) as url:
             yield opened(url)
