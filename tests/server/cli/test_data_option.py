@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow
 import pytest
-from pyarrow import parquet
 
 from tests.server.cli.commands import explained, model, run
+
+pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 
 X = np.array([[1, 2], [3, 5], [-4, 6]], np.float32)
 
@@ -34,7 +34,7 @@ def test_samples_of_a_data_set_are_explained(files: Path, kind: str) -> None:
 
 def test_it_stands_in_the_place_of_inputs(files: Path) -> None:
     np.save(files / "x.npy", X)
-    given = ["--input", files / "x.npy", "--data", files / "set"]
+    given = ["--input", str(files / "x.npy"), "--data", str(files / "set")]
     done = run("explain", files / "text.onnx", *given)
     assert done.exit_code == 2
     assert "give --input or --data" in done.stderr

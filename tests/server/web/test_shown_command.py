@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pyarrow
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 from PIL import Image
-from pyarrow import parquet
 
 from tests.server.cli.commands import explained, model
 from tests.server.web.visitor import Visitor, command_of, sums_of, visiting
+
+pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 
 WEIGHTS = np.array([1.0, -2.0, 0.5], np.float32)
 X = np.array([[1, 1, 4], [2, -3, 2], [-1, -1, 8]], np.float32)
