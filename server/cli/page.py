@@ -52,7 +52,7 @@ def page(
     signals = Signals()  # before the imports that take time
     from onnx_attribution.client.aio import AsyncClient
     from onnx_attribution.server.operate.logs import configure
-    from onnx_attribution.server.web import Pages, serving
+    from onnx_attribution.server.web import Pages, in_browser, serving
 
     configure("warning")
     stdout = sys.stdout  # which libraries do not have while the file is used
@@ -70,11 +70,8 @@ def page(
             port,
         ) as url:
             print(f"{url}  (Ctrl-C ends it)", flush=True, file=stdout)
-            if open:
-                import webbrowser
-
-                webbrowser.open(url)
-            signals.wait()
+            with in_browser(url) if open else contextlib.nullcontext():
+                signals.wait()
 
 
 @contextlib.contextmanager

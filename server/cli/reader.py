@@ -46,6 +46,8 @@ class Reader:
     rows: str | None = None
     read: dict[str, Dataset] = field(default_factory=dict)
     """The data set as each model takes it."""
+    opened: list[str] = field(default_factory=list)
+    """Where Netron shows the file, once it does."""
 
     @property
     def has_data(self) -> bool:
@@ -90,8 +92,10 @@ class Reader:
             raise InvalidArgument(
                 "Netron opens files of this machine where it is installed: pip install netron"
             )
-        host, port = import_module("netron").start(self.at.model, browse=False)
-        return f"http://{host}:{port}"
+        if not self.opened:
+            host, port = import_module("netron").start(self.at.model, browse=False)
+            self.opened.append(f"http://{host}:{port}")
+        return self.opened[0]
 
     def beside(self, model: str) -> Mapping[str, Path]:
         if self.engine is None:

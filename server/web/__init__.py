@@ -4,8 +4,9 @@
 become a request (`Reading`), which is as the command `explain` has it.
 """
 
+from onnx_attribution.server.web.opening import in_browser
 from onnx_attribution.server.web.pages import Pages
 from onnx_attribution.server.web.question import Files, Given, Question, Reading
 from onnx_attribution.server.web.serve import serving
 
-__all__ = ["Files", "Given", "Pages", "Question", "Reading", "serving"]
+__all__ = ["Files", "Given", "Pages", "Question", "Reading", "in_browser", "serving"]

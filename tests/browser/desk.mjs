@@ -17,7 +17,7 @@ const watched = (tab) => {
   tab.on("console", (message) => found.messages.push(message.text()));
   tab.on("pageerror", (error) => found.messages.push(String(error)));
   tab.on("request", (request) => {
-    if (!request.url().startsWith("data:")) found.requests.push(request.url());
+    if (!/^(data|file):/.test(request.url())) found.requests.push(request.url());
   });
   return tab;
 };
@@ -88,6 +88,16 @@ try {
     input: document.querySelector("#input").selectedOptions[0].textContent,
     command: document.querySelector("pre").textContent,
   }));
+
+  await tab.click("form details:has(#baseline) summary");
+  await tab.setInputFiles("input[data-field=baseline_file]", file);
+  await tab.waitForURL((to) => to.searchParams.has("baseline_file"));
+  await answered(tab);
+  found.baseline = await tab.evaluate(() => document.querySelector("dl.facts").textContent);
+  await tab.selectOption("#baseline_file", "");
+  await tab.click("#form button");
+  await tab.waitForURL((to) => !to.searchParams.has("baseline_file"));
+  await answered(tab);
 
   // From here on with the keyboard alone.
   await tab.focus("#compare summary");

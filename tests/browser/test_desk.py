@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from onnx_attribution.server.web import in_browser
 from tests.browser.test_browser import scripted
 from tests.server.web.visitor import visiting
 
@@ -29,8 +30,14 @@ def seen(
     shutil.copy(digits_path, folder)
     np.save(folder / "three.npy", digits_data[0][:3])
     np.save(out / "mine.npy", digits_data[0][5:6])
-    with visiting(folder / "digits.onnx", data=digits_path.with_name("digits.npz")) as visitor:
-        found: dict[str, Any] = json.loads(scripted("desk.mjs", visitor.url, out / "mine.npy", out))
+    began: list[str] = []
+    with (
+        visiting(folder / "digits.onnx", data=digits_path.with_name("digits.npz")) as visitor,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr("webbrowser.open", began.append)
+        with in_browser(visitor.url):  # a file that leads there
+            found: dict[str, Any] = json.loads(scripted("desk.mjs", *began, out / "mine.npy", out))
         return {**found, "at": urlsplit(visitor.url).netloc}
 
 
@@ -57,6 +64,10 @@ def test_a_unit_has_its_examples(seen: dict[str, Any]) -> None:
 def test_a_file_is_sent_and_explained(seen: dict[str, Any]) -> None:
     assert seen["uploaded"]["input"] == "mine.npy"
     assert "--input mine.npy" in seen["uploaded"]["command"]
+
+
+def test_a_file_is_sent_as_the_baseline(seen: dict[str, Any]) -> None:
+    assert "mine.npy, where the target is" in seen["baseline"]
 
 
 def test_two_methods_are_compared_by_the_keyboard(seen: dict[str, Any]) -> None:

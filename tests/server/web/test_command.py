@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import html
+import os
 import signal
+import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -21,10 +26,17 @@ from tests.server.web.visitor import Visitor, opened
 
 
 @contextmanager
-def visited(*arguments: str | Path) -> Iterator[Visitor]:
+def visited(*arguments: str | Path, browser: str = "") -> Iterator[Visitor]:
     """Somebody who has opened the page of the command, which then ends with Ctrl-C."""
-    command = [sys.executable, "-m", "onnx_attribution.server.cli", "page", "--no-open", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "onnx_attribution.server.cli", "page", *arguments]
+    command += [] if browser else ["--no-open"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "BROWSER": browser},
+    ) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -96,6 +108,25 @@ def test_a_file_of_several_inputs_takes_a_file_for_each(tmp_path: Path) -> None:
         # The largest product is 2 · 5, of which gradient times input gives 10 to each input.
         assert found.count("together contribute 10<") == 2
         assert "--input a=first.npy --input b=second.npy" in found
+
+
+def test_the_browser_is_given_a_file_that_this_user_alone_can_read(tmp_path: Path, digits_path: Path) -> None:
+    """The arguments of a program are seen by every user of the machine: the key is not among them."""
+    told, script = tmp_path / "told", tmp_path / "browser"
+    script.write_text(f'#!/bin/sh\necho "$@" > {told}.part\nmv {told}.part {told}\n')
+    script.chmod(0o755)
+    with visited(digits_path, browser=f"{script} %s") as visitor:
+        end = time.monotonic() + 20
+        while not told.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        given = told.read_text().strip()
+        file = Path(urlsplit(given).path)
+        key = urlsplit(visitor.url).query
+        assert key not in given
+        assert html.escape(visitor.url) in file.read_text()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert not file.parent.exists()
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,8 @@ def test_netron_is_offered_where_it_is_installed(
     netron.start = start  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "netron", netron)
     assert 'id="netron"' in visitor.get("/explain", **INPUT).text
-    assert post() == (200, {"url": "http://localhost:8080"})
+    for _ in range(2):  # the second time it is there already
+        assert post() == (200, {"url": "http://localhost:8080"})
     assert opened == [(str(folder / "digits.onnx"), False)]
     monkeypatch.delitem(sys.modules, "netron")
     monkeypatch.setattr("onnx_attribution.server.cli.reader.find_spec", lambda name: None)
