@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_attribution.client.audit.data import Item
 from onnx_attribution.errors import InvalidArgument, NotReady
@@ -125,10 +126,17 @@ def _missing() -> Any:
 
 
 def doubled(x: Array) -> Attribution:
-    zeros = np.zeros(len(x))
-    layer = LayerAttribution("x", 2 * x, 2 * x.sum(1, dtype=float), zeros, zeros, True, zeros)
-    target = ResolvedTarget("y", ("",) * len(x), 2 * x.sum(1, dtype=float), zeros)
-    return Attribution("gradient", "dynamic", (target,), {"x": layer}, len(x), 1, 0.0, "d", "cpu")
+    return with_layers(2 * x.sum(1, dtype=float), {"x": 2 * x})
+
+
+def with_layers(value: NDArray[np.float64], layers: Mapping[str, Array]) -> Attribution:
+    """An answer of these values of the target and of the layers."""
+    zeros = np.zeros(len(value))
+    target = ResolvedTarget("y", ("",) * len(value), value, zeros)
+    found = {
+        name: LayerAttribution(name, one, value, zeros, zeros, True, zeros) for name, one in layers.items()
+    }
+    return Attribution("gradient", "dynamic", (target,), found, len(value), 1, 0.0, "d", "cpu")
 
 
 @contextmanager

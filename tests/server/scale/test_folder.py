@@ -7,16 +7,30 @@ import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.server.scale import Folder, run_batch
+from onnx_attribution.server.scale import Folder, plan_shards, run_batch
+from onnx_attribution.server.scale.batch import compute
 from onnx_attribution.server.scale.local import Local
-from tests.server.scale.places import JOB, PLAN, SHARDS, Doubling, files, lines, opened, runs
+from tests.server.scale.places import (
+    JOB,
+    PLAN,
+    SHARDS,
+    Doubling,
+    Rows,
+    files,
+    lines,
+    opened,
+    runs,
+    with_layers,
+)
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -223,3 +237,25 @@ def test_a_large_shard_is_written_in_groups_of_rows_that_say_the_same(
     run_batch(Local(partial(opened, Doubling(notes)), 1), JOB, folder, SHARDS)
     assert parquet.read_metadata(part(folder.place, 0)).num_row_groups == 2
     assert lines(folder.place) == lines(plain)
+
+
+def test_what_is_committed_is_not_held_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, layers = 10_000, 5
+
+    class Large(Doubling):
+        def answers(self, request: Any, inputs: Any) -> Iterator[Any]:
+            values = np.random.default_rng(0).random((64, size), np.float32)
+            yield with_layers(np.zeros(64), {str(k): values for k in range(layers)})
+
+    monkeypatch.setattr("onnx_attribution.server.scale.job.BATCH", 1 << 20)
+    pool, before = pyarrow.proxy_memory_pool(pyarrow.default_memory_pool()), pyarrow.default_memory_pool()
+    pyarrow.set_memory_pool(pool)
+    try:
+        job = replace(JOB, source=Rows(64))
+        compute(Large(tmp_path), job, Folder(tmp_path / "out", PLAN), plan_shards(64, 64)[0])
+        peak = pool.max_memory()
+    finally:
+        pyarrow.set_memory_pool(before)
+    assert 0 < peak < 64 * size * layers * 4 / 2  # as a table it would be more than twice that
