@@ -141,9 +141,14 @@ def _slice_begins(op: Emitter, node: NodeView) -> dict[int, int | Value] | None:
 def pad(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, pads, value, axes = node.input(0), node.input(1), node.optional(2), node.optional(3)
     if node.attribute("mode", "constant") != "constant":
-        numbered = op.cast(positions(op, x), np.float64)  # no kernel pads integers on CUDA
-        places = op.cast(node.again(op, numbered, pads, None, axes), np.int64)
-        return (scatter_add(op, x, places, g),)
+        # as two floats, each exact: CUDA has no kernel that pads integers, and browsers no float64
+        whole, part = positions(op, x), op.constant(np.int64(1 << 20))
+        high = op("Div", whole, part)
+        high, low = (
+            op.cast(node.again(op, op.cast(one, np.float32), pads, None, axes), np.int64)
+            for one in (high, op("Sub", whole, op("Mul", high, part)))
+        )
+        return (scatter_add(op, x, op("Add", op("Mul", high, part), low), g),)
     numbers = known(pads)
     back = op.ints((-numbers).tolist()) if numbers is not None else op("Neg", pads)
     dx = op("Pad", g, back, None, axes)

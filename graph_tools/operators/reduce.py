@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_attribution.errors import NotDifferentiable, Reason
-from onnx_attribution.graph_tools.ir.emit import Emitter, Value
+from onnx_attribution.graph_tools.ir.emit import Emitter, Value, element_type
 from onnx_attribution.graph_tools.operators.ends import cross, quotient
 from onnx_attribution.graph_tools.operators.registry import Gradients, NodeView, decomposed, secant, vjp
 from onnx_attribution.graph_tools.operators.softmax import LogSums
@@ -79,10 +79,8 @@ def mean_factor(op: Emitter, x: Value, z: Value, axes: Sequence[int] | None) -> 
         sizes = [dimensions(x)[axis] for axis in axes]
         if all(isinstance(size, int) for size in sizes):
             return op.like(x, 1 / max(math.prod(int(size) for size in sizes), 1))
-    wide = [op("Cast", op.size(value), to=11) for value in (z, x)]
-    ratio = op("Div", *wide)
-    ratio.dtype = np.dtype(np.float64)
-    return convert(op, ratio, x)
+    wide = np.float64 if element_type(x) == np.float64 else np.float32  # browsers have no float64
+    return convert(op, op("Div", *(op.cast(op.size(value), wide) for value in (z, x))), x)
 
 
 def _reduced_axes(op: Emitter, node: NodeView) -> list[int] | None:

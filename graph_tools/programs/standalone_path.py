@@ -220,6 +220,7 @@ def _looped(
 
 def _scan(graph: gs.Graph, alpha: gs.Variable, alphas: Value, values: Sequence[Value]) -> list[gs.Variable]:
     """Moves what depends on `alpha` into the body of a Scan over `alphas`; returns the values stacked."""
+    graph.toposort()  # a rule may have put what makes a value behind what reads it
     found, inside, outside = {alpha.name}, list[gs.Node](), list[gs.Node]()
     for node in graph.nodes:
         if any(x.name in found for x in inputs_of(node)):

@@ -22,6 +22,7 @@ from onnx_attribution.graph_tools.ir.shapes import dims_of, set_dims
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.normalise.pipeline import same_values
 from onnx_attribution.graph_tools.programs.export import exposed, gradient_program
+from onnx_attribution.graph_tools.programs.portable import portable
 from onnx_attribution.graph_tools.programs.scalar import Part, Scalar, row_axis
 from onnx_attribution.graph_tools.read.load import ModelSource, load
 from onnx_attribution.graph_tools.select.targets import require_float
@@ -97,6 +98,7 @@ def gradient_model(model: LoadedModel, layers: Sequence[str], target: Target) ->
     shared = together(model, sources, names, found.tensor, notes)
     scalar = scalar_of(model, found, target)
     program = gradient_program(model.network, names, scalar, alone=not shared)
+    portable(program.model)
     left_out = [z.name for z in model.graph.outputs if z.name not in program.outputs]
     if left_out:
         notes.append(f"{', '.join(map(repr, left_out))} is no tensor and left out")

@@ -12,6 +12,7 @@ from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.graph_tools.ir.emit import element_type
 from onnx_attribution.graph_tools.ir.reach import ancestors
 from onnx_attribution.graph_tools.programs.line import Line, OpenLine, Terms
+from onnx_attribution.graph_tools.programs.portable import portable
 from onnx_attribution.graph_tools.programs.question import Along, Asked, AtInput, Between
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.programs.standalone import standalone_program
@@ -91,6 +92,7 @@ def standalone_model(model: LoadedModel, wish: Standalone) -> Exported:
         recipe.relevance,
     )
     program = standalone_program(model.network, asked)
+    portable(program.model)
     words = [
         model.held(sources, found.tensor) if is_default else "",
         model.rounding(layers, found.tensor) if recipe.takes_gradients else "",

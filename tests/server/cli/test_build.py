@@ -137,6 +137,38 @@ def test_a_trained_network_is_built_by_the_name_of_its_layer(shared: Path, tmp_p
     assert (np.abs(found["attribution/12"].sum(axis=(1, 2, 3)) - change) <= 0.01 * size).all()
 
 
+RECURRENT = """
+net (float[1,4,2] x) => (float[1,3] y)
+    <float[1,12,2] w, float[1,12,3] r, int64[2] sizes = {1, 3}, float[1,3] one = {1.0, 2.0, -1.0}>
+{
+    turned = Transpose <perm = [1, 0, 2]> (x)
+    every, last = LSTM <hidden_size = 3> (turned, w, r)
+    flat = Reshape(last, sizes)
+    y = Mul(flat, one)
+}
+"""
+
+
+def test_what_reads_a_recurrent_layer_is_in_the_loop_with_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    net = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {RECURRENT}')
+    values = {"w": rng.normal(size=(1, 12, 2)), "r": rng.normal(size=(1, 12, 3))}
+    for tensor in list(net.graph.initializer):
+        if tensor.name in values:
+            net.graph.initializer.remove(tensor)
+    net.graph.initializer.extend(
+        onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()
+    )
+    file = tmp_path / "text.onnx"
+    onnx.save(net, file)
+    x = rng.normal(size=(1, 4, 2)).astype(np.float32)
+    change = outputs(file, x=x)["y"][0, 1] - outputs(file, x=0 * x)["y"][0, 1]
+    out = written(file, "--loop", "--steps", "64", "--target", "1", "--baseline", "0")
+    found = outputs(out, x=x)
+    close(found["target/value"] - found["target/baseline"], np.array([change]))
+    assert abs(found["attribution/x"].sum() - change) <= 1e-3 * np.abs(found["attribution/x"]).sum()
+
+
 def test_the_code_of_the_page_of_built_files_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "built-files.md").read_text()
     command, code = (
