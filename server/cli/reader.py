@@ -14,7 +14,6 @@ from onnx_attribution.client.audit.data import Dataset
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.cli.asker import Place
-from onnx_attribution.server.cli.data_source import FileSource
 from onnx_attribution.server.cli.dataset import read_dataset
 from onnx_attribution.server.cli.explain import Question as Explained
 from onnx_attribution.server.cli.files import is_file, parse_rows, read_file
@@ -68,7 +67,12 @@ class Reader:
             raise InvalidArgument("the page has no data set: start it with --data DIR|FILE")
         if row >= len(data):
             raise InvalidArgument(f"there is no sample {row}; the data set has {len(data)}, the first is 0")
-        words = ["--data", str(self.dataset), f"--rows={self._first(info) + row}", *_options_of(self.picture)]
+        words = [
+            "--data",
+            str(self.dataset),
+            f"--rows={self._place(row, len(data))}",
+            *_options_of(self.picture),
+        ]
         words += ["--resize"] * self.picture.resize
         classes = next(
             (info.class_names[one.name] for one in info.outputs if one.name in info.class_names), ()
@@ -76,12 +80,15 @@ class Reader:
         label = data.label_index(row, classes)
         return Given(data.items[row].inputs, len(data), words, is_row=True, label=label)
 
-    def _first(self, info: ModelInfo) -> int:
-        """Where in the file the data set begins."""
-        start = 0 if self.rows is None else parse_rows(self.rows).start or 0
-        if start >= 0 or self.dataset is None:
-            return int(start)
-        return max(FileSource(self.dataset, self.picture).count(info) + start, 0)
+    def _place(self, row: int, samples: int) -> int:
+        """Where in the file a sample of the chosen rows lies; from its end, where that is how they are chosen."""
+        rows = slice(0, None) if self.rows is None else parse_rows(self.rows)
+        start, stop = rows.start or 0, rows.stop or 0
+        if start >= 0:
+            return int(start + row)
+        if stop <= 0:
+            return int(stop - samples + row)
+        raise InvalidArgument(f"--rows {self.rows} counts from both ends; count from one: 0:8, or -8:")
 
     @property
     def has_netron(self) -> bool:
