@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,7 +125,7 @@ def batch(
             "data set": rows.digest(),
             "method": request.method.name,
             "request": digest_of(request),
-            "shard_size": shard_size,
+            "shard size": shard_size,
         }
         folder, job = Folder(out, plan, anew=anew), Job(rows, request)
         if not folder.committed():
@@ -189,6 +190,8 @@ class _Where:
             raise InvalidArgument(f"--gpus {self.gpus:g}: an actor has a part of one GPU, or whole ones")
         if self.name == RAY and place.provider == "cuda" and not self.gpus:
             raise InvalidArgument("--provider cuda needs --gpus, as Ray hides all others from its actors")
+        if self.name == RAY and find_spec("ray") is None:
+            raise InvalidArgument("--executor ray needs ray: pip install 'onnx-attribution[ray]'")
 
     @contextmanager
     def asking(self) -> Iterator[Asker]:

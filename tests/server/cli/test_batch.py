@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 Data = tuple[NDArray[np.float32], NDArray[np.int64]]
 SIZE = ("--shard-size", "4")
+GRPC = ("--executor", "grpc", "--server", "localhost:1")
 
 
 @pytest.fixture
@@ -76,6 +78,80 @@ def test_servers_write_what_processes_write(tmp_path: Path, digits_path: Path, s
     assert files(tmp_path / "served") == files(tmp_path / "local")
 
 
+def test_one_server_that_answers_is_enough(tmp_path: Path, digits_path: Path, samples: Path) -> None:
+    asked = ("--data", samples, "--method", "gradient", *SIZE)
+    assert run("batch", digits_path, *asked, "--out", tmp_path / "local", "--workers", "1").exit_code == 0
+    with Engine(provider="cpu", threads=1) as engine:
+        engine.add("digits", digits_path)
+        with background(engine, Settings(port=0)) as (address, _):
+            done = run(
+                "batch", "digits", *asked, "--out", tmp_path / "served", "--executor", "grpc",
+                "--server", f"127.0.0.1:{unused()}", "--server", address,
+            )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert files(tmp_path / "served") == files(tmp_path / "local")
+
+
+def test_without_a_server_that_answers_nothing_is_begun(tmp_path: Path, samples: Path) -> None:
+    servers = [f"127.0.0.1:{unused()}" for _ in range(2)]
+    done = run(
+        "batch", "digits", "--data", samples, "--out", tmp_path / "out", "--executor", "grpc",
+        "--server", servers[0], "--server", servers[1],
+    )  # fmt: skip
+    assert done.exit_code == 1
+    assert "no server answers" in done.stderr
+    assert all(one in done.stderr for one in servers)
+    assert not (tmp_path / "out").exists()
+
+
+def unused() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_one_bad_picture_is_one_bad_line(tmp_path: Path, digits_path: Path, digits_data: Data) -> None:
+    data = tmp_path / "pictures"
+    data.mkdir()
+    for k in range(3):
+        pixels = (digits_data[0][k, 0] / digits_data[0].max() * 255).astype(np.uint8)
+        (data / f"{k}.pgm").write_bytes(b"P5 8 8 255\n" + pixels.tobytes())
+    (data / "1.pgm").write_bytes(b"P5 8 8 255\n12")
+    asked = ("--method", "gradient", "--out", tmp_path / "out", "--workers", "1")
+    done = run("batch", digits_path, "--data", data, *asked)
+    assert done.exit_code == 1, done.output
+    assert "1 of 3 samples cannot be explained" in done.stderr
+    found = table(tmp_path / "out")
+    assert [line["id"] for line in found] == ["0.pgm", "1.pgm", "2.pgm"]
+    assert [line["error"] is None for line in found] == [True, False, True]
+    assert "1.pgm" in found[1]["error"]
+
+
+def test_a_part_that_was_damaged_between_two_runs_is_told_of_and_written_again(
+    tmp_path: Path, digits_path: Path, samples: Path
+) -> None:
+    asked = ("batch", digits_path, "--data", samples, "--out", tmp_path / "out", "--workers", "1", *SIZE)
+    assert run(*asked, "--method", "gradient").exit_code == 0
+    before = files(tmp_path / "out")
+    part = tmp_path / "out" / "parts" / "part-000001.parquet"
+    part.write_bytes(part.read_bytes()[:-9])
+    done = run(*asked, "--method", "gradient")
+    assert done.exit_code == 0
+    assert "'part-000001.parquet' has" in done.stderr
+    assert files(tmp_path / "out") == before
+
+
+def test_data_that_changed_between_two_runs_is_told_of(
+    tmp_path: Path, digits_path: Path, samples: Path
+) -> None:
+    asked = ("batch", digits_path, "--data", samples, "--out", tmp_path / "out", "--workers", "1", *SIZE)
+    assert run(*asked, "--method", "gradient").exit_code == 0
+    parquet.write_table(parquet.read_table(samples).slice(1), samples)
+    done = run(*asked, "--method", "gradient")
+    assert done.exit_code == 2
+    assert "holds the results of a batch with another data set: --anew begins once more" in done.stderr
+
+
 def test_a_sample_out_of_range_is_told_and_the_others_are_explained(tmp_path: Path) -> None:
     path = model(
         tmp_path,
@@ -101,9 +177,25 @@ def test_a_sample_out_of_range_is_told_and_the_others_are_explained(tmp_path: Pa
     ("options", "words"),
     [
         (("--layer", "conv99"), "conv99"),
-        (("--executor", "dask"), "no executor 'dask'"),
+        (("--target", "99"), "99"),
+        (("--executor", "dask"), "no executor 'dask'; there are: local, grpc, ray"),
         (("--executor", "grpc"), "--executor grpc asks servers: give --server HOST:PORT"),
         (("--server", "localhost:1"), "--server is for --executor grpc, not local"),
+        (("--executor", "ray", "--server", "localhost:1"), "--server is for --executor grpc, not ray"),
+        (("--address", "auto"), "--address is for --executor ray"),
+        (("--gpus", "1"), "--gpus is for --executor ray"),
+        (("--model", "m"), "--model is for --executor grpc"),
+        (("--executor", "ray", "--gpus", "1.5"), "--gpus 1.5: an actor has a part of one GPU, or whole ones"),
+        (("--executor", "ray", "--provider", "cuda"), "--provider cuda needs --gpus"),
+        ((*GRPC, "--gpus", "1"), "--gpus is for --executor ray"),
+        (
+            (*GRPC, "--workers", "2"),
+            "--workers is for --executor local and ray; a server that is named twice",
+        ),
+        ((*GRPC, "--provider", "cpu"), "--provider is for --executor local and ray; a server has its own"),
+        ((*GRPC, "--threads", "2"), "--threads is for --executor local and ray"),
+        ((*GRPC, "--shape", "image=1x1x8x8"), "--shape is for --executor local and ray"),
+        ((*GRPC, "--batch-axis", "image=0"), "--batch-axis is for --executor local and ray"),
         (("--parameter", "steps=0", "--method", "neuron-ig"), "steps"),
     ],
 )
@@ -111,9 +203,10 @@ def test_what_cannot_be_asked_is_refused_and_nothing_is_committed(
     tmp_path: Path, digits_path: Path, samples: Path, options: tuple[str, ...], words: str
 ) -> None:
     out = tmp_path / "out"
-    done = run("batch", digits_path, "--data", samples, "--out", out, "--workers", "1", *SIZE, *options)
+    done = run("batch", digits_path, "--data", samples, "--out", out, *SIZE, *options)
     assert done.exit_code == 2, done.output
     assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert not files(out)
 
 
