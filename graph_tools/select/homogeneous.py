@@ -45,14 +45,14 @@ def is_homogeneous(
 
     A True is a proof by operators, attributes and constants; False means that there is none.
     """
-    scaled = _Degrees(sources)
+    scaled = Degrees(sources)
     for node in graph.nodes:
         scaled.follow(node)
     known = scaled.ones | scaled.shifted if shifted else scaled.ones
     return target in known and all(name in scaled.ones for name in layers)
 
 
-class _Degrees:
+class Degrees:
     """The tensors that are multiplied as the sources are, those that are but for a constant, those that stay as they
     are, and all others."""
 
@@ -83,7 +83,7 @@ class _Degrees:
         return value.name in self.ones or value.name in self.shifted
 
     def _stays(self, node: gs.Node) -> bool:
-        return key_of(node) in {("", op) for op in _SIGNS} and self._all(node.inputs)
+        return key_of(node) in {("", op) for op in _SIGNS} and self.all(node.inputs)
 
     def _scales(self, node: gs.Node) -> bool:
         domain, operator = key_of(node)
@@ -104,7 +104,7 @@ class _Degrees:
         if operator in _SCALED:
             bounds = operator == "Clip" and any(float(node.attrs.get(name, 0)) for name in ("min", "max"))
             count = len(node.inputs) if operator in ("Clip", "Max", "Min") else 1
-            return not bounds and self._all(node.inputs[:count])
+            return not bounds and self.all(node.inputs[:count])
         rule = OPERATORS.get((domain, operator))
         if rule is None or operator in _SHIFTED:
             return False
@@ -136,7 +136,8 @@ class _Degrees:
                     return True
         return False
 
-    def _all(self, values: Iterable[Value]) -> bool:
+    def all(self, values: Iterable[Value]) -> bool:
+        """Whether these are multiplied as the sources are, or zero."""
         return all(x.is_empty() or x.name in self.ones or _is_zero(x) for x in values)
 
 

@@ -19,6 +19,7 @@ from onnx_attribution.server.engine.rows.adaptive import Adaptive, Refinement
 from onnx_attribution.server.engine.rows.evaluate import Sums
 from onnx_attribution.server.engine.rows.points import Point, Rows, RowsAt, row_bytes, rows_of_each
 from onnx_attribution.server.engine.rows.shared import of_one_tensor
+from onnx_attribution.server.engine.rows.way import STRAIGHT, Way
 from onnx_attribution.values import Array
 
 ROWS = 33
@@ -213,6 +214,7 @@ class Paths:
         ray = model.is_homogeneous(resolved.choice)
         self._is_shifted = not ray and model.is_homogeneous(resolved.choice, shifted=True)
         self._from_zero = _from_zero(resolved)
+        self._width = model.width_at_zero(resolved.choice) if self._is_smooth else 0.0
         self.samples = [
             Sample(self._adaptive(k, is_ray), limit, {0.0: 0.0} if is_ray and ray else {})
             for k, is_ray in enumerate((self._from_zero & (ray or self._is_shifted)).tolist())
@@ -244,8 +246,18 @@ class Paths:
             ray=((0.0, 1.0) if self._is_shifted else (1.0,)) if ray else (),
             few_rounds=self._few_rounds,
             smooth=self._is_smooth,
+            way=self._way(number),
             kinked=_kinked(bool(self._from_zero[number])) if self._is_kinked else (),
         )
+
+    def _way(self, number: int) -> Way:
+        """How the path of a sample is run through: of a network without kinks that normalises what is zero at x', so
+        that nothing is singular near it, with the deviation of the sources at x for that of what it takes."""
+        if not self._width or not self._from_zero[number]:
+            return STRAIGHT
+        ends = (self._resolved.samples.ends(name)[0][number] for name in self._resolved.choice.sources)
+        deviation = max(float(np.std(high, dtype=np.float64)) for high in ends)
+        return Way.from_width(self._width / deviation) if deviation > 0 else STRAIGHT
 
     def refine(self, numbers: Sequence[int]) -> Generator[int, object, object]:
         """Evaluates what these samples want; returns the last word of whoever asked."""

@@ -40,6 +40,7 @@ from onnx_attribution.graph_tools.select.layers import (
 from onnx_attribution.graph_tools.select.links import links_between
 from onnx_attribution.graph_tools.select.logits import Logit, logit_of
 from onnx_attribution.graph_tools.select.names import resolve
+from onnx_attribution.graph_tools.select.singular import width_at_zero
 from onnx_attribution.graph_tools.select.smooth import is_piecewise_linear, is_smooth
 from onnx_attribution.graph_tools.select.sources import default_sources, held, token_tensors, words
 from onnx_attribution.graph_tools.select.targets import (
@@ -460,6 +461,13 @@ class LoadedModel(ReadModel):
         return self._facts.get(
             ("kinked", choice.sources, choice.target),
             lambda: is_piecewise_linear(self.nodes, choice.sources, choice.target),
+        )
+
+    def width_at_zero(self, choice: Choice) -> float:
+        """Over how much of a path from zero a normalisation turns, if what it takes has deviation 1; 0: none does."""
+        return self._facts.get(
+            ("width", choice.sources, choice.target),
+            lambda: width_at_zero(self.graph, choice.sources, choice.target),
         )
 
     def cut_sets(self, choice: Choice) -> tuple[tuple[str, ...], ...]:

@@ -22,9 +22,11 @@ from onnx_attribution.server.engine.rows import chebyshev, splitting
 from onnx_attribution.server.engine.rows.segments import Curves, Segments, Splits
 from onnx_attribution.server.engine.rows.spectral import Spectral
 from onnx_attribution.server.engine.rows.stored import Floats, Found, Measured, Stored
+from onnx_attribution.server.engine.rows.way import STRAIGHT, Way
 
-FIRST, LAST = 2, 64
-"""The levels of Chebyshev rows with which a path starts, and up to which they may double."""
+FIRST, TURNING, LAST = 2, 4, 64
+"""The levels of Chebyshev rows with which a path starts, with which one that turns at x', so that fewer rows would all
+lie behind the turn, and up to which they may double."""
 DECIDES = 8
 """The first level whose agreement with the one before tells a smooth path."""
 SLOW = 0.35
@@ -58,7 +60,7 @@ class Refinement:
     """The rows of one sample along its path, and what they sum to in every layer, whoever adds them up.
 
     `few_rounds`: rows cost less than what is to be done between runs. `kinked`: the rows to begin with where kinks are
-    all that bends a path, so that no polynomial converges.
+    all that bends a path, so that no polynomial converges; else these are of the level `start`.
     """
 
     def __init__(
@@ -67,11 +69,12 @@ class Refinement:
         tolerance: float,
         few_rounds: bool = False,
         kinked: Sequence[float] = (),
+        start: int = FIRST,
     ) -> None:
         self._layers, self._tolerance = layers, tolerance
         self._few_rounds, self._growth = few_rounds, GROWTH
         self._alphas: set[float] = set()
-        self._level, self._split = DECIDES if few_rounds else FIRST, bool(kinked)
+        self._level, self._split = DECIDES if few_rounds else start, bool(kinked)
         self._first = list(kinked) or self._nodes(self._level)
         self._asked: list[float] = list(self._first)
         self._change: float | None = None
@@ -289,6 +292,7 @@ class Adaptive(Refinement):
     multiplication by `straight[layer]`, x - x'. `ray`: where the gradient is known to be the same all along and the
     path to begin at zero, so that the row at alpha = 1 is enough, the rows that tell the change of the target.
     `smooth`: the network is known to have no kinks. `few_rounds`, `kinked`: see `Refinement`.
+    `way`: how the path is run through; all but `wanted` and `add` speak of the places on it.
     """
 
     def __init__(
@@ -302,19 +306,29 @@ class Adaptive(Refinement):
         few_rounds: bool = False,
         smooth: bool = False,
         kinked: Sequence[float] = (),
+        way: Way = STRAIGHT,
     ) -> None:
         scales = {} if conductance or straight is None else straight
-        self._kept = {name: _Kept(Stored(conductance, scales.get(name)), smooth) for name in layers}
-        super().__init__(self._kept, tolerance, few_rounds, kinked)
+        self._way, self._places = way, dict[float, float]()
+        self._kept = {name: _Kept(Stored(conductance, scales.get(name), way), smooth) for name in layers}
+        super().__init__(self._kept, tolerance, few_rounds, kinked, TURNING if way.bend else FIRST)
         self._ray = bool(ray)
         if ray:
             self._asked = list(ray)
+
+    def wanted(self, most: int | None = None) -> Floats:
+        found = super().wanted(most)
+        if not self._way.bend:
+            return found
+        alphas = [self._way.alpha(place) for place in found.tolist()]
+        self._places.update(zip(alphas, found.tolist(), strict=True))
+        return np.array(alphas, dtype=np.float64)
 
     def add(
         self, alphas: Iterable[float], rows: Mapping[str, tuple[NDArray[Any], NDArray[Any] | None]]
     ) -> None:
         """Take rows `[alphas, *unit]` of every layer; h may be None where not conductances are summed."""
-        keys = [float(alpha) for alpha in alphas]
+        keys = [self._places.get(float(alpha), self._way.place(float(alpha))) for alpha in alphas]
         fresh = [k for k, key in enumerate(keys) if key not in self._alphas]
         for name, layer in self._kept.items() if fresh else ():
             g, h = rows[name]

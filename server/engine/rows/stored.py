@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_attribution.server.engine.rows.way import STRAIGHT, Way
+
 Floats = NDArray[np.float64]
 ROUNDING = 2e-7
 """What rows in float32 are wrong by, relative to the terms of a sum."""
@@ -76,11 +78,11 @@ class Measured:
 
 
 class Stored(Measured):
-    """Gradients and activations by alpha, as they were given."""
+    """Gradients and activations by the place on their way, as they were given."""
 
-    def __init__(self, conductance: bool, scale: NDArray[Any] | None) -> None:
+    def __init__(self, conductance: bool, scale: NDArray[Any] | None, way: Way = STRAIGHT) -> None:
         super().__init__(scale)
-        self.conductance = conductance
+        self.conductance, self._way = conductance, way
         self._rows: dict[float, tuple[NDArray[Any], NDArray[Any] | None]] = {}
         self._alphas: list[float] = []
 
@@ -102,9 +104,9 @@ class Stored(Measured):
 
     def row(self, alpha: float) -> tuple[Floats, Floats]:
         g, h = self._rows[alpha]
-        return g.astype(np.float64), alpha * np.ones(1) if h is None or not self.conductance else h.astype(
-            np.float64
-        )
+        return g.astype(np.float64), self._way.alpha(alpha) * np.ones(
+            1
+        ) if h is None or not self.conductance else h.astype(np.float64)
 
     def blocks(self, alphas: Sequence[float]) -> Iterator[tuple[slice, Floats, Floats]]:
         """g and h `[alphas, units]` of some units at a time; h is alpha itself for mean gradients."""
