@@ -68,7 +68,11 @@ def max_pool_secant(
     to_y = _back(op, node, reference, op("Mul", g, op("Sub", z, c)))
     local = op("Add", _back(op, node, node, half), _back(op, node, reference, half))
     d = op("Sub", x, y)
-    return (quotient(op, op("Add", to_x, to_y), d, op("Equal", d, op.like(d, 0)), local),)
+    unmoved = op("Equal", d, op.like(d, 0))
+    if not node.steady:
+        return (quotient(op, op("Add", to_x, to_y), d, unmoved, local),)
+    mask = op.cast(unmoved, d.dtype)  # a maximum that moves has moved: nothing else goes to what has not
+    return (op("Div", op("Sum", to_x, to_y, op("Mul", local, mask)), op("Add", d, mask)),)
 
 
 @vjp("MaxUnpool", linear=[{0}])
