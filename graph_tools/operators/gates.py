@@ -131,13 +131,13 @@ def leaky(op: Emitter, z: Value, slope: float) -> Value | None:
 def both_away(op: Emitter, x: Value, y: Value, above_0: Value) -> Value | None:
     """|x| + |y|, a bit above 0, where max(x, 0) + max(y, 0) is given; None where that is no sum of blocked ones.
 
-    That of numbers of one sign is exact.
+    That of numbers of one sign is exact. What is summed is below 0, and turned by what the runtime takes in one pass.
     """
-    total = _like(op("Add", x, y), x)
-    below_0 = scaled(op, total, -1, float(np.finfo(np.float32).tiny))
-    if below_0 is None:
+    twice_below = scaled(op, above_0, -2, -float(np.finfo(np.float32).tiny))
+    if twice_below is None:
         return None
-    return _like(op("Add", _like(op("Add", above_0, above_0), x), below_0), x)
+    total = _like(op("Add", x, y), x)
+    return _like(op("LeakyRelu", _like(op("Add", twice_below, total), x), alpha=-1.0), x)
 
 
 def _like(made: gs.Variable, x: Value) -> gs.Variable:
