@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnx_attribution.client.audit.ranks import Sizes, channel_axis
+from onnx_attribution.supports import Support
 from onnx_attribution.values import Array, Attribution, LayerAttribution, ResolvedTarget
 
 STRONGEST = 8
@@ -43,6 +44,7 @@ def numbers_of(answer: Attribution) -> dict[str, Any]:
             "shares": {name: plain(one.share[0]) for name, one in answer.flow.layers.items()},
             "cut_sets": [list(names) for names in answer.flow.cut_sets],
         },
+        "support": answer.supports[0].to_json() if answer.supports else None,
         "evaluations": answer.evaluations,
         "steps": answer.steps,
         "seconds": round(answer.seconds, 6),
@@ -85,6 +87,7 @@ def answer_of(method: str, numbers: Mapping[str, Any], maps: Mapping[str, Array]
         "",
         numbers["provider"],
         tuple(numbers["warnings"]),
+        supports=(Support.from_json(told),) if (told := numbers.get("support")) else (),
     )
 
 

@@ -33,19 +33,28 @@ from onnx_attribution.client.render.scene import (
 
 SMALL = 64  # pixels: up to here a picture is stored without loss and drawn in blocks
 BARS = 160
-ACROSS = 32  # tokens of a line of a strip
+ACROSS, ALL = 32, 64  # tokens of a line of a strip, and of one of long text
 QUALITY = 82
+LONG, AROUND = 192, 4
+"""Tokens up to which text is shown whole in a report, and on either side of a strong one beyond."""
+PIECES = 320
+"""Of a line; each is the extreme of as many points as there are more."""
 
 
-def scene(found: Scene, *, without_input: bool = False, only_over: bool = False) -> str:
+def scene(
+    found: Scene, *, without_input: bool = False, only_over: bool = False, briefly: bool = False
+) -> str:
     """A figure with its caption. `without_input` leaves the input out, which is drawn once beside several maps;
-    `only_over` draws a map only over the image, where there is one."""
+    `only_over` draws a map only over the image, where there is one. `briefly` draws long text as a strip, with what
+    stands around its strongest tokens."""
     panels = list(found.panels)
     if without_input and len(panels) > 1:
         panels = [one for one in panels if not isinstance(one, ImagePanel)]
     if only_over and any(isinstance(one, HeatPanel) and one.image is not None for one in panels):
         panels = [one for one in panels if isinstance(one, HeatPanel) and one.image is not None]
-    drawn = "".join(panel(one) for one in panels)
+    drawn = "".join(
+        excerpt(one) if briefly and isinstance(one, TokensPanel) else panel(one) for one in panels
+    )
     told = [*found.caption, *(["; ".join(found.notes)] if found.notes else [])]
     lines = "".join(f"<p>{escape(line)}</p>" for line in told)
     scale = "" if found.limit is None else scale_of(found.limit, clipped=found.clipped)
@@ -61,10 +70,12 @@ def panel(one: Panel) -> str:
             said = emptiness(one.values)
             if said:
                 return f'<div class="empty">{escape(said)}</div>'
-            return picture(colours.coloured(one.values, one.limit), one.title)
+            return boxed(picture(colours.coloured(one.values, one.limit), one.title), one)
         case HeatPanel():
             assert one.image is not None
-            return picture(colours.overlaid(one.image, one.values, one.limit, one.units), one.title)
+            return boxed(
+                picture(colours.overlaid(one.image, one.values, one.limit, one.units), one.title), one
+            )
         case BarsPanel():
             return bars(one.drawn.values, f"{one.drawn.words}, by {one.unit}")
         case RankPanel():
@@ -73,6 +84,19 @@ def panel(one: Panel) -> str:
             return tokens(one)
         case LinePanel():
             return line(one)
+
+
+def boxed(drawn: str, one: HeatPanel) -> str:
+    """The picture of a map with the boxes of its support over it."""
+    if not one.boxes:
+        return drawn
+    height, width = (one.values if one.image is None else one.image).shape[:2]
+    boxes = "".join(
+        f'<rect x="{left:.4g}" y="{top:.4g}" width="{wide:.4g}" height="{high:.4g}"/>'
+        for top, left, high, wide in one.outlines()
+    )
+    over = f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">{boxes}</svg>'
+    return f'<div class="boxed">{drawn}{over}</div>'
 
 
 def pixels_of(image: Map) -> Pixels:
@@ -138,26 +162,53 @@ def tokens(panel: TokensPanel) -> str:
     values = panel.drawn.values
     if said := emptiness(values):
         return f'<div class="empty">{escape(said)}</div>'
-    pieces = []
-    for label, value, place in zip(
-        panel.tokens.labels, values, colours.places(values, panel.limit), strict=True
-    ):
-        shade = f"c{place}" if np.isfinite(value) else "missing"
-        pieces.append(f'<span class="{shade}" title="{number(value)}">{escape(label)}</span>')
-    text = f'<div class="tokens">{" ".join(pieces)}</div>'
-    if len(panel.tokens.labels) > 3 * STRONGEST:
-        chosen = strongest(values, STRONGEST)
-        words = [f"{short(panel.tokens.labels[at], 14)} at {at}" for at in chosen]
-        text += ranked(words, values[chosen], f"the {len(chosen)} strongest positions")
-    return text
+    text = f'<div class="tokens">{" ".join(_shaded(panel, 0, len(values)))}</div>'
+    return text + (_strongest(panel) if len(values) > 3 * STRONGEST else "")
 
 
-def strip(panel: TokensPanel) -> str:
+def excerpt(panel: TokensPanel) -> str:
+    """Text as `tokens` has it; long text as a strip of all of it, and the words around the strongest tokens."""
+    values = panel.drawn.values
+    if len(values) <= LONG or emptiness(values):
+        return tokens(panel)
+    places = np.zeros(len(values), np.bool_)
+    for at in strongest(values, STRONGEST):
+        places[max(at - AROUND, 0) : at + AROUND + 1] = True
+    ends = np.flatnonzero(np.diff(np.concatenate([[False], places, [False]]).astype(np.int8))).reshape(-1, 2)
+    pieces, last = list[str](), 0
+    for start, stop in ends.tolist():
+        pieces += [f"<small>… {start - last} more …</small>"] * (start > last)
+        pieces += _shaded(panel, start, stop)
+        last = stop
+    pieces += [f"<small>… {len(values) - last} more</small>"] * (len(values) > last)
+    whole = f"{strip(panel, ALL)}<small>all {len(values)} tokens, in rows of {min(len(values), ALL)}</small>"
+    return f'{whole}<div class="tokens">{" ".join(pieces)}</div>{_strongest(panel)}'
+
+
+def _shaded(panel: TokensPanel, start: int, stop: int) -> list[str]:
+    """The tokens from one position to another, each on its colour."""
+    values = panel.drawn.values
+    places, found = colours.places(values, panel.limit), []
+    for at in range(start, stop):
+        shade = f"c{places[at]}" if np.isfinite(values[at]) else "missing"
+        label = escape(panel.tokens.labels[at])
+        found.append(f'<span class="{shade}" title="{number(float(values[at]))}">{label}</span>')
+    return found
+
+
+def _strongest(panel: TokensPanel) -> str:
+    values = panel.drawn.values
+    chosen = strongest(values, STRONGEST)
+    words = [f"{short(panel.tokens.labels[at], 14)} at {at}" for at in chosen]
+    return ranked(words, values[chosen], f"the {len(chosen)} strongest positions")
+
+
+def strip(panel: TokensPanel, most: int = ACROSS) -> str:
     """Text as a small picture, a square for each token, from the left to the right and down: for one beside many."""
     values = panel.drawn.values
     if said := emptiness(values):
         return f'<div class="empty">{escape(said)}</div>'
-    across = min(len(values), ACROSS)
+    across = min(len(values), most)
     grid = np.zeros((-(-len(values) // across), across))
     grid.ravel()[: len(values)] = values
     return picture(colours.coloured(grid, panel.limit), f"{len(values)} tokens in rows of {across}")
@@ -217,6 +268,18 @@ def bars(values: Map, title: str) -> str:
     )
 
 
+def _thinned(curve: Map, values: Map) -> tuple[Map, Map]:
+    """A curve of fewer points: of each block its lowest and its highest, with the block's strongest attribution."""
+    size = -(-2 * len(curve) // PIECES)
+    if len(curve) <= PIECES:
+        return curve, values
+    padded = np.pad(curve, (0, -len(curve) % size), mode="edge").reshape(-1, size)
+    own = np.pad(values, (0, -len(values) % size)).reshape(-1, size)
+    order = np.sort(np.stack([padded.argmin(axis=1), padded.argmax(axis=1)], axis=1), axis=1)
+    strong = np.take_along_axis(own, np.abs(np.nan_to_num(own)).argmax(axis=1)[:, None], axis=1)
+    return np.take_along_axis(padded, order, axis=1).reshape(-1), np.repeat(strong[:, 0], 2)
+
+
 def line(panel: LinePanel) -> str:
     """Each curve in grey, its points coloured by what they contribute."""
     if said := emptiness(panel.values):
@@ -226,6 +289,7 @@ def line(panel: LinePanel) -> str:
     span = (high - low) or 1.0
     drawn = []
     for k, (curve, values) in enumerate(zip(panel.curves, panel.values, strict=True)):
+        curve, values = _thinned(curve, values)
         xs = np.linspace(2, width - 2, len(curve))
         ys = (high - curve) / span * (height - 8) + 4 + k * height
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
@@ -240,8 +304,9 @@ def line(panel: LinePanel) -> str:
                     f'{middles[at + 1]:.1f},{heights[at + 1]:.1f}" fill="none" '
                     f'stroke="#{bytes(hues[at].tolist()).hex()}" stroke-width="{1 + 4 * strength[at]:.1f}"/>'
                 )
-    total = height * len(panel.curves)
+    total, each = height * len(panel.curves), -(-2 * panel.curves.shape[1] // PIECES)
+    title = panel.title + f"; each piece is the extreme of {each} points" * (panel.curves.shape[1] > PIECES)
     return (
-        f'<svg class="line" viewBox="0 0 {width:g} {total:g}" role="img" aria-label="{escape(panel.title)}">'
-        f"<title>{escape(panel.title)}</title>{''.join(drawn)}</svg>"
+        f'<svg class="line" viewBox="0 0 {width:g} {total:g}" role="img" aria-label="{escape(title)}">'
+        f"<title>{escape(title)}</title>{''.join(drawn)}</svg>"
     )

@@ -219,20 +219,7 @@ def _supports_json(answer: Attribution) -> list[object] | None:
     """One entry a sample, of several targets such a list for each; null where the method has none."""
     if not answer.supports:
         return None
-    found: list[object] = [
-        {
-            "layers": {
-                name: {
-                    **{key: value for key, value in vars(one).items() if key not in ("boxes", "top")},
-                    "boxes": [box._asdict() for box in one.boxes],
-                    "top": [unit._asdict() for unit in one.top],
-                }
-                for name, one in support.layers.items()
-            },
-            "edges": [edge._asdict() for edge in support.edges],
-        }
-        for support in answer.supports
-    ]
+    found: list[object] = [support.to_json() for support in answer.supports]
     count = len(found) // len(answer.targets)
     return [found[k : k + count] for k in range(0, len(found), count)] if answer.several else found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,42 @@ class Support:
 
     layers: Mapping[str, LayerSupport]
     edges: tuple[Edge, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """The same of dicts, lists and numbers."""
+        return {
+            "layers": {
+                name: {
+                    **{key: value for key, value in vars(one).items() if key not in ("boxes", "top")},
+                    "boxes": [box._asdict() for box in one.boxes],
+                    "top": [unit._asdict() for unit in one.top],
+                }
+                for name, one in self.layers.items()
+            },
+            "edges": [edge._asdict() for edge in self.edges],
+        }
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """What `to_json` made, in any library's lists."""
+        return cls(
+            {
+                name: LayerSupport(
+                    one["kept"],
+                    one["units"],
+                    one["mass"],
+                    tuple(one["positions"]),
+                    one["parts"],
+                    tuple(Box(**box) for box in one["boxes"]),
+                    tuple(Unit(tuple(unit["unit"]), unit["share"]) for unit in one["top"]),
+                )
+                for name, one in told["layers"].items()
+            },
+            tuple(
+                Edge(one["layer"], tuple(one["unit"]), one["to_layer"], tuple(one["to_unit"]), one["share"])
+                for one in told["edges"]
+            ),
+        )
 
 
 def support(values: NDArray[np.generic], channel_axis: int | None = 0) -> Mask:

@@ -90,7 +90,7 @@ def _sample(audit: Audit, k: int, shown: Shown, found: Mapping[str, Any]) -> dic
             continue
         answer = answer_of(name, numbers, audit.maps(k, name))
         pictures = [
-            page.scene(scene_of(answer, layer, 0, shown), without_input=True, only_over=True)
+            page.scene(scene_of(answer, layer, 0, shown), without_input=True, only_over=True, briefly=True)
             for layer in answer.layers.values()
         ]
         layers = [layer for layer in answer.layers if layer not in audit.info.sources or len(pictures) > 1]
@@ -163,7 +163,7 @@ def _small(maps: Mapping[str, Any], shown: Shown, numbers: Mapping[str, Any], na
     """The first map without captions."""
     if not maps or "error" in numbers:
         return '<div class="empty">none</div>'
-    answer = answer_of(name, numbers, maps)
+    answer = answer_of(name, {**numbers, "support": None}, maps)  # which is that of the model as it is
     if not answer.layers:
         return '<div class="empty">none</div>'
     drawn = scene_of(answer, next(iter(answer.layers.values())), 0, shown)

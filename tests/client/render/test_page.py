@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from onnx_attribution.client.render.scene import (
     TokensPanel,
     scene_of,
 )
+from onnx_attribution.supports import Box
 from onnx_attribution.values import (
     Attribution,
     LayerAttribution,
@@ -112,6 +114,54 @@ def test_tokens_are_text_on_the_colour_of_their_attribution() -> None:
     assert 'class="c0"' in html
     assert f".c255{{background:#{colours.ANCHORS[-1]};color:#fff}}" in page.css()
     assert f".c0{{background:#{colours.ANCHORS[0]};color:#fff}}" in page.css()
+
+
+def test_long_text_beside_others_is_a_strip_and_what_stands_around_its_strongest_tokens() -> None:
+    values = np.zeros((1000, 1))
+    values[[0, 500, 503]] = [[2.0], [4.0], [-4.0]]
+    made = drawn(values, Shown(tokens={"x": np.array([[f"t{k}" for k in range(1000)]])}))
+    html = page.scene(made, briefly=True)
+    assert re.findall(r"<span[^>]*>(t\d+)</span>", html) == [
+        *(f"t{k}" for k in range(5)),
+        *(f"t{k}" for k in range(496, 508)),
+    ]
+    assert re.findall(r"… (\d+) more", html) == ["491", "492"]
+    assert 'class="c255" title="4">t500<' in html
+    (shown,) = pixels(html)
+    assert shown.shape == (16, 64, 3)
+    assert shown.reshape(-1, 3)[500].tolist() == list(colours.rgb(colours.ANCHORS[-1]))
+    assert len(html) < 12_000
+    assert html.count("all 1000 tokens, in rows of 64") == 1
+    assert page.scene(made).count("<span class=") == 1000
+
+
+def test_a_long_series_keeps_its_peaks_in_a_bounded_number_of_pieces() -> None:
+    curve, values = np.zeros(16000), np.zeros(16000)
+    curve[[777, 9000]] = 3.0, -2.0
+    values[9001] = -1.0
+    html = page.scene(drawn(values, Shown(series={"x": curve[None, None]})))
+    assert html.count("<polyline") == 3  # the curve, and two points of the block that counts
+    points = re.findall(r'points="([^"]+)" fill="none" stroke="#c4c4c4"', html)[0].split()
+    heights = [float(one.split(",")[1]) for one in points]
+    assert len(points) <= 320
+    assert heights.count(min(heights)) == heights.count(max(heights)) == 1
+    assert "each piece is the extreme of 100 points" in html
+    assert len(html) < 8_000
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["map", "over a picture"])
+def test_the_boxes_of_a_support_are_drawn_over_the_map(over: bool, rng: np.random.Generator) -> None:
+    values, image = rng.normal(size=(8, 8)), rng.random((16, 16)) if over else None
+    boxes = (Box(2, 1, 3, 4, 8, 0.5), Box(0, 7, 0, 7, 1, 0.1))
+    panel = HeatPanel("map", values, 1.0, image, (8, 8), True, boxes)
+    html = page.panel(panel)
+    size, scale = ("16 16", 2) if over else ("8 8", 1)
+    assert f'viewBox="0 0 {size}"' in html
+    found = re.findall(r'<rect x="(\S+)" y="(\S+)" width="(\S+)" height="(\S+)"/>', html)
+    assert np.array(found, float).tolist() == [
+        [scale * n for n in one] for one in ([1, 2, 4, 2], [7, 0, 1, 1])
+    ]
+    assert "<svg" not in page.panel(replace(panel, boxes=()))
 
 
 def test_a_clipped_range_is_said_in_the_caption(rng: np.random.Generator) -> None:
