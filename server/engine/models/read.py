@@ -1,4 +1,4 @@
-"""A model as its file is read: the network that can be run, its inputs and outputs, and what is not computed."""
+"""A model as its file is read: the network that can be run, its graph, inputs and outputs, what is not computed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import onnx
 
 from onnx_attribution.errors import InvalidArgument, ModelError, Reason
 from onnx_attribution.graph_tools.batch.prepare import prepare
+from onnx_attribution.graph_tools.ir.convert import graph_of
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of, set_dims, sizes_of
 from onnx_attribution.graph_tools.ir.weights import Weights
@@ -90,6 +91,7 @@ class ReadModel:
             TensorInfo(v.name, _type(made.get(v.name, v)), _told(v, made.get(v.name, v)), None)
             for v in model.graph.output
         )
+        self.graph = graph_of(self.network.model)
 
     def file(self, weights: Weights) -> onnx.ModelProto:
         """The model as its file holds it, read again, with its large values in `weights`.
