@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from rich.markup import escape
 
 from onnx_attribution.client.audit import ablation as experiment
 from onnx_attribution.errors import InvalidArgument
@@ -142,7 +143,7 @@ def ablation(
     if json:
         output.print_json(found.json())
         return
-    output.print_ablation(found)
+    _print(found)
 
 
 def _groups(by: str, patch: str | None) -> Callable[[tuple[int, ...]], NDArray[np.int64]] | None:
@@ -175,3 +176,23 @@ def _replaced(to: str) -> Any:
         return float(to)
     except ValueError:
         raise InvalidArgument(f"--to {to!r} is no number, and none of mean, resample and baseline") from None
+
+
+def _print(found: experiment.Ablation) -> None:
+    """The table of `ablation`, the best method first."""
+    out = output.console()
+    order = "come back" if found.kind == "insertion" else "go"
+    out.print(
+        f"{found.groups} groups of {escape(found.layer)} {order} in the order of their ranks, each {found.to}; "
+        f"{found.samples} samples",
+        soft_wrap=True,
+    )
+    columns = ("method", "area", "+-", "gain on random", "+-", "turned at", "share")
+    table = output.table(*columns, right=range(1, len(columns)))
+    for one in found.rows():
+        numbers = (one.area, one.area_error, one.gain, one.gain_error, one.turned)
+        table.add_row(escape(one.method), *map(output.number, numbers), output.percent(one.turned_share))
+    out.print(table)
+    for name, reason in found.failed.items():
+        out.print(f"[yellow]refused[/]: {escape(f'{name}: {reason}')}", soft_wrap=True)
+    output.print_warnings(out, found.warnings)

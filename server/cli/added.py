@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.markup import escape
-from rich.table import Table
 
 from onnx_attribution.client.niwt.choose import Added, Choice
 from onnx_attribution.client.niwt.classes import Classes
@@ -120,10 +119,7 @@ def print_added(out: Path, told: Mapping[str, Any]) -> None:
         ),
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("class", overflow="fold")
-    for word in ("index", "cosine", "bias"):
-        table.add_column(word, justify="right")
+    table = output.table("class", "index", "cosine", "bias", right=(1, 2, 3))
     for one in told["classes"]:
         table.add_row(
             escape(one["name"]), str(one["index"]), output.number(one["cosine"]), output.number(one["bias"])
@@ -136,5 +132,4 @@ def print_added(out: Path, told: Mapping[str, Any]) -> None:
         f"(p {output.number(chosen['p'])} beside shuffled descriptions)",
         soft_wrap=True,
     )
-    for warning in told["warnings"]:
-        screen.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)
+    output.print_warnings(screen, told["warnings"])

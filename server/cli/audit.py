@@ -7,7 +7,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.markup import escape
 
 from onnx_attribution.client.audit.data import Dataset, Item
 from onnx_attribution.client.audit.requirements import Requirement
@@ -218,7 +219,7 @@ def audit(
     if json:
         output.print_json({name: value for name, value in told.items() if name != "items"})
     else:
-        output.print_audit(told, out)
+        _print(told, out)
     unmet = [one for one in told["requirements"] if not one["met"]]
     for one in unmet:
         say(f"not met: {one['requirement']} for {one['method']}, which has {output.told(one['value'])}")
@@ -290,3 +291,25 @@ def _versions(asker: Asker) -> dict[str, str]:
         found["server"] = server.version
         found.update({f"server's {name}": one for name, one in server.versions.items()})
     return found
+
+
+def _print(found: Mapping[str, Any], folder: Path) -> None:
+    """The table of `audit`: the verdict and the metrics of each method, and where the report is."""
+    from onnx_attribution.client.audit.report.summary import title
+
+    out = output.console()
+    for line in found.get("headline", ()):
+        out.print(escape(line), soft_wrap=True)
+    metrics = list(dict.fromkeys(name for one in found["methods"].values() for name in one["metrics"]))
+    lines = [["method", "verdict", *map(title, metrics)]]
+    for name, one in found["methods"].items():
+        word = one["verdict"]["word"] if one["verdict"] else "no answer" if one["error"] else "-"
+        numbers = [output.told(one["metrics"].get(metric, {}).get("value")) for metric in metrics]
+        lines.append([name, word, *numbers])
+    if len(lines) <= len(lines[0]):  # a line for each metric is narrower
+        lines = [list(column) for column in zip(*lines, strict=True)]
+    table = output.table(*lines[0], right=range(1, len(lines[0])))
+    for line in lines[1:]:
+        table.add_row(*map(escape, line))
+    out.print(table)
+    out.print(escape(f"{folder / 'report.html'}: {found['data']['items']} samples"), soft_wrap=True)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from onnx_attribution.errors import AttributionError
 from onnx_attribution.server.cli import options, output
@@ -48,7 +49,7 @@ def check(
         if json:
             output.print_json(_object(file, verdict, error))
         else:
-            output.print_verdict(file, verdict, error)
+            _print(file, verdict, error)
         if verdict is None:
             status = UNUSABLE
         elif not verdict.attributable:
@@ -60,3 +61,23 @@ def _object(file: str, verdict: Verdict | None, error: str) -> dict[str, object]
     if verdict is not None:
         return asdict(verdict)
     return {"file": file, "attributable": False, "sources": [], "batch": None, "refused": [], "error": error}
+
+
+def _print(file: str, verdict: Verdict | None, error: str) -> None:
+    """One file of `check`."""
+    out = output.console()
+    if verdict is None:
+        out.print(f"[red]unusable[/]      {escape(file)}: {escape(error)}", soft_wrap=True)
+        return
+    word = "[green]attributable[/]" if verdict.attributable else "[yellow]refused[/]     "
+    details = f"batch {verdict.batch or 'unknown'}, source {', '.join(verdict.sources) or 'none'}"
+    out.print(f"{word}  {escape(file)}: {escape(details)} ({verdict.seconds:.1f} s)", soft_wrap=True)
+    for one in verdict.refused:
+        named = not one.get("node") or f"(node {one['node']!r}" in one["reason"]
+        node = "" if named else f" (node {one['node']!r}, output {one['tensor']!r})"
+        out.print(
+            f"    {escape(' '.join(filter(None, (one.get('operator'), one.get('reason')))) + node)}",
+            soft_wrap=True,
+        )
+    for note in verdict.notes:
+        out.print(f"    note: {escape(note)}", soft_wrap=True)

@@ -17,6 +17,7 @@ from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Asker, Place, asking
 from onnx_attribution.server.cli.bundles import bundled
 from onnx_attribution.server.cli.dataset import read_labelled
+from onnx_attribution.server.cli.explained import explained_json, print_explained
 from onnx_attribution.server.cli.inputs import (
     parse_rows,
     read_baselines,
@@ -166,9 +167,9 @@ def explain(
     if plot is not None:
         draw_answer(plot, answer, arrays, info, picture, question.baseline, named)
     if json:
-        output.print_json(output.explain_json(answer, named))
+        output.print_json(explained_json(answer, named))
         return
-    output.print_answer(place.model, answer, named)
+    print_explained(place.model, answer, named)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from onnx_attribution.values import TensorInfo
 if TYPE_CHECKING:
     from onnx_attribution.server.engine.export import Exported
 
+
 File = Annotated[str, typer.Argument(metavar="FILE", help="The .onnx file.")]
 Out = Annotated[Path, typer.Option("--output", "-o", metavar="OUT.onnx", help="The file to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT.onnx if it exists.")]
@@ -149,7 +150,6 @@ def tell(file: str, out: Path, found: Exported, beside: list[str], warnings: lis
         for one in infos:
             shape = "" if "(" in one.dtype else " " + output.shape_text(one.shape)  # a map has none
             screen.print(f"{word} {escape(one.name)}: {escape(one.dtype + shape)}")
-    for warning in warnings:
-        screen.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)
+    output.print_warnings(screen, warnings)
     for note in notes:
         screen.print(f"note: {escape(note)}", soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.markup import escape
 
 from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.importance import Importance
@@ -119,7 +120,7 @@ def importance(
     if json:
         output.print_json(told(found))
         return
-    output.print_importance(place.model, told(found), out)
+    _print(place.model, told(found), out)
 
 
 def _labels(text: str, rows: slice | None) -> Any:
@@ -160,3 +161,22 @@ def told(found: Importance) -> dict[str, Any]:
         "digest": found.digest,
         "warnings": found.warnings,
     }
+
+
+def _print(model: str, found: Mapping[str, Any], out: Path) -> None:
+    """The table of `importance`: of each class the units whose mean is furthest from 0."""
+    screen = output.console()
+    screen.print(
+        f"importance of the {found['units']} units of {escape(found['layer'])} for {escape(found['target'])} of "
+        f"{escape(model)}, over {found['samples']} samples: {escape(str(out))}",
+        soft_wrap=True,
+    )
+    table = output.table("class", "name", "samples", "strongest units: mean +- deviation", right=(0, 2))
+    for one in found["classes"]:
+        units = "   ".join(
+            f"{unit['unit']}: {output.number(unit['mean'])} +- {output.number(unit['std'])}"
+            for unit in one["strongest"]
+        )
+        table.add_row(str(one["class"]), escape(one["name"] or "-"), str(one["samples"]), units)
+    screen.print(table)
+    output.print_warnings(screen, found["warnings"])

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from onnx_attribution.errors import InvalidArgument
-from onnx_attribution.interventions import MEAN, Edit, Patch
+from onnx_attribution.interventions import MEAN, Edit, Intervened, Patch
 from onnx_attribution.server.cli import options, output
 from onnx_attribution.server.cli.asker import Place, asking
 from onnx_attribution.server.cli.bundles import bundled
@@ -87,9 +88,9 @@ def intervene(
     found = replace(found, warnings=(*found.warnings, *picture.notes))
     texts = [" + ".join(edit)] if together else edit
     if json:
-        output.print_json(output.intervened_json(texts, found))
+        output.print_json(_object(texts, found))
         return
-    output.print_intervened(place.model, texts, found)
+    _print(place.model, texts, found)
 
 
 def parse_edit(text: str, layers: Collection[str]) -> Edit:
@@ -126,3 +127,47 @@ def _number(text: str, value: str) -> float:
         raise InvalidArgument(
             f"--edit {text!r}: {value!r} is no number; a value is a number, *NUMBER, mean, patch, patch0 or @FILE"
         ) from None
+
+
+def _object(edits: Sequence[str], found: Intervened) -> dict[str, object]:
+    """The object of `intervene --json`; lists hold one entry a sample."""
+    target = found.target
+    return {
+        "batch": found.batch,
+        "target": {
+            "tensor": target.tensor,
+            "index": target.index,
+            "label": target.labels or None,
+            "value": target.value,
+        },
+        "largest": found.largest_before,
+        "interventions": [
+            {"edit": text, "value": value, "change": value - target.value, "largest": largest}
+            for text, value, largest in zip(edits, found.values, found.largest, strict=True)
+        ],
+        "evaluations": found.evaluations,
+        "seconds": round(found.seconds, 6),
+        "provider": found.provider,
+        "digest": found.digest,
+        "warnings": found.warnings,
+    }
+
+
+def _print(model: str, edits: Sequence[str], found: Intervened) -> None:
+    """The table of `intervene`."""
+    out = output.console()
+    out.print(
+        f"interventions on {escape(model)}: {found.evaluations} evaluations, {found.seconds:.2f} s on "
+        f"{found.provider}, batch {found.batch}"
+    )
+    columns = ("edit", "sample", "target", "without", "with", "change", "largest")
+    table = output.table(*columns, right=range(3, len(columns)))
+    for text, values, largest in zip(edits, found.values, found.largest, strict=True):
+        for k, (value, top) in enumerate(zip(values, largest, strict=True)):
+            before, was = found.target.value[k], found.largest_before[k]
+            turned = "-" if top < 0 else f"{was} -> {top}" if top != was else str(top)
+            index = f"{found.target.tensor}[{found.target.index[k]}]"
+            numbers = map(output.number, (before, value, value - before))
+            table.add_row(escape(text), str(k), escape(index), *numbers, turned)
+    out.print(table)
+    output.print_warnings(out, found.warnings)

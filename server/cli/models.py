@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from onnx_attribution.client.client import Client
 from onnx_attribution.errors import DeadlineExceeded, ModelError, Overloaded, ServerBug
@@ -40,7 +41,7 @@ def models(
         rows = [{key: asdict(info)[key] for key in keys} for info in found]
         output.print_json({"server": server, "models": rows})
     else:
-        output.print_models(found, tried=load)
+        _print(found, tried=load)
 
 
 def _load(client: Client, found: Sequence[ModelInfo], seconds: float) -> None:
@@ -54,3 +55,17 @@ def _load(client: Client, found: Sequence[ModelInfo], seconds: float) -> None:
             continue  # it is listed with its reason
         except (DeadlineExceeded, Overloaded, ServerBug) as error:
             say(f"model {info.name!r}: {error.message}")
+
+
+def _print(models: Sequence[ModelInfo], *, tried: bool) -> None:
+    """The table of `models`, and how many there are of each kind; `tried`: all have been loaded once."""
+    out = output.console()
+    table = output.table("model", "version", "state", "batch", "reason")
+    for info in models:
+        table.add_row(*map(escape, (info.name, str(info.version), info.state, info.batch or "", info.reason)))
+    out.print(table)
+    failed = sum(info.state == "FAILED" for info in models)
+    unloaded = 0 if tried else sum(info.state == "UNLOADED" for info in models)
+    counts = [f"{len(models) - failed} served", f"{failed} failed"]
+    counts += [f"{unloaded} not loaded yet"] * bool(unloaded)
+    out.print(", ".join(counts))

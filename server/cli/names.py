@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from onnx_attribution.client.niwt.classes import read_classes
 from onnx_attribution.client.niwt.domain_map import mean_of_units
@@ -169,9 +168,7 @@ def _print(
     screen.print(
         escape(f"{layer}: {len(named)} of {len(found.all)} units have a name above chance"), soft_wrap=True
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for word in ("unit", "name", "score", "null"):
-        table.add_column(word, justify="left" if word == "name" else "right", overflow="fold")
+    table = output.table("unit", "name", "score", "null", right=(0, 2, 3))
     for one in named:
         table.add_row(str(one.unit), escape(one.name), output.number(one.score), output.number(one.null))
     if named:
@@ -182,5 +179,4 @@ def _print(
         screen.print(
             escape(f"sample {told['sample']}, class {told['target']}{label}: {words}"), soft_wrap=True
         )
-    for warning in warnings:
-        screen.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True)
+    output.print_warnings(screen, warnings)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from onnx_attribution.errors import Reason
 from onnx_attribution.server.cli import options, output
@@ -38,7 +37,7 @@ def ops(
     if markdown:
         print(page(found))
         return
-    table = _table("domain", "operator", "gradient", "DeepLIFT")
+    table = output.table("domain", "operator", "gradient", "DeepLIFT")
     for entry in found:
         words = f"{entry.gradient}: {entry.reason}" if entry.reason else entry.gradient
         table.add_row(*map(escape, (entry.domain or "ai.onnx", entry.operator, words, entry.deeplift)))
@@ -97,14 +96,7 @@ def _print_reasons(json: bool) -> None:
         rows = [{"word": one.value, "meaning": one.meaning, "instead": one.instead} for one in found]
         output.print_json({"reasons": rows})
         return
-    table = _table("reason", "what it means", "what to do instead")
+    table = output.table("reason", "what it means", "what to do instead")
     for one in found:
         table.add_row(*map(escape, (one.value, one.meaning, one.instead)))
     output.console().print(table)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table
