@@ -15,7 +15,7 @@ import numpy as np
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.network import Network, RowAxis, dims
-from onnx_attribution.graph_tools.normalise.pipeline import same_values
+from onnx_attribution.graph_tools.normalise.comparison import same_values
 from onnx_attribution.values import Array
 
 TOGETHER: Mapping[int, tuple[int, ...]] = {3: (0, 1, 2), 5: (3, 0, 4, 0, 1)}

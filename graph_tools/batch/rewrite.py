@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx_attribution.graph_tools.ir.edit import copied, set_nodes
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
 from onnx_attribution.graph_tools.ir.weights import value_of
 
@@ -44,8 +45,7 @@ def free(model: onnx.ModelProto, axes: Mapping[str, int | None]) -> onnx.ModelPr
 
 class _Freeing:
     def __init__(self, model: onnx.ModelProto, axes: Mapping[str, int | None]) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
+        self.model = copied(model)
         graph = self.model.graph
         self.constants = {i.name: i for i in graph.initializer}
         self.shapes: dict[str, Dims] = {i.name: tuple(i.dims) for i in graph.initializer}
@@ -86,10 +86,8 @@ class _Freeing:
             if node.op_type not in ("Shape", "Size") and any(x in self.guessed for x in node.input if x):
                 self.guessed.update(node.output)
             self.nodes.append(node)
-        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
+        set_nodes(graph, self.nodes)
         self.nodes = outer
-        del graph.node[:]
-        graph.node.extend(nodes)
 
     def _visit(self, node: onnx.NodeProto, axis: Axis) -> None:
         if node.domain == "ai.onnx.ml":  # rows first, in and out

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnx_attribution.errors import ModelError, Reason
+from onnx_attribution.graph_tools.ir.edit import copied
 from onnx_attribution.graph_tools.ir.outer_constants import hoist
 from onnx_attribution.graph_tools.ir.quiet import quiet
 from onnx_attribution.graph_tools.ir.weights import value_of
@@ -21,8 +22,7 @@ ROWS = "rows"
 
 def graph_of(model: onnx.ModelProto) -> gs.Graph:
     """The model as a graph that may be changed; the model stays as it is."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     with quiet():
         graph = gs.import_onnx(copy)
     for inner in _with_inner(graph):

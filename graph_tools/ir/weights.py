@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_attribution.errors import ModelError, Reason
+from onnx_attribution.graph_tools.ir.edit import copied
 from onnx_attribution.graph_tools.ir.protobuf_scan import PLACE, Read, shortened
 
 LARGE = 1 << 16  # bytes of a tensor
@@ -194,8 +195,7 @@ def value_of(tensor: TensorProto) -> NDArray[Any]:
 
 def whole(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a model, or of a program, that holds all its values itself."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     for tensor in copy.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
             array, name = value_of(tensor), tensor.name

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
+from onnx_attribution.graph_tools.ir.edit import set_nodes
+
 Rewrite = Callable[[NodeProto], list[NodeProto]]
 
 
@@ -150,9 +152,7 @@ def _raise_for_scan(model: onnx.ModelProto) -> None:
             del node.attribute[:]
             node.attribute.extend(kept)
         nodes.append(node)
-    kept_nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(kept_nodes)
+    set_nodes(model.graph, nodes)
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = OLD_SCAN
@@ -231,9 +231,7 @@ def rewrite_dropped(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         nodes += _rewritten(node, opset) or [node]
     scanning = any(node.op_type == "Scan" and opset < OLD_SCAN for node in model.graph.node)
-    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+    set_nodes(model.graph, nodes)
     if scanning:
         _raise_for_scan(model)
 

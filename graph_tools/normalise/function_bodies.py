@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 from onnx import helper, inliner
 
+from onnx_attribution.graph_tools.ir.edit import copied
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 from onnx_attribution.graph_tools.operators import VJP, ZERO_DERIVATIVE
 
@@ -65,8 +66,7 @@ def _staged(model: onnx.ModelProto) -> onnx.ModelProto | None:
     versions = {"" if e.domain == "ai.onnx" else e.domain: e.version for e in model.opset_import}
     if not any(_is_expandable(node, versions) for node, _ in _nodes(model.graph, {})):
         return None
-    staged = onnx.ModelProto()
-    staged.CopyFrom(model)
+    staged = copied(model)
     with contextlib.suppress(onnx.shape_inference.InferenceError):
         staged = onnx.shape_inference.infer_shapes(staged)
     for node, types in list(_nodes(staged.graph, {})):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnx
 from onnx import TensorProto, helper
 
+from onnx_attribution.graph_tools.ir.edit import copied
 from onnx_attribution.graph_tools.ir.nodes import reads
 
 CASTS = {"TO_FLOAT": TensorProto.FLOAT, "TO_INT64": TensorProto.INT64, "TO_STRING": TensorProto.STRING}
@@ -36,8 +37,7 @@ def behind_maps(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         ]
     if not begun:
         return model, []
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     inputs = [onnx.ValueInfoProto.FromString(x.SerializeToString()) for x in model.graph.input]
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
     del result.graph.input[:], result.graph.node[:]

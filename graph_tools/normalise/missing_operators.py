@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from onnx_attribution.graph_tools.ir.edit import copied
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
 
 
@@ -50,8 +51,7 @@ def before(model: onnx.ModelProto, operator: tuple[str, str], node: str = "") ->
             kept.append(onnx.NodeProto.FromString(one.SerializeToString()))
         else:
             behind.update(dict.fromkeys(filter(None, one.output), origin))
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     outputs = [z for z in result.graph.output if z.name not in behind]
     made = {z for one in kept for z in one.output}
     told = {z.name for z in outputs}

@@ -9,6 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
+from onnx_attribution.graph_tools.ir.edit import copied, set_nodes
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 from onnx_attribution.graph_tools.ir.subgraphs import graphs_of, inputs_of
 
@@ -24,8 +25,7 @@ def stilled(model: onnx.ModelProto) -> onnx.ModelProto:
     functions = [function.node for function in model.functions]
     if not any(_draws(node) for nodes in (model.graph.node, *functions) for node in nodes):
         return model
-    calm = onnx.ModelProto()
-    calm.CopyFrom(model)
+    calm = copied(model)
     for function in calm.functions:
         nodes = [
             onnx.NodeProto.FromString(n.SerializeToString()) for node in function.node for n in _stilled(node)
@@ -47,9 +47,7 @@ def _draws(node: onnx.NodeProto) -> bool:
 def _still_graph(graph: onnx.GraphProto) -> None:
     """Replaces, in place, the nodes that draw."""
     nodes = [new for node in graph.node for new in _stilled(node)]
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
+    set_nodes(graph, nodes)
 
 
 def _stilled(node: onnx.NodeProto) -> list[onnx.NodeProto]:

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx_attribution.graph_tools.ir.edit import copied
+
 READERS = {"OptionalGetElement", "OptionalHasElement"}
 OPENED = {"Optional", *READERS}
 
@@ -16,8 +18,7 @@ def opened(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model without the optionals that only such operators read; itself where there are none."""
     if not any(node.op_type == "Optional" for node in _nodes(model.graph)):
         return model
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     nodes = list(_nodes(result.graph))
     made = {node.output[0] for node in nodes if node.op_type == "Optional" and node.input and node.input[0]}
     read = {x for node in nodes if node.op_type not in READERS for x in node.input}

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx_attribution.graph_tools.ir.edit import copied
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.weights import value_of
@@ -47,8 +48,7 @@ def _explicit(
     for _ in range(ROUNDS):
         if not any(True for _ in _squeezing(current.graph, "", {})):
             break
-        changed = onnx.ModelProto()
-        changed.CopyFrom(current)
+        changed = copied(current)
         seen = sizes_seen(current, run, sample)
         if not sum(_settle(changed, *found, seen, axes) for found in list(_squeezing(changed.graph, "", {}))):
             break

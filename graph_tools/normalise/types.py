@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnx_attribution.graph_tools.ir.edit import copied
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs, made_in, placed_graphs
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.shapes import (
@@ -40,8 +41,7 @@ ROUNDS = 8  # in which the shapes that a Loop carries have to settle
 
 def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with the shapes that ONNX's inference derives from those of the inputs alone."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     forget(copy)
     found = _inferred(copy)
     carried = _Carried()

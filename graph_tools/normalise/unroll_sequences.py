@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from onnx_attribution.graph_tools.ir.edit import copied, set_nodes
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
 from onnx_attribution.graph_tools.ir.weights import value_of
 from onnx_attribution.graph_tools.normalise.sequence_nodes import (
@@ -65,9 +66,7 @@ def _unroll(graph: onnx.GraphProto, outer: _Unroller | None) -> None:
         unroller.take(node)
     if outer is None:
         unroller.show_outputs()
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in unroller.kept()]
-    del graph.node[:]
-    graph.node.extend(kept)
+    set_nodes(graph, unroller.kept())
 
 
 def with_elements(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -78,8 +77,7 @@ def with_elements(model: onnx.ModelProto) -> onnx.ModelProto:
     held = {z.name: [x for x in made[z.name].input if x] for z in graph.output if z.name in made}
     if not any(held.values()):
         return model
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     left = [z for z in graph.output if not held.get(z.name)]
     if not any(z.type.HasField("tensor_type") for z in left):
         outer = {x.name for x in graph.input} | {t.name for t in graph.initializer}

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper
 
+from onnx_attribution.graph_tools.ir.edit import copied
+
 
 def conditions(model: onnx.ModelProto) -> list[str]:
     """The tensors that decide about the Ifs of the graph, those inside other nodes left out."""
@@ -15,8 +17,7 @@ def conditions(model: onnx.ModelProto) -> list[str]:
 
 def with_branches(model: onnx.ModelProto, taken: Mapping[str, bool]) -> onnx.ModelProto:
     """A copy in which each If whose condition is named has given way to its branch. Nodes keep their names."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
+    made = copied(model)
     del made.graph.node[:]
     used = _names(model.graph)
     for node in model.graph.node:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_attribution.graph_tools.ir.edit import copied, set_nodes
 from onnx_attribution.graph_tools.ir.emit import COPIED
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 from onnx_attribution.graph_tools.ir.weights import weights_of
@@ -33,8 +34,7 @@ def for_device(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with kernels on the device; itself where it has them already."""
     if not any(node.op_type in _FORMS for node in _nodes(model.graph)):
         return model
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = copied(model)
     held = weights_of(changed.graph.initializer)
     _rewrite(changed.graph, {t.name: t for t in changed.graph.initializer if t.name not in held})
     return changed
@@ -55,9 +55,7 @@ def _rewrite(graph: onnx.GraphProto, constants: Constants) -> None:
             _rewrite(inner, {name: t for name, t in constants.items() if name not in shadowed})
         form = _FORMS.get(node.op_type)
         written += (form and form(node, constants)) or [node]
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in written]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, written)
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

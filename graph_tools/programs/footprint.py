@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnx_attribution.graph_tools.ir.edit import copied
+
 KEPT = 64  # answers about different shapes
 DATA = 256  # elements of a constant up to which its values may be sizes, which inference reads
 VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
@@ -73,8 +75,7 @@ class Footprint:
         return self._known[key]
 
     def _measured(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
-        model = onnx.ModelProto()
-        model.CopyFrom(self._bare)
+        model = copied(self._bare)
         for value in model.graph.input:
             if value.name in shapes:
                 kind = value.type.tensor_type.elem_type

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, inliner
 
 from onnx_attribution.errors import AttributionError
+from onnx_attribution.graph_tools.ir.edit import copied
 from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of
 from onnx_attribution.graph_tools.programs.behind_head import Behind, add_constant
 from onnx_attribution.graph_tools.programs.export import outline
@@ -189,8 +190,7 @@ def _head(file: FileGraph, tensor: str) -> Head:
             "over them: it has no one logit for a class",
             head.node,
         )
-    scratch = onnx.ModelProto()
-    scratch.CopyFrom(file.model)
+    scratch = copied(file.model)
     place = next(k for k, one in enumerate(scratch.graph.node) if head.logits in one.output)
     return replace(head, scored=_follow(scratch, file, head, ["?"], place))
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnx_attribution.errors import ModelError, Reason
+from onnx_attribution.graph_tools.ir.edit import copied
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 from onnx_attribution.graph_tools.ir.weights import Weights, is_apart, require_values, size_of
 from onnx_attribution.graph_tools.read.limits import require_bounded
@@ -58,8 +59,7 @@ def load(source: ModelSource, weights: Weights | None = None) -> onnx.ModelProto
 
 def _read(source: ModelSource, weights: Weights | None) -> onnx.ModelProto:
     if isinstance(source, onnx.ModelProto):
-        model = onnx.ModelProto()
-        model.CopyFrom(source)
+        model = copied(source)
         require_bounded(model)
         _refuse_external(model)
     elif isinstance(source, bytes):

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import inliner
 
 from onnx_attribution.errors import InvalidArgument, NotFound, Reason
+from onnx_attribution.graph_tools.ir.edit import set_nodes
 from onnx_attribution.graph_tools.ir.emit import is_float
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs
 
@@ -232,9 +233,7 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
                 made.append(onnx.helper.make_node("Identity", [node.output[k]], [out], name=node.name))
                 made[-1].metadata_props.extend(node.metadata_props)
                 made[-1].metadata_props.add(key=_CALL, value=node.name)
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in made]
-        del owner.node[:]
-        owner.node.extend(copies)
+        set_nodes(owner, made)
     return inliner.inline_local_functions(light)
 
 

@@ -312,7 +312,7 @@ def _try_given(engine: Engine, place: Place, read: Read | None, failure: ModelEr
 def _declared_inputs(file: Path) -> list[TensorInfo]:
     """What the file itself says of its inputs, of which nothing is proven."""
     from onnx_attribution.graph_tools.ir.weights import Weights
-    from onnx_attribution.graph_tools.normalise.pipeline import declared
+    from onnx_attribution.graph_tools.normalise.plain_form import declared
     from onnx_attribution.graph_tools.read.load import load
 
     weights = Weights()

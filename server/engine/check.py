@@ -21,7 +21,7 @@ from onnx_attribution.errors import AttributionError, ModelError, NotDifferentia
 from onnx_attribution.graph_tools.ir.emit import is_float
 from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.normalise.noise import DRAWING, drawing_before
-from onnx_attribution.graph_tools.normalise.pipeline import declared
+from onnx_attribution.graph_tools.normalise.plain_form import declared
 from onnx_attribution.graph_tools.operators import ZERO_DERIVATIVE
 from onnx_attribution.graph_tools.programs.pairs import deeplift_program
 from onnx_attribution.graph_tools.programs.rows import rows_program

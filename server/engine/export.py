@@ -20,7 +20,7 @@ from onnx_attribution.graph_tools.ir.emit import shape_of
 from onnx_attribution.graph_tools.ir.nodes import placed_graphs
 from onnx_attribution.graph_tools.ir.shapes import dims_of, set_dims
 from onnx_attribution.graph_tools.ir.weights import Weights
-from onnx_attribution.graph_tools.normalise.pipeline import same_values
+from onnx_attribution.graph_tools.normalise.comparison import same_values
 from onnx_attribution.graph_tools.programs.export import exposed, gradient_program
 from onnx_attribution.graph_tools.programs.portable import portable
 from onnx_attribution.graph_tools.programs.scalar import Part, Scalar, row_axis

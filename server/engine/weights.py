@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from onnx_attribution.graph_tools.ir.edit import copied
 from onnx_attribution.graph_tools.ir.weights import place, weights_of
 
 PACKED = 8  # times the memory that packed weights take has to be free for them
@@ -42,8 +43,7 @@ def linked_to(
     held = weights_of(model.graph.initializer)
     if not held:
         return model, []
-    linked = onnx.ModelProto()
-    linked.CopyFrom(model)
+    linked = copied(model)
     names = {name: f"memory/{k}" for k, name in enumerate(held)}
     for tensor in linked.graph.initializer:
         if tensor.name in held:

@@ -34,7 +34,7 @@ import numpy as np
 import onnx
 
 from onnx_attribution.errors import AttributionError
-from onnx_attribution.graph_tools.normalise.pipeline import same_values
+from onnx_attribution.graph_tools.normalise.comparison import same_values
 from onnx_attribution.graph_tools.operators import VJP
 from onnx_attribution.graph_tools.programs.rows import rows_program
 from onnx_attribution.graph_tools.programs.signature import Choice

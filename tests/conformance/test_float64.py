@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_attribution.graph_tools.ir.emit import Emitter, Value
-from onnx_attribution.graph_tools.normalise.pipeline import same_values
+from onnx_attribution.graph_tools.normalise.comparison import same_values
 from onnx_attribution.graph_tools.operators import VJP, NodeView
 from onnx_attribution.graph_tools.operators.registry import Gradients
 from onnx_attribution.server.engine.backend import Backend

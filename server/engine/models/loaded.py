@@ -12,6 +12,7 @@ import onnx
 
 from onnx_attribution.errors import ModelError, NotDifferentiable
 from onnx_attribution.graph_tools.batch.prove import gradients_apart, prove, row_like
+from onnx_attribution.graph_tools.ir.edit import copied
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.operators import VJP, Held
 from onnx_attribution.graph_tools.programs.footprint import Footprint
@@ -206,8 +207,7 @@ def rows_key(
 
 def _total_bytes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """The sizes of all tensors that shape inference knows when the inputs have these shapes."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
+    bare = copied(model)
     del bare.graph.value_info[:]
     for value in bare.graph.input:
         for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):

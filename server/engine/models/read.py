@@ -20,7 +20,9 @@ from onnx_attribution.graph_tools.network import Network
 from onnx_attribution.graph_tools.normalise.declarations import contradicted, repeated_labels
 from onnx_attribution.graph_tools.normalise.map_inputs import behind_maps
 from onnx_attribution.graph_tools.normalise.missing_operators import Missing, before
-from onnx_attribution.graph_tools.normalise.pipeline import declared, normalise, opset_of
+from onnx_attribution.graph_tools.normalise.opset import opset_of
+from onnx_attribution.graph_tools.normalise.pipeline import normalise
+from onnx_attribution.graph_tools.normalise.plain_form import declared
 from onnx_attribution.graph_tools.normalise.types import ranks_told
 from onnx_attribution.graph_tools.programs.head import classes_told
 from onnx_attribution.graph_tools.read.example_inputs import examples

@@ -11,7 +11,8 @@ from onnx_attribution.errors import InvalidArgument
 from onnx_attribution.graph_tools.batch.prepare import prepare
 from onnx_attribution.graph_tools.batch.prove import prove
 from onnx_attribution.graph_tools.network import Network, RowAxis
-from onnx_attribution.graph_tools.normalise.pipeline import declared, normalise
+from onnx_attribution.graph_tools.normalise.pipeline import normalise
+from onnx_attribution.graph_tools.normalise.plain_form import declared
 from onnx_attribution.graph_tools.read.example_inputs import example_inputs
 from onnx_attribution.server.engine.backend import Backend
 

@@ -9,6 +9,8 @@ import onnx
 import pytest
 
 from onnx_attribution.graph_tools.normalise import pipeline as steps
+from onnx_attribution.graph_tools.normalise.opset import opset_of
+from onnx_attribution.graph_tools.normalise.plain_form import declared
 from onnx_attribution.graph_tools.read.example_inputs import examples
 from onnx_attribution.server.engine.backend import Backend
 
@@ -48,9 +50,9 @@ EARLY = {
 @pytest.mark.parametrize("case", EARLY)
 def test_an_early_file_comes_to_opset_21_with_the_outputs_that_onnxruntime_gives(case: str) -> None:
     model = onnx.parser.parse_model(f'<ir_version: 3, opset_import: ["" : 7]> {EARLY[case]}')
-    plain = steps.declared(model)
+    plain = declared(model)
     found = steps.normalise(plain, BACKEND.run, examples(plain, BACKEND.run))
-    assert steps.opset_of(found.model) == 21
+    assert opset_of(found.model) == 21
     assert found.notes == ()
     rest = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
     x = np.random.default_rng(3).normal(size=(3, *rest))

@@ -9,8 +9,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.ir.outer_constants import hoist
+from onnx_attribution.graph_tools.normalise import flatten, plain_form
 from onnx_attribution.graph_tools.normalise import pipeline as steps
-from onnx_attribution.graph_tools.normalise.pipeline import normalise, opset_of, same_values
+from onnx_attribution.graph_tools.normalise.comparison import same_values
+from onnx_attribution.graph_tools.normalise.opset import opset_of
+from onnx_attribution.graph_tools.normalise.pipeline import normalise
+from onnx_attribution.graph_tools.normalise.plain_form import declared
 from onnx_attribution.graph_tools.read.example_inputs import example_inputs
 from onnx_attribution.server.engine.backend import Backend
 
@@ -19,7 +23,7 @@ BACKEND = Backend("cpu", 1)
 
 def normal_form(model: onnx.ModelProto) -> steps.Normalised:
     """The normal form on one random input."""
-    return normalise(model, BACKEND.run, [example_inputs(steps.declared(model), BACKEND.run)])
+    return normalise(model, BACKEND.run, [example_inputs(declared(model), BACKEND.run)])
 
 
 def parsed(text: str, opset: int = 17) -> onnx.ModelProto:
@@ -60,7 +64,7 @@ def test_a_step_that_changes_the_outputs_is_undone_and_told(monkeypatch: pytest.
         changed.graph.node[0].op_type = "Tanh"
         return changed
 
-    monkeypatch.setattr(steps, "_folded", wrong)
+    monkeypatch.setattr(steps, "folded", wrong)
     found = normal_form(parsed("net (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"))
     assert found.model.graph.node[0].op_type == "Relu"
     assert found.notes == ("folding changes the outputs and was undone",)
@@ -74,7 +78,7 @@ def test_constants_that_are_wrong_once_outside_of_inner_graphs_are_noticed(
         held = graph.initializer[0]
         held.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(held), held.name))
 
-    monkeypatch.setattr(steps, "hoist", wrong)
+    monkeypatch.setattr(flatten, "hoist", wrong)
     model = parsed(
         """net (float[N,2] x) => (float[N,2] y) {
         yes = Constant<value = bool {1}>()
@@ -93,9 +97,9 @@ def test_only_constants_of_inner_graphs_that_no_message_holds_move_before_the_co
         y = If(b)<then_branch = f () => (float[N,2] g) <float[2] w = {2, 3}> { g = Mul(x, w) },
                   else_branch = h () => (float[N,2] i) { i = Tanh(x) }> }"""
     )
-    assert not steps.declared(model).graph.initializer
-    monkeypatch.setattr(steps, "MESSAGE", 8)
-    assert [t.name for t in steps.declared(model).graph.initializer] == ["w"]
+    assert not declared(model).graph.initializer
+    monkeypatch.setattr(plain_form, "MESSAGE", 8)
+    assert [t.name for t in declared(model).graph.initializer] == ["w"]
 
 
 @pytest.mark.parametrize("indices", [[0, 5, 11], [[0, 0], [1, 1], [2, 3]]])
@@ -117,7 +121,7 @@ def test_unsorted_and_unnamed_nodes_are_sorted_and_named() -> None:
     nodes = list(model.graph.node)[::-1]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    sorted_model = steps.declared(model)
+    sorted_model = declared(model)
     assert [node.op_type for node in sorted_model.graph.node] == ["Relu", "Tanh"]
     assert all(node.name for node in sorted_model.graph.node)
 
@@ -148,12 +152,12 @@ def test_constants_that_are_made_twice_count_as_the_last_one() -> None:
 def test_initializers_that_are_inputs_too_are_constants() -> None:
     model = parsed("net (float[N,2] x, float[2] w) => (float[N,2] y) { y = Mul(x, w) }")
     model.graph.initializer.append(numpy_helper.from_array(np.asarray([2, 3], dtype=np.float32), "w"))
-    assert [x.name for x in steps.declared(model).graph.input] == ["x"]
+    assert [x.name for x in declared(model).graph.input] == ["x"]
 
 
 def test_missing_imports_of_operator_sets_are_added() -> None:
     model = parsed("net (float[N,4] x) => (float[N,4] y) { y = com.microsoft.Gelu(x) }")
-    assert {e.domain for e in steps.declared(model).opset_import} == {"", "com.microsoft"}
+    assert {e.domain for e in declared(model).opset_import} == {"", "com.microsoft"}
 
 
 def test_early_operators_that_onnxruntime_still_runs_are_rewritten() -> None:

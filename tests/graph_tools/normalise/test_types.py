@@ -9,7 +9,7 @@ import pytest
 from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of
 from onnx_attribution.graph_tools.normalise import observed, types
 from onnx_attribution.graph_tools.normalise.declarations import forget
-from onnx_attribution.graph_tools.normalise.pipeline import declared
+from onnx_attribution.graph_tools.normalise.plain_form import declared
 from onnx_attribution.server.engine.backend import Backend
 
 BACKEND = Backend("cpu", 1)
