@@ -32,7 +32,7 @@ from onnx_attribution.client.audit.metrics.randomisation import (
 )
 from onnx_attribution.client.audit.metrics.sensitivity import compared, other_classes
 from onnx_attribution.client.audit.subject import Subject
-from onnx_attribution.graph_tools.programs.randomise import blocks_of
+from onnx_attribution.graph_tools.programs.learnt import blocks_of
 from onnx_attribution.methods import IntegratedGradients, Lrp, Method, SmoothGrad
 from onnx_attribution.server.engine import Engine
 
