@@ -29,8 +29,8 @@ from onnx_attribution.server.engine.export import (
 from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Recipe, contribution, multiplier, recipe_of
-from onnx_attribution.server.engine.request.resolve import check_between, source_and_layers
 from onnx_attribution.server.engine.request.targets import chosen
+from onnx_attribution.server.engine.request.tensors import check_between, source_and_layers
 from onnx_attribution.server.engine.rows import chebyshev
 from onnx_attribution.server.engine.rows.plan import Plan, conductance_plan, mean_plan
 from onnx_attribution.values import Array, AttributionRequest, Baseline, Target

@@ -9,15 +9,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import AttributionError, InvalidArgument, NotDifferentiable, Reason
+from onnx_attribution.errors import AttributionError, InvalidArgument, Reason
 from onnx_attribution.graph_tools.ir.emit import element_type
-from onnx_attribution.graph_tools.ir.subgraphs import inner_nodes
-from onnx_attribution.graph_tools.programs.signature import Choice, Neuron
+from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.relevance.guided import rectifiers
-from onnx_attribution.graph_tools.select.targets import require_float, require_numbers
 from onnx_attribution.server.engine.models.forward import forward, moved
 from onnx_attribution.server.engine.models.loaded import LoadedModel
-from onnx_attribution.server.engine.recipe import Biases, Groups, Path, Product, Recipe, Values
+from onnx_attribution.server.engine.recipe import Groups, Recipe
 from onnx_attribution.server.engine.request import targets
 from onnx_attribution.server.engine.request.baselines import baselines_of, references_of
 from onnx_attribution.server.engine.request.channels import Axes, channel_axes
@@ -31,9 +29,16 @@ from onnx_attribution.server.engine.request.inputs import (
 )
 from onnx_attribution.server.engine.request.samples import Samples, split_samples
 from onnx_attribution.server.engine.request.selectors import reads_values
-from onnx_attribution.values import EVERY_KIND, EVERY_TENSOR, Array, AttributionRequest, Target
-
-EVERY = (EVERY_KIND, EVERY_TENSOR)
+from onnx_attribution.server.engine.request.tensors import (
+    EVERY,
+    beside_tensors,
+    check_between,
+    neuron_of,
+    require_known_names,
+    source_and_layers,
+    with_index,
+)
+from onnx_attribution.values import Array, AttributionRequest, Target
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,9 @@ def resolve(
             wanted.append(_target(model, request, one, recipe))
     names = list(dict.fromkeys(one.tensor for one in wanted))
     sources, layers, is_default = source_and_layers(model, request, recipe, names)
-    _require_named(model, request, recipe)
-    through = _neuron(model, request, recipe)
-    beside = _beside(model, request, recipe, sources, names)
+    require_known_names(model, request, recipe)
+    through = neuron_of(model, request, recipe)
+    beside = beside_tensors(model, request, recipe, sources, names)
     choices = {name: Choice(sources, layers, name, through) for name in names}
     if recipe.needs_target:
         for choice in choices.values():
@@ -145,7 +150,7 @@ def resolve(
     channels = channel_axes(model, request, layers, rows)
     run_for_it = 0
     if through:
-        place, run_for_it = _indexed(model, plain, through)
+        place, run_for_it = with_index(model, plain, through)
         choices = {name: replace(choice, through=place) for name, choice in choices.items()}
     hidden = [s for s in sources if s not in model.network.input_axes]
     at_x, known, evaluated = _at_input(model, plain, hidden, wanted, asked)
@@ -267,60 +272,6 @@ def _named(model: LoadedModel, request: AttributionRequest, number: int) -> Iter
         raise error.reworded(f"{which}{error.message}{where}") from error.__cause__
 
 
-def _neuron(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> Neuron | None:
-    """The neuron that all ways have to cross, where the recipe speaks of one."""
-    at = recipe.inner.at
-    if not isinstance(at, Path) or at.through is None:
-        return None
-    if not at.through[0]:
-        raise InvalidArgument(
-            f"{request.method.name} is of a neuron; name its layer and its index, as neuron={{'conv1': (3, 0, 0)}}",
-            option="neuron",
-        )
-    name = model.tensor(at.through[0])
-    require_float(model.graph, name, "layer", Reason.LAYER_INVALID)
-    return Neuron(name, at.through[1])
-
-
-def _indexed(model: LoadedModel, samples: Samples, neuron: Neuron) -> tuple[Neuron, int]:
-    """The neuron with its index counted from the start, and how many rows were run to know its layer's shape.
-
-    Raises:
-        InvalidArgument: the layer has no unit there.
-    """
-    run, lead = samples.runs[0], samples.place(neuron.tensor)
-    whole = model.shape_at(neuron.tensor, lead, run.x, run.count)
-    found = (
-        forward(model, run.x, [neuron.tensor])[neuron.tensor]
-        if whole is None
-        else np.broadcast_to(np.zeros(()), whole)
-    )
-    shape = targets.units(found, lead).shape[1:]
-    inside = [-size <= k < size for k, size in zip(neuron.index, shape, strict=False)]
-    if len(neuron.index) > len(shape) or not all(inside):
-        raise InvalidArgument(
-            f"the layer {neuron.tensor!r} has no neuron {list(neuron.index)}; of one sample it has shape {list(shape)}",
-            reason=Reason.LAYER_INVALID, layer=neuron.tensor,
-        )  # fmt: skip
-    index = tuple(k % size for k, size in zip(neuron.index, shape, strict=False))
-    return replace(neuron, index=index), run.count if whole is None else 0
-
-
-def _require_named(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> None:
-    """Refuses a name that a parameter speaks of and no node, tensor or operator has."""
-    if wanted := recipe.inner.names:
-        inside = [one for node in model.nodes for one in inner_nodes(node)]
-        known = {name for node in (*model.nodes, *inside) for name in (node.name, node.op)} | set(
-            model.tensors
-        )
-        for name in wanted:
-            if name not in known:
-                raise InvalidArgument(
-                    f"{request.method.name} names {name!r}, and no node, tensor or operator of the model is called so",
-                    option="rules",
-                )
-
-
 def _target(model: LoadedModel, request: AttributionRequest, given: Target, recipe: Recipe) -> targets.Chosen:
     """The tensor of a target; where none is needed or named, the first layer, which is summed."""
     named = given.tensor is not None or given.index is not None or given.minus is not None
@@ -351,97 +302,6 @@ def _unrectified(model: LoadedModel, request: AttributionRequest, choice: Choice
     return f"no rectifier (Relu, Clip from 0) leads to {choice.target!r}: {request.method.name} is the gradient there"
 
 
-def source_and_layers(
-    model: LoadedModel, request: AttributionRequest, recipe: Recipe, targets: Sequence[str]
-) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """Sources and layers, and whether the sources are the default ones, which all targets must have in common.
-
-    Some methods have their layer as the source (Captum's LayerIntegratedGradients).
-    """
-    every = [name for name in request.layers if name in EVERY]
-    if every and recipe.layer_is_source:
-        raise InvalidArgument(
-            f"{request.method.name} attributes to its source, and {every[0]!r} stands for many layers: name one as its "
-            "source; gradient, gradient_x_activation, neuron_ig and deeplift_rescale take every layer in one pass",
-            reason=Reason.LAYER_INVALID,
-        )
-    layers = tuple(dict.fromkeys(model.tensor(name) for name in request.layers if name not in EVERY))
-    named: Sequence[str] = request.source
-    find = model.sources
-    at = recipe.inner.at
-    if isinstance(at, Groups):
-        grouped = by_tensor(model, {**at.groups, **at.windows}, Reason.GROUPS_INVALID)
-        named = named or layers or tuple(name for name in model.tensors if name in grouped)
-        find = model.features
-    elif isinstance(at, Values):
-        for name in layers:
-            require_numbers(model.graph, name, "layer", Reason.LAYER_INVALID)
-        find = model.features
-    else:
-        for name in layers:
-            require_float(model.graph, name, "layer", Reason.LAYER_INVALID)
-        if recipe.layer_is_source and layers and not named:
-            return layers, layers, False
-    found = {target: find(named, target) for target in targets}
-    sources = found[targets[0]]
-    for target, own in found.items():
-        if own != sources:
-            raise InvalidArgument(
-                f"the sources of {targets[0]!r} are {', '.join(map(repr, sources))}, those of {target!r} are "
-                f"{', '.join(map(repr, own))}; name sources and layers of all targets, or ask in a request for each",
-                reason=Reason.SOURCE_INVALID, target=target,
-            )  # fmt: skip
-    if recipe.layer_is_source and layers and set(layers) != set(sources):
-        raise InvalidArgument(
-            f"{request.method.name} attributes to its source, and the source is not the layer: name one of them only",
-            layers=", ".join(layers),
-        )
-    if every:
-        each = (
-            model.every_layer(sources, tuple(targets), name) if name in EVERY else (model.tensor(name),)
-            for name in request.layers
-        )
-        layers = tuple(dict.fromkeys(name for names in each for name in names))
-    if isinstance(at, Biases):
-        if layers:
-            raise InvalidArgument(
-                f"{request.method.name} is of its source and of every bias behind; leave layers out",
-                reason=Reason.LAYER_INVALID,
-            )
-        return (
-            sources,
-            sources if at.mapped else (*sources, *model.biased(sources, tuple(targets))),
-            not named,
-        )
-    if isinstance(at, Product):
-        return sources, sources, not named
-    if not layers and recipe.inner.pooled is not None:
-        layers = (model.layer_with_positions(sources, tuple(targets)),)
-    return sources, layers or sources, not named
-
-
-def _beside(
-    model: LoadedModel,
-    request: AttributionRequest,
-    recipe: Recipe,
-    sources: tuple[str, ...],
-    targets: Sequence[str],
-) -> tuple[str, ...]:
-    """The tensors beside the layers of which the answer is made: biases, or the layer of a map."""
-    at = recipe.inner.at
-    if isinstance(at, Biases):
-        return model.biased(sources, tuple(targets))
-    if not isinstance(at, Product):
-        return ()
-    layers = tuple(dict.fromkeys(model.tensor(name) for name in request.layers if name not in EVERY))
-    if len(layers) > 1 or len(request.layers) > len(layers):
-        raise InvalidArgument(
-            f"{request.method.name} is of the sources and of the map of one layer; name one",
-            reason=Reason.LAYER_INVALID,
-        )
-    return layers or (model.layer_with_positions(sources, tuple(targets)),)
-
-
 def _features(
     model: LoadedModel,
     at: Groups,
@@ -455,15 +315,3 @@ def _features(
         by_tensor(model, at.windows, Reason.GROUPS_INVALID),
         by_tensor(model, at.strides, Reason.GROUPS_INVALID),
     )
-
-
-def check_between(model: LoadedModel, choice: Choice) -> None:
-    """Refuses a layer that does not lie between source and target, one that other sources cut off included."""
-    between = model.between(choice.sources, choice.target)
-    for layer in (*choice.layers, *([choice.through.tensor] if choice.through else [])):
-        if layer not in between:
-            raise NotDifferentiable(
-                f"layer {layer!r} does not lie between the source {', '.join(map(repr, choice.sources))} "
-                f"and the target {choice.target!r}",
-                reason=Reason.NO_PATH, layer=layer,
-            )  # fmt: skip
