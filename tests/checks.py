@@ -9,13 +9,14 @@ import onnx
 import onnxruntime
 
 from onnx_attribution.graph_tools import testing
-from onnx_attribution.graph_tools.testing import FLOAT32 as FLOAT32
-from onnx_attribution.graph_tools.testing import FLOATS as FLOATS
 from onnx_attribution.graph_tools.testing import FORMS as FORMS
-from onnx_attribution.graph_tools.testing import NARROW as NARROW
-from onnx_attribution.graph_tools.testing import Arrays, Comparison, Evaluate
-from onnx_attribution.graph_tools.testing import gradient_model as gradient_model
-from onnx_attribution.graph_tools.testing import to_double as to_double
+from onnx_attribution.graph_tools.testing import Arrays, Comparison
+from onnx_attribution.graph_tools.testing.double import to_double as to_double
+from onnx_attribution.graph_tools.testing.forms import gradient_model as gradient_model
+from onnx_attribution.graph_tools.testing.kinds import FLOAT32 as FLOAT32
+from onnx_attribution.graph_tools.testing.kinds import FLOATS as FLOATS
+from onnx_attribution.graph_tools.testing.kinds import NARROW as NARROW
+from onnx_attribution.graph_tools.testing.kinds import Evaluate
 
 NEWEST_OPSET = 26  # of onnxruntime 1.31
 
