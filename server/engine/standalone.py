@@ -113,11 +113,19 @@ def standalone_model(model: LoadedModel, wish: Standalone) -> Exported:
         "method": wish.method.name,
         "layers": ", ".join(layers),
         "source": ", ".join(sources),
+        "rows": _rows(at),
         **parameters,
     }
     for key, value in told.items():
         made.metadata_props.add(key=f"onnx_attribution.{key}", value=str(value))
     return Exported(made, layers, model.weights, (*notes, *filter(None, words)))
+
+
+def _rows(at: AtInput | Along | Between) -> int | str:
+    """How many rows of the network one sample takes."""
+    if isinstance(at, Along):
+        return len(at.line.alphas) if isinstance(at.line, Line) else "steps + 1"
+    return 2 if isinstance(at, Between) else 1
 
 
 def example_of(model: LoadedModel, found: Exported) -> dict[str, Array]:
