@@ -97,6 +97,14 @@ def build(
             "only. With --steps 2, 4, 8, 16, 32 or 64.",
         ),
     ] = False,
+    float32: Annotated[
+        bool,
+        typer.Option(
+            "--float32",
+            help="In float32 what the model computes in float64, which browsers have not; it says how far that moves "
+            "the attributions.",
+        ),
+    ] = False,
     force: Force = False,
     batch_axis: options.BatchAxis = None,
     shape: options.Shape = None,
@@ -114,6 +122,7 @@ def build(
     from onnx_attribution.server.engine.backend import Backend
     from onnx_attribution.server.engine.export import plain_told
     from onnx_attribution.server.engine.models.loaded import LoadedModel
+    from onnx_attribution.server.engine.single import moved, single_model
     from onnx_attribution.server.engine.standalone import Standalone, example_of, standalone_model
 
     places = _places(out, triton)
@@ -126,7 +135,9 @@ def build(
     if name not in registered():
         raise unknown(name, registered())
     with quiet():
-        model = LoadedModel(file, Backend("cpu"), axes_of(batch_axis or []), shapes_of(shape or []))
+        axes, sizes = axes_of(batch_axis or []), shapes_of(shape or [])
+        single = single_model(file, Backend("cpu"), axes, sizes) if float32 else None
+        model = single or LoadedModel(file, Backend("cpu"), axes, sizes)
         given = parsed(name, parameters, (), model.inputs)
         if steps_input and "steps" in given:
             raise InvalidArgument("--steps fixes what --steps-input makes an input: give one of them")
@@ -147,15 +158,17 @@ def build(
             steps_input,
             loop,
             spectral,
+            float32,
         )
         found = standalone_model(model, wish)
+        precision = moved(file, model.backend, axes, sizes, wish, found) if single else ""
         if triton is not None:
             _model_of(triton).parent.mkdir(parents=True, exist_ok=True)
         beside = [note for place in places for note in saved(found, place)]
         if triton is not None:
             (triton / "config.pbtxt").write_text(config(triton.resolve().name, found.model), encoding="utf-8")
         warning, note = plain_told(model, found, places[0], Path(file), example_of(model, found))
-    notes = [*dict.fromkeys(beside), *filter(None, [note])]
+    notes = [*dict.fromkeys(beside), *filter(None, [note, precision])]
     tell(file, places[0], found, notes, [*filter(None, [warning])], json)
 
 

@@ -15,6 +15,7 @@ from onnx_attribution.graph_tools.programs.line import Line, OpenLine, Terms
 from onnx_attribution.graph_tools.programs.portable import portable
 from onnx_attribution.graph_tools.programs.question import Along, Asked, AtInput, Between
 from onnx_attribution.graph_tools.programs.signature import Choice
+from onnx_attribution.graph_tools.programs.single import in_float32, is_double
 from onnx_attribution.graph_tools.programs.standalone import standalone_program
 from onnx_attribution.graph_tools.select.cuts import is_cut, is_joint_cut
 from onnx_attribution.methods import Method
@@ -45,7 +46,7 @@ class Standalone:
     The target is as in a request; without an index it is an input: the index of an element, or `by_weight` weights.
     `baselines` hold for all samples; those of other sources are inputs. `steps_input`: so is the number of steps of a
     path. `loop`: its nodes are evaluated one after the other. `spectral`: they are Chebyshev nodes, and the sums those
-    of the polynomial through them.
+    of the polynomial through them. `float32`: nothing of the file is in float64, whatever rules compute in it.
     """
 
     method: Method
@@ -57,6 +58,7 @@ class Standalone:
     steps_input: bool = False
     loop: bool = False
     spectral: bool = False
+    float32: bool = False
 
 
 def standalone_model(model: LoadedModel, wish: Standalone) -> Exported:
@@ -99,7 +101,11 @@ def standalone_model(model: LoadedModel, wish: Standalone) -> Exported:
         model.randomness(found.tensor, {}),
         *foreign_operators(program.model),
     ]
-    made = program.model
+    made = in_float32(program.model) if wish.float32 and is_double(program.model) else program.model
+    if is_double(made):
+        words.append(
+            "it computes in float64, which browsers and graphics cards mostly lack: --float32 does without"
+        )
     parameters = {name: value for name, value in wish.method.parameters().items() if value not in (None, {})}
     if isinstance(recipe.at, recipes.Path):
         auto = recipe.at.quadrature == "auto"
