@@ -116,6 +116,27 @@ def test_the_page_gives_the_engines_numbers_of_real_models(shared: Path, tmp_pat
             assert l1(array_of(answer, f"attribution/{at}"), one.values) <= 1e-5, case.name
 
 
+def test_the_page_gives_the_engines_numbers_of_tokens(shared: Path, tmp_path: Path) -> None:
+    file = shared / "models" / "voicevox-duration" / "model.onnx"
+    tokens: dict[str, Any] = {"phoneme_list": np.array([3, 30, 12, 7, 0]), "speaker_id": np.array([2])}
+    np.savez(tmp_path / "tokens.npz", **tokens)
+    method = {"steps": 16, "quadrature": "trapezoid"}
+    out = built(file, tmp_path / "a.onnx", "--steps", "16", "--quadrature", "trapezoid")
+    with Engine(provider="cpu", threads=2) as engine:
+        engine.add("m", file)
+        wanted = engine.attribute(
+            AttributionRequest("m", tokens, make("neuron_ig", method), target=Target(index=3))
+        )
+    case = {"name": "tokens", "program": out, "input": tmp_path / "tokens.npz", "target": 3}
+    told = used(tmp_path, [case])["cases"]["tokens"]
+    assert told["refused"] == ""
+    assert len(wanted.layers) == 2
+    for at, one in wanted.layers.items():
+        assert l1(array_of(told["answers"][0], f"attribution/{at}"), one.values) <= 1e-5
+        assert at in told["words"]
+    assert "positions" in told["words"]
+
+
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory, digits_path: Path) -> dict[str, Any]:
     """Returns what Chromium says of the page with files of the digits model, those that cannot be run among them."""
