@@ -57,7 +57,7 @@ def explain(
         typer.Option(
             metavar="[NAME=]FILE",
             help="npy, npz[:KEY], json or a picture; FILE[0:4] takes rows of its first axis; NAME=VALUE for single "
-            "values. Repeatable: files of one input become one batch.",
+            "values, NAME=5.1,3.5 for a row of numbers. Repeatable: files of one input become one batch.",
         ),
     ] = None,
     data: Annotated[

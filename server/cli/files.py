@@ -153,7 +153,8 @@ def _chosen(path: Path, key: str | None, data: np.lib.npyio.NpzFile, info: Tenso
         return fitting[0]
     wanted = "one of them" if info is None else repr(info.name)
     raise InvalidArgument(
-        f"{path.name!r} has the arrays {', '.join(names)}, none of them {wanted}; choose one: {path.name}:{names[0]}"
+        f"{path.name!r} has the arrays {', '.join(names)}, none of them {wanted}; name it so, or choose one: "
+        f"{path.name}:{names[0]}"
         if names
         else f"{path.name!r} holds no arrays"
     )

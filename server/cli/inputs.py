@@ -49,7 +49,8 @@ def read_inputs(
 def read_parts(given: Sequence[str], infos: Sequence[TensorInfo], picture: Picture) -> dict[str, list[Array]]:
     """The arrays of `NAME=FILE` (or FILE, where the model has one input) by name, as they lie in the files.
 
-    Where a sample of an input is one value, the value itself will do: `age=29`, `sex=female`.
+    Where a sample of an input is one value or a row of numbers, these themselves will do: `age=29`, `sex=female`,
+    `size=5.1,3.5`.
 
     Raises:
         InvalidArgument: a name, file or key that cannot be used; it is named.
@@ -207,17 +208,30 @@ def read_numbers(text: str, option: str) -> tuple[float, ...] | Array:
 
 
 def _value(text: str, info: TensorInfo) -> Array | None:
-    """The sample that is one value: text for an input of strings, a number for others; None for all else."""
-    shape = info.shape
-    if shape is None or is_file(text):
+    """The sample that is one value, text for an input of strings, a number for others, or a row of numbers between
+    commas; None for all else."""
+    if is_file(text) or (count := values_of(info)) is None:
         return None
-    if any(size != 1 for axis, size in enumerate(shape) if axis != (info.batch_axis or 0)):
-        return None
+    shape = info.shape or ()
     if info.dtype == "string":
-        return np.full([1] * len(shape), text)
-    truth = {"true": 1.0, "false": 0.0}.get(text.lower()) if info.dtype == "bool" else None
-    number = _number(text) if truth is None else truth
-    return None if number is None else typed(np.full([1] * len(shape), number), info)
+        return np.full([1] * len(shape), text) if count == 1 else None
+    truths = {"true": 1.0, "false": 0.0} if info.dtype == "bool" else {}
+    numbers = [truths.get(part.strip().lower(), _number(part)) for part in text.split(",")]
+    if len(numbers) != count or None in numbers:
+        return None
+    sizes = [1 if axis == (info.batch_axis or 0) else size for axis, size in enumerate(shape)]
+    return typed(np.array(numbers, np.float64).reshape([int(size or 1) for size in sizes]), info)
+
+
+def values_of(info: TensorInfo) -> int | None:
+    """How many values a sample of an input has along one axis; None where it has more axes, or it is not known."""
+    if info.shape is None:
+        return None
+    sizes = [size for axis, size in enumerate(info.shape) if axis != (info.batch_axis or 0)]
+    long = [size for size in sizes if size != 1]
+    if len(long) > 1 or not all(isinstance(size, int) for size in long):
+        return None
+    return int(long[0] or 0) if long else 1
 
 
 def _number(text: str) -> float | None:

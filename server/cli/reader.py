@@ -17,11 +17,11 @@ from onnx_attribution.server.cli.asker import Place
 from onnx_attribution.server.cli.dataset import read_dataset
 from onnx_attribution.server.cli.explain import Question as Explained
 from onnx_attribution.server.cli.files import is_file, parse_rows, read_file
-from onnx_attribution.server.cli.inputs import parse_numbers, read_inputs, split_name
+from onnx_attribution.server.cli.inputs import parse_numbers, read_inputs, split_name, values_of
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.cli.pixels import SUFFIXES
 from onnx_attribution.server.cli.samples import count_of, taken
-from onnx_attribution.values import AttributionRequest, ModelInfo, TensorInfo
+from onnx_attribution.values import Array, AttributionRequest, ModelInfo, TensorInfo
 
 if TYPE_CHECKING:
     from onnx_attribution.server.engine import Engine
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 BESIDE = (".npy", ".npz", ".json", *SUFFIXES)
 MOST_SAMPLES = 256
 """Of a data set, where --rows says no others."""
+MOST_TYPED = 64
+"""Values of a sample that can be typed."""
 MOST_BESIDE = 30
 """Files beside the model that are offered as inputs."""
 
@@ -145,21 +147,53 @@ class Reader:
         words += _options_of(picture) + ["--resize"] * (resized or picture.resize)
         return Given(arrays, count_of(arrays, info.inputs, info.batch), words, picture.notes)
 
+    def sample(self, info: ModelInfo, given: Given, row: int) -> Mapping[str, Array]:
+        if given.samples < 2 or given.is_row:
+            return given.arrays
+        if row >= given.samples:
+            raise InvalidArgument(f"there is no sample {row}; the file has {given.samples}, the first is 0")
+        known = {one.name: one for one in info.inputs}
+        return taken(given.arrays, known, info.batch, slice(row, row + 1))
+
+    def typed(self, info: ModelInfo) -> str:
+        counts = [values_of(one) for one in info.inputs]
+        if None in counts or sum(count or 0 for count in counts) > MOST_TYPED:
+            return ""
+        samples = {"string": "text", "bool": "true"}
+        texts = [
+            ",".join([samples.get(one.dtype, "1")] * (count or 0))
+            for one, count in zip(info.inputs, counts, strict=True)
+        ]
+        return " ".join(f"{one.name}={text}" for one, text in zip(info.inputs, texts, strict=True))
+
+    def values(self, info: ModelInfo, text: str) -> Given:
+        from onnx_attribution.server.web import Given
+        from onnx_attribution.server.web.question import option_of
+
+        words, known = _words(text, "the input"), {one.name: one for one in info.inputs}
+        for word in words:
+            name, rest = split_name(word, tuple(known), strict=False)
+            if is_file(word) or is_file(rest):
+                raise InvalidArgument(f"{word!r} names a file; what is typed are values")
+            if name is None and len(known) > 1:
+                raise InvalidArgument(f"{word!r} is for no input; write it as {self.typed(info)}")
+        missing = [one for one in known if not any(word.startswith(f"{one}=") for word in words)]
+        if missing and (len(known) > 1 or len(words) != 1):
+            raise InvalidArgument(f"there is no value of {missing[0]!r}; write it as {self.typed(info)}")
+        try:
+            arrays = read_inputs(words, info.inputs, self.picture, None, info.batch)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{text!r} is no sample; write it as {self.typed(info)}") from error
+        return Given(arrays, 1, [word for one in words for word in option_of("input", one)])
+
     def request(
         self, question: Question, info: ModelInfo, about: MethodInfo, given: Given, files: Mapping[str, Files]
     ) -> tuple[AttributionRequest, Sequence[str], Sequence[str]]:
         from onnx_attribution.server.web.question import option_of
 
         known = {one.name: one for one in info.inputs}
-        arrays, words = given.arrays, list(given.options)
-        if given.samples > 1 and not given.is_row:
-            if question.number >= given.samples:
-                raise InvalidArgument(
-                    f"there is no sample {question.number}; the file has {given.samples}, the first is 0"
-                )
-            one = slice(question.number, question.number + 1)
-            arrays = taken(arrays, known, info.batch, one)
-            words += ["--rows", question.row]
+        words = [*given.options, *["--rows", question.row] * (given.samples > 1 and not given.is_row)]
+        arrays = self.sample(info, given, question.number)
         baselines = _baselines(question.baseline, info)
         picture = replace(self.picture, said=info.preprocessing, notes=[])
         named = {field: _of_inputs(each, known) for field, each in files.items()}
@@ -265,6 +299,14 @@ def _keys(file: Path) -> list[str]:
         return []
 
 
+def _words(text: str, what: str) -> list[str]:
+    """The words of a text, of which those in quotation marks have spaces. Raises: InvalidArgument."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        raise InvalidArgument(f"{what} {text!r} has a quotation mark without its other") from None
+
+
 def _baselines(text: str, info: ModelInfo) -> list[str]:
     """The baselines of a field of the form, which names no files: numbers, or of inputs of strings texts.
 
@@ -272,12 +314,7 @@ def _baselines(text: str, info: ModelInfo) -> list[str]:
         InvalidArgument: one is neither.
     """
     known = {one.name: one for one in info.inputs}
-    try:
-        words = shlex.split(text)
-    except ValueError:
-        raise InvalidArgument(
-            f"baseline {text!r} has a quotation mark without its other", reason=Reason.BASELINE_INVALID
-        ) from None
+    words = _words(text, "baseline")
     for word in words:
         name, rest = split_name(word, tuple(known), strict=False)
         if name in known and known[name].dtype == "string" and not is_file(rest):

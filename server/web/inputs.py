@@ -11,7 +11,7 @@ from onnx_attribution.server.web.question import Files, Given, Question, Reading
 from onnx_attribution.server.web.uploads import Uploads
 from onnx_attribution.values import Array, ModelInfo, TensorInfo
 
-EXAMPLE, DATA, BESIDE = "example", "data", "beside:"
+EXAMPLE, DATA, VALUES, BESIDE = "example", "data", "values", "beside:"
 """Keys of inputs; of files that were sent the uploads have them."""
 TRIED = 8
 """Files beside the model that are read until one of them fits."""
@@ -24,9 +24,11 @@ class Inputs:
         self._reading = reading
         self._uploads = uploads
 
-    def choices(self, question: Question) -> dict[str, str]:
+    def choices(self, question: Question, info: ModelInfo) -> dict[str, str]:
         """What may be taken as an input, by its key: in words."""
         found = {}
+        if question.values and self._reading.typed(info):
+            found[VALUES] = "what is typed below"
         if self._reading.example(question.model) is not None:
             found[EXAMPLE] = "the model's example"
         if self._reading.has_data:
@@ -36,7 +38,7 @@ class Inputs:
     def files_for(self, model: str, key: str) -> dict[str, str]:
         """The files that may be taken for a field that has this key, by key: in words."""
         found = {f"{BESIDE}{name}": name for name in self._reading.beside(model)}
-        return found if key in ("", EXAMPLE, DATA, *found) else found | {key: self.called(key)}
+        return found if key in ("", EXAMPLE, DATA, VALUES, *found) else found | {key: self.called(key)}
 
     def called(self, key: str) -> str:
         """The names of the files of a key; "" where they are not here any more."""
@@ -65,6 +67,8 @@ class Inputs:
             if example is None:
                 raise NotFound("the model has no example; choose a file")
             return example
+        if question.input == VALUES:
+            return self._reading.values(info, question.values)
         if question.input == DATA:
             return await asyncio.to_thread(self._reading.item, info, question.number)
         files = self.files(question.model, question.input)

@@ -69,6 +69,18 @@ class Reading(Protocol):
         """Raises: InvalidArgument: a file cannot be used."""
         ...
 
+    def typed(self, info: ModelInfo) -> str:
+        """What a sample looks like that is typed, as `age=29 sex=female`; "" where samples are too large for that."""
+        ...
+
+    def values(self, info: ModelInfo, text: str) -> Given:
+        """The sample that was typed. Raises: InvalidArgument: it is none."""
+        ...
+
+    def sample(self, info: ModelInfo, given: Given, row: int) -> Mapping[str, Array]:
+        """One sample of what is given. Raises: InvalidArgument: there is none of that number."""
+        ...
+
     def data(self, info: ModelInfo) -> Dataset | None:
         """The data set from which units have their examples. Raises: InvalidArgument: it does not fit the model."""
         ...
@@ -95,11 +107,13 @@ class Reading(Protocol):
 
 @dataclass(frozen=True)
 class Question:
-    """The fields of the form, as texts. Those of `explain` mean what they mean there; `baseline_file` and `references`
-    are keys of files, and `own_label` makes the label of a sample of the data set its target."""
+    """The fields of the form, as texts. Those of `explain` mean what they mean there; `input`, `baseline_file` and
+    `references` are keys of files, `values` is an input that was typed, and `own_label` makes the label of a sample of
+    the data set its target."""
 
     model: str = ""
     input: str = ""
+    values: str = ""
     row: str = "0"
     method: str = DEFAULT.name
     target: str = ""
@@ -130,7 +144,7 @@ class Question:
             if base is not None and any(fields.get(name) for name in group):
                 fields = {**dict.fromkeys(group, ""), **fields}
         asked = replace(base or cls(), **fields)
-        for name in ("target", "minus", "baseline", "parameter"):
+        for name in ("values", "target", "minus", "baseline", "parameter"):
             if "@" in getattr(asked, name):
                 raise InvalidArgument(
                     f"{name} {getattr(asked, name)!r} names a file; the page takes numbers and names only",
@@ -202,7 +216,7 @@ class Question:
         return shlex.join([*words, *["--logit"] * bool(self.logit)])
 
 
-MAY_BE_EMPTY = frozenset(Question.__dataclass_fields__) - {"model", "input", "row", "method"}
+MAY_BE_EMPTY = frozenset(Question.__dataclass_fields__) - {"model", "input", "values", "row", "method"}
 EITHER = (("baseline", "baseline_file", "references"), ("target", "own_label"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html as markup
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,14 @@ from starlette.responses import HTMLResponse, Response
 
 from onnx_attribution.client.render import page
 from onnx_attribution.client.render.templates import templates
-from onnx_attribution.errors import AttributionError
+from onnx_attribution.errors import AttributionError, NotDifferentiable
 from onnx_attribution.server.web import words
-from onnx_attribution.server.web.question import moved, query
+from onnx_attribution.server.web.question import Question, moved, query
 
 STATIC = Path(__file__).parent / "static"
+
+WITHOUT_DERIVATIVES = ("occlusion", "kernel_shap")
+"""Methods that are offered where derivatives are zero or not known."""
 
 Answer = Callable[[Request], Awaitable[Response]]
 
@@ -44,11 +47,17 @@ class Screen:
         """A template as an answer."""
         return HTMLResponse(self.render(template, **given), status)
 
-    def refusal(self, error: Exception) -> str:
-        """What is wrong and what would work, as HTML; what nobody expected goes to the log."""
+    def refusal(self, error: Exception, questions: Sequence[Question] = (), which: int = 0) -> str:
+        """What is wrong and what would work, as HTML, with links to questions that have an answer; what nobody expected
+        goes to the log."""
         if not isinstance(error, AttributionError):
             log.error("page", exc_info=error)
-        return self.render("refusal.html.j2", refused=words.refusal(error, self._hidden))
+        methods = WITHOUT_DERIVATIVES if questions and isinstance(error, NotDifferentiable) else ()
+        return self.render(
+            "refusal.html.j2",
+            refused=words.refusal(error, self._hidden),
+            instead={name: query(moved(questions, which, method=name, parameter="")) for name in methods},
+        )
 
     def whole(self, answer: Answer) -> Answer:
         """The answer, or a page that says what is wrong."""

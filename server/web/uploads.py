@@ -35,7 +35,7 @@ class Uploads:
         if len(data) > MOST_BYTES:
             raise InvalidArgument(f"{name!r} is larger than {MOST_BYTES >> 20} MiB")
         before = self.files(beside) if beside else ()
-        key = secrets.token_hex(8)
+        key = secrets.token_hex(8)  # refusals leave it out
         file = self.folder / key / (NAME.sub("_", Path(name).name)[-80:].lstrip(".") or "file")
         file.parent.mkdir()
         file.write_bytes(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,9 +34,10 @@ class Unit:
 
 def refusal(error: Exception, hidden: str = "") -> dict[str, Any]:
     """What is wrong and what would work; `hidden` is the folder of uploads, of which nobody needs to know."""
+    own = re.compile(rf"(?:{re.escape(hidden)}/)?\b[0-9a-f]{{16}}/") if hidden else None
     if not isinstance(error, AttributionError):
         error = ServerBug("something unexpected failed on the page; the log of the command says what")
-    message = error.message.replace(f"{hidden}/", "") if hidden else error.message
+    message = own.sub("", error.message) if own else error.message
     wrong = {name: text for name, text in error.violations.items() if text not in message}
     return {
         "message": message,
@@ -114,26 +116,28 @@ def units(layer: LayerAttribution, names: UnitNames, most: int = STRONGEST) -> l
 
 
 def prediction(info: ModelInfo, outputs: Mapping[str, Array]) -> list[dict[str, Any]]:
-    """The largest numbers of each float output, with the target that means each."""
+    """The largest numbers of each float output, with the target that means each; of others the first values."""
     found = []
     alone = sum(array.dtype.kind == "f" for array in outputs.values()) == 1
     for name, array in outputs.items():
-        if array.dtype.kind != "f" or not array.size:
+        if not array.size:
             continue
-        flat = np.asarray(array, np.float64).reshape(-1)
         shape = array.shape[1:] if len(array.shape) > 1 and array.shape[0] == 1 else array.shape
+        flat, is_float = array.reshape(-1), array.dtype.kind == "f"
+        size = -np.nan_to_num(np.asarray(flat, np.float64), nan=-np.inf) if is_float else np.zeros(flat.size)
+        order = np.argsort(size, kind="stable")
         classes = info.class_names.get(name, ())
         rows = []
-        for k in np.argsort(-np.nan_to_num(flat, nan=-np.inf), kind="stable")[:STRONGEST]:
+        for k in order[:STRONGEST]:
             index = ",".join(str(int(one)) for one in np.unravel_index(int(k), shape))
+            index = index if flat.size > 1 else ""
+            target = index if alone else f"{name}:{index}"
             label = classes[int(k)] if len(classes) == flat.size else ""
+            value = float(flat[k]) if is_float else str(flat[k])
             rows.append(
-                {
-                    "target": index if alone else f"{name}:{index}",
-                    "index": index,
-                    "label": label,
-                    "value": flat[k],
-                }
+                {"target": target if is_float else None, "index": index, "label": label, "value": value}
             )
-        found.append({"output": name, "rows": rows, "more": max(flat.size - len(rows), 0)})
+        found.append(
+            {"output": name, "rows": rows, "more": max(flat.size - len(rows), 0), "is_float": is_float}
+        )
     return found

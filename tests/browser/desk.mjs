@@ -24,7 +24,7 @@ const watched = (tab) => {
 const answered = (tab, sides = 1) =>
   tab.waitForFunction(
     (count) =>
-      document.querySelectorAll("[data-final], .side .refusal").length === count &&
+      document.querySelectorAll(".side[data-final], .side .refusal").length === count &&
       !document.querySelector("[aria-busy]"),
     sides,
     { timeout: 60000 },
@@ -55,14 +55,14 @@ try {
     window.numbers = [];
     addEventListener("DOMContentLoaded", () =>
       new MutationObserver((changes) => {
-        for (const { target } of changes) window.numbers.push(Number(target.dataset.revision));
+        for (const { target } of changes) if (target.matches(".side")) window.numbers.push(Number(target.dataset.revision));
       }).observe(document, { subtree: true, attributeFilter: ["data-revision"] }),
     );
   });
   await tab.goto(url);
   await answered(tab);
   found.opened = { address: tab.url(), numbers: await tab.evaluate(() => window.numbers) };
-  found.opened.final = await tab.evaluate(() => Number(document.querySelector("[data-final]").dataset.final));
+  found.opened.final = await tab.evaluate(() => Number(document.querySelector(".side[data-final]").dataset.final));
   await tab.screenshot({ path: join(pictures, "opened.png"), fullPage: true });
 
   await tab.click(".spine a:has-text('relu2')");

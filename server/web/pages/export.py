@@ -13,7 +13,8 @@ from onnx_attribution.client.messages import options_of
 from onnx_attribution.server.web import words
 from onnx_attribution.server.web.desk import Desk
 from onnx_attribution.server.web.pages.answer import SAVED, shown_answer
-from onnx_attribution.server.web.pages.spine import shown_spine
+from onnx_attribution.server.web.pages.explain import scores
+from onnx_attribution.server.web.pages.spine import saved_spine
 from onnx_attribution.server.web.question import Question
 
 
@@ -25,11 +26,11 @@ def routes(desk: Desk) -> list[BaseRoute]:
             asked = await desk.asked(question)
             model, inputs = asked.request.model, asked.request.inputs
             answer = await desk.client.attribute(model, inputs, **options_of(asked.request))
-            outputs = words.prediction(asked.info, await desk.client.predict(model, inputs))
+            outputs = words.prediction(asked.info, await scores(desk, asked))
             sides.append(
                 {
                     "answer": await asyncio.to_thread(shown_answer, desk, asked, answer, SAVED, linked=False),
-                    "spine": await shown_spine(desk, questions, which, linked=False),
+                    "spine": await saved_spine(desk, questions, which),
                     "prediction": desk.screen.render("prediction.html.j2", found=outputs, questions=None),
                     "model": asked.info,
                     "question": question,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -12,6 +13,8 @@ from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.server.web.desk import Desk
 from onnx_attribution.server.web.question import Question
 from onnx_attribution.server.web.uploads import MOST_BYTES
+
+log = structlog.get_logger(__name__)
 
 
 def routes(desk: Desk) -> list[BaseRoute]:
@@ -59,5 +62,13 @@ async def _uploaded(desk: Desk, request: Request) -> dict[str, object]:
     missing = [one.name for one in info.inputs if have != {""} and one.name not in have]
     if missing:
         return {"key": key, "missing": missing}
-    found = await desk.inputs.given(Question(model=info.name, input=key), info)
+    question = Question(model=info.name, input=key)
+    found = await desk.inputs.given(question, info)
+    first = await asyncio.to_thread(desk.reading.sample, info, found, 0)
+    try:
+        await desk.client.predict(info.name, first)
+    except InvalidArgument:  # it does not fit
+        raise
+    except AttributionError as error:  # which an answer will say, too
+        log.info("not tried", model=info.name, why=error.message)
     return {"key": key, "samples": found.samples}

@@ -5,41 +5,85 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from onnx_attribution.client.messages import options_of
-from onnx_attribution.errors import AttributionError
-from onnx_attribution.server.web.desk import Desk, sides
+from onnx_attribution.errors import AttributionError, InvalidArgument, Reason
+from onnx_attribution.server.web.desk import Asked, Desk
+from onnx_attribution.server.web.live import Events, State, revisions, streamed
 from onnx_attribution.server.web.question import Question
 from onnx_attribution.server.web.spine import rows_of
-from onnx_attribution.values import EVERY_KIND
+from onnx_attribution.values import EVERY_KIND, EVERY_TENSOR, Attribution, AttributionRequest
+
+FEW = 64
+"""Layers of a model that are all shown, where none is of the kinds that are shown of others."""
 
 
 def routes(desk: Desk) -> list[BaseRoute]:
     async def spine(request: Request) -> Response:
-        return HTMLResponse(await shown_spine(desk, *sides(request)))
+        return streamed(desk, request, _events)
 
-    return [Route("/spine", desk.screen.piece(spine))]
+    return [Route("/spine", spine)]
 
 
-async def shown_spine(desk: Desk, questions: Sequence[Question], which: int, *, linked: bool = True) -> str:
-    """The layers as HTML; a refusal stands in its place."""
-    question = questions[which]
-    try:
-        asked = await desk.asked(question.changed(layer=""))
-        answer = desk.spines.get(asked.info, asked.question)
-        if answer is None:
-            every = asked.request.changed(layers=(*asked.info.sources, EVERY_KIND))
-            answer = await desk.client.attribute(every.model, every.inputs, **options_of(every))
+async def _events(desk: Desk, questions: Sequence[Question], which: int) -> Events:
+    asked = await desk.asked(questions[which].changed(layer=""))
+    known = desk.spines.get(asked.info, asked.question)
+    if known is not None:
+        yield "final", {"html": await _html(desk, known, questions, which), "number": 0}
+        return
+
+    async def shown(answer: Attribution, state: State) -> str:
+        if state["final"]:
             desk.spines.keep(asked.info, asked.question, answer)
-        layers = await desk.client.layers(question.model, target=answer.target.tensor)
+        return await _html(desk, answer, questions, which)
+
+    try:
+        async for event in revisions(desk, _through(asked, EVERY_KIND), shown):
+            yield event
+    except InvalidArgument as error:
+        if not await _has_few(desk, asked, error):
+            raise
+        async for event in revisions(desk, _through(asked, EVERY_TENSOR), shown):
+            yield event
+
+
+async def saved_spine(desk: Desk, questions: Sequence[Question], which: int) -> str:
+    """The layers as HTML, without links; a refusal stands in its place."""
+    try:
+        asked = await desk.asked(questions[which].changed(layer=""))
+        answer = desk.spines.get(asked.info, asked.question)
+        for kind in [] if answer else [EVERY_KIND, EVERY_TENSOR]:
+            request = _through(asked, kind)
+            try:
+                answer = await desk.client.attribute(request.model, request.inputs, **options_of(request))
+                desk.spines.keep(asked.info, asked.question, answer)
+                break
+            except InvalidArgument as error:
+                if kind == EVERY_TENSOR or not await _has_few(desk, asked, error):
+                    raise
+        assert answer is not None
     except AttributionError as error:
         return desk.screen.refusal(error)
+    return await _html(desk, answer, questions, which, linked=False)
+
+
+def _through(asked: Asked, kind: str) -> AttributionRequest:
+    return asked.request.changed(layers=(*asked.info.sources, kind))
+
+
+async def _has_few(desk: Desk, asked: Asked, error: InvalidArgument) -> bool:
+    """Whether a model has no layer of the kinds that are shown, and so few that all of them can be."""
+    if error.reason != Reason.LAYER_INVALID:
+        return False
+    return 0 < len(await desk.client.layers(asked.info.name)) <= FEW
+
+
+async def _html(
+    desk: Desk, answer: Attribution, questions: Sequence[Question], which: int, *, linked: bool = True
+) -> str:
+    layers = await desk.client.layers(questions[which].model, target=answer.target.tensor)
     return desk.screen.render(
-        "spine.html.j2",
-        spine=rows_of(answer, layers),
-        questions=questions,
-        which=which,
-        linked=linked,
+        "spine.html.j2", spine=rows_of(answer, layers), questions=questions, which=which, linked=linked
     )

@@ -3,6 +3,14 @@
 
 const refused = (place, html) => {
   place.innerHTML = html;
+  // What refuses the answer often refuses the layers, in the same words: once is enough.
+  const above = [...document.querySelectorAll(".side .refusal")].map((one) => one.textContent);
+  for (const one of document.querySelectorAll(".spine .refusal"))
+    if (above.includes(one.textContent)) {
+      one.className = "note";
+      one.removeAttribute("role");
+      one.textContent = "The same as above stands in the way here.";
+    }
 };
 
 for (const section of document.querySelectorAll("[data-piece]")) {
@@ -93,6 +101,14 @@ document.getElementById("netron")?.addEventListener("click", async () => {
   const answer = await response.json();
   if (response.ok) location.assign(answer.url);
   else refused(document.getElementById("netron-said"), answer.html);
+});
+
+// Whoever types an input means it.
+document.getElementById("values")?.addEventListener("input", ({ target }) => {
+  const select = form.elements.namedItem("input");
+  const known = [...select.options].find((one) => one.value === "values");
+  if (target.value && !known) select.append(new Option("what is typed below", "values"));
+  if (target.value) select.value = "values";
 });
 
 // Fields that say nothing stay out of the address.

@@ -92,7 +92,7 @@ def test_facts_are_told_in_words(visitor: Visitor) -> None:
 
 
 def test_layers_are_a_spine_of_cuts_with_links(visitor: Visitor) -> None:
-    text = visitor.get("/spine", **INPUT, method="deeplift_rescale").text
+    text = visitor.spine(**INPUT, method="deeplift_rescale")
     names = re.findall(r'class="name">(\w+)<', text)
     assert names == ["image", "relu1", "relu2", "pool", "relu3", "logits"]
     assert text.count('class="cut') == len(names)
@@ -108,7 +108,7 @@ def test_what_goes_around_a_layer_is_said_of_branches(tmp_path: Path) -> None:
     onnx.save(file, tmp_path / "m.onnx")
     np.save(tmp_path / "x.npy", np.array([[1.0, 2.0, 3.0, 4.0]], np.float32))
     with visiting(tmp_path / "m.onnx") as visitor:
-        found = visitor.get("/spine", model="m.onnx", input="beside:x.npy", method="deeplift_rescale").text
+        found = visitor.spine(model="m.onnx", input="beside:x.npy", method="deeplift_rescale")
     # y is the sum of relu(x + relu(x)): half of it comes by the relu, and half around it.
     branch = re.search(r'<li class="branch">.*?</li>', found, re.DOTALL)
     assert branch is not None
@@ -163,7 +163,7 @@ def test_refusals_say_what_would_work(visitor: Visitor, fields: dict[str, str], 
 def test_two_questions_stand_side_by_side(visitor: Visitor) -> None:
     fields = {**INPUT, "method": "gradient", "b.method": "deeplift_rescale", "b.layer": "relu2"}
     text = visitor.get("/explain", **fields).text
-    assert text.count("data-stream=") == 2
+    assert text.count('data-stream="/stream') == text.count('data-stream="/spine') == 2
     assert "logits" in visitor.final(**fields, side=0)
     assert ">relu2<" in visitor.final(**fields, side=1)
 
@@ -222,7 +222,7 @@ def test_what_nobody_waits_for_is_given_up(visitor: Visitor, monkeypatch: pytest
     at = urlsplit(visitor.url)
     with socket.create_connection((at.hostname or "", at.port or 0)) as connection:
         cookie = visitor.headers["Cookie"]
-        path = f"/spine?{urlencode({**INPUT, 'target': '4'})}"
+        path = f"/export?{urlencode({**INPUT, 'target': '4'})}"
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {at.netloc}\r\nCookie: {cookie}\r\n\r\n".encode())
         assert began.wait(20)
         assert not ended.is_set()

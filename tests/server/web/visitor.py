@@ -60,12 +60,19 @@ class Visitor:
         return found
 
     def events(self, **fields: object) -> list[tuple[str, dict[str, Any]]]:
-        """What a stream sends: the kinds of its events, and what they say."""
+        """What the stream of an answer sends: the kinds of its events, and what they say."""
+        return self._sent("/stream", **fields)
+
+    def _sent(self, address: str, **fields: object) -> list[tuple[str, dict[str, Any]]]:
         found = []
-        for event in self.get("/stream", **fields).text.strip().split("\n\n"):
+        for event in self.get(address, **fields).text.strip().split("\n\n"):
             kind, _, data = event.partition("\n")
             found.append((kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
         return found
+
+    def spine(self, **fields: object) -> str:
+        """The HTML of the layers."""
+        return str(self._sent("/spine", **fields)[-1][1]["html"])
 
     def final(self, **fields: object) -> str:
         """The HTML with which a stream ends."""
