@@ -171,19 +171,21 @@ class Reader:
         from onnx_attribution.server.web.question import option_of
 
         words, known = _words(text, "the input"), {one.name: one for one in info.inputs}
+        if not (shape := self.typed(info)):
+            raise InvalidArgument("samples of this model are too large to be typed; choose a file")
         for word in words:
             name, rest = split_name(word, tuple(known), strict=False)
             if is_file(word) or is_file(rest):
                 raise InvalidArgument(f"{word!r} names a file; what is typed are values")
             if name is None and len(known) > 1:
-                raise InvalidArgument(f"{word!r} is for no input; write it as {self.typed(info)}")
+                raise InvalidArgument(f"{word!r} is for no input; write it as {shape}")
         missing = [one for one in known if not any(word.startswith(f"{one}=") for word in words)]
         if missing and (len(known) > 1 or len(words) != 1):
-            raise InvalidArgument(f"there is no value of {missing[0]!r}; write it as {self.typed(info)}")
+            raise InvalidArgument(f"there is no value of {missing[0]!r}; write it as {shape}")
         try:
             arrays = read_inputs(words, info.inputs, self.picture, None, info.batch)
         except InvalidArgument as error:
-            raise InvalidArgument(f"{text!r} is no sample; write it as {self.typed(info)}") from error
+            raise InvalidArgument(f"{text!r} is no sample; write it as {shape}") from error
         return Given(arrays, 1, [word for one in words for word in option_of("input", one)])
 
     def request(

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from onnx_attribution.client.aio import AsyncClient
 from onnx_attribution.client.niwt.unit_names import UnitNames
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.web.inputs import Inputs
 from onnx_attribution.server.web.question import Question, Reading
 from onnx_attribution.server.web.screen import Screen
@@ -33,6 +34,7 @@ class Asked:
 
     question: Question
     info: ModelInfo
+    about: MethodInfo
     arrays: Mapping[str, Array]
     request: AttributionRequest
     baseline: str
@@ -68,6 +70,7 @@ class Desk:
         return Asked(
             question=question,
             info=info,
+            about=methods[question.method],
             arrays=request.inputs,
             request=request,
             baseline=self.baseline(question),

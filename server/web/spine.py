@@ -15,9 +15,8 @@ from onnx_attribution.client.links import links_of
 from onnx_attribution.client.render import page
 from onnx_attribution.values import Attribution, LayerInfo
 
-WIDEST = 96.0
-"""Pixels that all lines together take at most: they lie closer where there are many."""
-APART = 14.0
+APART, WIDEST = 14.0, 7
+"""Pixels between lines; as wide as this many are all of them together at most: they lie closer where there are more."""
 NAMED = 3
 """Layers before one that are named."""
 
@@ -131,7 +130,8 @@ def drawn(names: Sequence[str], links: Sequence[tuple[str, str]], cuts: set[str]
 
 def _picture(row: Drawn, width: int, cut: bool) -> str:
     """A row's part of the drawing, as high as the row: lines keep their widths, and a dot is a line of no length."""
-    apart = min(APART, WIDEST / width)
+    wide = min(width, WIDEST)
+    apart = APART * wide / width
 
     def x(line: int) -> str:
         return f"{(line + 0.5) * apart:.1f}"
@@ -143,8 +143,7 @@ def _picture(row: Drawn, width: int, cut: bool) -> str:
         for top, bottom in [ends[one.half]]
     )
     dots = "".join(f'<path class="{kind}" d="M{x(row.at)} 50h0"/>' for kind in ("dot", "hole")[: 2 - cut])
-    size = f"{width * apart:.0f}"
     return (
-        f'<svg class="ways" width="{size}" height="100%" viewBox="0 0 {size} 100" preserveAspectRatio="none" '
+        f'<svg class="ways wide{wide}" viewBox="0 0 {APART * wide:g} 100" preserveAspectRatio="none" '
         f'aria-hidden="true"><path d="{ways}"/>{dots}</svg>'
     )

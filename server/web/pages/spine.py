@@ -16,6 +16,8 @@ from onnx_attribution.server.web.question import Question
 from onnx_attribution.server.web.spine import rows_of
 from onnx_attribution.values import EVERY_KIND, EVERY_TENSOR, Attribution, AttributionRequest
 
+OF_LAYERS = ("neuron_ig", "deeplift_rescale")
+"""Methods that say of all layers at once what passes them."""
 FEW = 64
 """Layers of a model that are all shown, where none is of the kinds that are shown of others."""
 
@@ -34,6 +36,10 @@ async def _events(desk: Desk, questions: Sequence[Question], which: int) -> Even
         yield "final", {"html": await _html(desk, known, questions, which), "number": 0}
         return
 
+    if asked.about.layer_is_source:
+        yield "final", {"html": _without(desk, questions, which), "number": 0}
+        return
+
     async def shown(answer: Attribution, state: State) -> str:
         if state["final"]:
             desk.spines.keep(asked.info, asked.question, answer)
@@ -49,10 +55,17 @@ async def _events(desk: Desk, questions: Sequence[Question], which: int) -> Even
             yield event
 
 
+def _without(desk: Desk, questions: Sequence[Question], which: int) -> str:
+    """In the place of the layers, of methods that say nothing of them: those that do."""
+    return desk.screen.render("no_spine.html.j2", questions=questions, which=which, instead=OF_LAYERS)
+
+
 async def saved_spine(desk: Desk, questions: Sequence[Question], which: int) -> str:
     """The layers as HTML, without links; a refusal stands in its place."""
     try:
         asked = await desk.asked(questions[which].changed(layer=""))
+        if asked.about.layer_is_source:
+            return _without(desk, (), 0)
         answer = desk.spines.get(asked.info, asked.question)
         for kind in [] if answer else [EVERY_KIND, EVERY_TENSOR]:
             request = _through(asked, kind)

@@ -151,3 +151,13 @@ def test_a_model_of_other_layers_has_them_all_on_its_spine(tmp_path: Path) -> No
             model="text.onnx", input="values", values="1,2", target="0", method="deeplift_rescale"
         )
     assert re.findall(r'class="name">(\w+)<', found) == ["x", "h", "y"]
+
+
+def test_a_method_that_says_nothing_of_layers_names_those_that_do(
+    visitor: Visitor, digits_path: Path
+) -> None:
+    key = visitor.upload(digits_path.with_name("digits.npz"), "digits.onnx")["key"]
+    found = visitor.spine(model="digits.onnx", input=key, method="occlusion")
+    assert "nothing of those between" in found
+    links = [html.unescape(one) for one in re.findall(r'href="/explain\?([^"]*)"', found)]
+    assert "method=deeplift_rescale" in links[1]
