@@ -91,13 +91,10 @@ def facts(answer: Attribution, layer: LayerAttribution, baseline: str) -> list[t
         found.append(
             ("estimated error", f"the numbers are off by about {number(error)} in all (absolute differences)")
         )
-    work = f"{answer.steps} steps, " if answer.steps else ""
-    found.append(
-        (
-            "work",
-            f"{work}{answer.evaluations} evaluations, {number(answer.seconds, 2)} s on {answer.provider}",
-        )
-    )
+    work = [f"{answer.steps} steps"] * bool(answer.steps)
+    work += [f"{answer.evaluations} evaluation{'s'[: answer.evaluations != 1]}"]
+    work += [f"{number(answer.seconds, 2)} s on {answer.provider}"]
+    found.append(("work", ", ".join(work)))
     return found
 
 
