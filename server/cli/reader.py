@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -145,7 +146,8 @@ class Reader:
             picture.note("the picture is brought to the model's size")
         words = [word for name, file in named for word in ("--input", _text(name, self._shown(file)))]
         words += _options_of(picture) + ["--resize"] * (resized or picture.resize)
-        return Given(arrays, count_of(arrays, info.inputs, info.batch), words, picture.notes)
+        count = count_of(arrays, info.inputs, info.batch)
+        return Given(arrays, count, words, picture.notes, files=files)
 
     def sample(self, info: ModelInfo, given: Given, row: int) -> Mapping[str, Array]:
         if given.samples < 2 or given.is_row:
@@ -231,6 +233,10 @@ class Reader:
             ("references", texts("references", shown=True)),
         ):
             words += [word for text in given_texts for word in option_of(option, text)]
+        for name in _ambiguous([file for each in (given.files, *files.values()) for _, file in each]):
+            picture.note(
+                f"two of the files are called {name!r}: the command needs one of them by another name"
+            )
         return request, [*words, *["--resize"] * resized], picture.notes
 
     def _shown(self, file: Path) -> str:
@@ -263,6 +269,14 @@ class Reader:
             value = getattr(at.login, option)
             words += [f"--{option}", value] if value else []
         return words  # the token stays in its variable
+
+
+def _ambiguous(files: Sequence[Path]) -> list[str]:
+    """The names that several files have that differ."""
+    known: dict[str, set[bytes]] = {}
+    for file in {one.resolve() for one in files}:
+        known.setdefault(file.name, set()).add(sha256(file.read_bytes()).digest())
+    return [name for name, contents in known.items() if len(contents) > 1]
 
 
 def _some(text: str) -> tuple[str, ...]:

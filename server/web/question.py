@@ -29,7 +29,7 @@ class Given:
     """The arrays of files, how many samples they hold, the options that say the same on the command line, and notes.
 
     `is_row`: whether the arrays are already those of the sample that is asked for, and the options name it. `label` is
-    the index of that sample's class, if it is known.
+    the index of that sample's class, if it is known; `files` are those that were read.
     """
 
     arrays: Mapping[str, Array]
@@ -38,6 +38,7 @@ class Given:
     notes: Sequence[str] = ()
     is_row: bool = False
     label: int | None = None
+    files: Files = ()
 
 
 class Reading(Protocol):

@@ -201,3 +201,15 @@ def test_what_cannot_be_meant_is_refused(
     kind, told = visitor.events(model="m.onnx", input=key, **ASKED, **fields)[-1]
     assert kind == "refused"
     assert word in told["html"].replace("&#39;", "'")
+
+
+def test_two_files_of_one_name_are_said_to_need_another(
+    visitor: Visitor, folder: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", ONE)
+    key = visitor.upload(folder / "x.npy", "m.onnx")["key"]
+    asked = {"model": "m.onnx", "input": key, "target": "2", **ASKED}
+    other = visitor.upload(tmp_path / "x.npy", "m.onnx", field="baseline_file")["key"]
+    assert "two of the files are called" in visitor.final(**asked, baseline_file=other)
+    same = visitor.upload(folder / "x.npy", "m.onnx", field="baseline_file")["key"]
+    assert "two of the files are called" not in visitor.final(**asked, baseline_file=same)
