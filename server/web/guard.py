@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import html
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode
 
@@ -46,7 +48,11 @@ class Guard:
             await send(message)
 
         refused = self._refused(scope)
-        await (refused or self._app)(scope, receive, with_headers)
+        try:
+            await (refused or self._app)(scope, receive, with_headers)
+        except asyncio.CancelledError:  # the page ends while an answer is on its way
+            with suppress(RuntimeError):  # it was whole already
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _refused(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)

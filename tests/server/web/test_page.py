@@ -9,7 +9,8 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -227,6 +228,29 @@ def test_what_nobody_waits_for_is_given_up(visitor: Visitor, monkeypatch: pytest
         assert began.wait(20)
         assert not ended.is_set()
     assert ended.wait(20)
+
+
+def test_an_end_in_the_midst_of_an_answer_is_quiet(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with visiting(folder / "digits.onnx") as one:
+        began = threading.Event()
+
+        @asynccontextmanager
+        async def never(*arguments: object, **options: object) -> AsyncIterator[None]:
+            began.set()
+            await asyncio.sleep(60)
+            yield
+
+        monkeypatch.setattr(AsyncClient, "stream", never)
+        at = urlsplit(one.url)
+        connection = socket.create_connection((at.hostname or "", at.port or 0))
+        cookie = one.headers["Cookie"]
+        asked = f"GET /stream?{urlencode(INPUT)} HTTP/1.1\r\nHost: {at.netloc}\r\nCookie: {cookie}\r\n\r\n"
+        connection.sendall(asked.encode())
+        assert began.wait(20)
+    connection.close()
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_the_first_file_that_fits_is_explained(tmp_path: Path, digits_path: Path, digits_data: Data) -> None:
