@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, Response
 
 from onnx_attribution.client.render import page
 from onnx_attribution.client.render.templates import templates
-from onnx_attribution.errors import AttributionError, NotDifferentiable
+from onnx_attribution.errors import AttributionError, NotDifferentiable, Reason
 from onnx_attribution.server.web import words
 from onnx_attribution.server.web.question import Question, moved, query
 
@@ -53,9 +53,11 @@ class Screen:
         if not isinstance(error, AttributionError):
             log.error("page", exc_info=error)
         methods = WITHOUT_DERIVATIVES if questions and isinstance(error, NotDifferentiable) else ()
+        is_open = bool(questions) and not questions[which].target and not questions[which].own_label
         return self.render(
             "refusal.html.j2",
             refused=words.refusal(error, self._hidden),
+            choose=is_open and isinstance(error, AttributionError) and error.reason == Reason.TARGET_INVALID,
             instead={name: query(moved(questions, which, method=name, parameter="")) for name in methods},
         )
 

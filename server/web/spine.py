@@ -58,7 +58,13 @@ def rows_of(answer: Attribution, layers: Sequence[LayerInfo]) -> dict[str, Any]:
         row["more"] = max(len(before) - NAMED, 0)
         row["drawing"] = _picture(one, width, row["cut"])
     together = [" + ".join(names) for names in answer.flow.cut_sets] if answer.flow else []
-    return {"rows": rows, "together": together, "is_flow": answer.flow is not None, "linked": bool(links)}
+    return {
+        "rows": rows,
+        "together": together,
+        "is_flow": answer.flow is not None,
+        "linked": bool(links),
+        "warnings": answer.warnings,
+    }
 
 
 def _row(name: str, answer: Attribution, one: LayerInfo | None) -> dict[str, Any]:

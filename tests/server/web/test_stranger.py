@@ -161,3 +161,20 @@ def test_a_method_that_says_nothing_of_layers_names_those_that_do(
     assert "nothing of those between" in found
     links = [html.unescape(one) for one in re.findall(r'href="/explain\?([^"]*)"', found)]
     assert "method=deeplift_rescale" in links[1]
+
+
+def test_of_several_outputs_a_score_is_chosen_by_a_click(tmp_path: Path) -> None:
+    text = "m (float[N,2] x) => (float[N,2] y, float[N,3] z) { y = Relu(x) z = MatMul(x, w) }"
+    file = model(tmp_path, text.replace("m (float[N,2] x)", "m (float[N,2] x, float[2,3] w)"))
+    with visiting(file) as visitor:
+        np.savez(
+            tmp_path / "in.npz", x=np.ones((1, 2), np.float32), w=np.arange(6, dtype=np.float32).reshape(2, 3)
+        )
+        key = visitor.upload(tmp_path / "in.npz", "text.onnx")["key"]
+        asked = {"model": "text.onnx", "input": key, "method": "gradient_x_activation"}
+        told = words(visitor.events(**asked)[-1][1]["html"])
+        assert "name the target: 'y', 'z'" in told
+        assert "A click on a score" in told
+        link = re.search(r"target=(z%3A2)", visitor.get("/prediction", **asked).text)
+        assert link is not None
+        assert 7 in sums_of(visitor.final(**asked, target="z:2"))  # 2 + 5
