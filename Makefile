@@ -149,7 +149,7 @@ $(PLACEMENT_VENV)/stamp: pyproject.toml
 
 $(RAY_VENV)/stamp: pyproject.toml
 	$(PYTHON) -m venv $(RAY_VENV)
-	$(RAY_VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[ray]' 'pytest>=8.4' 'pytest-asyncio>=1.2'
+	$(RAY_VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[ray]' 'pytest>=8.4' 'pytest-asyncio>=1.2' pandas
 	@touch $@
 
 # What is not to be had here is missing then, and `make interop` says so.
