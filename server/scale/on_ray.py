@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -18,6 +20,9 @@ from onnx_attribution.server.scale.shards import Shard
 
 PAUSE, LONGEST, PATIENCE = 0.5, 10.0, 10
 """Seconds until a lost actor is asked again, up to the longest, and how often in turn before all of them are lost."""
+
+SECONDS = 10
+"""In which somebody answers at the address of a cluster."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +172,28 @@ def _connected(address: str | None) -> Any:
     except ModuleNotFoundError:
         raise InvalidArgument("a Ray cluster needs ray: pip install 'onnx-attribution[ray]'") from None
     if not ray.is_initialized():
+        check_reachable(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             ray.init(
-                address=address, include_dashboard=False if address is None else None, log_to_driver=False
-            )
+                address=address, include_dashboard=False if address is None else None, log_to_driver=False,
+                logging_level="ERROR",
+            )  # fmt: skip
         except ConnectionError as error:
             raise NotReady(f"there is no Ray cluster at {address!r}: {error}") from None
     return ray
+
+
+def check_reachable(address: str | None) -> None:
+    """Tries whether anybody listens at an address, for which Ray itself takes minutes.
+
+    Raises:
+        NotReady: nobody does.
+    """
+    found = re.fullmatch(r"(?:ray://)?(\S+):([0-9]{1,5})", address or "")
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise NotReady(f"there is no Ray cluster at {address!r}: {error}") from None

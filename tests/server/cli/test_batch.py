@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 
 from onnx_attribution.client.audit.data import Item
 from onnx_attribution.server.app import background
+from onnx_attribution.server.cli.asker import Place, asking
+from onnx_attribution.server.cli.batch import _Where
 from onnx_attribution.server.cli.data_source import FileSource
 from onnx_attribution.server.cli.pictures import Picture
 from onnx_attribution.server.engine import Engine
+from onnx_attribution.server.engine.engine import MEMORY
+from onnx_attribution.server.scale import run_batch
 from onnx_attribution.server.scale.shards import Unread
 from onnx_attribution.server.settings import Settings
 from onnx_attribution.values import AttributionRequest, ModelInfo, TensorInfo
@@ -312,3 +316,28 @@ def test_what_is_written_into_the_folder_of_samples_is_no_other_data_set(tmp_pat
     done = run(*asked)
     assert done.exit_code == 2
     assert "another data" in done.stderr
+
+
+def test_a_batch_that_is_interrupted_says_what_is_done(
+    tmp_path: Path, digits_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(executor: Any, job: Any, folder: Any, shards: Any, *hearers: Any) -> Any:
+        run_batch(executor, job, folder, shards[:2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onnx_attribution.server.scale.run_batch", interrupted)
+    asked = ("--data", samples, "--method", "gradient", "--out", tmp_path / "out", "--workers", "1", *SIZE)
+    done = run("batch", digits_path, *asked)
+    assert done.exit_code == 130
+    assert "2 of 3 shards are done and stay: the same command goes on with the rest" in done.stderr
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(0.5, 0.5), (1.0, 1.0), (2.0, 1.0), (0.0, 1.0)])
+def test_actors_that_share_a_gpu_share_its_memory(digits_path: Path, gpus: float, share: float) -> None:
+    place = Place(str(digits_path), None, "cpu", 1, {}, {}, file=str(digits_path))
+    found: Any = _Where("ray", [place], 0, gpus, None).executor("")
+    (own,) = found.open.args
+    assert found.gpus == gpus
+    with asking(own) as asker:
+        engine: Any = asker.asked[0]
+        assert engine._memory == MEMORY * share

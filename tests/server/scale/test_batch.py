@@ -7,17 +7,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from onnx_attribution.client.audit.data import Item
-from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.errors import InvalidArgument, NotReady
 from onnx_attribution.server.scale import Folder, plan_shards, run_batch
 from onnx_attribution.server.scale.local import Local
+from onnx_attribution.server.scale.on_ray import check_reachable
 from onnx_attribution.server.scale.shards import Sample, Unread
 from onnx_attribution.values import ModelInfo
 from tests.server.scale.places import (
@@ -133,8 +136,10 @@ DRIVER = """
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 from onnx_attribution.server.scale import Folder, run_batch
 from onnx_attribution.server.scale.local import Local
+from onnx_attribution.server.scale.on_ray import check_reachable
 from onnx_attribution.server.scale.shards import Sample, Unread
 from tests.server.scale.places import JOB, PLAN, SHARDS, Doubling, opened
 if __name__ == "__main__":
@@ -175,3 +180,30 @@ def wait_until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:70000"])
+def test_an_address_where_no_cluster_is_is_told_at_once(address: str) -> None:
+    with pytest.raises(NotReady, match="there is no Ray cluster at") as caught:
+        check_reachable(address)
+    assert address in caught.value.message
+
+
+@pytest.mark.parametrize("address", [None, "auto", "local"])
+def test_what_is_no_address_is_left_to_ray(address: str | None) -> None:
+    check_reachable(address)
+
+
+def test_two_batches_in_one_folder_at_the_same_time_write_what_one_does(
+    tmp_path: Path, notes: Path, plain: Path
+) -> None:
+    places = [Folder(tmp_path / "both", PLAN) for _ in range(2)]
+
+    def work(folder: Folder) -> list[dict[str, Any]]:
+        return run_batch(Local(partial(opened, Doubling(notes, seconds=0.02)), 1), JOB, folder, SHARDS)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(work, places)
+    assert first == second
+    assert files(places[0].place) == files(plain)
+    assert len(places[0].manifest.read_text().splitlines()) == len(SHARDS)
