@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from onnx_attribution.client.audit.data import Item
+from onnx_attribution.client.audit.data import Item, joined
 from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.server.cli.data_arrays import arrays_of, count_of, keys_of, one_each, samples_of
 from onnx_attribution.server.cli.data_folder import KINDS, labelled, names_in, read_sample
@@ -91,10 +91,15 @@ class FileSource:
         files = [self.files[k] for k in reader.files(chosen)]
         for file in files:
             self._check(file)
-        found = reader.read(chosen)
-        for file in files:  # it may have changed while it was read
-            self._check(file)
-        return found
+        try:
+            return reader.read(chosen)
+        except AttributionError:
+            raise
+        except Exception as error:  # as below
+            raise InvalidArgument(f"{str(self.place)!r} cannot be read: {error}", file=self.place) from error
+        finally:
+            for file in files:  # it may have changed while it was read
+                self._check(file)
 
     def _reader(self, info: ModelInfo) -> Reader:
         key = (str(self.place), self.sha256, repr(self.picture), info.digest)
@@ -231,8 +236,6 @@ class _Arrays:
         return typed(whole.take(chosen, axis=axis), self._known[name])
 
     def _joined(self, name: str, array: Array) -> Array:
-        from onnx_attribution.client.audit.data import joined
-
         return joined(name, [array], self._known[name], self._info.batch)
 
 
