@@ -203,14 +203,15 @@ class Refinement:
         nodes = np.array(first.nodes)
         widths = np.diff(nodes)
         score = np.zeros(len(widths))
-        blind = 0.0
+        blind, seen_worst = 0.0, 0.0
         for name in excess:
             layer = self._layers[name]
             best, parts = layer.best, np.array(layer.segments.parts)
-            allowed = self._tolerance * best.norm
-            parts[(np.array(layer.segments.stuck) >= JUMPS) & (nodes[:-1] > 0)] = 0
-            score += parts / max(allowed, 1e-9 * parts.sum(), 1e-300)
+            allowed = max(self._tolerance * best.norm, 1e-9 * parts.sum(), 1e-300)
+            stuck = (np.array(layer.segments.stuck) >= JUMPS) & (nodes[:-1] > 0)
+            score += np.where(stuck, 0, parts) / allowed
             missing, seen = best.missing(layer.change), layer.segments.found[0].error
+            seen_worst = max(seen_worst, seen / allowed if not stuck.any() else 0)
             if missing > max(allowed, seen):
                 blind = max(blind, 1 - seen / missing)
         possible = widths > np.maximum(splitting.NARROW, 2.0**-22 * nodes[:-1])
@@ -219,7 +220,11 @@ class Refinement:
             score = score / score.sum()
         worst = max(excess.values(), default=2.0)
         count = max(1, int(np.ceil(len(nodes) * min(self._growth, max(worst - 1, 0.05)))))
-        taken = splitting.all_at_once(score, worst) if self._few_rounds else splitting.largest(score, count)
+        taken = (
+            splitting.all_at_once(score, seen_worst)
+            if self._few_rounds and seen_worst > 1
+            else splitting.largest(score, count)
+        )
         if blind == 0 and self._stands(worst):
             return []
         if blind > 0.5 or (not taken and (blind > 0 or self._unseen())):

@@ -79,8 +79,9 @@ class Splits:
             stuck, place = list[int](), 0
             for before, times, each in zip(self.parts, self.stuck, self._inside(alphas), strict=True):
                 count = len(each) - 1
+                times += min(count - 1, 2)
                 stuck += [
-                    times + count - 1 if count == 1 or 0.8 * before < part < 1.25 * before else 0
+                    times if count == 1 or 0.8 * before < part < 1.25 * before else 0
                     for part in parts[place : place + count]
                 ]
                 place += count

@@ -27,7 +27,7 @@ def all_at_once(score: Floats, excess: float) -> dict[int, int]:
     Over a segment with one kink the trapezoid is wrong in proportion to its width, and errors add up as squares: the
     fewest rows are had with parts in proportion to the score^(2/3), as long as these are many.
     """
-    wanted = AIM / excess if 1 < excess < np.inf else AIM / 2
+    wanted = AIM / max(excess, 2 * AIM)
     share = (score / max(score.max(), 1e-300)) ** (2 / 3)
     finer = np.clip((_TRIED * share + 0.5).astype(np.int64), 1, PARTS)  # [tried, segments]
     errors, added = np.linalg.norm(score / finer, axis=1), finer.sum(axis=1) - len(score)
