@@ -28,7 +28,7 @@ SHARED = 16
 """Rows that several targets want from which on a run of their own is worth while."""
 SMALL = 1 << 19
 """Bytes of a row from which on it costs more than the work of a round around a run."""
-KINKED, TOWARDS_ZERO = 12, 1.5
+KINKED, TOWARDS_ZERO = 10, 1.5
 """Segments with which a path begins that kinks alone bend; the power by which they narrow towards a baseline of zeros,
 where units without a large bias have theirs."""
 FEW_ROUNDS = 32

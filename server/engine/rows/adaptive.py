@@ -74,7 +74,7 @@ class Refinement:
         self._layers, self._tolerance = layers, tolerance
         self._few_rounds, self._growth = few_rounds, GROWTH
         self._alphas: set[float] = set()
-        self._level, self._split = DECIDES if few_rounds else start, bool(kinked)
+        self._level, self._split = start, bool(kinked)
         self._first = list(kinked) or self._nodes(self._level)
         self._asked: list[float] = list(self._first)
         self._change: float | None = None
@@ -145,7 +145,7 @@ class Refinement:
             return []
         if not self._split:
             if self._level < DECIDES or (self._level < LAST and self._smooth()):
-                self._level = 2 * self._level
+                self._level = max(2 * self._level, DECIDES if self._few_rounds else 0)
                 return self._fresh(self._nodes(self._level))
             self._split = True
             for layer in self._layers.values():

@@ -14,6 +14,8 @@ NARROW = 2.0**-100
 """The width of a segment at alpha = 0 that is not split: beyond, float32 has no numbers."""
 AIM = 0.8
 """Where few rounds are wanted, the error to come is to be this share of what is tolerated."""
+FALL = 1.125
+"""The power of the number of parts by which the error of a segment becomes less."""
 PARTS, GROWN = 16, 2.0
 """Into how many parts a segment is split at once, and how many rows come to each that is there, at most."""
 
@@ -24,13 +26,13 @@ def all_at_once(score: Floats, excess: float) -> dict[int, int]:
     """The numbers of the segments to split, and into how many parts each, so that the error, now `excess` times what is
     tolerated, is likely to be tolerated after it.
 
-    Over a segment with one kink the trapezoid is wrong in proportion to its width, and errors add up as squares: the
-    fewest rows are had with parts in proportion to the score^(2/3), as long as these are many.
+    Errors add up as squares. Over a segment in n parts the error is less by n where one kink makes it, and by n^(3/2)
+    where many do; with n^p the fewest rows are had with parts in proportion to the score^(2 / (2 p + 1)).
     """
     wanted = AIM / max(excess, 2 * AIM)
-    share = (score / max(score.max(), 1e-300)) ** (2 / 3)
+    share = (score / max(score.max(), 1e-300)) ** (2 / (2 * FALL + 1))
     finer = np.clip((_TRIED * share + 0.5).astype(np.int64), 1, PARTS)  # [tried, segments]
-    errors, added = np.linalg.norm(score / finer, axis=1), finer.sum(axis=1) - len(score)
+    errors, added = np.linalg.norm(score / finer**FALL, axis=1), finer.sum(axis=1) - len(score)
     enough, few = errors <= wanted * np.linalg.norm(score), added <= GROWN * (len(score) + 1)
     number = int(np.argmax(enough)) if enough.any() else len(finer) - 1
     found = finer[min(number, int(few.sum()) - 1)]

@@ -15,6 +15,8 @@ from onnx_attribution.server.engine.rows.way import STRAIGHT, Way
 Floats = NDArray[np.float64]
 ROUNDING = 2e-7
 """What rows in float32 are wrong by, relative to the terms of a sum."""
+FEW = 0.5
+"""The share of units that move up to which only these are kept."""
 BLOCK, LEAST_UNITS = 1 << 17, 1 << 12
 """Numbers of rows that are worked on at once, so that they stay near the processor, and units, at least."""
 
@@ -78,11 +80,22 @@ class Measured:
 
 
 class Stored(Measured):
-    """Gradients and activations by the place on their way, as they were given."""
+    """Gradients and activations by the place on their way, as they were given.
+
+    Of mean gradients only those are kept that x - x' gives a weight, where these are few; the others' mean is said to
+    be 0, or NaN where a row was not finite.
+    """
 
     def __init__(self, conductance: bool, scale: NDArray[Any] | None, way: Way = STRAIGHT) -> None:
         super().__init__(scale)
         self.conductance, self._way = conductance, way
+        self._moving: NDArray[np.intp] | None = None
+        self._lost: NDArray[np.bool_] | None = None
+        if self.scale is not None and not conductance:
+            moving = np.flatnonzero(self.scale)
+            if 0 < len(moving) <= FEW * len(self.scale):
+                self._moving, self._all = moving, len(self.scale)
+                self.scale = self.scale[moving]
         self._rows: dict[float, tuple[NDArray[Any], NDArray[Any] | None]] = {}
         self._alphas: list[float] = []
 
@@ -90,6 +103,11 @@ class Stored(Measured):
         """Keep the rows `[alphas, *unit]`."""
         self.shape = g.shape[1:]
         flat = g.reshape(len(g), -1)
+        if self._moving is not None:
+            if not np.isfinite(flat).all():
+                lost = ~np.isfinite(flat).all(axis=0)
+                self._lost = lost if self._lost is None else self._lost | lost
+            flat = flat[:, self._moving]
         beside = [None] * len(g) if h is None else h.reshape(len(h), -1)
         self._rows.update(zip(alphas, zip(flat, beside, strict=True), strict=True))
         self._alphas = sorted(self._rows)
@@ -100,7 +118,18 @@ class Stored(Measured):
 
     @property
     def size(self) -> int:
+        if self._moving is not None:
+            return len(self._moving) if self._rows else 0
         return math.prod(self.shape) if self._rows else 0
+
+    def shaped(self, values: Floats) -> Floats:
+        if self._moving is None or not self.size:
+            return super().shaped(values)
+        every = np.zeros(self._all)
+        if self._lost is not None:
+            every[self._lost] = np.nan
+        every[self._moving] = values
+        return every.reshape(self.shape)
 
     def row(self, alpha: float) -> tuple[Floats, Floats]:
         g, h = self._rows[alpha]

@@ -191,7 +191,7 @@ def test_few_rounds_take_more_rows_each_and_find_the_same() -> None:
     kink = (column(lambda a: np.maximum(a - 0.377, 0)), column(lambda a: a))
     slow, many = followed(*kink, tolerance=1e-4)
     quick, few = followed(*kink, tolerance=1e-4, few_rounds=True)
-    assert set(few[0]) == set(chebyshev.nodes(8))
+    assert [len(alphas) for alphas in few[:2]] == [3, 6]
     assert len(few) < len(many)
     assert one(quick) == pytest.approx(one(slow), rel=2e-4)
 
