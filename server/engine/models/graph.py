@@ -113,6 +113,12 @@ class ModelGraph(ReadModel):
         """What a target is made of by a Softmax or a Sigmoid, if it is."""
         return self._facts.get(("logit", target), lambda: logit_of(self.graph, target))
 
+    def require_float_layer(self, name: str) -> None:
+        """Refuses a layer that is no float tensor."""
+        self._facts.get(
+            ("float", name), lambda: require_float(self.graph, name, "layer", Reason.LAYER_INVALID)
+        )
+
     def sources(self, names: Sequence[str], target: str) -> tuple[str, ...]:
         """The sources by name, or the default ones of the target.
 

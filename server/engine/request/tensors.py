@@ -10,7 +10,7 @@ import numpy as np
 from onnx_attribution.errors import InvalidArgument, NotDifferentiable, Reason
 from onnx_attribution.graph_tools.ir.subgraphs import inner_nodes
 from onnx_attribution.graph_tools.programs.signature import Choice, Neuron
-from onnx_attribution.graph_tools.select.targets import require_float, require_numbers
+from onnx_attribution.graph_tools.select.targets import require_numbers
 from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Biases, Groups, Path, Product, Recipe, Values
@@ -52,7 +52,7 @@ def source_and_layers(
         find = model.features
     else:
         for name in layers:
-            require_float(model.graph, name, "layer", Reason.LAYER_INVALID)
+            model.require_float_layer(name)
         if recipe.layer_is_source and layers and not named:
             return layers, layers, False
     found = {target: find(named, target) for target in targets}
@@ -126,7 +126,7 @@ def neuron_of(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -
             option="neuron",
         )
     name = model.tensor(at.through[0])
-    require_float(model.graph, name, "layer", Reason.LAYER_INVALID)
+    model.require_float_layer(name)
     return Neuron(name, at.through[1])
 
 
