@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -74,7 +76,7 @@ def deeplift(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Seve
     a pair is faster."""
     resolved = asked[0]
     one = _one_reference(model, resolved)
-    if one and (resolved.samples.count > 1 or model.references.seen(_reference_key(resolved, one))):
+    if one and (resolved.samples.count > 1 or model.references.seen(one.key)):
         try:
             return (yield from _lifted(model, asked, memory, one))
         except ModelError:  # what it makes of one row does not broadcast to the rows
@@ -85,11 +87,9 @@ def deeplift(model: LoadedModel, asked: Sequence[Resolved], memory: int) -> Seve
 def deeplift_evaluations(model: LoadedModel, resolved: Resolved, memory: int) -> int:
     """How many rows DeepLIFT evaluates, as far as that is known before."""
     one = _one_reference(model, resolved)
-    if not one or (
-        resolved.samples.count == 1 and not model.references.is_seen(_reference_key(resolved, one))
-    ):
+    if not one or (resolved.samples.count == 1 and not model.references.is_seen(one.key)):
         return 2 * resolved.samples.count
-    return resolved.samples.count + (model.references.get(_reference_key(resolved, one)) is None)
+    return resolved.samples.count + (model.references.get(one.key) is None)
 
 
 def _ends(resolved: Resolved) -> Ends:
@@ -101,7 +101,30 @@ def _pairs_a_run(model: LoadedModel, resolved: Resolved, memory: int) -> int:
     return max(row_limit(model, resolved.samples, memory) // 2, 1)
 
 
-def _one_reference(model: LoadedModel, resolved: Resolved) -> dict[str, Array]:
+@dataclass(frozen=True)
+class _Reference:
+    """The sources at x' as one row, for one kind of program."""
+
+    rows: Mapping[str, Array]
+    kind: tuple[object, ...]
+
+    @property
+    def inputs(self) -> dict[str, Array]:
+        """As a program takes them."""
+        return {f"baseline/{name}": array for name, array in self.rows.items()}
+
+    @cached_property
+    def key(self) -> tuple[object, ...]:
+        """What the activations there are kept under."""
+        digest = hashlib.sha256()
+        for name in sorted(self.rows):
+            array = np.ascontiguousarray(self.rows[name])
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(array.reshape(-1).view(np.uint8).data)
+        return (*self.kind, digest.digest())
+
+
+def _one_reference(model: LoadedModel, resolved: Resolved) -> _Reference | None:
     """The sources at x' as one row, if it is the same for all samples, and nothing but sources differs between them.
 
     For the Rescale rule: with RevealCancel the rows' own parts outweigh what one reference saves.
@@ -109,28 +132,28 @@ def _one_reference(model: LoadedModel, resolved: Resolved) -> dict[str, Array]:
     axes = model.network.input_axes
     own = {name for name, axis in axes.items() if axis is not None}
     if not resolved.samples.together or not own <= set(resolved.choice.sources):
-        return {}
+        return None
     if _ends(resolved).reveal_cancel is not None or resolved.choice in model.apart:
-        return {}
+        return None
     found: dict[str, Array] = {}
     for name, array in resolved.samples.runs[0].baselines.items():
         place = resolved.samples.place(name)
         if place is None or place.factor != 1:
-            return {}
+            return None
         found[name] = taken(array, place, [0])
         if not np.array_equal(np.broadcast_to(found[name], array.shape), array):
-            return {}
-    return found
+            return None
+    return _Reference(found, _key(resolved)) if found else None
 
 
 def _lifted(
     model: LoadedModel,
     asked: Sequence[Resolved],
     memory: int,
-    given: Mapping[str, Array] | None = None,
+    given: _Reference | None = None,
 ) -> SeveralEvaluations:
-    resolved, alone = asked[0], not given
-    reference = {f"baseline/{name}": array for name, array in (given or {}).items()}
+    resolved, alone = asked[0], given is None
+    reference = given.inputs if given else {}
     two = None if alone else _in_two(model, resolved)
     in_two = two is not None
     program: Session | Shared | None = None
@@ -143,10 +166,8 @@ def _lifted(
         program = shared(model, key, build)
     session = program or (model.session(key, build) if two is None else two[1])
     limiting = session.before if isinstance(session, Shared) else session
-    if two is not None:
-        kept, evaluated = _activations(
-            model, two[0], resolved, given or {}, memory, [*limiting.inputs, *two[1].inputs]
-        )
+    if two is not None and given is not None:
+        kept, evaluated = _activations(model, two[0], given, memory, [*limiting.inputs, *two[1].inputs])
         reference = {**reference, **kept}
         if evaluated:
             yield evaluated
@@ -246,34 +267,18 @@ class _Undivided(Exception):
 
 
 def _activations(
-    model: LoadedModel,
-    session: Session,
-    resolved: Resolved,
-    reference: Mapping[str, Array],
-    memory: int,
-    read: Sequence[str],
+    model: LoadedModel, session: Session, reference: _Reference, memory: int, read: Sequence[str]
 ) -> tuple[Mapping[str, Array], int]:
     """The network at a reference, as it was kept or evaluated now; and how many rows that took.
 
     What one sample and what several read of it (`read`) is the same, as far as their programs are.
     """
-    key = _reference_key(resolved, reference)
-    found = model.references.get(key)
+    found = model.references.get(reference.key)
     if found is not None and all(name in found for name in read if name.startswith("reference/")):
         return found, 0
-    found = session.run({f"baseline/{name}": array for name, array in reference.items()})
-    model.references.put(key, found, memory // KEPT)
+    found = session.run(reference.inputs)
+    model.references.put(reference.key, found, memory // KEPT)
     return found, 1
-
-
-def _reference_key(resolved: Resolved, reference: Mapping[str, Array]) -> tuple[object, ...]:
-    """What the activations at a reference are kept under."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(reference):
-        array = np.ascontiguousarray(reference[name])
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return (*_key(resolved), digest.digest())
 
 
 def _refuse_different_ways(model: LoadedModel, resolved: Resolved, found: Mapping[str, Array]) -> None:
