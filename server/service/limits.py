@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from onnx_attribution.errors import InvalidArgument, Reason
-from onnx_attribution.methods import DOUBLED_STEPS, FIXED_STEPS
+from onnx_attribution.methods.path import DOUBLED_STEPS
+from onnx_attribution.methods.shared import FIXED_STEPS
 from onnx_attribution.parameters import parameters_of
 from onnx_attribution.proto import requests
 from onnx_attribution.server.settings import Settings

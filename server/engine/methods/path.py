@@ -8,14 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_attribution.methods import (
-    DOUBLED_STEPS,
-    FIXED_STEPS,
-    TOLERANCE,
     IntegratedGradients,
     InternalInfluence,
     NeuronConductance,
     NeuronIG,
 )
+from onnx_attribution.methods.path import DOUBLED_STEPS, TOLERANCE
+from onnx_attribution.methods.shared import FIXED_STEPS
 from onnx_attribution.server.engine.methods import adaptive_path, summed_path
 from onnx_attribution.server.engine.methods.stages import SeveralEvaluations, Stage, by_tensor
 from onnx_attribution.server.engine.models.loaded import LoadedModel
