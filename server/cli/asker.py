@@ -291,7 +291,7 @@ def _try_given(engine: Engine, place: Place, read: Read | None, failure: ModelEr
     Raises:
         ModelError: it does not run on those either, or there are none.
     """
-    from onnx_attribution.server.engine.models.card import card_of
+    from onnx_attribution.server.engine.models.card_file import card_of
 
     if failure.reason == Reason.CARD_INVALID:
         raise failure

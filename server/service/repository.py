@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Protocol
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotFound, NotReady, Reason
-from onnx_attribution.server.engine.models.card import files_beside
+from onnx_attribution.server.engine.models.card_file import files_beside
 from onnx_attribution.server.engine.models.folders import Report, Served, scan_all
 from onnx_attribution.values import ModelInfo
 

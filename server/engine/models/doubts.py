@@ -15,7 +15,7 @@ from onnx_attribution.graph_tools.ir.weights import Weights
 from onnx_attribution.graph_tools.normalise.map_inputs import behind_maps
 from onnx_attribution.graph_tools.read.example_inputs import require_tensors
 from onnx_attribution.graph_tools.read.load import ModelSource, load
-from onnx_attribution.server.engine.models.card import card_of
+from onnx_attribution.server.engine.models.card_file import card_of
 from onnx_attribution.server.engine.models.read import said
 
 Operator = tuple[str, str]

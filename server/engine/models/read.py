@@ -30,7 +30,8 @@ from onnx_attribution.graph_tools.read.load import ModelSource, digest, load
 from onnx_attribution.graph_tools.read.sequences import require_steps
 from onnx_attribution.graph_tools.select.names import Names, names_of
 from onnx_attribution.server.engine.backend import Backend, Trials
-from onnx_attribution.server.engine.models.card import Card, card_of
+from onnx_attribution.server.engine.models.card import Card
+from onnx_attribution.server.engine.models.card_file import card_of
 from onnx_attribution.values import Array, TensorInfo
 
 SLOW = 2.0  # seconds of a run from which on one sample has to do for the comparison with the original

@@ -27,7 +27,8 @@ from onnx_attribution.graph_tools.read.load import ModelSource
 from onnx_attribution.graph_tools.select.names import close_names
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.interrupt import awaited, current
-from onnx_attribution.server.engine.models.card import Card, files_beside
+from onnx_attribution.server.engine.models.card import Card
+from onnx_attribution.server.engine.models.card_file import files_beside
 from onnx_attribution.server.engine.models.doubts import is_doubtful
 from onnx_attribution.server.engine.models.folders import Stamp, stamps
 from onnx_attribution.server.engine.models.forward import forward

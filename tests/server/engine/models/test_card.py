@@ -16,7 +16,7 @@ from onnx_attribution.errors import ModelError, Reason
 from onnx_attribution.server.engine import Engine
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.check import check_file
-from onnx_attribution.server.engine.models.card import files_beside
+from onnx_attribution.server.engine.models.card_file import files_beside
 from onnx_attribution.values import (
     AttributionRequest,
     ModelInfo,
