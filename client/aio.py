@@ -14,13 +14,14 @@ import grpc
 import numpy as np
 from numpy.typing import ArrayLike
 
-from onnx_attribution.client import calls, messages
+from onnx_attribution.client import calls, events, messages
 from onnx_attribution.client.audit.stream import Asked, Audited, AuditProgress, Log
 from onnx_attribution.client.calls import Answer, Call, Listing
-from onnx_attribution.client.channel import Link, Tls
+from onnx_attribution.client.channel import CHANNEL_OPTIONS, Link, Tls
 from onnx_attribution.client.errors import LOST, translated
+from onnx_attribution.client.events import Report
 from onnx_attribution.client.measure import Sent, told
-from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
+from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, seconds
 from onnx_attribution.client.streams import AsyncStream
 from onnx_attribution.errors import InvalidArgument, NotReady, ServerBug
 from onnx_attribution.importance import Importance, Measuring
@@ -61,7 +62,7 @@ class AsyncClient:
         allow_insecure: bool = False,
     ) -> None:
         link = Link(address, tls, token, credentials, allow_insecure)
-        self._channel = link.channel(grpc.aio, messages.CHANNEL_OPTIONS)
+        self._channel = link.channel(grpc.aio, CHANNEL_OPTIONS)
         self._stubs = {
             "AttributionService": link.stub(rpc.AttributionServiceStub, self._channel),
             calls.PREDICTION: link.stub(calls.Prediction, self._channel),
@@ -85,7 +86,7 @@ class AsyncClient:
         """
         revisions: dict[int, Attribution] = {}
         completed = None
-        with messages.reporting(progress) as report:
+        with events.reporting(progress) as report:
             async with self.stream(
                 model, inputs, timeout=timeout, revisions=bool(progress), **options
             ) as stream:
@@ -98,7 +99,7 @@ class AsyncClient:
                             report(event)
                         case Completed():
                             completed = event
-        return messages.best(revisions, completed)
+        return events.best(revisions, completed)
 
     def stream(
         self,
@@ -314,7 +315,7 @@ class AsyncClient:
 
     async def _ask(self, call: Call[Answer], timeout: float | None) -> Answer:
         ask = getattr(self._stubs[call.service], call.name)
-        end, retrying = time.monotonic() + seconds(timeout, call.seconds), messages.Retrying()
+        end, retrying = time.monotonic() + seconds(timeout, call.seconds), events.Retrying()
         while True:
             try:
                 with translated():

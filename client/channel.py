@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Callable
@@ -14,14 +15,45 @@ from typing import Any
 import grpc
 
 from onnx_attribution.errors import InvalidArgument
+from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto.wire import serialised
 
-__all__ = ["Link", "Tls"]
+__all__ = ["CHANNEL_OPTIONS", "Link", "Tls"]
 
 TOKEN = re.compile(r"[!-~]+")
 TIMEOUT, MODEL = "x-attribution-timeout", "multiplexed_model_id"
 """Metadata of each call: its seconds, and whom to give it to where models are spread over replicas."""
 Metadata = tuple[tuple[str, str], ...]
+
+# Streams are left out: grpcio's retries keep a broken stream open past its deadline.
+_SERVICE = {
+    "loadBalancingConfig": [{"round_robin": {}}],  # over all addresses of a name, as dns:///servers:8081
+    "methodConfig": [
+        {
+            "name": [
+                {"service": service.full_name, "method": method.name}
+                for service in pb.DESCRIPTOR.services_by_name.values()
+                for method in service.methods
+                if not method.server_streaming
+            ],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.service_config", json.dumps(_SERVICE)),
+    ("grpc.max_send_message_length", -1),  # the server states the limit
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,15 @@ import grpc
 import numpy as np
 from numpy.typing import ArrayLike
 
-from onnx_attribution.client import calls, messages
+from onnx_attribution.client import calls, events, messages
 from onnx_attribution.client.audit.answers import Audit
 from onnx_attribution.client.audit.stream import Asked, Audited, AuditProgress, Log
 from onnx_attribution.client.calls import Answer, Call, Listing
-from onnx_attribution.client.channel import Link, Tls
+from onnx_attribution.client.channel import CHANNEL_OPTIONS, Link, Tls
 from onnx_attribution.client.errors import LOST, translated
+from onnx_attribution.client.events import Report
 from onnx_attribution.client.measure import Sent, told
-from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, Report, seconds
+from onnx_attribution.client.messages import STREAM_SECONDS, UNARY_SECONDS, Inputs, seconds
 from onnx_attribution.client.streams import Stream
 from onnx_attribution.errors import NotReady
 from onnx_attribution.importance import Importance, Measuring, begin
@@ -68,7 +69,7 @@ class Client:
         allow_insecure: bool = False,
     ) -> None:
         link = Link(address, tls, token, credentials, allow_insecure)
-        self._channel = link.channel(grpc, messages.CHANNEL_OPTIONS)
+        self._channel = link.channel(grpc, CHANNEL_OPTIONS)
         self._stubs = {
             "AttributionService": link.stub(rpc.AttributionServiceStub, self._channel),
             calls.PREDICTION: link.stub(calls.Prediction, self._channel),
@@ -93,7 +94,7 @@ class Client:
         revisions: dict[int, Attribution] = {}
         completed = None
         with (
-            messages.reporting(progress) as report,
+            events.reporting(progress) as report,
             self.stream(model, inputs, timeout=timeout, revisions=bool(progress), **options) as stream,
         ):
             for event in stream:
@@ -105,7 +106,7 @@ class Client:
                         report(event)
                     case Completed():
                         completed = event
-        return messages.best(revisions, completed)
+        return events.best(revisions, completed)
 
     def stream(
         self,
@@ -276,7 +277,7 @@ class Client:
 
     def _ask(self, call: Call[Answer], timeout: float | None) -> Answer:
         ask = getattr(self._stubs[call.service], call.name)
-        end, retrying = time.monotonic() + seconds(timeout, call.seconds), messages.Retrying()
+        end, retrying = time.monotonic() + seconds(timeout, call.seconds), events.Retrying()
         while True:
             try:
                 with translated():

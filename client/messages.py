@@ -1,13 +1,10 @@
-"""What both clients share: requests from arguments, events from messages. No input or output of its own."""
+"""What both clients send: requests from arguments. No input or output of its own."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -16,45 +13,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, NotReady, Reason, ServerBug
+from onnx_attribution.errors import DeadlineExceeded, InvalidArgument, Reason, ServerBug
 from onnx_attribution.interventions import Intervention, InterventionRequest
 from onnx_attribution.methods import DEFAULT, Method, make
 from onnx_attribution.proto import attribution_pb2 as pb
-from onnx_attribution.proto import events, requests, tensors, wire
 from onnx_attribution.proto import interventions as intervention_messages
+from onnx_attribution.proto import requests, wire
 from onnx_attribution.values import (
-    Accepted,
     Array,
-    Attribution,
     AttributionRequest,
     Baseline,
     ChannelSums,
-    Completed,
-    Event,
     ModelInfo,
-    Progress,
     References,
-    Revision,
     Selection,
     Target,
 )
 
 __all__ = [
-    "CHANNEL_OPTIONS",
     "STREAM_SECONDS",
     "UNARY_SECONDS",
-    "Assembler",
     "Inputs",
-    "Report",
-    "Resuming",
-    "Retrying",
     "arrays",
-    "best",
     "from_prediction",
     "is_serving",
     "only_input",
     "options_of",
-    "reporting",
     "seconds",
     "to_health",
     "to_intervene",
@@ -67,44 +51,9 @@ __all__ = [
 UNARY_SECONDS = 60.0
 STREAM_SECONDS = 600.0
 PART = 1 << 20  # bytes of a message of an upload
-ATTEMPTS = 4
-"""How often in a row a broken stream is asked for, without an event in between."""
-FINAL = (Reason.CLIENT_CLOSED, Reason.CONCURRENT_OPERATION)
-"""Reasons with which waiting a moment is no help."""
 MAX_SECONDS = 1e9  # what gRPC can count to
 
 Inputs = Mapping[str, ArrayLike] | ArrayLike
-Report = Callable[[Progress | Revision], None]
-
-# Streams are left out: grpcio's retries keep a broken stream open past its deadline.
-_SERVICE = {
-    "loadBalancingConfig": [{"round_robin": {}}],  # over all addresses of a name, as dns:///servers:8081
-    "methodConfig": [
-        {
-            "name": [
-                {"service": service.full_name, "method": method.name}
-                for service in pb.DESCRIPTOR.services_by_name.values()
-                for method in service.methods
-                if not method.server_streaming
-            ],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-}
-CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
-    ("grpc.service_config", json.dumps(_SERVICE)),
-    ("grpc.max_send_message_length", -1),  # the server states the limit
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-)
 
 
 def options_of(request: AttributionRequest) -> dict[str, Any]:
@@ -281,136 +230,6 @@ def only_input(info: ModelInfo) -> str:
             reason=Reason.INPUT_INVALID,
         )
     return info.inputs[0].name
-
-
-class Assembler:
-    """Events from the messages of one stream: a revision is complete with its last chunk."""
-
-    def __init__(self) -> None:
-        self._summary = pb.Revision()
-        self._buffers: list[tensors.Buffer] = []
-        self._open = 0
-
-    def feed(self, message: pb.StreamAttributeResponse) -> Event | None:
-        """The event that the message completes. Raises: ServerBug for chunks that do not fit."""
-        try:
-            match message.WhichOneof("event"):
-                case "revision":
-                    self._summary = message.revision
-                    layers = message.revision.summary.layers
-                    self._buffers = [
-                        tensors.Buffer(layer.name, layer.datatype, layer.shape) for layer in layers
-                    ]
-                    self._open = len(layers)
-                    return None if layers else self._revision()
-                case "chunk":
-                    return self._chunk(message.chunk)
-                case _:
-                    return events.from_event(message)
-        except InvalidArgument as error:
-            raise ServerBug(f"the server's stream is broken: {error.message}") from error
-
-    def _chunk(self, chunk: pb.Chunk) -> Revision | None:
-        if chunk.revision != self._summary.number or not 0 <= chunk.layer < len(self._buffers):
-            raise InvalidArgument(
-                f"a chunk of revision {chunk.revision}, layer {chunk.layer} is out of place"
-            )
-        self._buffers[chunk.layer].add(chunk.offset, chunk.data)
-        self._open -= chunk.last
-        return None if self._open else self._revision()
-
-    def _revision(self) -> Revision:
-        values = [buffer.array() for buffer in self._buffers]
-        self._buffers = []
-        return Revision(self._summary.number, events.from_summary(self._summary.summary, values))
-
-
-class Retrying:
-    """Whether what broke is tried once more, and when."""
-
-    def __init__(self) -> None:
-        self._attempts, self._gone = 0, 0.0
-
-    def delay(self, error: NotReady, at_least: float = 0.0) -> float:
-        """Seconds to wait before the next attempt; attempts go on for `at_least` so many seconds.
-
-        Raises: NotReady, the given one, if there is to be none.
-        """
-        now = time.monotonic()
-        self._gone = self._gone if self._attempts else now
-        self._attempts += 1
-        tried_enough = self._attempts >= ATTEMPTS and now - self._gone >= at_least
-        if error.reason in FINAL or tried_enough:
-            raise error
-        return float(min(0.1 * 2**self._attempts, 1.0))
-
-    def heard(self) -> None:
-        """There was an answer: attempts are counted anew."""
-        self._attempts = 0
-
-
-class Resuming:
-    """Whether a stream that broke is asked for once more, and which of its events are told again."""
-
-    def __init__(self) -> None:
-        self._retrying = Retrying()
-        self._is_accepted = self._is_closed = self._has_resumed = False
-
-    def delay(self, error: NotReady) -> float:
-        """Seconds to wait before the next attempt. Raises: NotReady, the given one, if there is to be none."""
-        if self._is_closed:
-            raise error
-        seconds = self._retrying.delay(error)
-        self._has_resumed = True
-        return seconds
-
-    def told(self, event: Event) -> Event:
-        """The event; the end says whether the stream was asked for again."""
-        return replace(event, resumed=self._has_resumed) if isinstance(event, Completed) else event
-
-    def is_new(self, event: Event) -> bool:
-        """Whether an event is one for the caller: what was accepted once is not told again."""
-        if isinstance(event, Accepted):
-            known, self._is_accepted = self._is_accepted, True
-            return not known
-        self._retrying.heard()
-        return True
-
-    def close(self) -> None:
-        """No further attempt is made."""
-        self._is_closed = True
-
-
-def best(revisions: Mapping[int, Attribution], completed: Completed | None) -> Attribution:
-    """The revision that the server calls best. Raises: ServerBug for a stream that lacks it."""
-    if completed is None or completed.best_revision not in revisions:
-        raise ServerBug("the server's stream ended without a result")
-    return replace(revisions[completed.best_revision], resumed=completed.resumed)
-
-
-@contextmanager
-def reporting(progress: Report | bool | None) -> Iterator[Report]:
-    """What to call with each progress and revision: the callback, a tqdm bar for True, or nothing."""
-    if not isinstance(progress, bool) and progress is not None:
-        yield progress
-        return
-    if not progress:
-        yield lambda event: None
-        return
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        raise InvalidArgument("progress=True needs tqdm: pip install 'onnx-attribution[progress]'") from None
-    with tqdm(unit=" evaluations") as bar:
-
-        def report(event: Progress | Revision) -> None:
-            if isinstance(event, Progress):
-                bar.total = event.planned or None
-                bar.update(event.done - bar.n)
-            else:
-                bar.set_postfix(revision=event.number, steps=event.attribution.steps)
-
-        yield report
 
 
 # grpc.health.v1, small enough to need no package: HealthCheckRequest{string service = 1} and

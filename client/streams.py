@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import grpc
 
-from onnx_attribution.client import messages
+from onnx_attribution.client import events
 from onnx_attribution.client.errors import translated
 from onnx_attribution.errors import Cancelled, NotReady
 from onnx_attribution.values import Event
@@ -24,8 +24,8 @@ class Stream(Iterator[Event]):
 
     def __init__(self, begin: Callable[[], Any]) -> None:
         self._begin = begin
-        self._resuming = messages.Resuming()
-        self._assembler = messages.Assembler()
+        self._resuming = events.Resuming()
+        self._assembler = events.Assembler()
         self._call = begin()
 
     def __next__(self) -> Event:
@@ -35,7 +35,7 @@ class Stream(Iterator[Event]):
                     message = next(self._call)
             except NotReady as error:
                 time.sleep(self._resuming.delay(error))
-                self._assembler, self._call = messages.Assembler(), self._begin()
+                self._assembler, self._call = events.Assembler(), self._begin()
                 continue
             event = self._assembler.feed(message)
             if event is not None and self._resuming.is_new(event):
@@ -64,8 +64,8 @@ class AsyncStream(AsyncIterator[Event]):
     def __init__(self, begin: Callable[[], Awaitable[Any]]) -> None:
         self._begin = begin
         self._call: Any = None
-        self._assembler = messages.Assembler()
-        self._resuming = messages.Resuming()
+        self._assembler = events.Assembler()
+        self._resuming = events.Resuming()
         self._closed = False
         self._ended = False
 
@@ -75,7 +75,7 @@ class AsyncStream(AsyncIterator[Event]):
                 message = await self._read()
             except NotReady as error:
                 await asyncio.sleep(self._resuming.delay(error))
-                self._assembler, self._call = messages.Assembler(), None
+                self._assembler, self._call = events.Assembler(), None
                 continue
             if message is grpc.aio.EOF:
                 self._ended = True

@@ -18,6 +18,7 @@ from benchmarks.soaking.child import SENT, TIMES
 from benchmarks.soaking.world import MIB, World, free_port, quantile
 from benchmarks.table import Figure, least, most
 from onnx_attribution.client import Client, messages
+from onnx_attribution.client.channel import CHANNEL_OPTIONS
 from onnx_attribution.errors import AttributionError, NotFound, NotReady
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 
@@ -239,7 +240,7 @@ def slow_reader(world: World) -> Iterator[Figure]:
     request = messages.to_request(
         "square", {"x": values}, method="integrated_gradients", target=0, tolerance=1e-12
     )
-    with world.server() as server, grpc.insecure_channel(server.address, messages.CHANNEL_OPTIONS) as channel:
+    with world.server() as server, grpc.insecure_channel(server.address, CHANNEL_OPTIONS) as channel:
         call = rpc.AttributionServiceStub(channel).StreamAttribute(request, timeout=120)
         for event in call:
             if event.HasField("chunk"):

@@ -16,6 +16,7 @@ from benchmarks.soaking.attacks import STREAM
 from benchmarks.soaking.world import MIB, World, quantile
 from benchmarks.table import Figure, least, most
 from onnx_attribution.client import Client, messages
+from onnx_attribution.client.channel import CHANNEL_OPTIONS
 from onnx_attribution.errors import DeadlineExceeded
 from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.server.engine import Engine
@@ -41,7 +42,7 @@ def overhead(world: World) -> Iterator[Figure]:
     with (
         world.server() as server,
         world.echo() as address,
-        grpc.insecure_channel(address, messages.CHANNEL_OPTIONS) as channel,
+        grpc.insecure_channel(address, CHANNEL_OPTIONS) as channel,
         Client(server.address) as client,
         Engine(provider="cpu", threads=1) as engine,
     ):
@@ -100,7 +101,7 @@ def throughput(world: World) -> Iterator[Figure]:
     """The chunks of a large revision, from the first to the last."""
     values = np.ones((1, 4 * MIB), np.float32)
     request = messages.to_request("square", {"x": values}, method="gradient", target=0)
-    with world.server() as server, grpc.insecure_channel(server.address, messages.CHANNEL_OPTIONS) as channel:
+    with world.server() as server, grpc.insecure_channel(server.address, CHANNEL_OPTIONS) as channel:
         found = []
         for _ in range(world.count(10, 2)):
             began, size = 0.0, 0
@@ -171,7 +172,7 @@ def cancelled(world: World) -> Iterator[Figure]:
 
     with (
         world.server() as server,
-        grpc.insecure_channel(server.address, messages.CHANNEL_OPTIONS) as channel,
+        grpc.insecure_channel(server.address, CHANNEL_OPTIONS) as channel,
         ThreadPoolExecutor(THREADS) as pool,
     ):
         stream = channel.unary_stream(STREAM)

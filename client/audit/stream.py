@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from onnx_attribution.client import messages
 from onnx_attribution.client.errors import from_status
+from onnx_attribution.client.events import Retrying
 from onnx_attribution.errors import AttributionError, InvalidArgument, NotReady, ServerBug
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.proto import events, requests, tensors
@@ -58,7 +59,7 @@ class Log:
         self.answered = self.errors = 0
         self.next = 0
         self.is_over = False
-        self._retrying = messages.Retrying()
+        self._retrying = Retrying()
 
     def delay(self, error: NotReady) -> float:
         """Seconds to wait before the next stream. Raises: NotReady, the given one, if there is to be none."""

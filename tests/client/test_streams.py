@@ -14,7 +14,7 @@ import pytest
 
 from onnx_attribution import errors
 from onnx_attribution.client import AsyncClient, Client
-from onnx_attribution.client.messages import Assembler
+from onnx_attribution.client.events import Assembler
 from onnx_attribution.proto import attribution_pb2 as pb
 from onnx_attribution.server import app
 from onnx_attribution.server.settings import Settings
