@@ -1,7 +1,7 @@
 """Finds the batch: which axis of each input holds the samples, and whether many of them can share a run.
 
 A declaration proves nothing: a dynamic first axis is often the sequence, and a freed reshape may mix samples. So what
-the file says gives candidates only, and `proof` decides.
+the file says gives candidates only, and `prove` decides.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 
 from onnx_attribution.errors import InvalidArgument, ModelError, Reason
+from onnx_attribution.graph_tools.batch.freeing import CannotFree
 from onnx_attribution.graph_tools.batch.prove import prove, prove_shared
-from onnx_attribution.graph_tools.batch.rewrite import CannotFree, free
+from onnx_attribution.graph_tools.batch.rewrite import free
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.network import Axes, Network, dims
 from onnx_attribution.graph_tools.normalise.types import typed
