@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from onnx_attribution.client import calls, events, messages
 from onnx_attribution.client.audit.stream import Asked, Audited, AuditProgress, Log
 from onnx_attribution.client.calls import Answer, Call, Listing
-from onnx_attribution.client.channel import CHANNEL_OPTIONS, Link, Tls
+from onnx_attribution.client.connected import Connected
 from onnx_attribution.client.errors import LOST, translated
 from onnx_attribution.client.events import Report
 from onnx_attribution.client.measure import Sent, told
@@ -27,16 +27,12 @@ from onnx_attribution.errors import InvalidArgument, NotReady, ServerBug
 from onnx_attribution.importance import Importance, Measuring
 from onnx_attribution.interventions import Intervened, Intervention
 from onnx_attribution.methods import MethodInfo
-from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.values import (
     Array,
     Attribution,
     ChannelSums,
-    Completed,
     LayerInfo,
     ModelInfo,
-    Progress,
-    Revision,
     Selection,
     ServerInfo,
     Target,
@@ -45,31 +41,14 @@ from onnx_attribution.values import (
 __all__ = ["AsyncClient"]
 
 
-class AsyncClient:
+class AsyncClient(Connected):
     """Attributions from a server. Make it where an event loop runs; otherwise all is as in `Client`.
 
     async with AsyncClient("127.0.0.1:8081") as client:
         result = await client.attribute("digits", image, layers=["conv2"], target=7)
     """
 
-    def __init__(
-        self,
-        address: str = "127.0.0.1:8081",
-        *,
-        tls: Tls | bool = False,
-        token: str | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
-        allow_insecure: bool = False,
-    ) -> None:
-        link = Link(address, tls, token, credentials, allow_insecure)
-        self._channel = link.channel(grpc.aio, CHANNEL_OPTIONS)
-        self._stubs = {
-            "AttributionService": link.stub(rpc.AttributionServiceStub, self._channel),
-            calls.PREDICTION: link.stub(calls.Prediction, self._channel),
-            "ModelService": link.stub(rpc.ModelServiceStub, self._channel),
-            "ServerService": link.stub(rpc.ServerServiceStub, self._channel),
-        }
-        self._only_inputs: dict[str, str] = {}
+    _grpc = grpc.aio
 
     async def attribute(
         self,
@@ -84,22 +63,14 @@ class AsyncClient:
 
         `options` are those of `onnx_attribution.values.AttributionRequest`, the parameters of its method included.
         """
-        revisions: dict[int, Attribution] = {}
-        completed = None
         with events.reporting(progress) as report:
+            found = events.Collected(report)
             async with self.stream(
                 model, inputs, timeout=timeout, revisions=bool(progress), **options
             ) as stream:
                 async for event in stream:
-                    match event:
-                        case Progress():
-                            report(event)
-                        case Revision():
-                            revisions[event.number] = event.attribution
-                            report(event)
-                        case Completed():
-                            completed = event
-        return events.best(revisions, completed)
+                    found.add(event)
+        return found.best()
 
     def stream(
         self,

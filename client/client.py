@@ -18,7 +18,7 @@ from onnx_attribution.client import calls, events, messages
 from onnx_attribution.client.audit.answers import Audit
 from onnx_attribution.client.audit.stream import Asked, Audited, AuditProgress, Log
 from onnx_attribution.client.calls import Answer, Call, Listing
-from onnx_attribution.client.channel import CHANNEL_OPTIONS, Link, Tls
+from onnx_attribution.client.connected import Connected
 from onnx_attribution.client.errors import LOST, translated
 from onnx_attribution.client.events import Report
 from onnx_attribution.client.measure import Sent, told
@@ -28,16 +28,12 @@ from onnx_attribution.errors import NotReady
 from onnx_attribution.importance import Importance, Measuring, begin
 from onnx_attribution.interventions import Intervened, Intervention
 from onnx_attribution.methods import MethodInfo
-from onnx_attribution.proto import attribution_pb2_grpc as rpc
 from onnx_attribution.values import (
     Array,
     Attribution,
     ChannelSums,
-    Completed,
     LayerInfo,
     ModelInfo,
-    Progress,
-    Revision,
     Selection,
     ServerInfo,
     Target,
@@ -46,7 +42,7 @@ from onnx_attribution.values import (
 __all__ = ["Client"]
 
 
-class Client:
+class Client(Connected):
     """Attributions from a server.
 
         with Client("127.0.0.1:8081") as client:
@@ -59,24 +55,7 @@ class Client:
     another machine only encrypted, unless `allow_insecure`.
     """
 
-    def __init__(
-        self,
-        address: str = "127.0.0.1:8081",
-        *,
-        tls: Tls | bool = False,
-        token: str | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
-        allow_insecure: bool = False,
-    ) -> None:
-        link = Link(address, tls, token, credentials, allow_insecure)
-        self._channel = link.channel(grpc, CHANNEL_OPTIONS)
-        self._stubs = {
-            "AttributionService": link.stub(rpc.AttributionServiceStub, self._channel),
-            calls.PREDICTION: link.stub(calls.Prediction, self._channel),
-            "ModelService": link.stub(rpc.ModelServiceStub, self._channel),
-            "ServerService": link.stub(rpc.ServerServiceStub, self._channel),
-        }
-        self._only_inputs: dict[str, str] = {}
+    _grpc = grpc
 
     def attribute(
         self,
@@ -91,22 +70,14 @@ class Client:
 
         `options` are those of `onnx_attribution.values.AttributionRequest`, the parameters of its method included.
         """
-        revisions: dict[int, Attribution] = {}
-        completed = None
         with (
             events.reporting(progress) as report,
             self.stream(model, inputs, timeout=timeout, revisions=bool(progress), **options) as stream,
         ):
+            found = events.Collected(report)
             for event in stream:
-                match event:
-                    case Progress():
-                        report(event)
-                    case Revision():
-                        revisions[event.number] = event.attribution
-                        report(event)
-                    case Completed():
-                        completed = event
-        return events.best(revisions, completed)
+                found.add(event)
+        return found.best()
 
     def stream(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -124,11 +124,30 @@ class Resuming:
         self._is_closed = True
 
 
-def best(revisions: Mapping[int, Attribution], completed: Completed | None) -> Attribution:
-    """The revision that the server calls best. Raises: ServerBug for a stream that lacks it."""
-    if completed is None or completed.best_revision not in revisions:
-        raise ServerBug("the server's stream ended without a result")
-    return replace(revisions[completed.best_revision], resumed=completed.resumed)
+class Collected:
+    """What the events of one stream come to; `report` is called with progress and revisions."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._revisions: dict[int, Attribution] = {}
+        self._completed: Completed | None = None
+
+    def add(self, event: Event) -> None:
+        """Takes the next event."""
+        match event:
+            case Revision():
+                self._revisions[event.number] = event.attribution
+                self._report(event)
+            case Progress():
+                self._report(event)
+            case Completed():
+                self._completed = event
+
+    def best(self) -> Attribution:
+        """The revision that the server calls best. Raises: ServerBug for a stream that lacks it."""
+        if self._completed is None or self._completed.best_revision not in self._revisions:
+            raise ServerBug("the server's stream ended without a result")
+        return replace(self._revisions[self._completed.best_revision], resumed=self._completed.resumed)
 
 
 @contextmanager
