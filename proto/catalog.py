@@ -75,13 +75,22 @@ def to_layer(info: v.LayerInfo) -> pb.Layer:
         shape=_to_shape(info.shape),
         cut=info.cut,
         after=info.after,
+        channel_axis=info.channel_axis,
     )
 
 
 def from_layer(message: pb.Layer) -> v.LayerInfo:
     shape = _from_shape(message.shape) if message.HasField("shape") else None
+    axis = message.channel_axis if message.HasField("channel_axis") else None
     return v.LayerInfo(
-        message.name, message.node, message.operator, message.dtype, shape, message.cut, tuple(message.after)
+        message.name,
+        message.node,
+        message.operator,
+        message.dtype,
+        shape,
+        message.cut,
+        tuple(message.after),
+        axis,
     )
 
 

@@ -27,12 +27,11 @@ from onnx_attribution.client.audit.ranks import (
     Whole,
     apart,
     by_axes,
-    channel_axis,
+    channels_axis,
     patches,
     random_ranks,
     ranks_of,
 )
-from onnx_attribution.client.render.inputs import shown_of
 from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.interventions import MEAN, Intervened, Patch, Replacement
 from onnx_attribution.methods import LayerActivation, Method, make
@@ -41,7 +40,6 @@ from onnx_attribution.values import (
     Array,
     Attribution,
     AttributionRequest,
-    ModelInfo,
     References,
     Selection,
     Target,
@@ -54,7 +52,7 @@ __all__ = [
     "Curve",
     "ablation",
     "by_axes",
-    "channel_axis",
+    "channels_axis",
     "curve",
     "patches",
     "random_ranks",
@@ -100,7 +98,7 @@ def ablation(
 
     `asked` is a client or an engine; several layers, such as all inputs of a table, are ranked together. `groups` are
     numbers from 0 that broadcast to one sample of the layer (of several, by name), or a function that makes them of its
-    shape, such as `by_axes` and `patches` (default: the channels, by `channel_axis`). Methods are
+    shape, such as `by_axes` and `patches` (default: the channels, by `channels_axis`). Methods are
     names or values of `onnx_attribution.methods`, and "random": the mean over `draws` rankings drawn by the seed, from
     which gains are counted. `to` is as for `curve`, or "baseline": the layer's values where inputs are at their
     baselines, of each sample its own where there are several, of references their mean, from which methods with a
@@ -137,7 +135,7 @@ def ablation(
     warnings: dict[str, None] = {}
     done, wanted = 0, Target.of(target)
     layers = (layer,) if isinstance(layer, str) else tuple(layer)
-    apart_by: Any = _Channels(asked, model, info, arrays, layers) if groups is None else groups
+    apart_by: Any = _Channels(asked, model, layers) if groups is None else groups
     units: dict[str, tuple[int, ...]] = {}
     for turn, start in enumerate(starts):
         numbers = range(start, min(start + batch, count))
@@ -227,24 +225,14 @@ def _word(to: Any) -> str:
 class _Channels:
     """The groups of layers by their channels."""
 
-    def __init__(
-        self,
-        asked: Any,
-        model: str,
-        info: ModelInfo,
-        arrays: Mapping[str, Array],
-        layers: Sequence[str],
-    ) -> None:
-        image = shown_of(info, arrays).image(0)
-        self._image = None if image is None else image.shape[:2]
+    def __init__(self, asked: Any, model: str, layers: Sequence[str]) -> None:
         known = asked.layers(model)
-        self._declared = {
-            layer: next((one.shape for one in known if layer in (one.name, one.node)), None)
-            for layer in layers
+        self._known = {
+            layer: next((one for one in known if layer in (one.name, one.node)), None) for layer in layers
         }
 
     def of(self, layer: str, unit: tuple[int, ...]) -> Whole:
-        return by_axes(unit, channel_axis(unit, self._image, self._declared[layer]) if unit else None)
+        return by_axes(unit, channels_axis(unit, self._known[layer]) if unit else None)
 
 
 def _grouped(groups: Any, units: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from onnx_attribution.client.audit.data import Dataset, Item
 from onnx_attribution.client.audit.steps import Model, Settings
 from onnx_attribution.errors import AttributionError, InvalidArgument
 from onnx_attribution.methods import Gradient, Method
-from onnx_attribution.values import Array, Attribution, AttributionRequest, Target
+from onnx_attribution.values import Array, Attribution, AttributionRequest, LayerInfo, Target
 
 TOGETHER = 16
 """Samples of one request."""
@@ -34,9 +34,9 @@ class Questions:
         self.data, self.left_out = self._usable(data)
 
     @cached_property
-    def declared(self) -> Mapping[str, tuple[int | str | None, ...] | None]:
-        """By layer the shape that the model declares."""
-        return {one.name: one.shape for one in self.model.layers("")}
+    def layer_infos(self) -> Mapping[str, LayerInfo]:
+        """What is known of each layer."""
+        return {one.name: one for one in self.model.layers("")}
 
     @property
     def checked(self) -> Mapping[str, Method]:

@@ -9,8 +9,9 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onnx_attribution.client.render.scene import channels_lie_last
+from onnx_attribution.channels import axis_of_sample
 from onnx_attribution.errors import InvalidArgument, Reason
+from onnx_attribution.values import LayerInfo
 
 Whole = NDArray[np.int64]
 Scores = Mapping[str, ArrayLike]
@@ -36,28 +37,9 @@ def by_axes(unit: Sequence[int], axes: int | Sequence[int] | None = None) -> Who
     return np.broadcast_to(numbers, shape)
 
 
-Sizes = Sequence[int | str | None]
-"""Of a shape as a model declares it: a number is fixed, a name or None is open."""
-
-
-def channel_axis(
-    unit: Sequence[int], image: Sequence[int] | None = None, declared: Sizes | None = None
-) -> int:
-    """The axis of one sample that tells channels apart, wherever channels are spoken of.
-
-    It is the first axis, as of `[channels, time]` and `[channels, height, width]`, whose size the model fixes: an open
-    one, as of `[tokens, features]`, has positions. It is the last one where the two before it are nearer to the height
-    and width of the `image` than the last two are. Axes of 1 in front of three others are none. `declared` is the shape
-    of the layer, with its batch axis or without.
-    """
-    front = 0
-    while len(unit) - front > 3 and unit[front] == 1:
-        front += 1
-    if image is not None and channels_lie_last(unit[front:], image):
-        return len(unit) - 1
-    sizes = () if declared is None else tuple(declared)[-len(unit) :] if unit else ()
-    fixed = [axis for axis in range(front, len(sizes)) if isinstance(sizes[axis], int)]
-    return fixed[0] if fixed and len(sizes) == len(unit) else front
+def channels_axis(unit: Sequence[int], layer: LayerInfo | None = None) -> int:
+    """The axis of one sample that tells channels apart, by what is known of the layer."""
+    return axis_of_sample(unit) if layer is None else axis_of_sample(unit, layer.shape, layer.channel_axis)
 
 
 def patches(unit: Sequence[int], sizes: Sequence[int]) -> Whole:

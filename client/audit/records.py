@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from onnx_attribution.client.audit.ranks import Sizes, channel_axis
+from onnx_attribution.client.audit.ranks import channels_axis
 from onnx_attribution.supports import Support
-from onnx_attribution.values import Array, Attribution, LayerAttribution, ResolvedTarget
+from onnx_attribution.values import Array, Attribution, LayerAttribution, LayerInfo, ResolvedTarget
 
 STRONGEST = 8
 """Channels of a hidden layer whose maps are kept of each sample."""
@@ -91,14 +91,11 @@ def answer_of(method: str, numbers: Mapping[str, Any], maps: Mapping[str, Array]
     )
 
 
-def channels_of(
-    values: Array, image: Sequence[int] | None, declared: Sizes | None = None
-) -> tuple[Array, Array, Array]:
-    """Of one sample's layer the sums of its channels, which `channel_axis` finds; and of the strongest their places and
-    maps."""
+def channels_of(values: Array, layer: LayerInfo | None = None) -> tuple[Array, Array, Array]:
+    """Of one sample's layer the sums of its channels; and of the strongest their places and maps."""
     units = np.asarray(values, np.float64)
     if units.ndim:
-        units = np.moveaxis(units, channel_axis(units.shape, image, declared), 0)
+        units = np.moveaxis(units, channels_axis(units.shape, layer), 0)
     while units.ndim > 3 and units.shape[1] == 1:
         units = units[:, 0]
     sums = units.reshape(len(units), -1).sum(axis=1) if units.ndim else units.reshape(1)

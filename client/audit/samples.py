@@ -11,7 +11,6 @@ import numpy as np
 from onnx_attribution.client.audit.data import Item
 from onnx_attribution.client.audit.questions import Questions
 from onnx_attribution.client.audit.records import channels_of, numbers_of, plain
-from onnx_attribution.client.render.inputs import shown_of
 from onnx_attribution.errors import AttributionError
 from onnx_attribution.values import Array, Attribution, Target
 
@@ -24,8 +23,6 @@ RANKS, LAST = 3, 2
 def explained(audit: Questions, k: int) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
     """The numbers and arrays that are kept of a sample: the answers of all methods, and its scores."""
     item, started = audit.data.items[k], time.monotonic()
-    image = shown_of(audit.info, item.inputs).image(0)
-    place = None if image is None else image.shape[:2]
     told: dict[str, Any] = {
         "id": item.id,
         "label": audit.data.label_index(k, audit.classes()),
@@ -47,7 +44,7 @@ def explained(audit: Questions, k: int) -> tuple[Mapping[str, Any], Mapping[str,
             if layer not in hidden or layer in own:
                 arrays[f"map/{name}/{layer}"] = found.values[0].astype(np.float32)
             elif found.values[0].size <= LARGEST:
-                kept = channels_of(found.values[0], place, audit.declared.get(layer))
+                kept = channels_of(found.values[0], audit.layer_infos.get(layer))
                 for word, array in zip(("sums", "strongest", "maps"), kept, strict=True):
                     arrays[f"hidden/{name}/{layer}/{word}"] = array
     asked = time.monotonic()

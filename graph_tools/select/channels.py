@@ -47,14 +47,14 @@ ALIKE = frozenset(
 """Operators beside the elementwise ones whose output has the axes of their first input."""
 
 
-def channel_axis(graph: gs.Graph, name: str) -> int | None:
+def channel_axis(value: gs.Tensor) -> int | None:
     """The axis of the channels of a tensor, in the file's own layout; None where its rank is not known.
 
     That of the last convolution, pool, normalisation or product with weights, or else of the first that reads it,
-    through Transposes and operators that leave axes as they are; where there is neither, the first whose size is
-    fixed beside some that are open, or the usual one of its rank.
+    through Transposes and operators that leave axes as they are, or the one axis that a reduction over positions
+    leaves; where there is none of these, the first whose size is fixed beside some that are open, or the usual one of
+    its rank.
     """
-    value = graph.tensors()[name]
     shape = shape_of(value)
     if shape is None:
         return None
@@ -111,8 +111,22 @@ def _read_by(value: gs.Tensor, rank: int) -> Iterator[int | Step]:
             yield min(1, rank - 1)
         elif node.op in ("MatMul", "Gemm", *RECURRENT) and node.inputs[0] is value:
             yield rank - 1
+        elif (left := _left(node, value, rank)) is not None:
+            yield left
         elif _same_axes(node, rank) is value:
             yield node.outputs[0], None
+
+
+def _left(node: gs.Node, value: gs.Tensor, rank: int) -> int | None:
+    """The only axis beside that of the samples that a reduction over positions leaves: one of several axes, or of one
+    that does not stay, as those of a normalisation do."""
+    if not node.op.startswith("Reduce") or node.inputs[0] is not value:
+        return None
+    given = node.inputs[1] if len(node.inputs) > 1 else None
+    axes = given.values.reshape(-1).tolist() if isinstance(given, gs.Constant) else node.attrs.get("axes", [])
+    gone = {axis % rank for axis in axes}
+    left = set(range(1, rank)) - gone
+    return left.pop() if len(left) == 1 and (len(gone) > 1 or not node.attrs.get("keepdims", 1)) else None
 
 
 def _order(node: gs.Node, rank: int) -> list[int]:

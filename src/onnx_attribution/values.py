@@ -422,7 +422,8 @@ class ServerInfo:
 class LayerInfo:
     """A tensor that can be attributed to: the node that makes it, and whether it is a cut from source to target.
 
-    `after` are the layers of the same list that it depends on by a way that crosses no other of them.
+    `after` are the layers of the same list that it depends on by a way that crosses no other of them; `channel_axis` is
+    the axis of its shape that has its channels, as its operators have it (None: not known).
     """
 
     name: str
@@ -432,6 +433,7 @@ class LayerInfo:
     shape: tuple[int | str | None, ...] | None
     cut: bool
     after: tuple[str, ...] = ()
+    channel_axis: int | None = None
 
 
 @dataclass(frozen=True)

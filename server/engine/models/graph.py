@@ -214,7 +214,10 @@ class ModelGraph(ReadModel):
         after: dict[str, list[str]] = {x.name: [] for x in found}
         for first, second in links_between(self.nodes, after):
             after[second].append(first)
-        return [replace(x, after=tuple(after[x.name])) for x in found]
+        return [
+            replace(x, after=tuple(after[x.name]), channel_axis=channel_axis(self.tensors[x.name]))
+            for x in found
+        ]
 
     def every_layer(
         self, sources: tuple[str, ...], targets: tuple[str, ...], pattern: str
@@ -259,7 +262,7 @@ class ModelGraph(ReadModel):
 
     def channel_axis(self, name: str) -> int | None:
         """The axis of the channels of a tensor in its own layout, by the operators that make it."""
-        return self._facts.get(("channels", name), lambda: channel_axis(self.graph, name))
+        return self._facts.get(("channels", name), lambda: channel_axis(self.tensors[name]))
 
     def between(self, sources: tuple[str, ...], target: str) -> frozenset[str]:
         """The tensors on ways from the sources to the target, both ends included, none behind another source."""
