@@ -14,7 +14,7 @@ from onnx_attribution.graph_tools.programs.single import in_float32, is_double
 from onnx_attribution.graph_tools.read.load import load
 from onnx_attribution.server.engine.backend import Backend
 from onnx_attribution.server.engine.export import Exported
-from onnx_attribution.server.engine.models.card import card_of
+from onnx_attribution.server.engine.models.card_file import card_of
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.standalone import Standalone, example_of, standalone_model
 from onnx_attribution.values import Array

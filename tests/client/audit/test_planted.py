@@ -32,10 +32,10 @@ class WithEdges:
     def __getattr__(self, name: str) -> object:
         return getattr(self._engine, name)
 
-    def attribute(self, request: AttributionRequest) -> Attribution:
+    def attribute(self, request: AttributionRequest, *, advise: bool = True) -> Attribution:
         if request.method.name != "layer_activation":  # stands for it: what it answers is not looked at
-            return self._engine.attribute(request)
-        answer = self._engine.attribute(request.changed(method="gradient"))
+            return self._engine.attribute(request, advise=advise)
+        answer = self._engine.attribute(request.changed(method="gradient"), advise=advise)
         (layer,) = answer.layers.values()
         values = planted.edges(np.asarray(request.inputs["image"], np.float32))
         own = LayerAttribution(
