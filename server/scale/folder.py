@@ -173,16 +173,16 @@ class Folder:
 
     def _clear_earlier(self, anew: bool) -> None:
         """Raises: InvalidArgument: results of an earlier version, which had no folder of their own, are there."""
-        earlier = self.place / MANIFEST
-        if not (earlier.is_file() and (self.place / PLAN).is_file()):
+        earlier, lock = self.place / MANIFEST, self.place / f"{MANIFEST}.lock"
+        if not ((self.place / PLAN).is_file() and (earlier.is_file() or lock.is_file())):
             return
-        if not anew:
+        if earlier.is_file() and not anew:
             raise InvalidArgument(
                 f"{str(self.place)!r} holds {KIND} of an earlier version, beside their {MANIFEST}: write to another "
                 "folder, or --anew takes them away"
             )
         files = [one for one in self.place.glob("part-*") if re.fullmatch(OWN, one.name)]
-        for one in (*files, earlier, self.place / f"{MANIFEST}.lock", self.place / PLAN):
+        for one in (*files, earlier, lock, self.place / PLAN):
             one.unlink(missing_ok=True)
 
     @contextmanager

@@ -222,6 +222,14 @@ def test_the_folder_of_an_earlier_version_is_told_of_and_cleared_only_when_asked
     assert (tmp_path / "theirs.txt").is_file()
 
 
+def test_an_earlier_version_that_had_done_nothing_is_no_obstacle(tmp_path: Path) -> None:
+    own = [tmp_path / name for name in ("manifest.jsonl.lock", "plan.json")]
+    for one in own:
+        one.write_text("{}")
+    Folder(tmp_path, PLAN)
+    assert not any(one.exists() for one in own)
+
+
 @pytest.mark.parametrize("anew", [False, True])
 def test_a_file_is_no_folder(tmp_path: Path, anew: bool) -> None:
     (tmp_path / "out").touch()
