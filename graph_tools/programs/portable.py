@@ -11,6 +11,7 @@ from onnx import TensorProto, defs, helper, numpy_helper
 
 from onnx_attribution.graph_tools.ir.nodes import inner_graphs, made_in
 from onnx_attribution.graph_tools.ir.shapes import dims_of
+from onnx_attribution.graph_tools.programs.pool_places import Writer, places
 
 WINDOWS = frozenset(
     {"AveragePool", "Conv", "ConvInteger", "ConvTranspose", "DeformConv", "LpPool", "MaxPool"}
@@ -28,25 +29,32 @@ def portable(model: onnx.ModelProto) -> None:
 
     No runtime is left to a default: an attribute that a node lacks or that is empty gets the one of the standard.
     `pads` are left out where `auto_pad` takes their place, `kernel_shape` where only a run knows the kernel. A `Pad` of
-    some axes is one of all axes: onnxruntime takes it for that where it changes the layout of images.
+    some axes is one of all axes: onnxruntime takes it for that where it changes the layout of images. The indices of a
+    `MaxPool`, which WebGPU lacks, are found by comparisons where sizes are known.
     """
     opset = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
     known = model
     with contextlib.suppress(onnx.shape_inference.InferenceError):
         known = onnx.shape_inference.infer_shapes(model)
     dims: dict[str, tuple[int | str | None, ...]] = {}
+    floats = set[str]()
     for source in (known, model):  # what the program says of itself comes last
         for graph in _graphs(source.graph):
             dims |= {t.name: tuple(t.dims) for t in graph.initializer}
             for value in (*graph.value_info, *graph.input, *graph.output):
                 sizes = dims_of(value)
+                if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+                    floats.add(value.name)
                 if sizes is not None:
                     dims[value.name] = tuple(sizes)
     for graph in _graphs(model.graph):
         for node in graph.node:
             for attribute in _missing(node, opset, dims):
                 node.attribute.append(attribute)
-    _write_pads(model.graph, dims, {}, _Names(model))
+    names = _Names(model)
+    if opset >= 13:
+        _write_places(model.graph, dims, floats, names)
+    _write_pads(model.graph, dims, {}, names)
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -92,13 +100,45 @@ def _missing(node: onnx.NodeProto, opset: int, dims: Dims) -> list[onnx.Attribut
 def _kernel(node: onnx.NodeProto, dims: Dims) -> list[int] | None:
     place = _KERNEL.get(node.op_type, 1)
     sizes = dims.get(node.input[place], ())[2:] if place < len(node.input) else ()
-    found = [size for size in sizes if isinstance(size, int)]
-    return found if found and len(found) == len(sizes) else None
+    return _numbers(sizes) or None
 
 
 def _rank(node: onnx.NodeProto, dims: Dims) -> int | None:
     """How many axes the first input has, and the output."""
     return next((len(dims[name]) for name in (node.input[0], node.output[0]) if name in dims), None)
+
+
+# --- Indices of maxima
+
+
+def _write_places(graph: onnx.GraphProto, dims: Dims, floats: set[str], name: Callable[[], str]) -> None:
+    written: list[onnx.NodeProto] = []
+    for node in graph.node:
+        for inner in inner_graphs(node):
+            _write_places(inner, dims, floats, name)
+        indexed = node.op_type == "MaxPool" and not node.domain and len(node.output) > 1 and node.output[1]
+        write = Writer(name)
+        if indexed and node.input[0] in floats:
+            x, z = (
+                _numbers(dims.get(one, ())[2:]) for one in (node.input[0], node.output[0] or node.output[1])
+            )
+            if x and z and places(node, x, z, write):
+                written += write.nodes
+                graph.initializer.extend(write.constants)
+                continue
+        written.append(node)
+    _put(graph, written)
+
+
+def _numbers(sizes: tuple[int | str | None, ...]) -> list[int] | None:
+    found = [size for size in sizes if isinstance(size, int)]
+    return found if len(found) == len(sizes) else None
+
+
+def _put(graph: onnx.GraphProto, written: list[onnx.NodeProto]) -> None:
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in written]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 # --- Pads
@@ -115,7 +155,7 @@ class _Names:
         self._count = 0
 
     def __call__(self) -> str:
-        while (name := f"pads/{self._count}") in self._taken:
+        while (name := f"portable/{self._count}") in self._taken:
             self._count += 1
         self._taken.add(name)
         return name
@@ -148,9 +188,7 @@ def _write_pads(graph: onnx.GraphProto, dims: Dims, outer: Constants, name: Call
         if not node.input[-1]:
             del node.input[-1]
         written.append(node)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in written]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    _put(graph, written)
 
 
 def _spread(
