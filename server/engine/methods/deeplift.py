@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -242,28 +241,11 @@ def _in_two(model: LoadedModel, resolved: Resolved) -> tuple[Session, Session] |
     A single sample is a pair with its reference: no tensor is repeated for its rows.
     """
     single = resolved.samples.count == 1
-    whole = _key(resolved, single)
-    if whole in model.undivided:
-        return None
-    made = functools.cache(lambda: halves(_program(model, resolved, alone=single, given=True)))
-
-    def half(number: int) -> Program:
-        found = made()
-        if found is None:
-            raise _Undivided
-        return found[number]
-
-    try:
-        return model.session((*whole, "reference"), lambda: half(0)), model.session(
-            (*whole, "x"), lambda: half(1)
-        )
-    except (_Undivided, ModelError):
-        model.undivided.add(whole)
-        return None
-
-
-class _Undivided(Exception):
-    """A program of which no part is of the reference alone."""
+    return model.in_two(
+        _key(resolved, single),
+        ("reference", "x"),
+        lambda: halves(_program(model, resolved, alone=single, given=True)),
+    )
 
 
 def _activations(

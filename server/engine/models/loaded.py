@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from threading import RLock
 
 import numpy as np
@@ -62,7 +63,7 @@ class LoadedModel(ModelGraph):
         self._proving = RLock()
         self._proven: tuple[object, Session] | None = None
         self.apart: set[Choice] = set()  # of which each row needs a reference of its own
-        self.undivided: set[object] = set()  # programs of which nothing is of the reference alone
+        self._undivided: set[object] = set()  # programs that have no two parts
         row = self.bytes_per_row(self.network.example)
         self.is_large, self.is_tiny = row > LARGE, row <= TINY and self._is_fixed_and_small()
 
@@ -120,6 +121,29 @@ class LoadedModel(ModelGraph):
         session = self.backend.session(program.model, arena=not self.is_large, alone=self.is_tiny)
         session.footprint = Footprint(program.model)
         return session
+
+    def in_two(
+        self,
+        key: tuple[object, ...],
+        parts: tuple[str, str],
+        build: Callable[[], tuple[Program, Program] | None],
+    ) -> tuple[Session, Session] | None:
+        """The sessions of a program's two parts, by the key and the name of each; None where it has no two that run."""
+        if key in self._undivided:
+            return None
+        made = cache(build)
+
+        def part(number: int) -> Program:
+            if (found := made()) is None:
+                raise _Undivided
+            return found[number]
+
+        first, second = parts
+        try:
+            return self.session((*key, first), lambda: part(0)), self.session((*key, second), lambda: part(1))
+        except (_Undivided, ModelError):
+            self._undivided.add(key)
+            return None
 
     def kept(self, key: tuple[object, ...], build: Callable[[], Value]) -> Value:
         """What holds a session and is built at the first call, kept as sessions are."""
@@ -189,6 +213,10 @@ class LoadedModel(ModelGraph):
         self.references.clear()
         if self._apart_sizes is not None:
             self._apart_sizes.close()
+
+
+class _Undivided(Exception):
+    """A program that has no two parts."""
 
 
 GRADIENT = Held(VJP)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.programs.halves import before_target
 from onnx_attribution.graph_tools.programs.signature import Program
 from onnx_attribution.server.engine.backend import Held, Session
@@ -36,28 +34,8 @@ class Shared:
 
 def shared(model: LoadedModel, key: tuple[object, ...], build: Callable[[], Program]) -> Shared | None:
     """The sessions of the program with this key in two; None where it cannot be divided."""
-    if (whole := ("targets", *key)) in model.undivided:
-        return None
-    made = functools.cache(lambda: before_target(build()))
-
-    def half(number: int) -> Program:
-        found = made()
-        if found is None:
-            raise _Undivided
-        return found[number]
-
-    try:
-        return Shared(
-            model.session((*whole, "before"), lambda: half(0)),
-            model.session((*whole, "behind"), lambda: half(1)),
-        )
-    except (_Undivided, ModelError):
-        model.undivided.add(whole)
-        return None
-
-
-class _Undivided(Exception):
-    """A program of which nothing comes before the target."""
+    found = model.in_two(("targets", *key), ("before", "behind"), lambda: before_target(build()))
+    return None if found is None else Shared(*found)
 
 
 def of_one_tensor(asked: Sequence[Resolved]) -> list[list[int]]:
