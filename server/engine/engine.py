@@ -21,6 +21,7 @@ from onnx_attribution.methods import MethodInfo
 from onnx_attribution.server.engine.answer.refine import Stop, events
 from onnx_attribution.server.engine.backend import Backend, Provider
 from onnx_attribution.server.engine.methods.ablation import intervened
+from onnx_attribution.server.engine.models.read import Stated
 from onnx_attribution.server.engine.models.registry import Registry
 from onnx_attribution.server.engine.observe import Observer
 from onnx_attribution.server.engine.recipe import infos, recipe_of, without_derivatives
@@ -114,10 +115,12 @@ class Engine:
             name,
             version,
             model,
-            dict(batch_axes or {}),
-            dict(shapes or {}),
-            dict(example or {}),
-            None if card is None else Path(card),
+            Stated(
+                dict(batch_axes or {}),
+                dict(shapes or {}),
+                dict(example or {}),
+                None if card is None else Path(card),
+            ),
         )
 
     def load(self, name: str, model: ModelSource, *, version: int = 1) -> ModelInfo:
@@ -126,7 +129,7 @@ class Engine:
         Raises:
             ModelError: it cannot be loaded or run. What was there before stays; the failure of a first one is known.
         """
-        return self._models.renew(name, version, model, {}, {}, {})
+        return self._models.renew(name, version, model, Stated())
 
     def remove(self, name: str, version: int | None = None, *, wait: float = 0) -> bool:
         """Drops a version of a model, or all of them; each is closed when no request runs on it any more.
@@ -163,7 +166,7 @@ class Engine:
         """
         weights = Weights()
         with self._models.use(model) as loaded:
-            file, alike = loaded.file(weights), loaded.alike
+            file, stated = loaded.file(weights), loaded.stated
             wanted = [name for name in toward if name in loaded.tensors]
         made = stages(file, order, draw, seed=seed, toward=wanted, most=most)
         known: list[str] = []
@@ -172,7 +175,7 @@ class Engine:
             for number, stage in enumerate(made):
                 self._forget(known)
                 name = f"{model.replace('/', '-')}~{order}-{draw}-{seed}-{id(known):x}-{number}"
-                self._models.add(name, 1, stage.model, *alike)
+                self._models.add(name, 1, stage.model, stated)
                 known.append(name)
                 yield Randomised(name, stage.redrawn)
 

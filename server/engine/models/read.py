@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import cast
+from pathlib import Path
+from typing import NamedTuple, cast
 
 import numpy as np
 import onnx
@@ -36,12 +37,15 @@ from onnx_attribution.values import Array, TensorInfo
 
 SLOW = 2.0  # seconds of a run from which on one sample has to do for the comparison with the original
 Examples = list[dict[str, Array]]
-Alike = tuple[
-    Mapping[str, int | None] | None,
-    Mapping[str, tuple[int, ...]] | None,
-    Mapping[str, Array] | None,
-    Card,
-]
+
+
+class Stated(NamedTuple):
+    """What is stated of a file: batch axes, shapes and arrays of inputs by name; its card, None: the one beside it."""
+
+    axes: Mapping[str, int | None] | None = None
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+    given: Mapping[str, Array] | None = None
+    card: Card | Path | None = None
 
 
 class ReadModel:
@@ -111,9 +115,9 @@ class ReadModel:
         return model
 
     @property
-    def alike(self) -> Alike:
-        """What was told of the file, for another one of the same inputs: batch axes, shapes, an example, the card."""
-        return self._axes, self._shapes, self._given, self.card
+    def stated(self) -> Stated:
+        """What was stated of the file, for another one of the same inputs."""
+        return Stated(self._axes, self._shapes, self._given, self.card)
 
     def _runnable(
         self, model: onnx.ModelProto, run: Runner

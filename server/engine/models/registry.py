@@ -33,7 +33,8 @@ from onnx_attribution.server.engine.models.doubts import is_doubtful
 from onnx_attribution.server.engine.models.folders import Stamp, stamps
 from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
-from onnx_attribution.values import Array, ModelInfo
+from onnx_attribution.server.engine.models.read import Stated
+from onnx_attribution.values import ModelInfo
 
 
 class Failure(NamedTuple):
@@ -155,30 +156,24 @@ class Registry:
         name: str,
         version: int,
         source: ModelSource,
-        axes: Mapping[str, int | None] | None,
-        shapes: Mapping[str, tuple[int, ...]] | None,
-        given: Mapping[str, Array] | None,
-        card: Path | Card | None = None,
+        stated: Stated,
     ) -> None:
         """Makes a version known; the model that had its place is closed behind the last request that runs on it."""
-        self._put(self._entry(name, version, source, axes, shapes, given, card))
+        self._put(self._entry(name, version, source, stated))
 
     def renew(
         self,
         name: str,
         version: int,
         source: ModelSource,
-        axes: Mapping[str, int | None] | None,
-        shapes: Mapping[str, tuple[int, ...]] | None,
-        given: Mapping[str, Array] | None,
-        card: Path | Card | None = None,
+        stated: Stated,
     ) -> ModelInfo:
         """Loads a version and runs it once before it takes the place of the one that had it, which else stays.
 
         Raises:
             ModelError: it cannot be loaded or run; where there was none, the failed one is known from then on.
         """
-        entry = self._entry(name, version, source, axes, shapes, given, card)
+        entry = self._entry(name, version, source, stated)
         try:
             _warm_up(entry.loaded())
         except ModelError as error:
@@ -197,10 +192,7 @@ class Registry:
         name: str,
         version: int,
         source: ModelSource,
-        axes: Mapping[str, int | None] | None,
-        shapes: Mapping[str, tuple[int, ...]] | None,
-        given: Mapping[str, Array] | None,
-        card: Path | Card | None = None,
+        stated: Stated,
     ) -> Entry:
         if not name or "/" in name:
             raise InvalidArgument(
@@ -210,6 +202,7 @@ class Registry:
             raise InvalidArgument(
                 f"the model {name!r} is a path, bytes or a ModelProto, not {type(source).__name__}", name=name
             )
+        axes, shapes, given, card = stated
         load = partial(LoadedModel, source, self._backend, axes, shapes, given, card=card)
         return Entry(name, version, source, None if isinstance(card, Card) else card, load)
 
