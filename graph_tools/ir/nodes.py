@@ -1,4 +1,4 @@
-"""Nodes of a file: the graphs that they hold, and what they read."""
+"""What a file holds: graphs inside of nodes, what nodes read, the version of their operators."""
 
 from __future__ import annotations
 
@@ -29,6 +29,23 @@ def placed_graphs(graph: onnx.GraphProto, place: str) -> Iterator[tuple[str, onn
     for index, node in enumerate(graph.node):
         for number, inner in enumerate(inner_graphs(node)):
             yield from placed_graphs(inner, f"{place}/{index}.{number}")
+
+
+def graphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and those inside of it."""
+    for _, one in placed_graphs(graph, ""):
+        yield one
+
+
+def nodes_in(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of those inside of it."""
+    for one in graphs_in(graph):
+        yield from one.node
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard operators; 0: none is named."""
+    return next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
 
 
 def made_in(graph: onnx.GraphProto) -> list[str]:

@@ -10,6 +10,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from onnx_attribution.graph_tools.ir.edit import set_nodes
+from onnx_attribution.graph_tools.ir.nodes import opset_of
 
 Rewrite = Callable[[NodeProto], list[NodeProto]]
 
@@ -226,7 +227,7 @@ DROPPED: dict[str, Rewrite] = {"Affine": _affine, "ImageScaler": _image_scaler, 
 def rewrite_dropped(model: onnx.ModelProto) -> None:
     """Replaces, in place, operators that the standard has dropped, or that onnxruntime runs wrongly, by others of the
     same opset: what else the file holds keeps its meaning."""
-    opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         nodes += _rewritten(node, opset) or [node]

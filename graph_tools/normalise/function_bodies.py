@@ -19,7 +19,7 @@ from onnx_attribution.graph_tools.operators import VJP, ZERO_DERIVATIVE
 KEPT_WHOLE = frozenset(
     {"Range", "Bernoulli", "SequenceMap", "DynamicQuantizeLinear", "GreaterOrEqual", "LessOrEqual"}
 )
-"""Operators that onnxruntime runs faster whole, and that need no rule or have one elsewhere."""
+"""Never expanded: onnxruntime has a faster kernel, and the operator has a rule or needs none."""
 
 ONE_OPSET = {"Swish": 24}
 """Operators that onnxruntime has no kernel for and runs by their body, at this opset only."""

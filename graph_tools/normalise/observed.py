@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from onnx_attribution.errors import ModelError
 from onnx_attribution.graph_tools.ir.edit import copied
-from onnx_attribution.graph_tools.ir.nodes import inner_graphs, made_in, placed_graphs
+from onnx_attribution.graph_tools.ir.nodes import inner_graphs, made_in, opset_of, placed_graphs
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.shapes import (
     APART,
@@ -85,7 +85,7 @@ def cut_to(model: onnx.ModelProto, sample: Mapping[str, Array], symbol: str, siz
 def seen_in(model: onnx.ModelProto, run: Runner, sample: Mapping[str, Array]) -> Seen | None:
     """What a run shows; None where the model does not run on the sample."""
     probe = copied(model)
-    opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     unknown = _untyped(probe.graph)  # nobody knows what it is: it is looked at whole
     watched = _watch(probe.graph, "", opset)
     typed_only = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in probe.graph.output]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from onnx_attribution.graph_tools.ir.edit import copied
+from onnx_attribution.graph_tools.ir.nodes import graphs_in, nodes_in
 
 READERS = {"OptionalGetElement", "OptionalHasElement"}
 OPENED = {"Optional", *READERS}
@@ -16,13 +15,13 @@ OPENED = {"Optional", *READERS}
 
 def opened(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model without the optionals that only such operators read; itself where there are none."""
-    if not any(node.op_type == "Optional" for node in _nodes(model.graph)):
+    if not any(node.op_type == "Optional" for node in nodes_in(model.graph)):
         return model
     result = copied(model)
-    nodes = list(_nodes(result.graph))
+    nodes = list(nodes_in(result.graph))
     made = {node.output[0] for node in nodes if node.op_type == "Optional" and node.input and node.input[0]}
     read = {x for node in nodes if node.op_type not in READERS for x in node.input}
-    handed_on = {out.name for graph in _graphs(result.graph) for out in graph.output}
+    handed_on = {out.name for graph in graphs_in(result.graph) for out in graph.output}
     certain = made - read - handed_on
     for node in nodes:
         name = (
@@ -38,21 +37,7 @@ def opened(model: onnx.ModelProto) -> onnx.ModelProto:
         else:
             node.op_type = "Identity"
             del node.attribute[:]
-    for graph in _graphs(result.graph):
+    for graph in graphs_in(result.graph):
         for value in [v for v in graph.value_info if v.name in certain]:
             graph.value_info.remove(value)
     return result
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and those inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _graphs(inner)
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for one in _graphs(graph):
-        yield from one.node

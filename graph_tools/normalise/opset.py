@@ -7,17 +7,13 @@ from onnx import helper, version_converter
 
 from onnx_attribution.graph_tools.ir.convert import IR_VERSION
 from onnx_attribution.graph_tools.ir.edit import copied, name_nodes
+from onnx_attribution.graph_tools.ir.nodes import opset_of
 from onnx_attribution.graph_tools.normalise import dropped_operators
 
 OPSET = 21
 
 
 _HIDDEN = "onnx_attribution.hidden"
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """The version of the standard operators."""
-    return next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
 
 
 def converted(model: onnx.ModelProto) -> onnx.ModelProto:

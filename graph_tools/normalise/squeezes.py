@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_attribution.graph_tools.ir.edit import copied
-from onnx_attribution.graph_tools.ir.nodes import inner_graphs
+from onnx_attribution.graph_tools.ir.nodes import inner_graphs, opset_of
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.weights import value_of
 from onnx_attribution.graph_tools.normalise.observed import Place
@@ -156,7 +156,7 @@ def _settle(
     node.op_type = "Squeeze" if chosen else "Identity"
     if not chosen:
         return True
-    opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     if opset < BY_INPUT:
         node.attribute.append(helper.make_attribute("axes", chosen))
     else:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnx_attribution.graph_tools.ir.edit import copied, set_nodes
-from onnx_attribution.graph_tools.ir.nodes import inner_graphs, reads
+from onnx_attribution.graph_tools.ir.nodes import inner_graphs, opset_of, reads
 from onnx_attribution.graph_tools.ir.weights import value_of
 from onnx_attribution.graph_tools.normalise.sequence_nodes import (
     READERS,
@@ -36,7 +36,7 @@ UNROLLED = MAKERS | READERS
 
 def unrolled(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model without the sequences that can be unrolled; tensors keep their names. Itself where there are none."""
-    opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     if opset < ATTRIBUTE_SPLITS:
         return model
     for _ in range(PASSES):

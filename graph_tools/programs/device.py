@@ -6,7 +6,6 @@ On the CPU the forms of the file stay, since onnxruntime fuses and runs them wel
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_attribution.graph_tools.ir.edit import copied, set_nodes
 from onnx_attribution.graph_tools.ir.emit import COPIED
-from onnx_attribution.graph_tools.ir.nodes import inner_graphs
+from onnx_attribution.graph_tools.ir.nodes import inner_graphs, nodes_in
 from onnx_attribution.graph_tools.ir.weights import weights_of
 from onnx_attribution.graph_tools.operators.contrib import CONVOLUTION, SIMPLE
 
@@ -32,17 +31,12 @@ _GEMM = ("alpha", "beta", "transA", "transB")
 
 def for_device(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with kernels on the device; itself where it has them already."""
-    if not any(node.op_type in _FORMS for node in _nodes(model.graph)):
+    if not any(node.op_type in _FORMS for node in nodes_in(model.graph)):
         return model
     changed = copied(model)
     held = weights_of(changed.graph.initializer)
     _rewrite(changed.graph, {t.name: t for t in changed.graph.initializer if t.name not in held})
     return changed
-
-
-def _nodes(graph: onnx.GraphProto) -> chain[onnx.NodeProto]:
-    inside = (_nodes(inner) for node in graph.node for inner in inner_graphs(node))
-    return chain(graph.node, chain.from_iterable(inside))
 
 
 def _rewrite(graph: onnx.GraphProto, constants: Constants) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
 from onnx_attribution.errors import ModelError, Reason
-from onnx_attribution.graph_tools.ir.nodes import inner_graphs
+from onnx_attribution.graph_tools.ir.nodes import graphs_in, inner_graphs
 
 __all__ = ["MAX_NODES", "require_bounded"]
 
@@ -72,17 +72,10 @@ class _Count:
         return self._known[called]
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for inner in inner_graphs(node):
-            yield from _graphs(inner)
-
-
 def _require_text(model: onnx.ModelProto) -> None:
     """Refuses names that are not UTF-8, which protobuf reads and which break where they are used; and endless ones."""
     try:
-        for graph in _graphs(model.graph):
+        for graph in graphs_in(model.graph):
             for values in (graph.input, graph.output, graph.value_info):
                 _require_short(value.name for value in values)
             _require_short(tensor.name for tensor in graph.initializer)

@@ -14,6 +14,7 @@ import onnx
 from onnx_attribution.errors import InvalidArgument, ModelError, Reason
 from onnx_attribution.graph_tools.batch.prepare import prepare
 from onnx_attribution.graph_tools.ir.convert import graph_of
+from onnx_attribution.graph_tools.ir.nodes import opset_of
 from onnx_attribution.graph_tools.ir.runner import Runner
 from onnx_attribution.graph_tools.ir.shapes import Dims, dims_of, set_dims, sizes_of
 from onnx_attribution.graph_tools.ir.weights import Weights
@@ -21,7 +22,6 @@ from onnx_attribution.graph_tools.network import Network
 from onnx_attribution.graph_tools.normalise.declarations import contradicted, repeated_labels
 from onnx_attribution.graph_tools.normalise.map_inputs import behind_maps
 from onnx_attribution.graph_tools.normalise.missing_operators import Missing, before
-from onnx_attribution.graph_tools.normalise.opset import opset_of
 from onnx_attribution.graph_tools.normalise.pipeline import normalise
 from onnx_attribution.graph_tools.normalise.plain_form import declared
 from onnx_attribution.graph_tools.normalise.types import ranks_told

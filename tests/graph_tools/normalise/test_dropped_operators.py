@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
+from onnx_attribution.graph_tools.ir.nodes import opset_of
 from onnx_attribution.graph_tools.normalise import pipeline as steps
-from onnx_attribution.graph_tools.normalise.opset import opset_of
 from onnx_attribution.graph_tools.normalise.plain_form import declared
 from onnx_attribution.graph_tools.read.example_inputs import examples
 from onnx_attribution.server.engine.backend import Backend

@@ -8,11 +8,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_attribution.errors import ModelError
+from onnx_attribution.graph_tools.ir.nodes import opset_of
 from onnx_attribution.graph_tools.ir.outer_constants import hoist
 from onnx_attribution.graph_tools.normalise import flatten, plain_form
 from onnx_attribution.graph_tools.normalise import pipeline as steps
 from onnx_attribution.graph_tools.normalise.comparison import same_values
-from onnx_attribution.graph_tools.normalise.opset import opset_of
 from onnx_attribution.graph_tools.normalise.pipeline import normalise
 from onnx_attribution.graph_tools.normalise.plain_form import declared
 from onnx_attribution.graph_tools.read.example_inputs import example_inputs
