@@ -81,6 +81,13 @@ try {
   await tab.goBack();
   await answered(tab);
 
+  await tab.setInputFiles("#file-1", { name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("no input") });
+  await tab.waitForSelector("#uploaded .refusal");
+  found.wrong = await tab.textContent("#uploaded");
+  await tab.evaluate(() => (document.getElementById("form").dataset.most = 2 ** 19));
+  await tab.setInputFiles("#file-1", { name: "huge.npy", mimeType: "text/plain", buffer: Buffer.alloc(2 ** 20) });
+  found.huge = await tab.textContent("#uploaded");
+  await tab.evaluate(() => (document.getElementById("form").dataset.most = 2 ** 26));
   await tab.setInputFiles("#file-1", file);
   await tab.waitForURL((to) => !["data", "beside:three.npy", null].includes(to.searchParams.get("input")));
   await answered(tab);

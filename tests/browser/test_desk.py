@@ -66,6 +66,11 @@ def test_a_file_is_sent_and_explained(seen: dict[str, Any]) -> None:
     assert "--input mine.npy" in seen["uploaded"]["command"]
 
 
+def test_a_file_that_is_no_input_or_too_large_is_refused_in_words(seen: dict[str, Any]) -> None:
+    assert "'notes.txt' is of no known kind" in seen["wrong"]
+    assert "huge.npy is larger than the 0.5 MiB" in seen["huge"]
+
+
 def test_a_file_is_sent_as_the_baseline(seen: dict[str, Any]) -> None:
     assert "mine.npy, where the target is" in seen["baseline"]
 

@@ -1,4 +1,4 @@
-"""Files that are sent to the page, that it opens elsewhere, and that it is made of."""
+"""Files that are sent to the page, that it opens elsewhere, and that it is made of; `html` of an answer refuses."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def routes(desk: Desk) -> list[BaseRoute]:
         try:
             return JSONResponse(await _uploaded(desk, request))
         except AttributionError as error:
-            return JSONResponse({"html": desk.screen.refusal(error)}, 400)
+            return JSONResponse({"html": desk.screen.refusal(error)})
 
     async def netron(request: Request) -> Response:
         """Opens the model in Netron, and says where."""
         try:
             return JSONResponse({"url": await asyncio.to_thread(desk.reading.netron)})
         except AttributionError as error:
-            return JSONResponse({"html": desk.screen.refusal(error)}, 400)
+            return JSONResponse({"html": desk.screen.refusal(error)})
 
     async def style(request: Request) -> Response:
         return Response(desk.screen.css, media_type="text/css")

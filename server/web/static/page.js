@@ -72,7 +72,7 @@ const send = async (file) => {
   const most = Number(form.dataset.most);
   if (chosen.size > most)
     return say(
-      `${chosen.name} is larger than the ${most / 2 ** 20} MiB that can be sent. A file in the folder of the model is read from there, and listed above; so is a part of this one.`,
+      `${chosen.name} is larger than the ${most / 2 ** 20} MiB that can be sent: send a part of it, such as fewer samples. A file in the folder of the model is read from there, whatever its size.`,
     );
   const wanted = new URLSearchParams({ model: form.dataset.model, name: chosen.name, field: field.replace("b.", ""), input });
   if (input && group) wanted.set("with", group);
@@ -81,7 +81,7 @@ const send = async (file) => {
   const response = await fetch(`/upload?${wanted}`, { method: "POST", body: chosen });
   const answer = await response.json();
   uploaded.textContent = "";
-  if (!response.ok) return refused(uploaded, answer.html);
+  if (answer.html) return refused(uploaded, answer.html);
   if (field === "input") group = answer.key;
   if (answer.missing?.length) {
     uploaded.textContent = `Still needed: ${answer.missing.join(", ")}`;
@@ -99,7 +99,7 @@ for (const file of document.querySelectorAll("input[type=file]"))
 document.getElementById("netron")?.addEventListener("click", async () => {
   const response = await fetch("/netron", { method: "POST" });
   const answer = await response.json();
-  if (response.ok) location.assign(answer.url);
+  if (answer.url) location.assign(answer.url);
   else refused(document.getElementById("netron-said"), answer.html);
 });
 
