@@ -64,6 +64,8 @@ def test_models_of_a_server_are_chosen_from_and_compared(tmp_path: Path, digits_
             asked = {"model": "digits", "input": key, "method": "deeplift_rescale", "b.model": "fixed"}
             assert f"explain digits --server {address}" in visitor.final(**asked, side=0)
             assert f"explain fixed --server {address}" in visitor.final(**asked, side=1)
+            assert visitor.get("/explain", **asked).text.count('data-piece="/prediction') == 2
+            assert "<small>fixed</small>" in visitor.get("/prediction", **asked, side=1).text
 
 
 @pytest.mark.parametrize(
