@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from onnx import parser
@@ -77,3 +78,32 @@ def test_links_of_a_trained_network_are_those_of_its_graph(digits_path: Path) ->
         engine.add("digits", digits_path)
         names = ["image", "relu1", "pool", "logits"]
         assert links_of(engine.layers("digits"), names) == engine.links("digits", names)
+
+
+@pytest.mark.parametrize("name", ["selfie-segmentation", "mnist-self-attention"])
+def test_links_of_real_files_are_those_that_a_search_through_the_file_finds(shared: Path, name: str) -> None:
+    """A network with skips over its middle and gates beside, and attention."""
+    path = shared / "models" / name / "model.onnx"
+    kinds = {"Add", "Clip", "GlobalAveragePool", "MaxPool", "Relu", "Sigmoid", "Softmax"}
+    with Engine(provider="cpu") as engine:
+        engine.add("m", path)
+        layers = engine.layers("m")
+    readers: dict[str, list[str]] = {}
+    file = onnx.load(path).graph
+    for node in file.node:
+        for tensor in node.input if node.op_type not in ("Shape", "Size") else ():
+            readers.setdefault(tensor, []).extend(node.output)
+    made = {tensor for node in file.node for tensor in node.output}
+    few = [one.name for one in layers if one.operator in kinds and one.name in made]
+    wanted = set()
+    for first in few:
+        seen, left = set[str](), list(readers.get(first, ()))
+        while left:
+            tensor = left.pop()
+            if tensor in few:
+                wanted.add((first, tensor))
+            elif tensor not in seen:
+                seen.add(tensor)
+                left += readers.get(tensor, ())
+    assert len(wanted) >= len(few) - 1
+    assert set(links_of(layers, few)) == wanted
