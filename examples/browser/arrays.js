@@ -24,7 +24,7 @@ function npyArray(bytes, name) {
   const make = kind && (kind[2] === "f2" ? Uint16Array : KINDS[kind[2]]);
   if (!make || !shape || kind[1] === ">") {
     const told = /'descr':\s*('[^']*'|\[)/.exec(header);
-    throw new Refused(`${name} holds elements of type ${told ? told[1] : "?"}.`, "Numbers can be read: astype(numpy.float32).");
+    throw new Refused(`${name} holds ${told?.[1] === "[" ? "records" : `elements of type ${told ? told[1] : "?"}`}.`, "Numbers can be read: astype(numpy.float32).");
   }
   const dims = shape[1].split(",").map((one) => one.trim()).filter(Boolean).map(Number), size = count(dims);
   if (bytes.length - start < size * make.BYTES_PER_ELEMENT) throw new Refused(`${name} is cut off.`);

@@ -32,6 +32,7 @@ async function doing(words, work) {
     await work(() => turn === state.turn);
   } catch (error) {
     if (turn === state.turn) {
+      $("answers").replaceChildren();
       refuse(error);
       window.result = JSON.stringify({ refused: $("refusal").innerText });
     }
@@ -44,7 +45,6 @@ async function choose(name, bytes, current) {
   let provider = $("provider").value, note = "";
   if (provider === "webgpu" && (note = await noAdapter())) provider = "wasm";
   const old = state.program;
-  state.drawing = null;
   state.program = null;
   $("asked").hidden = $("asked").disabled = true;
   await old?.release();
@@ -64,6 +64,10 @@ async function choose(name, bytes, current) {
   $("stepped").hidden = !program.input("steps");
   $("shapes").textContent = program.own.map((one) => `${one.name} ${told(program, one)}`).join("; ");
   $("asked").hidden = $("asked").disabled = false;
+  try { show(); } catch { // what was chosen for another program
+    state.arrays = state.image = null;
+    $("input").value = "";
+  }
   ready(note ? `${note} It runs on the processor.` : "");
 }
 
@@ -129,6 +133,7 @@ function show() {
   if (!program?.own.length) return;
   const place = pictured(), [value] = program.own;
   let array = null;
+  if (state.drawing && (!place || count(state.drawing.dims) !== place.width * place.height)) state.drawing = null;
   try { array = arrayOf(value); } catch (error) { if (state.arrays || state.image) throw error; }
   if (!array && place?.channels === 1 && typeof place.height === "number" && typeof place.width === "number" && place.width * place.height <= 1024) {
     const dims = place.last ? [1, place.height, place.width, 1] : [1, 1, place.height, place.width];
@@ -201,8 +206,8 @@ function feedsOf(index) {
   const program = state.program, row = Number($("row").value), feeds = {};
   for (const value of program.own) feeds[value.name] = program.sample(value, arrayOf(value), row);
   for (const value of program.baselines) {
-    const given = state.arrays?.[value.name], level = Number($("baseline").value);
-    if (!given && !Number.isFinite(level)) throw new Refused("The baseline is no number.");
+    const given = state.arrays?.[value.name], level = $("baseline").value.trim() === "" ? NaN : Number($("baseline").value);
+    if (!given && !Number.isFinite(Math.fround(level))) throw new Refused("The baseline is no number of float32.");
     feeds[value.name] = given ? program.sample(value, given, given.dims[0] > 1 ? row : 0) : program.constant(value, level, feeds);
   }
   const target = program.input("target"), weights = program.input("target/weight");

@@ -129,6 +129,7 @@ class Program {
     if (!kind) throw new Refused(`${value.name} takes elements of type ${value.type}, which this page cannot make.`);
     const whole = kind === BigInt64Array || kind === BigUint64Array;
     const typed = data instanceof kind ? data : kind.from(data, (one) => (whole ? BigInt(Math.round(Number(one))) : Number(one)));
+    if (typed.some(Number.isNaN)) throw new Refused(`${value.name} holds what is no number (NaN).`);
     return new this.ort.Tensor(value.type, typed, dims);
   }
 
@@ -161,8 +162,8 @@ function plain(error) {
 /** What would work, for what onnxruntime-web is known to lack. */
 function cause(error) {
   const words = String(error?.message ?? error);
-  if (/LinearClassifier|LinearRegressor|SVM|TreeEnsemble|ai\.onnx\.ml/.test(words)) return "onnxruntime-web has no operators of ai.onnx.ml; plain onnxruntime on a computer has.";
-  if (/Could not find an implementation/.test(words)) return "If the model computes in float64: onnx-attribution build --float32 writes a file that does not.";
+  if (/LinearClassifier|LinearRegressor|SVM|TreeEnsemble|ai\.onnx\.ml/.test(words)) return "On the graphics card onnxruntime-web has no operators of ai.onnx.ml; on the processor it has.";
+  if (/Could not find an implementation/.test(words)) return "If the model computes in float64, the processor can; onnx-attribution build --float32 writes a file that does not.";
   if (/No Op registered|is not a registered/.test(words)) return "The model has an operator that onnxruntime-web does not know; plain onnxruntime on a computer may.";
   if (/out of memory|bad_alloc|allocat|memory access/i.test(words)) return "It takes more memory than a page has: fewer steps, or a file built with --loop.";
   if (/indices|out of bounds|out of data bounds|GatherElements|Gather|ScatterElements/.test(words)) return "Perhaps the target's index is not there: take a smaller one, or a list of as many parts as the target has axes.";

@@ -141,7 +141,7 @@ def _slice_begins(op: Emitter, node: NodeView) -> dict[int, int | Value] | None:
 def pad(op: Emitter, node: NodeView, g: Value) -> Gradients:
     x, pads, value, axes = node.input(0), node.input(1), node.optional(2), node.optional(3)
     if node.attribute("mode", "constant") != "constant":
-        # as two floats, each exact: CUDA has no kernel that pads integers, and browsers no float64
+        # as two floats, each exact: CUDA has no kernel that pads integers, and WebGPU no float64
         whole, part = positions(op, x), op.constant(np.int64(1 << 20))
         high = op("Div", whole, part)
         high, low = (

@@ -79,7 +79,7 @@ def mean_factor(op: Emitter, x: Value, z: Value, axes: Sequence[int] | None) -> 
         sizes = [dimensions(x)[axis] for axis in axes]
         if all(isinstance(size, int) for size in sizes):
             return op.like(x, 1 / max(math.prod(int(size) for size in sizes), 1))
-    wide = np.float64 if element_type(x) == np.float64 else np.float32  # browsers have no float64
+    wide = np.float64 if element_type(x) == np.float64 else np.float32  # WebGPU has no float64
     return convert(op, op("Div", *(op.cast(op.size(value), wide) for value in (z, x))), x)
 
 

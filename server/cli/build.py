@@ -101,7 +101,7 @@ def build(
         bool,
         typer.Option(
             "--float32",
-            help="In float32 what the model computes in float64, which browsers have not; it says how far that moves "
+            help="In float32 what the model computes in float64, which WebGPU has not; it says how far that moves "
             "the attributions.",
         ),
     ] = False,

@@ -104,7 +104,7 @@ def standalone_model(model: LoadedModel, wish: Standalone) -> Exported:
     made = in_float32(program.model) if wish.float32 and is_double(program.model) else program.model
     if is_double(made):
         words.append(
-            "it computes in float64, which browsers and graphics cards mostly lack: --float32 does without"
+            "it computes in float64, which WebGPU has not, and graphics cards do slowly: --float32 does without"
         )
     parameters = {name: value for name, value in wish.method.parameters().items() if value not in (None, {})}
     if isinstance(recipe.at, recipes.Path):
