@@ -31,7 +31,7 @@ from onnx_attribution.graph_tools.operators.logistic import (
 )
 from onnx_attribution.graph_tools.operators.registry import VJP, Gradients, NodeView, secant, unary, vjp
 from onnx_attribution.graph_tools.operators.squares import is_sum_of_squares
-from onnx_attribution.graph_tools.operators.transpose import number_of
+from onnx_attribution.graph_tools.operators.transpose import known, number_of
 
 # --- one input, no attributes: (op, g, x, z) -> gradient of x
 
@@ -288,6 +288,9 @@ def div(op: Emitter, node: NodeView, g: Value) -> Gradients:
 def div_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -> Gradients:
     """x (1 / y): the product by its midpoint, 1 / y by its secant -1 / (y y')."""
     x, y = node.input(0), node.input(1)
+    divisors = None if node.active[1] else known(y)
+    if divisors is not None and np.all(divisors != 0):
+        return op("Div", g, y), None
     x0, y0 = reference.input(0), reference.input(1)
     inverse = op("Mul", op("Add", op("Reciprocal", y), op("Reciprocal", y0)), op.like(y, 0.5))
     slope = op("Neg", op("Div", mean(op, x, x0), op("Mul", y, y0)))

@@ -35,6 +35,8 @@ PASSING = frozenset({
     "Unsqueeze",
 })  # fmt: skip
 """Operators that make finite numbers of those that they read, as far as sizes of numbers go."""
+SIZES = frozenset({"Cast", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"})
+"""Operators through which a size of a tensor goes."""
 
 
 Known = dict[int, tuple[Value, bool]]
@@ -75,7 +77,7 @@ def is_sum_of_products(value: Value) -> bool:
         maker = top.inputs[0] if top.inputs else None
         if maker is None or maker.domain not in (None, "", "ai.onnx"):
             return False
-        if maker.op in PRODUCTS:
+        if maker.op in PRODUCTS or (maker.op == "Pow" and _is_power_of_size(*maker.inputs)):
             continue
         if maker.op not in PASSING or (maker.op == "Div" and not _never_zero(maker.inputs[1])):
             return False
@@ -88,6 +90,15 @@ def _never_zero(value: Value) -> bool:
     if (numbers := known(value)) is not None:
         return bool(np.all(numbers != 0))
     return bool(value.inputs) and value.inputs[0].op == "Sqrt"
+
+
+def _is_power_of_size(value: Value, exponent: Value) -> bool:
+    """Whether a number is a small power, such as the root, of a size of a tensor, which has elements."""
+    power = known(exponent)
+    while value.inputs and value.inputs[0].op in SIZES:
+        value = value.inputs[0].inputs[0]
+    is_size = bool(value.inputs) and value.inputs[0].op == "Shape"
+    return is_size and power is not None and bool(np.all(np.abs(power) <= 1))
 
 
 def _judged(value: Value) -> tuple[bool, list[Value]]:

@@ -55,23 +55,33 @@ class LogSums:
 
     `means` are the logarithmic means of softmax at both, `slope` what each element adds to the change of the log of the
     sum: its share in the means. With l = log softmax, sum exp l is 1 at both ends, so that the sum of means * dl is 0.
+    `certain`: no row is hidden, as all numbers are finite.
     """
 
     means: Value
     slope: Value
+    certain: bool
 
     @classmethod
     def of(cls, op: Emitter, x: Value, y: Value, axes: Value) -> LogSums:
         """Between x and y; elements of -inf at both count for nothing."""
-        rank = rank_of(x)
+        rank, certain = rank_of(x), is_sum_of_products(x) and is_sum_of_products(y)
         logs = []
         for v in (x, y):
             top = _lowered(op, v, "ReduceMax", axes, rank)
-            top = op("Where", op("Equal", op("Sub", top, top), op.like(top, 0)), top, op.like(top, 0))
+            if not certain:
+                top = op("Where", op("Equal", op("Sub", top, top), op.like(top, 0)), top, op.like(top, 0))
             own = op("Sub", v, top)
             logs.append(op("Sub", own, op("Log", _lowered(op, op("Exp", own), "ReduceSum", axes, rank))))
-        means = exp_slope(op, *logs)
-        return cls(means, op("Div", means, _lowered(op, means, "ReduceSum", axes, rank)))
+        means = exp_slope(op, *logs, finite=certain)
+        return cls(means, op("Div", means, _lowered(op, means, "ReduceSum", axes, rank)), certain)
+
+    def shared(self, op: Emitter, arrived: Value, axes: Value) -> Value:
+        """`arrived` without what the sum of all of it shares out."""
+        total = op("ReduceSum", arrived, axes, keepdims=1)
+        return op(
+            "Sub", arrived, op("Mul", total, self.slope) if self.certain else times(op, total, self.slope)
+        )
 
 
 def _lowered(op: Emitter, x: Value, operator: str, axes: Value, rank: int) -> Value:
@@ -87,10 +97,10 @@ def softmax_secant(op: Emitter, node: NodeView, reference: NodeView, g: Value) -
     """
     axes = op.ints([node.attribute("axis", -1)])
     found = LogSums.of(op, node.input(0), reference.input(0), axes)
+    if found.certain:
+        return (found.shared(op, op("Mul", g, found.means), axes),)
     masked, by_masks = _masked_rows(op, node, reference, g, axes)
-    arrived = op("Where", masked, op.like(g, 0), op("Mul", g, found.means))
-    total = op("ReduceSum", arrived, axes, keepdims=1)
-    made = op("Sub", arrived, times(op, total, found.slope))
+    made = found.shared(op, op("Where", masked, op.like(g, 0), op("Mul", g, found.means)), axes)
     return (made if by_masks is None else op("Add", made, by_masks),)
 
 
@@ -100,7 +110,7 @@ def log_softmax_secant(op: Emitter, node: NodeView, reference: NodeView, g: Valu
     found = LogSums.of(op, node.input(0), reference.input(0), axes)
     masked, by_masks = _masked_rows(op, node, reference, g, axes)
     arrived = g if by_masks is None else op("Where", masked, op.like(g, 0), g)
-    made = op("Sub", arrived, times(op, op("ReduceSum", arrived, axes, keepdims=1), found.slope))
+    made = found.shared(op, arrived, axes)
     return (made if by_masks is None else op("Add", made, by_masks),)
 
 
