@@ -15,6 +15,8 @@ from onnx_attribution.client.audit.verdict import Finding, Verdicts, findings, v
 
 TOP, EXAMPLES = 5, 3
 """Neurons of a layer that are listed, and samples of each."""
+ROUNDED = 1e-5
+"""Of a sum: what float32 may take from it, where its parts do not cancel."""
 Numbers = NDArray[np.float64]
 
 
@@ -26,7 +28,7 @@ def judged(audit: Audit) -> Verdicts:
 
 
 def _completeness(audit: Audit) -> list[Finding]:
-    """COMPLETENESS of the methods whose maps sum to the change, from the answers' own residuals."""
+    """COMPLETENESS of the methods whose maps sum to the change."""
     items = [audit.item(k)["methods"] for k in range(len(audit.data))]
     values = {}
     for name in audit.everywhere:
@@ -37,17 +39,31 @@ def _completeness(audit: Audit) -> list[Finding]:
 
 
 def completeness(numbers: Mapping[str, Any]) -> float | None:
-    """How far the sum of an answer is from the change of its target, as a share of the change; None: it has no such."""
+    """How far the maps of an answer sum from the change of its target, as a share of the change; None: it has no such.
+
+    It is what the answer says of itself, and what its maps sum to beside the sums that it tells.
+    """
     if "error" in numbers:
         return None
     target = numbers["target"]
     if target["value"] is None or target["baseline_value"] is None:
         return None
     change = target["value"] - target["baseline_value"]
-    residuals = [numbers["joint_residual"]] if numbers["joint_residual"] is not None else []
-    residuals += [one["residual"] for one in numbers["layers"].values() if one["cut"]]
-    known = [one for one in residuals if one is not None]
-    return abs(known[0]) / abs(change) if known and change else None
+    layers = numbers["layers"].values()
+    joint = numbers["joint_residual"]
+    residuals = [] if joint is None else [joint + sum(map(_untold, layers))]
+    residuals += [
+        one["residual"] + _untold(one) for one in layers if one["cut"] and one["residual"] is not None
+    ]
+    return abs(residuals[0]) / abs(change) if residuals and change else None
+
+
+def _untold(layer: Mapping[str, Any]) -> float:
+    """By how much the map of a layer sums to more than the answer says, beyond what rounding to float32 does."""
+    if layer["sum"] is None or layer.get("measured") is None:
+        return 0.0
+    more = float(layer["measured"] - layer["sum"])
+    return more if abs(more) > ROUNDED * max(abs(layer["sum"]), abs(layer["measured"])) else 0.0
 
 
 def flow(audit: Audit) -> dict[str, Any] | None:

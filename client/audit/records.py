@@ -31,6 +31,7 @@ def numbers_of(answer: Attribution) -> dict[str, Any]:
             name: {
                 "shape": list(layer.values.shape[1:]),
                 "sum": plain(layer.sum[0]),
+                "measured": plain(layer.values[0].sum(dtype=np.float64)),
                 "residual": plain(layer.residual[0]),
                 "error_estimate": plain(layer.error_estimate[0]),
                 "cut": layer.cut,
