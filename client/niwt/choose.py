@@ -10,8 +10,9 @@ others (whose logits stay what they are), and images of held classes are left ou
 early layers, which find these directions again. The offset itself is not carried over, but the share. What is left of
 that favour makes weak ridges look better than they are; so by default one ridge is taken, the same for all networks.
 
-`guarded` asks whether the descriptions say more than shuffled ones, again on classes held out. Where they do not, new
-classes take no image from those that are known.
+`guarded` asks whether the descriptions say more than shuffled ones, again on classes held out: by how well the logits
+of these rank their images before all others, which no offset moves. Where they do not, new classes take no image from
+those that are known.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_attribution.client.niwt.domain_map import DomainMap, fit
-from onnx_attribution.client.niwt.evaluation import harmonics, offset_at
+from onnx_attribution.client.niwt.evaluation import harmonics, offset_at, ranking
 from onnx_attribution.client.niwt.minimise import Floats
 from onnx_attribution.client.niwt.weights import align
 
@@ -33,7 +34,9 @@ SHARES = np.linspace(0.3, 1, 71)
 FOLDS, MOST = 8, 24
 """At least and at most so many: the classes are dealt out again until there are; of many classes some are never held
 out."""
-DRAWS, LEVEL = 19, 0.05
+DRAWS, LEVEL = 99, 0.05
+"""Shuffles that the descriptions are compared with, unless too many do as well before; of 19, one alone would be too
+many, so that half of the descriptions that say something would be refused by bad luck."""
 ROUNDED = 1e-5
 """What the float32 of two logits may differ by, of the largest."""
 
@@ -134,7 +137,7 @@ def guarded(known: Known, new: int, choice: Choice, *, draws: int = DRAWS) -> Ch
 
     def reached(attributes: Floats) -> float:
         given = replace(known, attributes=attributes)
-        return float(np.mean([_curves(given, out, [choice])[0] for out in held], axis=0).max())
+        return float(np.mean([ranking(*next(_held_out(given, out, [choice]))) for out in held]))
 
     own = reached(known.attributes)
     count = len(known.attributes)
@@ -149,17 +152,24 @@ def guarded(known: Known, new: int, choice: Choice, *, draws: int = DRAWS) -> Ch
 
 def _curves(known: Known, out: Sequence[int], choices: Sequence[Choice]) -> Floats:
     """With some classes held out, the harmonic mean of each choice at each share."""
+    return np.array([harmonics(SHARES, *found) for found in _held_out(known, out, choices)])
+
+
+def _held_out(
+    known: Known, out: Sequence[int], choices: Sequence[Choice]
+) -> Iterator[tuple[Floats, Floats, NDArray[np.integer]]]:
+    """With some classes held out, by each choice the logits of the others and of these, and the labels, which count the
+    others first."""
     kept = [k for k in range(len(known.weights)) if k not in out]
     part = _without(known, kept, out)
     place = np.argsort([*kept, *out])[known.labels]
     logits = part.features @ part.weights.T + part.offsets
-    said, found = dict[float, Floats](), []
+    said = dict[float, Floats]()
     for choice in choices:
         if choice.ridge not in said:
             said[choice.ridge] = _map(part, choice)(known.attributes[out])
         w, _ = _aligned(part, said[choice.ridge], choice.pull)
-        found.append(harmonics(SHARES, logits, part.features @ w.T + part.offsets.mean(), place))
-    return np.array(found)
+        yield logits, part.features @ w.T + part.offsets.mean(), place
 
 
 def add(known: Known, attributes: Floats, choice: Choice) -> Added:

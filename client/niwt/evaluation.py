@@ -67,6 +67,26 @@ def harmonics(shares: Floats, known: Floats, new: Floats, labels: Labels) -> Flo
     return np.asarray(2 * first * second / np.maximum(first + second, 1e-300), np.float64)
 
 
+def ranking(known: Floats, new: Floats, labels: Labels) -> float:
+    """The mean over new classes of how often an image of the class lies before one of another, by how far its logit
+    lies above all others' (the area under the curve of true and false positives; 1/2 by chance).
+
+    `known` and `new` are logits `[images, classes]`; labels count the known classes first.
+    """
+    seen, areas = known.shape[1], []
+    best = known.max(axis=1)
+    for c in range(new.shape[1]):
+        others = np.delete(new, c, axis=1).max(axis=1, initial=-np.inf)
+        above = new[:, c] - np.maximum(best, others)
+        own = labels == seen + c
+        if not own.any() or own.all():
+            continue
+        rest = np.sort(above[~own])
+        before = [np.searchsorted(rest, above[own], side) for side in ("left", "right")]
+        areas.append(float(np.mean(before)) / len(rest))
+    return float(np.mean(areas)) if areas else 0.5
+
+
 def _mean_of_classes(right: NDArray[np.bool_], labels: Labels, classes: range) -> float:
     found = [right[labels == one].mean() for one in classes if (labels == one).any()]
     return float(np.mean(found)) if found else float("nan")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnx_attribution.client.niwt.choose import Choice, Known, _beside, add, choose, folds, guarded
-from onnx_attribution.client.niwt.evaluation import harmonic, harmonics, offset_at, scores
+from onnx_attribution.client.niwt.evaluation import harmonic, harmonics, offset_at, ranking, scores
 
 
 def world(classes: int = 20, seed: int = 0) -> tuple[Known, np.ndarray, np.ndarray, np.ndarray]:
@@ -129,7 +129,7 @@ def test_descriptions_are_held_against_shuffled_ones() -> None:
     assert asked.p <= 0.05
     assert asked.informative
     assert asked.share == 0.9
-    order = np.random.default_rng(1).permutation(len(known.attributes))
+    order = np.random.default_rng(3).permutation(len(known.attributes))  # of twenty, one does as well
     wrong = replace(known, attributes=known.attributes[order])
     refused = guarded(wrong, 2, chosen(wrong))
     assert not refused.informative
@@ -137,6 +137,23 @@ def test_descriptions_are_held_against_shuffled_ones() -> None:
     old = wrong.features @ wrong.weights.T + wrong.offsets
     new = wrong.features @ added.weights.T + added.offsets
     assert (old.max(axis=1) >= new.max(axis=1) - 1e-9).all()
+
+
+def test_ranking_counts_images_of_a_class_before_those_of_others_whatever_the_offset() -> None:
+    random = np.random.default_rng(7)
+    known, new = (np.round(4 * random.normal(size=(40, size))) / 4 for size in (3, 2))
+    labels = random.integers(5, size=40)
+    areas = []
+    for c in (0, 1):
+        above = new[:, c] - np.maximum(known.max(axis=1), new[:, 1 - c])
+        pairs = [(a, b) for a in above[labels == 3 + c] for b in above[labels != 3 + c]]
+        areas.append(np.mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs]))
+    assert ranking(known, new, labels) == pytest.approx(np.mean(areas))
+    assert ranking(known, new[:, :1], labels) == pytest.approx(ranking(known, new[:, :1] + 5, labels))
+    perfect = np.where(labels[:, None] == [3, 4], 9.0, -9.0)
+    assert ranking(known, perfect, labels) == 1
+    assert ranking(known, -perfect[:, :1], labels) == 0
+    assert ranking(known, new, np.zeros(40, int)) == 0.5  # no image is of a new class
 
 
 def test_of_many_classes_some_are_never_held_out() -> None:
