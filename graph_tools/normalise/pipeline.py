@@ -48,12 +48,11 @@ def normalise(
 ) -> Normalised:
     """The model in one form, with the same outputs on every sample; large weights of inner graphs go to `weights`.
 
-    `ranks` are what the file says of tensors that no sample reaches.
-
-    A step after which the outputs differ is undone, with a note.
+    `model` is in plain form, and each of `samples` has an array for each of its inputs. `ranks` are what the file says
+    of tensors that no sample reaches. A step after which the outputs differ is undone, with a note.
 
     Raises:
-        ModelError: the runner cannot run the model at all.
+        ModelError: the runner cannot run the model, or without its functions and old operators it is another one.
     """
     outputs = [o.name for o in model.graph.output]
     calm = stilled(model)

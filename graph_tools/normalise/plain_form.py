@@ -1,4 +1,4 @@
-"""The plain form of a file, which its normal form is compared with."""
+"""The plain form of a file, which its normal form is compared with: declarations made consistent, operators kept."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_attribution.errors import AttributionError, InvalidArgument, Reason
 from onnx_attribution.graph_tools.ir.emit import element_type
+from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.programs.signature import Choice
 from onnx_attribution.graph_tools.relevance.guided import rectifiers
 from onnx_attribution.server.engine.models.forward import forward, moved
@@ -123,8 +124,6 @@ def resolve(
     given = split_samples(model, inputs, references, len(asked))
     at_targets = dict.fromkeys(name for one in wanted for name in one.tensors)
     tensors = [*at_targets, *sources, *layers, *beside, *([through.tensor] if through else [])]
-    rows = model.rows_of(tensors)
-    together = all(rows[name] is not None for name in tensors)
     own = {name: _notes(model, request, recipe, choice, is_default) for name, choice in choices.items()}
     warnings = list(model.network.notes)
     if (pooled := recipe.mapped) is not None and not request.layers:
@@ -134,18 +133,7 @@ def resolve(
         )
     if shared := ", ".join(map(repr, shared_by_all(model, inputs))):
         warnings.append(f"{shared} is shared by all samples: {batch_words(model)}")
-    if model.network.batch != "single" and not together:
-        listed = ", ".join(repr(n) for n in dict.fromkeys(tensors) if rows[n] is None)
-        warnings.append(f"rows are evaluated one by one: those of {listed} are not separable")
-    if together and recipe.needs_derivatives:
-        mixed = [name for name in names if not model.gradients_apart(sources, name)]
-        together = not mixed
-        warnings += [
-            f"rows are evaluated one by one: the gradient of {name!r} in one row depends on the others"
-            for name in mixed
-        ]
-    if not together:
-        rows = model.places_of(tensors)
+    rows, together = _rows(model, tensors, sources, names if recipe.needs_derivatives else (), warnings)
     plain = Samples.laid(model, given, rows, together, references)
     channels = channel_axes(model, request, layers, rows)
     run_for_it = 0
@@ -181,25 +169,51 @@ def resolve(
         said = (*warnings, *found.notes, *notes, *own[name])
         resolved.append(
             Resolved(
-                request,
-                recipe,
-                choices[name],
-                cuts[name],
-                weighted,
-                words,
-                value,
-                baseline_value,
-                said,
-                plus,
-                features,
-                evaluated if k == 0 else 0,
-                stop,
-                labels,
-                beside,
-                channels,
+                request=request,
+                recipe=recipe,
+                choice=choices[name],
+                cuts=cuts[name],
+                samples=weighted,
+                index=words,
+                value=value,
+                baseline_value=baseline_value,
+                warnings=said,
+                selection=plus,
+                features=features,
+                evaluated=evaluated if k == 0 else 0,
+                stop=stop,
+                labels=labels,
+                beside=beside,
+                channels=channels,
             )
         )
     return resolved
+
+
+def _rows(
+    model: LoadedModel,
+    tensors: Sequence[str],
+    sources: tuple[str, ...],
+    differentiated: Sequence[str],
+    warnings: list[str],
+) -> tuple[Mapping[str, RowAxis | None], bool]:
+    """Where the rows of these tensors lie, and whether samples share a run; where they do not, `warnings` say why.
+
+    They share one if rows are separable in all the tensors, and in the gradients of the `differentiated` ones.
+    """
+    rows = model.rows_of(tensors)
+    together = all(rows[name] is not None for name in tensors)
+    if model.network.batch != "single" and not together:
+        listed = ", ".join(repr(n) for n in dict.fromkeys(tensors) if rows[n] is None)
+        warnings.append(f"rows are evaluated one by one: those of {listed} are not separable")
+    if together:
+        mixed = [name for name in differentiated if not model.gradients_apart(sources, name)]
+        together = not mixed
+        warnings += [
+            f"rows are evaluated one by one: the gradient of {name!r} in one row depends on the others"
+            for name in mixed
+        ]
+    return rows if together else model.places_of(tensors), together
 
 
 def explain(model: LoadedModel, asked: Sequence[Resolved]) -> None:

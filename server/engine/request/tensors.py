@@ -15,9 +15,7 @@ from onnx_attribution.server.engine.models.forward import forward
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Biases, Groups, Path, Product, Recipe, Values
 from onnx_attribution.server.engine.request import targets
-from onnx_attribution.server.engine.request.inputs import (
-    by_tensor,
-)
+from onnx_attribution.server.engine.request.inputs import by_tensor
 from onnx_attribution.server.engine.request.samples import Samples
 from onnx_attribution.values import EVERY_KIND, EVERY_TENSOR, AttributionRequest
 
@@ -27,9 +25,12 @@ EVERY = (EVERY_KIND, EVERY_TENSOR)
 def source_and_layers(
     model: LoadedModel, request: AttributionRequest, recipe: Recipe, targets: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """Sources and layers, and whether the sources are the default ones, which all targets must have in common.
+    """The sources, which all targets have in common; the layers; and whether the sources are the default ones.
 
-    Some methods have their layer as the source (Captum's LayerIntegratedGradients).
+    Of a method whose layer is its source (Captum's LayerIntegratedGradients) a layer that is named is both.
+
+    Raises:
+        InvalidArgument, NotFound, NotDifferentiable: a name that means no such tensor, or targets with other sources.
     """
     every = [name for name in request.layers if name in EVERY]
     if every and recipe.layer_is_source:
@@ -100,7 +101,11 @@ def beside_tensors(
     sources: tuple[str, ...],
     targets: Sequence[str],
 ) -> tuple[str, ...]:
-    """The tensors beside the layers of which the answer is made: biases, or the layer of a map."""
+    """The tensors beside the layers that the answer is made of: biases, or the layer of a map.
+
+    Raises:
+        InvalidArgument: several layers are named for one map.
+    """
     at = recipe.inner.at
     if isinstance(at, Biases):
         return model.biased(sources, tuple(targets))
@@ -116,7 +121,11 @@ def beside_tensors(
 
 
 def neuron_of(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> Neuron | None:
-    """The neuron that all ways have to cross, where the recipe speaks of one."""
+    """The neuron that all ways have to cross; None where the recipe speaks of none.
+
+    Raises:
+        InvalidArgument, NotFound, NotDifferentiable: no layer is named, or what is named is none.
+    """
     at = recipe.inner.at
     if not isinstance(at, Path) or at.through is None:
         return None
@@ -155,7 +164,7 @@ def with_index(model: LoadedModel, samples: Samples, neuron: Neuron) -> tuple[Ne
 
 
 def require_known_names(model: LoadedModel, request: AttributionRequest, recipe: Recipe) -> None:
-    """Refuses a name that a parameter speaks of and no node, tensor or operator has."""
+    """Checks the names in a method's rules. Raises: InvalidArgument: no node, tensor or operator has one of them."""
     if wanted := recipe.inner.names:
         inside = [one for node in model.nodes for one in inner_nodes(node)]
         known = {name for node in (*model.nodes, *inside) for name in (node.name, node.op)} | set(
@@ -170,7 +179,11 @@ def require_known_names(model: LoadedModel, request: AttributionRequest, recipe:
 
 
 def check_between(model: LoadedModel, choice: Choice) -> None:
-    """Refuses a layer that does not lie between source and target, one that other sources cut off included."""
+    """Checks that layers and neuron lie between source and target, and that no other source cuts them off.
+
+    Raises:
+        NotDifferentiable: one does not.
+    """
     between = model.between(choice.sources, choice.target)
     for layer in (*choice.layers, *([choice.through.tensor] if choice.through else [])):
         if layer not in between:
