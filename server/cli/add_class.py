@@ -48,13 +48,7 @@ def add_class(
     importance: Annotated[
         Path, typer.Option(metavar="FILE.npz", help="What the command importance wrote, of this file.")
     ],
-    classes: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE.csv",
-            help="Descriptions: class,seen,attribute,...; one row a class, seen is its output index, or empty.",
-        ),
-    ],
+    classes: options.Classes,
     images: Annotated[
         Path,
         typer.Option(

@@ -80,13 +80,7 @@ def audit(
             help="The class that is explained of each sample, or an index or region as in explain.",
         ),
     ] = "predicted",
-    logit: Annotated[
-        bool | None,
-        typer.Option(
-            "--logit/--no-logit",
-            help="What a final Softmax, LogSoftmax or Sigmoid is made of, in its place; default: where there is one.",
-        ),
-    ] = None,
+    logit: options.LogitWhereThereIsOne = None,
     baseline: options.Baseline = None,
     parameter: Annotated[
         options.Many,

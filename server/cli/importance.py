@@ -58,13 +58,7 @@ def importance(
         str | None,
         typer.Option(metavar="TENSOR", help="The scores of the classes; default: the only float output."),
     ] = None,
-    logit: Annotated[
-        bool | None,
-        typer.Option(
-            "--logit/--no-logit",
-            help="What a final Softmax, LogSoftmax or Sigmoid is made of, in its place; default: where there is one.",
-        ),
-    ] = None,
+    logit: options.LogitWhereThereIsOne = None,
     channel_axis: Annotated[
         int | None,
         typer.Option(

@@ -66,9 +66,23 @@ Names = Annotated[
         help="Names of units, as the command names writes them; those above chance are shown.",
     ),
 ]
+Classes = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE.csv",
+        help="Descriptions: class,seen,attribute,...; one row a class, seen is its output index, or empty.",
+    ),
+]
 Logit = Annotated[
     bool,
     typer.Option("--logit", help="What a final Softmax, LogSoftmax or Sigmoid is made of, in its place."),
+]
+LogitWhereThereIsOne = Annotated[
+    bool | None,
+    typer.Option(
+        "--logit/--no-logit",
+        help="What a final Softmax, LogSoftmax or Sigmoid is made of, in its place; default: where there is one.",
+    ),
 ]
 MeanCentred = Annotated[bool, typer.Option("--mean-centred", help="Less the mean over the classes.")]
 Target = Annotated[
