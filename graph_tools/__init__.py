@@ -1,0 +1,1 @@
+"""Models to models: what is read, brought to one form, differentiated and written; knows no runtime."""

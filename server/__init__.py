@@ -1,0 +1,1 @@
+"""The server: the engine, its services, the command line and the page."""

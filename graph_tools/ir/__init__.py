@@ -1,0 +1,1 @@
+"""Graphs as they are worked on: nodes and values emitted, shapes, weights, what a file holds."""

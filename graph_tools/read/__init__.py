@@ -1,0 +1,1 @@
+"""Files as they are read: limits, weights, inputs on which a model runs."""

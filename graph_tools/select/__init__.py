@@ -1,0 +1,1 @@
+"""What names mean in a graph: sources, targets, layers, cuts, channels, logits."""

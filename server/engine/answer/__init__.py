@@ -1,0 +1,1 @@
+"""Sums of rows to an answer: reduction, error estimates, refinement, warnings."""

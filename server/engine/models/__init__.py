@@ -1,0 +1,1 @@
+"""Loaded models with their sessions; a model's card; the registry of all."""
