@@ -33,6 +33,7 @@ def test_layers_are_listed_with_node_operator_shape_type_and_cut(digits_path: Pa
         "shape": ["N", 32, 8, 8],
         "cut": True,
         "after": ["relu1"],
+        "channel_axis": 1,
     }
     assert found["batch"] == "dynamic"
     assert found["sources"] == ["image"]
