@@ -40,7 +40,6 @@ from onnx_attribution.graph_tools.operators.recurrent.directions import (
     apart,
     joined,
     mul,
-    product,
     sides_of,
     start,
     together,
@@ -203,17 +202,14 @@ def rnn(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
         value = f.value(inner, at)
         return [value], [at, value]
 
-    finals, states, values = both.there(op, there, [both.hidden], [both.gates(op, 1)])
-    a, y = (apart(op, sides, v) for v in values)
-    h = apart(op, sides, states[0]) if states else y
+    finals, values = both.there(op, there, [both.hidden], [both.gates(op, 1)])
+    h, a, y = (apart(op, sides, v) for v in values)
     made = _made(op, sides, h, finals)
     k = s.where(op, signal(op, s, f, a, y, _ones(op, a[0])), 0)
 
-    def step(
-        inner: Emitter, dh: Value, _: Values, factors: Values, before: Value | None
-    ) -> tuple[Value, Values, Values]:
-        da = mul(inner, dh, factors[0])
-        return product(inner, da, s.r, before), [], [da]
+    def step(inner: Emitter, dh: Value, _: Values, factors: Values) -> tuple[Value, Values, Values]:
+        da = declare(inner("Mul", dh, factors[0]), dims(dh))
+        return inner("MatMul", da, s.r), [], [da]
 
     (dh_0,), (da,) = s.back(op, step, [start(op, s, s.g_h)], [k])
     return Result(made, da, [(da, s.shifted(op, h[0], s.hidden))], dh_0)
@@ -239,12 +235,11 @@ def gru(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
             at_n = declare(inner("Gemm", read, of_new, of_n), dims(h))
         new = g.value(inner, at_n)
         rest = inner("Sub", inner.like(z, 1), z)
-        next_h = declare(inner("Add", inner("Mul", rest, new), inner("Mul", z, h)), dims(h))
-        return [next_h], [next_h, at, zr, at_n, new, read]
+        return [inner("Add", inner("Mul", rest, new), inner("Mul", z, h))], [at, zr, at_n, new, read]
 
     of_x = s.parts(op, both.gates(op, 2 if after else 3), (2, 1))
-    finals, states, values = both.there(op, there, [both.hidden], of_x)
-    h, a, zr, a_n, new, read = (apart(op, sides, v) for v in [*states, *values[len(states) :]])
+    finals, values = both.there(op, there, [both.hidden], of_x)
+    h, a, zr, a_n, new, read = (apart(op, sides, v) for v in values)
     made = _made(op, sides, h, finals)
     before = [v.shifted(op, y, v.hidden) for v, y in zip(sides, h, strict=True)]
     mid_z, mid_r = s.split(op, middle(op, zr), 2)
@@ -260,12 +255,10 @@ def gru(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
         return _reset_first(op, s, made, keep, [k_z, k_n, k_r, mid_r], before[0], read[0])
     k = s.where(op, joined(op, [k_zr, mul(op, k_n, kept(op, s, read, mid_r))]), 0)
 
-    def step(
-        inner: Emitter, dh: Value, _: Values, factors: Values, before: Value | None
-    ) -> tuple[Value, Values, Values]:
+    def step(inner: Emitter, dh: Value, _: Values, factors: Values) -> tuple[Value, Values, Values]:
         kept, all_ = factors
-        da = mul(inner, joined(inner, [dh, dh, dh]), all_)
-        return inner("Add", inner("Mul", dh, kept), product(inner, da, s.r, before)), [], [dh]
+        da = inner("Mul", joined(inner, [dh, dh, dh]), all_)
+        return inner("Add", inner("Mul", dh, kept), inner("MatMul", da, s.r)), [], [dh]
 
     (dh_0,), (dh,) = s.back(op, step, [start(op, s, s.g_h)], [keep, k])
     all_dh = joined(op, [dh, dh, dh])
@@ -274,7 +267,7 @@ def gru(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
 
 
 def _reset_first(
-    op: Emitter, s: Side, made: Sequence[Made], keep: Value, gates: Values, states: Value, read: Value
+    op: Emitter, s: Side, made: Sequence[Made], keep: Value, gates: Values, before: Value, read: Value
 ) -> Result:
     """The backward pass of a GRU whose reset gate multiplies the hidden state; `read` is their product.
 
@@ -283,20 +276,18 @@ def _reset_first(
     k_z, k_n, k_r, r = gates
     upper, lower = s.rows(op, s.r, 0, 2), s.rows(op, s.r, 2, None)
 
-    def step(
-        inner: Emitter, dh: Value, _: Values, factors: Values, before: Value | None
-    ) -> tuple[Value, Values, Values]:
+    def step(inner: Emitter, dh: Value, _: Values, factors: Values) -> tuple[Value, Values, Values]:
         kept, both, reset, opened = factors
         da_z, da_n = s.split(inner, mul(inner, joined(inner, [dh, dh]), both), 2)
         d_read = declare(inner("MatMul", da_n, lower), dims(dh))
         da = joined(inner, [da_z, mul(inner, d_read, reset)])
         back = inner("Add", inner("Mul", dh, kept), inner("Mul", d_read, opened))
-        return inner("Add", back, product(inner, da, upper, before)), [], [joined(inner, [da, da_n])]
+        return inner("Add", back, inner("MatMul", da, upper)), [], [joined(inner, [da, da_n])]
 
     factors = [keep, *(s.where(op, k, 0) for k in (joined(op, [k_z, k_n]), k_r, r))]
     (h,), (da,) = s.back(op, step, [start(op, s, s.g_h)], factors)
     da_z, da_r, da_n = s.split(op, da, 3)
-    return Result(made, da, [(joined(op, [da_z, da_r]), states), (da_n, read)], h)
+    return Result(made, da, [(joined(op, [da_z, da_r]), before), (da_n, read)], h)
 
 
 @cell("LSTM", 4, "Sigmoid", "Tanh", "Tanh")
@@ -314,34 +305,28 @@ def lstm(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
         if peepholes is None:
             gates = f.value(inner, at_3)
             i, o, forget = s.split(inner, gates, 3)
-            left = _left(inner, coupled, c, i, forget)
-            after = add(inner, left, inner("Mul", i, new))
+            after = _cell(inner, coupled, c, i, forget, new)
         else:
             p_i, p_o, p_f = peepholes
             at_i, at_o, at_f = s.split(inner, at_3, 3)
             at_i, at_f = add(inner, at_i, mul(inner, c, p_i)), add(inner, at_f, mul(inner, c, p_f))
             i, forget = f.value(inner, at_i), f.value(inner, at_f)
-            left = _left(inner, coupled, c, i, forget)
-            after = add(inner, left, inner("Mul", i, new))
+            after = _cell(inner, coupled, c, i, forget, new)
             at_o = add(inner, at_o, mul(inner, after, p_o))
             at_3 = joined(inner, [at_i, at_o, at_f])
             o = f.value(inner, at_o)
             gates = joined(inner, [i, o, forget])
         end = last.value(inner, after)
-        return [mul(inner, o, end), after], [at_3, at_c, gates, new, end, left]
+        return [mul(inner, o, end), after], [at_3, at_c, gates, new, end]
 
-    finals, states, values = both.there(op, there, [both.hidden, both.cell], [both.gates(op, 4)])
-    all_gates, all_new, all_end, all_left = values[2:]
-    of_gates = s.split(op, all_gates, 3)
-    if not states:
-        states = [mul(op, of_gates[1], all_end), add(op, all_left, mul(op, of_gates[0], all_new))]
-    h, c, a, a_c, gates, new, end = (apart(op, sides, v) for v in [*states, *values[:5]])
+    finals, values = both.there(op, there, [both.hidden, both.cell], [both.gates(op, 4)])
+    h, c, a, a_c, gates, new, end = (apart(op, sides, v) for v in values)
     made = _made(op, sides, h, finals)
     c_before = [v.shifted(op, cells, v.cell) for v, cells in zip(sides, c, strict=True)]
     into = new
     if coupled:
         into = [declare(op("Sub", n, old), dims(n)) for n, old in zip(new, c_before, strict=True)]
-    i, o, forget = (middle(op, apart(op, sides, v)) for v in of_gates)
+    i, o, forget = s.split(op, middle(op, gates), 3)
     of_f = op.zeros_like(i) if coupled else middle(op, c_before)
     k_gates = gate(op, s, f, a, gates, joined(op, [middle(op, into), middle(op, end), of_f]))
     k_c = signal(op, s, g, a_c, new, kept(op, s, c, i))
@@ -358,13 +343,11 @@ def lstm(op: Emitter, node: NodeView, sides: Sequence[Side]) -> Result:
         s.where(op, k_back, 1),
     ]
 
-    def step(
-        inner: Emitter, dh: Value, states: Values, factors: Values, before: Value | None
-    ) -> tuple[Value, Values, Values]:
+    def step(inner: Emitter, dh: Value, states: Values, factors: Values) -> tuple[Value, Values, Values]:
         k, through, back = factors
-        dc = add(inner, states[0], inner("Mul", dh, through))
+        dc = declare(inner("Add", states[0], inner("Mul", dh, through)), dims(dh))
         da = mul(inner, joined(inner, [dc, dh, dc, dc]), k)
-        return product(inner, da, s.r, before), [inner("Mul", dc, back)], [da]
+        return inner("MatMul", da, s.r), [inner("Mul", dc, back)], [da]
 
     (dh_0, dc_0), (da,) = s.back(op, step, [start(op, s, s.g_h), start(op, s, s.g_c)], factors)
     seen = None
@@ -380,11 +363,11 @@ def _made(op: Emitter, sides: Sequence[Side], y: Values, finals: Values) -> list
     return [Made(v, [each[k] for each in states]) for k, v in enumerate(y)]
 
 
-def _left(op: Emitter, coupled: bool, c: Value, i: Value, forget: Value) -> Value:
-    """What an LSTM keeps of its cell."""
+def _cell(op: Emitter, coupled: bool, c: Value, i: Value, forget: Value, new: Value) -> Value:
+    """The next cell of an LSTM."""
     if coupled:
         forget = op("Sub", op.like(i, 1), i)
-    return mul(op, forget, c)
+    return declare(op("Add", op("Mul", forget, c), op("Mul", i, new)), dims(c))
 
 
 def _take_over(op: Emitter, view: NodeView, sides: Sequence[Side], made: Sequence[Made]) -> None:

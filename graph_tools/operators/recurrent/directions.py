@@ -162,12 +162,11 @@ class Side:
 
     def there(
         self, op: Emitter, step: Forward, states: Sequence[Value | None], inputs: Values
-    ) -> tuple[Values, Values, Values]:
+    ) -> tuple[Values, Values]:
         """Runs `step(op, states, inputs)` from the first step to the last.
 
-        It returns the next states and what else it makes. The results are the final states, the states after each
-        step, and all else of each step, [T, B, ...]. Where no step is left out the states after each are none: those
-        that a step does not make besides would be copied, and what it makes says them.
+        It returns the next states and what else it makes. The results are the final states, and the states after each
+        step with all else, [T, B, ...].
         """
         begin = [start(op, self, value) for value in states]
         masks = [self.steps] if self.steps is not None else []
@@ -179,46 +178,32 @@ class Side:
                     inner("Where", slices[-1], new, old) for new, old in zip(after, carried, strict=True)
                 ]
             after = [declare(new, dims(old)) for new, old in zip(after, carried, strict=True)]
-            return after, [*(after if masks else []), *made]
+            return after, [*after, *made]
 
         given = [*inputs, *masks]
         turned = [self.reverse] * len(given)
-        finals, made = scan(op, body, begin, given, reverse=turned, reverse_made=self.reverse)
-        count = len(states) if masks else 0
-        return finals, made[:count], made[count:]
+        return scan(op, body, begin, given, reverse=turned, reverse_made=self.reverse)
 
     def back(self, op: Emitter, step: Step, states: Values, factors: Values) -> tuple[Values, Values]:
-        """Runs `step(op, dh, states, factors, before)` from the last step to the first; dh includes what arrives at Y.
+        """Runs `step(op, dh, states, factors)` from the last step to the first; dh includes what arrives at Y.
 
-        It returns what the hidden state of the step before gets, to which it adds what arrives there, `before`, the
-        next of the other states, and its outputs.
+        It returns what the hidden state of the step before gets, the next of the other states, and its outputs.
         """
-        first, extra = states[0], []
-        if self.g is not None:
-            g = self.where(op, self.g, 0)
-            last, others = ([0], ([1], [2**62])) if self.reverse else ([-1], ([0], [-1]))
-            at_last = op("Gather", g, op.ints(last), axis=0)
-            first = add(op, first, declare(op("Squeeze", at_last, op.ints([0])), dims(first)))
-            none = op("Unsqueeze", op.zeros_like(first), op.ints([0]))
-            rest = op("Slice", g, op.ints(others[0]), op.ints(others[1]), op.ints([0]))
-            parts = [rest, none] if self.reverse else [none, rest]
-            extra.append(declare(op("Concat", *parts, axis=0), dims(g)))
+        extra = [self.where(op, self.g, 0)] if self.g is not None else []
         extra += [self.steps] if self.steps is not None else []
 
         def body(inner: Emitter, carried: Values, slices: Values) -> tuple[Values, Values]:
             dh, shape = carried[0], dims(carried[0])
-            before = slices[len(factors)] if self.g is not None else None
-            back, others, made = step(inner, dh, carried[1:], slices[: len(factors)], before)
+            if self.g is not None:
+                dh = declare(inner("Add", dh, slices[len(factors)]), shape)
+            back, others, made = step(inner, dh, carried[1:], slices[: len(factors)])
             if self.steps is not None:
-                kept = dh if before is None else declare(inner("Add", dh, before), shape)
-                back = inner("Where", slices[-1], back, kept)
+                back = inner("Where", slices[-1], back, dh)
             return [back, *others], made
 
         inputs = [*factors, *extra]
         turned = 1 - self.reverse
-        return scan(
-            op, body, [first, *states[1:]], inputs, reverse=[turned] * len(inputs), reverse_made=turned
-        )
+        return scan(op, body, states, inputs, reverse=[turned] * len(inputs), reverse_made=turned)
 
 
 def together(op: Emitter, sides: Sequence[Side]) -> Side:
@@ -257,7 +242,7 @@ def apart(op: Emitter, sides: Sequence[Side], value: Value) -> Values:
     ]
 
 
-Step = Callable[[Emitter, Value, Values, Values, Value | None], tuple[Value, Values, Values]]
+Step = Callable[[Emitter, Value, Values, Values], tuple[Value, Values, Values]]
 Forward = Callable[[Emitter, Values, Values], tuple[Values, Values]]
 
 
@@ -360,12 +345,6 @@ def add(op: Emitter, x: Value, y: Value) -> Value:
 def mul(op: Emitter, x: Value, y: Value) -> Value:
     """x * y in the shape of x."""
     return declare(op("Mul", x, y), dims(x))
-
-
-def product(op: Emitter, x: Value, weights: Value, more: Value | None) -> Value:
-    """A product with weights, to which something may be added."""
-    made = op("MatMul", x, weights) if more is None else op("Gemm", x, weights, more)
-    return declare(made, [dims(x)[0], dims(weights)[1]])
 
 
 def joined(op: Emitter, values: Values, axis: int = -1) -> Value:
