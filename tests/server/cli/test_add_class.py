@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import Result
 
+from onnx_attribution.client.niwt import choose
 from onnx_attribution.graph_tools.programs.head import classes_told
 from onnx_attribution.importance import Importance
 from onnx_attribution.server.engine import Engine
@@ -97,7 +99,12 @@ def test_the_file_and_the_report_say_where_the_class_comes_from(folder: Path) ->
     assert "fewer than 20" in report["warnings"][0]
 
 
-def test_the_first_stage_may_have_a_hidden_layer(folder: Path, tmp_path: Path) -> None:
+def test_the_first_stage_may_have_a_hidden_layer(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        choose, "guarded", partial(choose.guarded, draws=9)
+    )  # each is a network for each fold
     done = run(
         "add-class", DIGITS / "without_nine.onnx", "--layer", "dense1", "--importance", folder / "importance.npz",
         "--classes", DIGITS / "classes.csv", "--images", DIGITS / "without_nine.npz", "--add", "nine", "--hidden", "4",
