@@ -16,8 +16,8 @@ AIM = 0.8
 """Where few rounds are wanted, the error to come is to be this share of what is tolerated."""
 FALL = 1.125
 """The power of the number of parts by which the error of a segment becomes less."""
-PARTS, GROWN = 16, 2.0
-"""Into how many parts a segment is split at once, and how many rows come to each that is there, at most."""
+PARTS, GROWN, ANYWAY = 16, 0.5, 24
+"""Into how many parts a segment is split at once, and at most how many rows come to each that is there, or in all."""
 
 _TRIED = (1.5 * 1.15 ** np.arange(18))[:, None]
 
@@ -33,9 +33,9 @@ def all_at_once(score: Floats, excess: float) -> dict[int, int]:
     share = (score / max(score.max(), 1e-300)) ** (2 / (2 * FALL + 1))
     finer = np.clip((_TRIED * share + 0.5).astype(np.int64), 1, PARTS)  # [tried, segments]
     errors, added = np.linalg.norm(score / finer**FALL, axis=1), finer.sum(axis=1) - len(score)
-    enough, few = errors <= wanted * np.linalg.norm(score), added <= GROWN * (len(score) + 1)
+    enough, few = errors <= wanted * np.linalg.norm(score), added <= max(GROWN * len(score), ANYWAY)
     number = int(np.argmax(enough)) if enough.any() else len(finer) - 1
-    found = finer[min(number, int(few.sum()) - 1)]
+    found = finer[max(min(number, int(few.sum()) - 1), 0)]
     return {k: int(found[k]) for k in np.flatnonzero(found > 1).tolist()}
 
 
