@@ -11,12 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import InvalidArgument, ModelError, Overloaded, Reason
+from onnx_attribution.errors import InvalidArgument, ModelError, Reason
 from onnx_attribution.graph_tools.ir.emit import element_type, holds_elements
 from onnx_attribution.graph_tools.ir.reach import ancestors, dependents
 from onnx_attribution.graph_tools.network import RowAxis
@@ -33,6 +34,7 @@ from onnx_attribution.server.engine.request.edits import Change, Layer, changes_
 from onnx_attribution.server.engine.request.inputs import batch_words, checked_inputs, shared_by_all
 from onnx_attribution.server.engine.request.samples import WEIGHT, Samples, split_samples
 from onnx_attribution.server.engine.rows.evaluate import row_limit
+from onnx_attribution.server.engine.rows.fitting import Fitting
 from onnx_attribution.values import Array, ResolvedTarget
 
 MAX_INTERVENTIONS = 16384  # as many as there may be groups of features
@@ -310,7 +312,7 @@ def _nothing(asked: _Request, count: int) -> _Found:
 def _evaluated(asked: _Request, before: _Found) -> _Found:
     """What is measured under each intervention."""
     model, samples, found = asked.model, asked.samples, _nothing(asked, len(asked.layers))
-    limit = row_limit(model, samples, asked.memory) if samples.together else 1
+    fitting = Fitting(row_limit(model, samples, asked.memory) if samples.together else 1)
     for group in _groups(asked):
         if not group.layers:  # lists without any edit
             for number in group.numbers:
@@ -320,17 +322,8 @@ def _evaluated(asked: _Request, before: _Found) -> _Found:
             continue
         rows = [(number, k) for number in group.numbers for k in range(samples.count)]
         session = _session(asked, group)
-        start = 0
-        while start < len(rows):
-            part = rows[start : start + limit]
-            try:
-                _run(asked, group, session, part, limit, found)
-            except Overloaded:
-                if limit == 1:
-                    raise
-                limit = max(limit // 2, 1)
-                continue
-            start += len(part)
+        for _ in fitting.runs(rows, partial(_run, asked, group, session, fitting, found)):
+            pass
     return found
 
 
@@ -345,10 +338,10 @@ def _session(asked: _Request, group: _Group) -> Session:
 
 
 def _run(
-    asked: _Request, group: _Group, session: Session, rows: Sequence[Row], limit: int, found: _Found
+    asked: _Request, group: _Group, session: Session, fitting: Fitting, found: _Found, rows: Sequence[Row]
 ) -> None:
     """Evaluates rows; each alone where one of them fails, or is NaN, which may be in what others share with it."""
-    work = Work(_feeds(asked, group, session, rows), _work_places(asked, group), len(rows), limit)
+    work = Work(_feeds(asked, group, session, rows), _work_places(asked, group), len(rows), fitting.limit)
     asked.evaluated += len(rows)
     try:
         made = asked.model.scheduler.run(session, work, asked.stop)
@@ -366,7 +359,7 @@ def _run(
             _measure(asked, made, rows, found)
             return
     for row in rows:
-        _run(asked, group, session, [row], limit, found)
+        _run(asked, group, session, fitting, found, [row])
 
 
 def _feeds(asked: _Request, group: _Group, session: Session, rows: Sequence[Row]) -> dict[str, Array]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_attribution.errors import Overloaded
 from onnx_attribution.server.engine.models.forward import moved
 from onnx_attribution.server.engine.models.loaded import LoadedModel
 from onnx_attribution.server.engine.recipe import Floats
@@ -15,6 +14,7 @@ from onnx_attribution.server.engine.request import targets
 from onnx_attribution.server.engine.request.groups import Features
 from onnx_attribution.server.engine.request.resolve import Resolved
 from onnx_attribution.server.engine.rows.evaluate import row_limit
+from onnx_attribution.server.engine.rows.fitting import Fitting
 from onnx_attribution.values import Array
 
 Numbers = NDArray[np.intp]
@@ -65,20 +65,15 @@ def _values_at(
     resolved = asked[0]  # but for the target, one is as the others
     limit = row_limit(model, resolved.samples, memory) if resolved.samples.together else 1
     ends = {name: resolved.samples.ends(name) for name in features_of(resolved).of}
-    found, start = np.empty((len(asked), len(rows))), 0
-    while start < len(rows):
-        part = rows[start : start + limit]
-        try:
-            given = _replaced(resolved, ends, part, absent)
-            found[:, start : start + len(part)] = _values(model, asked, part, given)
-        except Overloaded:
-            if limit == 1:
-                raise
-            limit = max(limit // 2, 1)
-            continue
-        start += len(part)
+    found = []
+
+    def run(part: Sequence[Row]) -> list[Floats]:
+        return _values(model, asked, part, _replaced(resolved, ends, part, absent))
+
+    for part, values in Fitting(limit).runs(rows, run):
+        found.append(values)
         yield len(part)
-    return found
+    return np.concatenate(found, axis=1)
 
 
 def _replaced(

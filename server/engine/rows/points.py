@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from onnx_attribution.errors import Overloaded
 from onnx_attribution.graph_tools.network import RowAxis
 from onnx_attribution.graph_tools.programs.rows import Reduction
 from onnx_attribution.server.engine.models.loaded import LoadedModel, rows_key
@@ -23,6 +22,7 @@ from onnx_attribution.server.engine.rows.evaluate import (
     rows_built,
     rows_session,
 )
+from onnx_attribution.server.engine.rows.fitting import Fitting
 from onnx_attribution.server.engine.rows.shared import shared
 from onnx_attribution.values import Array
 
@@ -63,24 +63,18 @@ class RowsAt:
         self._model, self._resolved = model, resolved
         self._session = rows_session(model, resolved, activations, totals, channels)
         shapes = resolved.samples.runs[0].shapes
-        self._limit = row_limit(model, resolved.samples, memory, self._session, shapes)
-        if resolved.recipe.alone:
-            self._limit = 1
+        limit = row_limit(model, resolved.samples, memory, self._session, shapes)
+        self._fitting = Fitting(limit if resolved.samples.together and not resolved.recipe.alone else 1)
         self._places = _places(resolved)
 
     def __call__(self, points: Sequence[Point]) -> Iterator[Rows]:
-        resolved, start = self._resolved, 0
-        while start < len(points):
-            part = points[start : start + (self._limit if resolved.samples.together else 1)]
-            work = Work(feeds_at(resolved, part), self._places, len(part), self._limit)
-            try:
-                found = self._model.scheduler.run(self._session, work, resolved.stop)
-            except Overloaded:
-                if self._limit == 1:
-                    raise
-                self._limit = max(self._limit // 2, 1)
-                continue
-            start += len(part)
+        resolved = self._resolved
+
+        def run(part: Sequence[Point]) -> dict[str, Array]:
+            work = Work(feeds_at(resolved, part), self._places, len(part), self._fitting.limit)
+            return self._model.scheduler.run(self._session, work, resolved.stop)
+
+        for part, found in self._fitting.runs(points, run):
             if len(part) == 1 or all_finite(found):
                 yield _rows(resolved, part, found, len(part))
                 continue
@@ -125,10 +119,8 @@ def rows_of_each(
             yield [joined_rows(list(own)) for own in each]
         return
     limit = row_limit(model, first.samples, memory, program.before, first.samples.runs[0].shapes)
-    limit = (
-        1 if first.recipe.alone else max(limit // 2, 1)
-    )  # all that is made for the way back is alive at once
-    start = 0
+    limit = max(limit // 2, 1)  # all that is made for the way back is alive at once
+    fitting = Fitting(limit if first.samples.together and not first.recipe.alone else 1)
 
     def run(part: Sequence[Point]) -> list[dict[str, Array]]:
         assert program is not None
@@ -137,16 +129,7 @@ def rows_of_each(
         with model.scheduler.counted(len(part)):
             return program.run(feeds_at(first, part), weights)
 
-    while start < len(points):
-        part = points[start : start + (limit if first.samples.together else 1)]
-        try:
-            found = run(part)
-        except Overloaded:
-            if limit == 1:
-                raise
-            limit = max(limit // 2, 1)
-            continue
-        start += len(part)
+    for part, found in fitting.runs(points, run):
         if len(part) == 1 or all(map(all_finite, found)):
             yield [_rows(one, part, own, len(part)) for one, own in zip(asked, found, strict=True)]
             continue
