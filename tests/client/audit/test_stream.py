@@ -174,7 +174,7 @@ def test_an_audit_that_was_answered_waits_for_a_server_that_starts_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = iter(range(0, 1000, 5))
-    monkeypatch.setattr("onnx_attribution.client.messages.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("onnx_attribution.client.events.time.monotonic", lambda: float(next(clock)))
     log, gone = Log("net", {}, 0), errors.NotReady("no server answers there")
     log.item({"x": np.ones((1, 2), np.float32)})
     result = pb.AuditError(sequence=0, status=status_pb2.Status(code=3))
