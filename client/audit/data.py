@@ -92,6 +92,12 @@ def joined(name: str, parts: Sequence[Array], info: TensorInfo, batch: BatchMode
         ) from None
 
 
+def same(one: Array, other: Array) -> bool:
+    """Whether two arrays hold the same, NaN where the other has it too."""
+    floats = one.dtype.kind in "fc" and other.dtype.kind in "fc"
+    return one is other or bool(np.array_equal(one, other, equal_nan=floats))
+
+
 def _with_batch(array: Array, info: TensorInfo) -> Array:
     """An array of one rank less is one sample; without a batch axis, one that only lacks a leading axis of size 1."""
     shape = info.shape

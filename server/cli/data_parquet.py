@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from onnx_attribution.client.audit.data import Dataset
 from onnx_attribution.errors import InvalidArgument, Reason
-from onnx_attribution.server.cli.data_arrays import LABELS, names_of, samples_of
+from onnx_attribution.server.cli.data_arrays import LABELS, alone, names_of, samples_of
 from onnx_attribution.server.cli.pictures import FLOATS
 from onnx_attribution.values import Array, ModelInfo, TensorInfo
 
@@ -66,9 +67,16 @@ def samples_in(place: Path, table: Table, first: int, info: ModelInfo) -> Datase
     known = {one.name: one for one in info.inputs}
     features: dict[str, Sequence[str]] = {}
     arrays: dict[str, Array] = {}
+    shared: dict[str, list[Array]] = {}
     for name, one in known.items():
-        if name in columns:
-            arrays[name] = _shaped(_stacked(name, columns[name], one, first), one)
+        if name not in columns:
+            continue
+        rows = _stacked(name, columns[name], one, first)
+        if one.batch_axis is None and info.batch != "single":
+            shared[name] = [alone(_whole(row, one), one, info.batch) for row in rows]
+            arrays[name] = shared[name][0]
+        else:
+            arrays[name] = _shaped(rows, one)
     chosen = [name for name in columns if name not in (label, own)]
     if not arrays and len(known) == 1 and len(chosen) == 1 and _is_lists(columns[chosen[0]].type):
         (only,) = info.inputs
@@ -91,7 +99,11 @@ def samples_in(place: Path, table: Table, first: int, info: ModelInfo) -> Datase
         raise InvalidArgument(
             f"{place.name!r} has rows that are no samples of the model: of {len(table)} rows {shapes}"
         )
-    return found
+    if not shared:
+        return found
+    own_arrays = [{name: rows[k] for name, rows in shared.items()} for k in range(len(found))]
+    items = zip(found.items, own_arrays, strict=True)
+    return replace(found, items=[replace(item, inputs={**item.inputs, **more}) for item, more in items])
 
 
 def _is_lists(kind: Any) -> bool:
@@ -139,6 +151,14 @@ def _part(file: ParquetFile, rows: slice | None) -> tuple[Table, int]:
             groups.append(k)
         at += count
     return file.read_row_groups(groups).take([k - before for k in chosen]), low
+
+
+def _whole(row: Array, info: TensorInfo) -> Array:
+    """What a row holds of an input that has no axis of samples, in the input's shape where it has as many values."""
+    shape = info.shape or ()
+    sizes = [int(size) for size in shape if isinstance(size, int)]
+    row = np.asarray(row)
+    return row.reshape(sizes) if len(sizes) == len(shape) and math.prod(sizes) == row.size else row
 
 
 def _shaped(array: Array, info: TensorInfo) -> Array:

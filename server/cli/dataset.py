@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_attribution.client.audit.data import Dataset, joined
+from onnx_attribution.client.audit.data import Dataset, joined, same
 from onnx_attribution.errors import InvalidArgument, Reason
 from onnx_attribution.server.cli.data_arrays import arrays_of, label_of, one_each, read_npz, whole_of
 from onnx_attribution.server.cli.data_folder import read_folder
@@ -72,7 +72,7 @@ def read_labelled(
     found = read_dataset(place, info, picture, rows)
     parts = {name: [item.inputs[name] for item in found.items] for name in found.items[0].inputs}
     arrays = {
-        name: given[0]
+        name: _shared(name, given, found)
         if known[name].batch_axis is None and info.batch != "single"
         else joined(name, given, known[name], info.batch)
         for name, given in parts.items()
@@ -82,6 +82,18 @@ def read_labelled(
 
 
 Labels = list[int | str | None] | Array | None
+
+
+def _shared(name: str, given: Sequence[Array], found: Dataset) -> Array:
+    """The array of an input that all samples share. Raises: InvalidArgument: a sample has another one."""
+    for item, array in zip(found.items, given, strict=True):
+        if not same(given[0], array):
+            raise InvalidArgument(
+                f"all samples share input {name!r}, of which {item.id!r} has another array than {found.items[0].id!r}; "
+                "choose those that agree by --rows; `batch` explains each with its own",
+                reason=Reason.INPUT_INVALID,
+            )
+    return given[0]
 
 
 def indices_of(labels: Sequence[int | str | None], classes: Sequence[str]) -> list[int]:

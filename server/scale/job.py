@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onnx_attribution.client.audit.columns import OF_ANSWERS, lines_of, schema_of
-from onnx_attribution.client.audit.data import Item, joined
+from onnx_attribution.client.audit.data import Item, joined, same
 from onnx_attribution.errors import AttributionError, InvalidArgument, ModelError, NotDifferentiable
 from onnx_attribution.proto import requests
 from onnx_attribution.server.scale.shards import Sample, Shard, Source, Unread
@@ -138,7 +138,7 @@ def _answers(
 
 
 class _Apart(Exception):
-    """Samples that have different shapes."""
+    """Samples that have different shapes, or other arrays of an input that all samples of a request share."""
 
 
 def _together(items: Sequence[Item], info: ModelInfo) -> Mapping[str, Array]:
@@ -146,6 +146,8 @@ def _together(items: Sequence[Item], info: ModelInfo) -> Mapping[str, Array]:
     if len(items) == 1:
         return items[0].inputs
     shared = {one.name for one in info.inputs if one.batch_axis is None and info.batch != "single"}
+    if any(not same(items[0].inputs[name], item.inputs[name]) for name in shared for item in items[1:]):
+        raise _Apart
     try:
         return {
             one.name: items[0].inputs[one.name]
