@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 
-from onnx_attribution.errors import AttributionError, InvalidArgument, NotFound
+from onnx_attribution.errors import AttributionError, InvalidArgument, NotFound, Reason
 from onnx_attribution.server.web.question import Files, Given, Question, Reading
 from onnx_attribution.server.web.uploads import Uploads
 from onnx_attribution.values import Array, ModelInfo, TensorInfo
@@ -65,7 +65,7 @@ class Inputs:
         if question.input == EXAMPLE:
             example = await asyncio.to_thread(self._reading.example, question.model)
             if example is None:
-                raise NotFound("the model has no example; choose a file")
+                raise NotFound("the model has no example; choose a file", reason=Reason.PARAMETER_INVALID)
             return example
         if question.input == VALUES:
             return self._reading.values(info, question.values)
@@ -81,7 +81,7 @@ class Inputs:
         name = key.removeprefix(BESIDE)
         known = self._reading.beside(model)
         if name not in known:
-            raise NotFound(f"there is no file {name!r} beside the model")
+            raise NotFound(f"there is no file {name!r} beside the model", reason=Reason.PARAMETER_INVALID)
         return (("", known[name]),)
 
 

@@ -17,6 +17,8 @@ from onnx_attribution.values import Attribution, LayerInfo
 
 APART, WIDEST = 14.0, 7
 """Pixels between lines; as wide as this many are all of them together at most: they lie closer where there are more."""
+OFF = 0.05
+"""Error of a cut's share that is told: all of the change passes a cut."""
 NAMED = 3
 """Layers before one that are named."""
 
@@ -81,6 +83,7 @@ def _row(name: str, answer: Attribution, one: LayerInfo | None) -> dict[str, Any
         "sum": None if math.isnan(change) else change,
         "share": None,
         "around": None,
+        "off": None,
         "bar": "",
     }
     if layer is None:
@@ -97,6 +100,7 @@ def _row(name: str, answer: Attribution, one: LayerInfo | None) -> dict[str, Any
         "sum": total,
         "share": share if is_known else None,
         "around": 1 - share if is_known and not layer.cut else None,
+        "off": share - 1 if is_known and layer.cut and abs(share - 1) > OFF else None,
         "bar": page.share_bar(100 * share, 0) if is_known else "",
     }
 

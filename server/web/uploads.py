@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 
-from onnx_attribution.errors import InvalidArgument, NotFound
+from onnx_attribution.errors import InvalidArgument, NotFound, Reason
 
 MOST = 64
 MOST_BYTES = 64 << 20
@@ -51,7 +51,9 @@ class Uploads:
     def files(self, key: str) -> tuple[tuple[str, Path], ...]:
         """Raises: NotFound: there is no such group."""
         if key not in self._known:
-            raise NotFound("the file is not here any more; choose it again", key=key)
+            raise NotFound(
+                "the file is not here any more; choose it again", reason=Reason.PARAMETER_INVALID, key=key
+            )
         return self._known[key]
 
     def close(self) -> None:

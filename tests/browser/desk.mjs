@@ -128,6 +128,7 @@ try {
   await tab.waitForURL((to) => to.searchParams.get("target") === "77");
   await answered(tab, 2);
   found.refused = await tab.evaluate(() => document.querySelector(".side .refusal").textContent);
+  found.saved_refusals = await tab.locator("#export").count();
   await tab.screenshot({ path: join(pictures, "refused.png"), fullPage: true });
 
   for (const colorScheme of ["light", "dark"]) {

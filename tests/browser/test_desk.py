@@ -83,6 +83,7 @@ def test_two_methods_are_compared_by_the_keyboard(seen: dict[str, Any]) -> None:
 def test_a_refusal_is_read_in_words(seen: dict[str, Any]) -> None:
     assert "77" in seen["refused"]
     assert "What would work" in seen["refused"]
+    assert seen["saved_refusals"] == 0
 
 
 def test_the_saved_file_opens_alone(seen: dict[str, Any]) -> None:

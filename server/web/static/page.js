@@ -48,6 +48,7 @@ for (const section of document.querySelectorAll("[data-stream]")) {
   });
   source.addEventListener("refused", (event) => {
     refused(answer, JSON.parse(event.data).html);
+    if (section.matches(".side")) document.querySelector("#export")?.remove(); // there is nothing to save
     ended();
   });
   source.onerror = () => {

@@ -117,6 +117,30 @@ def test_what_goes_around_a_layer_is_said_of_branches(tmp_path: Path) -> None:
     assert "50 % bypasses it" in branch[0]
 
 
+def test_the_error_of_a_sum_is_said_of_cuts(tmp_path: Path) -> None:
+    text = "square (float[N,2] x) => (float[N,1] y) { q = Mul(x, x) r = Relu(q) y = ReduceSum(r, axes) }"
+    file = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {text}')
+    file.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axes"))
+    onnx.save(file, tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.array([[1.0, 2.0]], np.float32))
+    few = {"method": "neuron_ig", "parameter": "quadrature=right steps=2"}
+    with visiting(tmp_path / "m.onnx") as visitor:
+        found = visitor.spine(model="m.onnx", input="beside:x.npy", **few)
+    # The mean of 2 a x at a = 1/2 and 1 is 3/2 x, so that x has 3/2 of the change; q and r are linear in theirs.
+    rows = dict(re.findall(r'class="name">(\w+)<.*?(150 %.*?)</li>', found, re.DOTALL))
+    assert rows.keys() == {"x"}
+    assert "50 % is the error of the sum" in rows["x"]
+    assert found.count("is the error of the sum") == 1
+
+
+def test_a_file_that_is_gone_is_no_missing_layer(visitor: Visitor) -> None:
+    for key, words in (("0123456789abcdef", "choose it again"), ("beside:gone.npy", "beside the model")):
+        found = visitor.get("/stream", model="digits.onnx", input=key).text
+        assert words in found
+        assert "PARAMETER_INVALID" in found
+        assert "NODE_NOT_FOUND" not in found
+
+
 def test_the_prediction_is_that_of_the_model(visitor: Visitor, digits_data: Data) -> None:
     text = visitor.get("/prediction", **INPUT, row=1).text
     first = re.search(r'target=(\d)">', text.replace("&amp;", "&"))
