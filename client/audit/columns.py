@@ -42,9 +42,16 @@ def schema_of(columns: Sequence[tuple[str, str]], name: str) -> pyarrow.Schema:
         import pyarrow
     except ModuleNotFoundError:
         raise InvalidArgument("tables need pyarrow: pip install 'onnx-attribution[audit]'") from None
-    types = {"list<int64>": pyarrow.list_(pyarrow.int64()), "list<float32>": pyarrow.list_(pyarrow.float32())}
-    fields = [(column, types.get(kind) or pyarrow.type_for_alias(kind)) for column, kind in columns]
+    fields = [(column, _type_of(kind)) for column, kind in columns]
     return pyarrow.schema(fields, metadata={"schema": name})
+
+
+def _type_of(kind: str) -> pyarrow.DataType:
+    import pyarrow
+
+    elements = kind.removeprefix("list<").removesuffix(">")
+    found = pyarrow.type_for_alias(elements)
+    return found if elements == kind else pyarrow.list_(found)
 
 
 def lines_of(answer: Attribution, k: int) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 Answer = Attribution | AttributionError
 OF_SAMPLES = (InvalidArgument, ModelError, NotDifferentiable)
 """What may be the fault of one sample. Other errors are of the place where a shard runs; it then runs elsewhere."""
-COLUMNS = (("row", "int64"), ("id", "string"), ("label", "string"), *OF_ANSWERS, ("error", "string"))
+COLUMNS = (
+    ("row", "int64"),
+    ("id", "string"),
+    ("label", "string"),
+    *OF_ANSWERS,
+    ("warnings", "list<string>"),
+    ("error", "string"),
+)
+"""`warnings` are those of the request that the samples of a shard share; in them its samples are counted from 0."""
 SCHEMA = "onnx-attribution/batch/1"
 BATCH = 1 << 24
 """Bytes of values that are made lines at a time."""
@@ -120,7 +128,7 @@ def _lines(
             yield {**known, "error": f"{answer.status} {answer.reason}: {answer.message}"}
         else:
             for line in lines_of(answer, k):
-                yield {**known, **line}
+                yield {**known, **line, "warnings": list(answer.warnings)}
 
 
 def _answers(

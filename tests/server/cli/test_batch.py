@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_attribution.client.audit.data import Item
+from onnx_attribution.methods import IntegratedGradients
 from onnx_attribution.server.app import background
 from onnx_attribution.server.cli.asker import Place, asking
 from onnx_attribution.server.cli.batch import _Where
@@ -66,6 +67,22 @@ def test_lines_are_the_answers_of_the_engine(
     assert [line["target_index"] for line in found] == list(right.target.index)
     assert [line["label"] for line in found] == [str(one) for one in digits_data[1][:10]]
     assert [line["id"] for line in found] == [str(k) for k in range(10)]
+
+
+def test_what_answers_warn_of_is_in_the_lines_of_their_samples(
+    tmp_path: Path, digits_path: Path, digits_data: Data, samples: Path
+) -> None:
+    out, steps = tmp_path / "out", ("--method", "integrated-gradients", "--steps", "2")
+    assert run("batch", digits_path, "--data", samples, *steps, "--out", out, *SIZE).exit_code == 0
+    with Engine(provider="cpu", threads=1) as engine:
+        engine.add("m", digits_path)
+        shards = (digits_data[0][:4], digits_data[0][4:8], digits_data[0][8:10])
+        method = IntegratedGradients(steps=2)
+        right = [engine.attribute(AttributionRequest("m", {"image": one}, method)).warnings for one in shards]
+    assert all(right)
+    found = table(out)
+    assert [tuple(line["warnings"]) for line in found] == [right[k // 4] for k in range(10)]
+    assert len(set(right)) > 1
 
 
 def test_servers_write_what_processes_write(tmp_path: Path, digits_path: Path, samples: Path) -> None:
