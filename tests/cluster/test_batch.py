@@ -57,7 +57,7 @@ def committed(folder: Path) -> list[int]:
 
 def test_actors_write_the_same_bytes(tmp_path: Path, notes: Path, cluster: Any, plain: Any) -> None:
     folder = Folder(tmp_path / "actors", PLAN)
-    run_batch(OnRay(partial(opened, Doubling(notes))), JOB, folder, SHARDS)
+    run_batch(OnRay(partial(opened, Doubling(notes, processes=2))), JOB, folder, SHARDS)
     assert files(folder.place) == plain
     assert len({one.name.split("-")[2] for one in notes.iterdir()}) == 2  # both actors had some
 

@@ -84,6 +84,8 @@ class Doubling:
     gone: bool = False
     seconds: float = 0.0
     words: str = ""
+    processes: int = 1
+    """Runs wait until so many processes have begun one, half a minute at most."""
 
     def info(self) -> ModelInfo:
         if self.gone:
@@ -94,12 +96,19 @@ class Doubling:
         for one in inputs:
             x = one["x"]
             (self.notes / f"{int(x[0, 0])}-{len(x)}-{os.getpid()}").touch()
+            self._wait()
             if self.dies is not None and self.dies.exists() and self.at in x[:, 0]:
                 self.dies.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(self.seconds)
             bad = [int(k) for k in x[:, 0] if k in self.poisoned]
             yield InvalidArgument(self.words or f"{bad[0]} cannot be explained") if bad else doubled(x)
+
+    def _wait(self) -> None:
+        end = time.monotonic() + 30
+        while len({one.name.split("-")[2] for one in self.notes.iterdir()}) < self.processes:
+            assert time.monotonic() < end, "no other process has begun"
+            time.sleep(0.01)
 
 
 @dataclass(frozen=True)
