@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 
-from onnx_attribution.errors import AttributionError, InvalidArgument, NotFound, Reason
+from onnx_attribution.errors import AttributionError, InvalidArgument, Reason
 from onnx_attribution.server.web.question import Files, Given, Question, Reading
 from onnx_attribution.server.web.uploads import Uploads
 from onnx_attribution.values import Array, ModelInfo, TensorInfo
@@ -46,7 +46,7 @@ class Inputs:
             return key.removeprefix(BESIDE)
         try:
             return ", ".join(file.name for _, file in self._uploads.files(key))
-        except NotFound:
+        except InvalidArgument:
             return ""
 
     async def fitting(self, question: Question, info: ModelInfo, choices: Mapping[str, str]) -> str:
@@ -65,7 +65,9 @@ class Inputs:
         if question.input == EXAMPLE:
             example = await asyncio.to_thread(self._reading.example, question.model)
             if example is None:
-                raise NotFound("the model has no example; choose a file", reason=Reason.PARAMETER_INVALID)
+                raise InvalidArgument(
+                    "the model has no example; choose a file", reason=Reason.PARAMETER_INVALID
+                )
             return example
         if question.input == VALUES:
             return self._reading.values(info, question.values)
@@ -75,13 +77,15 @@ class Inputs:
         return await asyncio.to_thread(self._reading.arrays, info, files)
 
     def files(self, model: str, key: str) -> Files:
-        """The files of a key. Raises: NotFound: they are not here."""
+        """The files of a key. Raises: InvalidArgument: they are not here."""
         if not key.startswith(BESIDE):
             return self._uploads.files(key)
         name = key.removeprefix(BESIDE)
         known = self._reading.beside(model)
         if name not in known:
-            raise NotFound(f"there is no file {name!r} beside the model", reason=Reason.PARAMETER_INVALID)
+            raise InvalidArgument(
+                f"there is no file {name!r} beside the model", reason=Reason.PARAMETER_INVALID
+            )
         return (("", known[name]),)
 
 

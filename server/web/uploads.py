@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 
-from onnx_attribution.errors import InvalidArgument, NotFound, Reason
+from onnx_attribution.errors import InvalidArgument, Reason
 
 MOST = 64
 MOST_BYTES = 64 << 20
@@ -28,7 +28,7 @@ class Uploads:
         """The key of a group that has the file, and those of another group but for the same input.
 
         Raises:
-            InvalidArgument: it is empty or too large. NotFound: there is no such group.
+            InvalidArgument: it is empty or too large; there is no such group.
         """
         if not data:
             raise InvalidArgument(f"{name!r} is empty")
@@ -49,9 +49,9 @@ class Uploads:
         return key
 
     def files(self, key: str) -> tuple[tuple[str, Path], ...]:
-        """Raises: NotFound: there is no such group."""
+        """Raises: InvalidArgument: there is no such group."""
         if key not in self._known:
-            raise NotFound(
+            raise InvalidArgument(
                 "the file is not here any more; choose it again", reason=Reason.PARAMETER_INVALID, key=key
             )
         return self._known[key]
