@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 
-from onnx_attribution.graph_tools.ir.nodes import inner_graphs, made_in
+from onnx_attribution.graph_tools.ir.nodes import graphs_in, inner_graphs, made_in
 from onnx_attribution.graph_tools.ir.shapes import dims_of
 from onnx_attribution.graph_tools.programs.pool_places import Writer, places
 
@@ -39,7 +39,7 @@ def portable(model: onnx.ModelProto) -> None:
     dims: dict[str, tuple[int | str | None, ...]] = {}
     floats = set[str]()
     for source in (known, model):  # what the program says of itself comes last
-        for graph in _graphs(source.graph):
+        for graph in graphs_in(source.graph):
             dims |= {t.name: tuple(t.dims) for t in graph.initializer}
             for value in (*graph.value_info, *graph.input, *graph.output):
                 sizes = dims_of(value)
@@ -47,7 +47,7 @@ def portable(model: onnx.ModelProto) -> None:
                     floats.add(value.name)
                 if sizes is not None:
                     dims[value.name] = tuple(sizes)
-    for graph in _graphs(model.graph):
+    for graph in graphs_in(model.graph):
         for node in graph.node:
             for attribute in _missing(node, opset, dims):
                 node.attribute.append(attribute)
@@ -55,13 +55,6 @@ def portable(model: onnx.ModelProto) -> None:
     if opset >= 13:
         _write_places(model.graph, dims, floats, names)
     _write_pads(model.graph, dims, {}, names)
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for inner in inner_graphs(node):
-            yield from _graphs(inner)
 
 
 # --- Windows
@@ -148,7 +141,7 @@ class _Names:
     """Names that the model does not have."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        graphs = list(_graphs(model.graph))
+        graphs = list(graphs_in(model.graph))
         self._taken = {name for graph in graphs for name in made_in(graph)}
         self._taken |= {t.name for graph in graphs for t in graph.initializer}
         self._taken |= {x.name for graph in graphs for x in graph.input}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto, numpy_helper
 
-from onnx_attribution.graph_tools.ir.nodes import inner_graphs
+from onnx_attribution.graph_tools.ir.nodes import graphs_in
 from onnx_attribution.graph_tools.ir.weights import value_of
 
 DOUBLE, FLOAT = TensorProto.DOUBLE, TensorProto.FLOAT
@@ -68,34 +68,28 @@ def _numbers(graph: onnx.GraphProto) -> Iterator[AttributeProto]:
         yield from (one for one in node.attribute if one.name in _TYPES and one.type == AttributeProto.INT)
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterable[onnx.GraphProto]:
-    return (inner for node in graph.node for inner in inner_graphs(node))
-
-
 def _elem(one: onnx.TypeProto) -> onnx.TypeProto.Tensor | onnx.TypeProto.SparseTensor:
     return one.tensor_type if one.HasField("tensor_type") else one.sparse_tensor_type
 
 
 def _doubles(graph: onnx.GraphProto) -> Iterator[bool]:
-    yield from (one.data_type == DOUBLE for one in _tensors(graph))
-    yield from (_elem(one).elem_type == DOUBLE for one in _types(graph))
-    yield from (one.i == DOUBLE for one in _numbers(graph))
-    for inner in _graphs(graph):
-        yield from _doubles(inner)
+    for each in graphs_in(graph):
+        yield from (one.data_type == DOUBLE for one in _tensors(each))
+        yield from (_elem(one).elem_type == DOUBLE for one in _types(each))
+        yield from (one.i == DOUBLE for one in _numbers(each))
 
 
 def _narrow(graph: onnx.GraphProto) -> None:
-    for tensor in _tensors(graph):
-        if tensor.data_type == DOUBLE:
-            tensor.CopyFrom(numpy_helper.from_array(narrowed(value_of(tensor)), tensor.name))
-    for one in _types(graph):
-        if _elem(one).elem_type == DOUBLE:
-            _elem(one).elem_type = FLOAT
-    for number in _numbers(graph):
-        if number.i == DOUBLE:
-            number.i = FLOAT
-    for inner in _graphs(graph):
-        _narrow(inner)
+    for each in graphs_in(graph):
+        for tensor in _tensors(each):
+            if tensor.data_type == DOUBLE:
+                tensor.CopyFrom(numpy_helper.from_array(narrowed(value_of(tensor)), tensor.name))
+        for one in _types(each):
+            if _elem(one).elem_type == DOUBLE:
+                _elem(one).elem_type = FLOAT
+        for number in _numbers(each):
+            if number.i == DOUBLE:
+                number.i = FLOAT
 
 
 def narrowed(values: NDArray[np.float64]) -> NDArray[np.float32]:
